@@ -1,0 +1,189 @@
+"""Every config key once, with its default and what it means; and the checks before the first step.
+
+A config file is Python: `get_config(arg) -> ConfigDict`, which starts from `default()`, fills in
+`model` from the zoo and adds named entries (sources, objectives, evaluators) with `entry(...)`.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from mmjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One config key. `*` in the path stands for a name that the config chooses."""
+
+    path: str
+    default: Any  # a type means: no default (required), or None where `optional`
+    meaning: str
+    choices: tuple = ()
+    optional: bool = False
+    resumable: bool = False  # may change when a run is resumed
+
+    def value(self) -> Any:
+        if isinstance(self.default, type):
+            return config_dict.placeholder(self.default, required=not self.optional)
+        return self.default
+
+    def type(self) -> type:
+        return self.default if isinstance(self.default, type) else type(self.default)
+
+
+_ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu")
+_HEADS = ("linear", "linear_bias", "none")
+_REMAT = ("none", "dots", "full")
+_SOURCE = (
+    ("path", str, "Where the pairs are: a folder, a file, a glob, gs://…, tfds://NAME."),
+    ("format", "auto", "auto, tar, csv, folder, tfds, arrayrecord or generated."),
+    ("caption", "", "Where captions come from; '' is the format's usual place (see mmjax/data)."),
+    ("label", "", "Field of an example's class number; '' is the format's usual place."),
+    ("group", "", "Field of the group id; equal ids are positives of each other; '' is none."),
+    ("split", "", "Split of a TFDS data set ('' is train)."),
+)
+
+
+def _tower(name: str, **defaults) -> tuple[Key, ...]:
+    """The keys both towers have."""
+
+    def key(field, default, meaning, choices=(), resumable=False):
+        default = defaults.get(field, default)
+        return Key(f"model.{name}.{field}", default, meaning, choices, resumable=resumable)
+
+    return (
+        key("width", 768, "Width of the tokens."),
+        key("depth", 12, "Number of blocks."),
+        key("heads", 12, "Attention heads; must divide the width."),
+        key("mlp_dim", 3072, "Hidden width of the blocks' MLP."),
+        key("activation", "gelu", "Activation of the MLP.", _ACTIVATIONS),
+        key("norm_eps", 1e-5, "Epsilon of the layer norms."),
+        key("head", "linear", "Projection into the shared space.", _HEADS),
+        key("remat", "none", "What the backward pass recomputes to save memory.", _REMAT, True),
+        key("unroll", True, "Write the layers out (fast on CPU) or loop (compiles fast).",
+            resumable=True),
+    )  # fmt: skip
+
+
+KEYS: tuple[Key, ...] = (
+    Key("seed", 0, "Seed of initialisation, data order and augmentation."),
+    Key("total_steps", 10_000, "Steps of the run; the schedule ends there."),
+    Key("batch_size", 256, "Global batch: pairs a step over all devices."),
+    # Model. `mmjax.models.zoo.config(NAME)` fills these in for a named architecture.
+    Key("model.name", "custom", "Name of the architecture, for logs and exports."),
+    Key("model.embed_dim", 512, "Width of the shared embedding space."),
+    Key("model.logit_scale_init", 2.6592600, "Initial log of the logit scale; CLIP: ln(1/0.07)."),
+    Key("model.logit_scale_max", 100.0, "Largest logit scale, clamped after each update; 0: none."),
+    Key("model.logit_bias_init", float, "Initial logit bias (SigLIP: -10); None: no bias.",
+        optional=True),
+    Key("model.dtype", "auto", "Compute dtype of the towers; auto: float32 on CPU, else bfloat16.",
+        ("auto", "float32", "bfloat16")),
+    Key("model.image.size", 224, "Side of the square image in pixels."),
+    Key("model.image.patch_size", 32, "Side of a patch in pixels."),
+    *_tower("image"),
+    Key("model.image.pool", "cls", "How tokens become one: class token, mean, attention (map).",
+        ("cls", "mean", "map")),
+    Key("model.image.position", "learned", "Position embedding.", ("learned", "sincos")),
+    Key("model.image.norm_pre", True, "A layer norm before the blocks, as CLIP has."),
+    Key("model.image.patch_bias", False, "A bias in the patch embedding."),
+    Key("model.image.patch_dropout", 0.0, "Share of patches dropped in training (FLIP)."),
+    Key("model.image.mean", (0.48145466, 0.4578275, 0.40821073), "Mean of RGB in 0..1."),
+    Key("model.image.std", (0.26862954, 0.26130258, 0.27577711), "Deviation of RGB in 0..1."),
+    Key("model.text.vocab_size", 49_408, "Rows of the token embedding."),
+    Key("model.text.context_length", 77, "Most tokens of a text, start and end included."),
+    *_tower("text", width=512, heads=8, mlp_dim=2048),
+    Key("model.text.causal", True, "A token sees earlier tokens only."),
+    Key("model.text.mask_padding", False, "Padding is not attended to (needless if causal)."),
+    Key("model.text.pool", "eot", "Which token is the text: end, first, last place, or mean.",
+        ("eot", "cls", "last", "mean")),
+    # Objectives: a name in the registry → its weight and options (`mmjax/objectives`).
+    Key("objectives.*.weight", 1.0, "Weight in the total loss."),
+    # Mesh.
+    Key("mesh.data", -1, "Replicas; -1: all remaining devices.", resumable=True),
+    Key("mesh.fsdp", 1, "Devices that split parameters and batch.", resumable=True),
+    Key("mesh.tensor", 1, "Devices that split heads and hidden units.", resumable=True),
+    # Optimizer.
+    Key("optim.name", "adamw", "Optimizer (optax's own).", ("adamw", "lion", "adafactor", "muon")),
+    Key("optim.lr", 1e-3, "Peak learning rate."),
+    Key("optim.schedule", "cosine", "After the warm-up.", ("cosine", "constant", "rsqrt")),
+    Key("optim.warmup_steps", 0, "Steps of linear warm-up from 0."),
+    Key("optim.weight_decay", 0.2, "Decoupled weight decay, on matrices only."),
+    Key("optim.b1", 0.9, "Decay of the first moment (Muon: of its momentum and Adam's)."),
+    Key("optim.b2", 0.98, "Decay of the second moment."),
+    Key("optim.eps", 1e-6, "Added to the root of the second moment."),
+    Key("optim.grad_clip", 0.0, "Largest global norm of the gradient; 0: no clipping."),
+    Key("optim.ema", 0.0, "Decay of an average of the parameters, evaluated and exported; 0: off."),
+    Key("optim.freeze", (), "Patterns of parameters that stay, e.g. ('image/',) for LiT."),
+    Key("optim.lr_scale", (), "(pattern, factor) pairs on the learning rate; factors multiply."),
+    Key("optim.layer_decay", 1.0, "Factor on the learning rate a layer further from the output."),
+    Key("optim.microbatches", 1, "Embed the batch in this many parts; the negatives stay global.",
+        resumable=True),
+    Key("optim.max_nonfinite", 10, "Non-finite losses in a row, each skipped, before stopping.",
+        resumable=True),
+    # Data.
+    *(Key(f"data.train.*.{name}", default, meaning) for name, default, meaning in _SOURCE),
+    Key("data.train.*.weight", 1.0, "Share in the mixture of sources."),
+    Key("data.tokenizer", "captions:4096", "Local folder or hub name of a tokenizer, or captions:N "
+        "for a CLIP-style BPE of at most N tokens trained on the training captions."),
+    Key("data.text_lengths", (), "Lengths that texts are trimmed to, e.g. (16, 32); (): full."),
+    Key("data.workers", 0, "Worker processes that load data; 0: threads.", resumable=True),
+    Key("data.prefetch", 2, "Batches loaded ahead (for each worker).", resumable=True),
+    Key("data.max_bad", 0.01, "Largest share of unreadable examples before the run stops.",
+        resumable=True),
+    # Evaluation while training.
+    *(Key(f"evals.*.{name}", default, meaning, resumable=True)
+      for name, default, meaning in _SOURCE),
+    Key("evals.*.task", str, "What is measured.", ("retrieval", "zeroshot", "loss"),
+        resumable=True),
+    Key("evals.*.every", 0, "Steps between evaluations; 0: at the end only.", resumable=True),
+    Key("evals.*.batch_size", 256, "Global batch of the evaluation.", resumable=True),
+    # Checkpoints and logs.
+    Key("checkpoint.every", 1_000, "Steps between checkpoints; the last step always has one.",
+        resumable=True),
+    Key("checkpoint.keep", 3, "Newest checkpoints kept.", resumable=True),
+    Key("log.every", 50, "Steps between log lines.", resumable=True),
+    Key("log.tensorboard", True, "Write TensorBoard events into the workdir.", resumable=True),
+    Key("log.wandb", "", "Weights & Biases project to log to; '': none.", resumable=True),
+)  # fmt: skip
+
+_BY_PATH = {key.path: key for key in KEYS}
+
+
+def default() -> ConfigDict:
+    """A config with every key at its default; named entries (sources, …) are still empty."""
+    tree: dict[str, Any] = {}
+    for key in KEYS:
+        parents, _, name = key.path.rpartition(".")
+        named, _, _ = parents.partition(".*")  # an entry's keys come with the entry
+        node = tree
+        for parent in filter(None, named.split(".")):
+            node = node.setdefault(parent, {})
+        if "*" not in key.path:
+            node[name] = key.value()
+    return ConfigDict(tree)
+
+
+def entry(kind: str, **values: Any) -> ConfigDict:
+    """A named entry of `kind` ("data.train", "objectives", "evals") with `values` over defaults.
+
+    >>> config.data.train.mine = entry("data.train", path="pairs.csv")
+    """
+    prefix = f"{kind}.*."
+    node = ConfigDict({k.path.removeprefix(prefix): k.value() for k in KEYS if prefix in k.path})
+    with node.unlocked():
+        node.update(values)
+    return node
+
+
+def describe() -> str:
+    """All keys, a line each: name, default, meaning."""
+    lines = []
+    for key in KEYS:
+        default = f"<{key.type().__name__}>" if isinstance(key.default, type) else repr(key.default)
+        meaning = key.meaning + (f" One of {', '.join(key.choices)}." if key.choices else "")
+        lines.append(f"  config.{key.path} = {default}\n      {meaning}")
+    return "\n".join(lines)

@@ -1,0 +1,52 @@
+"""Models: `create("ViT-B/32")` by name, `from_config(config.model)` from a config, `init` both."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from mmjax.models import zoo
+from mmjax.models.multimodal import Multimodal
+from mmjax.models.text import TextTower
+from mmjax.models.vision import VisionTower
+
+__all__ = ["Multimodal", "create", "dummy_batch", "from_config", "init", "zoo"]
+
+
+def create(name: str) -> Multimodal:
+    """The named architecture (`zoo.names()`), e.g. "ViT-B/32"; UserError for an unknown name."""
+    return from_config(zoo.config(name))
+
+
+def from_config(config: ConfigDict) -> Multimodal:
+    """Builds the model of `config.model`."""
+    dtype = compute_dtype(config.dtype)
+    return Multimodal(
+        image=VisionTower(**config.image, embed_dim=config.embed_dim, dtype=dtype),
+        text=TextTower(**config.text, embed_dim=config.embed_dim, dtype=dtype),
+        logit_scale_init=config.logit_scale_init,
+        logit_bias_init=config.logit_bias_init,
+    )
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """"auto" is float32 on CPU, where bfloat16 is slower, and bfloat16 elsewhere."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def dummy_batch(model: Multimodal) -> dict[str, jax.Array]:
+    """The smallest batch that the model accepts: one black image, one text of a single token."""
+    size, length = model.image.size, model.text.context_length
+    return {
+        "image": jnp.zeros((1, size, size, 3), jnp.uint8),
+        "text": jnp.zeros((1, length), jnp.int32),
+        "text_mask": jnp.arange(length)[None] == 0,
+    }
+
+
+def init(model: Multimodal, key: jax.Array) -> Any:
+    """Random parameters, float32. Every output is asked for: Linen creates only what is run."""
+    return model.init(key, dummy_batch(model), model.outputs())["params"]

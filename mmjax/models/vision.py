@@ -1,0 +1,171 @@
+"""The image tower: a vision transformer (Dosovitskiy et al., 2021) in CLIP's and SigLIP's forms."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmjax.models.layers import Attention, Mlp, layer_norm, stack
+from mmjax.parallel.mesh import constrain
+
+normal = nn.initializers.normal
+
+
+class VisionTower(nn.Module):
+    """uint8 images [B, S, S, 3] -> {"image_tokens": [B, N, W], "image_embed": [B, D]}.
+
+    The fields are the config keys `model.image.*`; `mmjax/config.py` says what each means.
+    """
+
+    size: int
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    activation: str
+    pool: str
+    position: str
+    norm_pre: bool
+    patch_bias: bool
+    patch_dropout: float
+    head: str
+    norm_eps: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    remat: str
+    unroll: bool
+    embed_dim: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, image: jax.Array, outputs: tuple[str, ...], train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Computes the named outputs; `train` turns patch dropout on (rng "dropout").
+
+        "image_tokens" are the normalised last-layer tokens (class token first, where there is
+        one), "image_embed" is the pooled and projected embedding, not yet of unit length.
+        """
+        x = self.embed_patches(image)  # [B, N, W]
+        if self.pool == "cls":
+            token = self.param("class_embed", normal(self.width**-0.5), (self.width,))
+            token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
+            x = jnp.concatenate([token, x], axis=1)  # [B, 1 + N, W]
+        x = x + self.positions(x.shape[1]).astype(x.dtype)
+        if train and self.patch_dropout > 0:
+            x = self.drop_patches(x)
+        if self.norm_pre:
+            x = layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
+        x = stack(
+            x,
+            None,
+            depth=self.depth,
+            heads=self.heads,
+            mlp_dim=self.mlp_dim,
+            activation=self.activation,
+            norm_eps=self.norm_eps,
+            causal=False,
+            remat=self.remat,
+            unroll=self.unroll,
+            dtype=self.dtype,
+        )
+        norm = layer_norm(self.norm_eps, self.dtype, "norm_post")
+        result = {}
+        if "image_tokens" in outputs:
+            result["image_tokens"] = norm(x)
+        if "image_embed" in outputs:
+            # CLIP normalises the class token alone, the others every token before pooling.
+            pooled = norm(x[:, 0]) if self.pool == "cls" else self.pool_tokens(norm(x))
+            result["image_embed"] = project(pooled, self.head, self.embed_dim, self.dtype)
+        return result
+
+    def embed_patches(self, image: jax.Array) -> jax.Array:
+        """[B, S, S, 3] uint8 -> [B, (S // P)^2, W]: a convolution of stride P, as one matmul."""
+        p, w, n = self.patch_size, self.width, self.size // self.patch_size
+        kernel_init = nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
+        kernel = PatchKernel((p, p, 3, w), self.patch_bias, kernel_init, name="patch_embed")()
+        image = image[:, : n * p, : n * p]  # a convolution leaves out what fills no whole patch
+        pixels = (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+        patches = pixels.reshape(-1, n, p, n, p, 3).swapaxes(2, 3)
+        patches = patches.reshape(-1, n * n, p * p * 3).astype(self.dtype)
+        x = patches @ kernel["kernel"].reshape(-1, w).astype(self.dtype)
+        if self.patch_bias:
+            x = x + kernel["bias"].astype(self.dtype)
+        return constrain(x, "batch", None, None)
+
+    def positions(self, tokens: int) -> jax.Array:
+        """Position embeddings [tokens, W]; a class token's comes first (zero if sin-cos)."""
+        if self.position == "learned":
+            return self.param("position_embed", normal(self.width**-0.5), (tokens, self.width))
+        table = sincos_2d(self.size // self.patch_size, self.width)
+        return jnp.asarray(np.pad(table, ((tokens - len(table), 0), (0, 0))), jnp.float32)
+
+    def drop_patches(self, x: jax.Array) -> jax.Array:
+        """Keeps a random (1 - patch_dropout) of each image's patches (FLIP, Li et al., 2023)."""
+        first = int(self.pool == "cls")  # the class token always stays
+        patches = x.shape[1] - first
+        keep = max(1, round(patches * (1 - self.patch_dropout)))
+        noise = jax.random.uniform(self.make_rng("dropout"), (x.shape[0], patches))
+        kept = first + jnp.sort(jnp.argsort(noise, axis=1)[:, :keep], axis=1)
+        patches = jnp.take_along_axis(x, kept[:, :, None], axis=1)
+        return jnp.concatenate([x[:, :first], patches], axis=1)
+
+    def pool_tokens(self, x: jax.Array) -> jax.Array:
+        """[B, N, W] -> [B, W] by mean, or by one attention query (SigLIP's MAP head)."""
+        if self.pool == "mean":
+            return x.mean(axis=1)
+        return MapPool(self.heads, self.mlp_dim, self.activation, self.norm_eps, self.dtype,
+                       name="pool")(x)  # fmt: skip
+
+
+class PatchKernel(nn.Module):
+    """Holds the patch embedding's parameters in the convolution's layout [P, P, 3, W]."""
+
+    shape: tuple[int, ...]
+    use_bias: bool
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self) -> dict[str, jax.Array]:
+        params = {"kernel": self.param("kernel", self.kernel_init, self.shape)}
+        if self.use_bias:
+            params["bias"] = self.param("bias", nn.initializers.zeros, self.shape[-1:])
+        return params
+
+
+class MapPool(nn.Module):
+    """Multi-head attention pooling (Lee et al., 2019; as in big_vision): [B, N, W] -> [B, W]."""
+
+    heads: int
+    mlp_dim: int
+    activation: str
+    norm_eps: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, width))
+        query = jnp.broadcast_to(probe.astype(x.dtype), (x.shape[0], 1, width))
+        y = Attention(self.heads, self.dtype, name="attention")(query, x)
+        z = layer_norm(self.norm_eps, self.dtype, "norm")(y)
+        return (y + Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(z))[:, 0]
+
+
+def project(pooled: jax.Array, head: str, embed_dim: int, dtype: jnp.dtype) -> jax.Array:
+    """The projection into the shared space, [B, W] -> [B, D]: "linear", "linear_bias", "none"."""
+    if head == "none":
+        return pooled
+    init = normal(pooled.shape[-1] ** -0.5)
+    return nn.Dense(
+        embed_dim, use_bias=head == "linear_bias", dtype=dtype, kernel_init=init, name="head"
+    )(pooled)
+
+
+def sincos_2d(side: int, width: int, temperature: float = 10_000.0) -> np.ndarray:
+    """Fixed positions [side², width] of MoCo v3 (Chen et al., 2021): sin/cos of x, then of y."""
+    y, x = np.mgrid[:side, :side]
+    omega = 1.0 / temperature ** (np.arange(width // 4) / (width // 4 - 1))
+    x, y = x.reshape(-1, 1) * omega, y.reshape(-1, 1) * omega
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)

@@ -1,0 +1,82 @@
+"""The device mesh, and the batch on it.
+
+One mesh of three axes serves every run: `data` (replicas), `fsdp` (replicas that split the
+parameters), `tensor` (devices that split heads and hidden units). The batch is split over
+(`data`, `fsdp`). Everything here reads the mesh of the surrounding `jax.set_mesh`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mmjax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+    """Builds the mesh of (`data`, `fsdp`, `tensor`); one size may be -1, "all that remain".
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    free = [axis for axis, size in sizes.items() if size == -1]
+    given = int(np.prod([size for size in sizes.values() if size != -1]))
+    if len(free) == 1 and given > 0 and len(devices) % given == 0:
+        sizes[free[0]] = len(devices) // given
+    elif free or given != len(devices):
+        asked = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
+        raise UserError(
+            f"{asked} cannot be laid on {len(devices)} device(s): let the sizes multiply to "
+            f"{len(devices)}, with at most one -1 for the rest."
+        )
+    return jax.make_mesh(
+        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins the layout of an activation: an axis is "batch", "tensor" or None (not split).
+
+    Without a mesh (a single device, a notebook) the array is returned as it is.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*(BATCH if a == "batch" else a for a in axes)))
+
+
+def batch_sharding() -> NamedSharding:
+    """How a batch lies on the current mesh: leading axis over (`data`, `fsdp`)."""
+    return NamedSharding(jax.sharding.get_mesh(), P(BATCH))
+
+
+def local_rows(batch_size: int) -> np.ndarray:
+    """Row numbers [n] int64 of the global batch that this host's devices own, ascending.
+
+    Hosts that share rows (with `tensor` across hosts) both load them.
+    """
+    slices = batch_sharding().addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[s] for s in slices]))
+
+
+def put_batch(batch: Mapping[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
+    """Makes global arrays [batch_size, ...] of this host's rows (those of `local_rows`)."""
+    sharding, rows = batch_sharding(), local_rows(batch_size)
+
+    def put(local: np.ndarray) -> jax.Array:
+        def piece(index):
+            start, stop, _ = index[0].indices(batch_size)
+            begin = np.searchsorted(rows, start)
+            return local[begin : begin + stop - start]
+
+        return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, piece)
+
+    return {name: put(local) for name, local in batch.items()}
