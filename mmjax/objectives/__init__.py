@@ -1,0 +1,6 @@
+"""Objectives: pure losses over model outputs, and the registry that the config names them by."""
+
+from mmjax.objectives import contrastive
+from mmjax.objectives.registry import REGISTRY, Objective, build, options, register
+
+__all__ = ["REGISTRY", "Objective", "build", "contrastive", "options", "register"]

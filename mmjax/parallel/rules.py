@@ -1,0 +1,68 @@
+"""Which device holds which part of each parameter: path → PartitionSpec.
+
+`tensor` splits heads and hidden units; `fsdp` splits the largest dimension that it divides of what
+is left; the layer axis is never split, and vectors are held whole. Moments and averages of the
+optimizer lie as their parameter does.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mmjax.models.roles import path_string, role
+
+# Path pattern → the dimension (from the end) that `tensor` splits.
+_TENSOR_DIMENSION = (
+    (r"/blocks/attention/(query|key|value)/(kernel|bias)$", 1),
+    (r"/blocks/attention/out/kernel$", 2),
+    (r"/blocks/mlp/fc1/(kernel|bias)$", 1),
+    (r"/blocks/mlp/fc2/kernel$", 2),
+)
+_WHOLE = ("norm", "bias", "scale", "token")  # roles too small to be worth an all-gather
+
+
+def param_spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P:
+    """The PartitionSpec of one parameter on a mesh of these axis sizes."""
+    kind, stacked = role(path)[1:]
+    axes: list[str | None] = [None] * len(shape)
+    for pattern, from_end in _TENSOR_DIMENSION:
+        if re.search(pattern, path):
+            if shape[-from_end] % sizes["tensor"]:
+                raise ValueError(
+                    f"parameter {path} {shape}: config.mesh.tensor={sizes['tensor']} does not "
+                    f"divide {shape[-from_end]}"
+                )
+            axes[len(shape) - from_end] = "tensor"
+    if kind not in _WHOLE:
+        free = [i for i in range(int(stacked), len(shape)) if axes[i] is None]
+        fits = [i for i in free if shape[i] % sizes["fsdp"] == 0]
+        if fits:
+            axes[max(fits, key=lambda i: shape[i])] = "fsdp"
+    return P(*axes)
+
+
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+    """NamedShardings of a train state (a tree of shapes with a field `params`).
+
+    A leaf whose path ends in a parameter's path and that has its shape is a moment or an average of
+    that parameter and lies as it does; all else (counters, factored moments) is held whole.
+    """
+    sizes = dict(mesh.shape)
+    specs = {
+        path_string(path): (leaf.shape, param_spec(path_string(path), leaf.shape, sizes))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+    }
+
+    def sharding(path, leaf):
+        parts = path_string(path).split("/")
+        for start in range(len(parts)):
+            shape, spec = specs.get("/".join(parts[start:]), (None, P()))
+            if shape == leaf.shape:
+                return NamedSharding(mesh, spec)
+        return NamedSharding(mesh, P())
+
+    return jax.tree_util.tree_map_with_path(sharding, state)

@@ -1,0 +1,132 @@
+"""Optimizers by name (optax's own), schedules, and learning rates by parameter.
+
+Weight decay, freezing, rate scales and Muon's dimension numbers all come from the one table
+path → role (`models/roles.py`). Patterns are regular expressions matched from the start of a
+parameter's path, in which stacked layers carry their number: "text/blocks/[0-5]/", "image/".
+"""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from mmjax.errors import UserError
+from mmjax.models.roles import Role, map_roles
+
+
+def schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
+    """Learning rate of a step: linear warm-up to `optim.lr`, then cosine to 0, constant or rsqrt."""
+    warmup = config.warmup_steps
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(config.lr, max(1, total_steps - warmup))
+    elif config.schedule == "constant":
+        after = optax.constant_schedule(config.lr)
+    else:  # rsqrt: lr · sqrt(t0 / (t0 + steps since the warm-up)), t0 = max(warmup, 1)
+        after = lambda step: config.lr * (1 + step / max(warmup, 1)) ** -0.5  # noqa: E731
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, config.lr, warmup), after], [warmup])
+
+
+def rates(config: ConfigDict, params: Any) -> Any:
+    """Factors on the learning rate: a tree like `params` of float, or of [layers, 1, …] arrays.
+
+    A frozen parameter's factor is 0. UserError: a pattern that matches no parameter.
+    """
+    scales = [(pattern, 0.0) for pattern in config.freeze] + [tuple(x) for x in config.lr_scale]
+    depths = {
+        tower: int(tree["blocks"]["norm1"]["scale"].shape[0])
+        for tower, tree in params.items()
+        if isinstance(tree, dict) and "blocks" in tree
+    }
+    used = set()
+
+    def factor(path: str, layers_below_output: int) -> float:
+        value = config.layer_decay**layers_below_output
+        for pattern, scale in scales:
+            if re.match(pattern, path):
+                used.add(pattern)
+                value *= scale
+        return value
+
+    def of(role: Role, leaf: Any) -> float | np.ndarray:
+        depth = depths.get(role.path.split("/")[0], 0)
+        if role.stacked:
+            paths = [role.path.replace("/blocks/", f"/blocks/{i}/") for i in range(depth)]
+            per_layer = np.array([factor(p, depth - i) for i, p in enumerate(paths)], np.float32)
+            if (per_layer == per_layer[0]).all():
+                return float(per_layer[0])
+            return per_layer.reshape(-1, *(1,) * (leaf.ndim - 1))
+        at_input = re.search(r"/(patch_embed|token_embed|class_embed|position_embed|norm_pre)",
+                             role.path)  # fmt: skip
+        return factor(role.path, depth + 1 if at_input else 0)
+
+    tree = map_roles(of, params)
+    unused = [pattern for pattern, _ in scales if pattern not in used]
+    if unused:
+        raise UserError(
+            f"config.optim: the pattern {unused[0]!r} matches no parameter; paths look like "
+            "'image/blocks/3/mlp/fc1/kernel' and are matched from their start."
+        )
+    return tree
+
+
+def frozen(rate_tree: Any) -> Any:
+    """Tree of bool: True where a whole parameter is frozen (it needs no gradient and no moments)."""
+    return jax.tree.map(lambda rate: bool(np.all(rate == 0)), rate_tree)
+
+
+def optimizer(config: ConfigDict, rate_tree: Any) -> optax.GradientTransformation:
+    """The update direction at learning rate 1, weight decay included.
+
+    The train step multiplies it by schedule(step) and by `rates`: the schedule then counts the
+    steps of the run, also those whose non-finite update was skipped.
+    """
+    decay = config.weight_decay
+    core = {
+        "adamw": lambda: optax.adamw(
+            1.0, config.b1, config.b2, config.eps, weight_decay=decay, mask=_is_matrix
+        ),
+        "lion": lambda: optax.lion(1.0, config.b1, config.b2, weight_decay=decay, mask=_is_matrix),
+        "adafactor": lambda: optax.adafactor(
+            None, weight_decay_rate=decay, weight_decay_mask=_is_matrix
+        ),
+        # The update of a matrix is scaled to the RMS that Adam's has, so one rate serves both
+        # (Liu et al., 2025, "Muon is scalable for LLM training").
+        "muon": lambda: optax.contrib.muon(
+            1.0,
+            beta=0.95,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            eps=config.eps,
+            weight_decay=decay,
+            weight_decay_mask=_is_matrix,
+            muon_weight_dimension_numbers=_muon_dimensions,
+            consistent_rms=0.2,
+        ),
+    }[config.name]()
+    if config.grad_clip:
+        core = optax.chain(optax.clip_by_global_norm(config.grad_clip), core)
+    labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen(rate_tree))
+    if "frozen" not in jax.tree.leaves(labels):
+        return core
+    return optax.multi_transform({"trained": core, "frozen": optax.set_to_zero()}, labels)
+
+
+def _is_matrix(params: Any) -> Any:
+    return map_roles(lambda role, _: role.kind == "matrix", params)
+
+
+def _muon_dimensions(params: Any) -> Any:
+    """Matrices [layers?, in…, out] are orthogonalised, layer by layer; all else goes to Adam."""
+
+    def numbers(role: Role, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        if role.kind != "matrix":
+            return None
+        inputs = tuple(range(int(role.stacked), leaf.ndim - 1))
+        return optax.contrib.MuonDimensionNumbers(inputs, (leaf.ndim - 1,))
+
+    return map_roles(numbers, params)

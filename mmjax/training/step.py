@@ -1,0 +1,155 @@
+"""The one train step: (state, batch) -> (state, metrics), pure, for every objective.
+
+Each view of the batch goes through the model once; the losses are taken over the whole global
+batch, also when the embedding is cut into microbatches; one optimizer update follows.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from mmjax.models import Multimodal
+from mmjax.models.multimodal import MODEL_OUTPUTS
+from mmjax.objectives.registry import Batch, Objective, Outputs
+from mmjax.training import optim
+from mmjax.training.state import TrainState
+
+Objectives = Mapping[str, tuple[Objective, float]]
+Metrics = dict[str, jax.Array]
+
+
+def make_train_step(
+    model: Multimodal,
+    objectives: Objectives,
+    optimizer: optax.GradientTransformation,
+    rate_tree: Any,
+    config: ConfigDict,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Builds the step. Jit it under the mesh, donating the state.
+
+    A step whose loss or gradient is not finite changes no parameter; `state.step` advances all the
+    same and `state.nonfinite` counts such steps in a row.
+    """
+    schedule = optim.schedule(config.optim, config.total_steps)
+    is_frozen = optim.frozen(rate_tree)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+
+        def loss_fn(params):
+            # Without a gradient the backward pass of frozen parts is never computed.
+            params = jax.tree.map(
+                lambda p, fixed: jax.lax.stop_gradient(p) if fixed else p, params, is_frozen
+            )
+            outputs = run_views(
+                model, objectives, params, batch, key, microbatches=config.optim.microbatches
+            )
+            return total_loss(objectives, outputs, batch)
+
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        grad_norm = optax.global_norm(grads)
+        lr = schedule(state.step)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(
+            lambda p, update, rate: p + (lr * rate * update).astype(p.dtype),
+            state.params,
+            updates,
+            rate_tree,
+        )
+        if config.model.logit_scale_max and "logit_scale" in params:
+            most = np.log(config.model.logit_scale_max)
+            params["logit_scale"] = params["logit_scale"].clip(0, most)
+        ema = state.ema
+        if ema is not None:
+            # The early average is short, so that it forgets the random start (as in TensorFlow's).
+            decay = jnp.minimum(config.optim.ema, (1 + state.step) / (10 + state.step))
+            ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
+
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        old = (state.params, state.opt_state, state.ema)
+        params, opt_state, ema = jax.tree.map(
+            lambda new, kept: jnp.where(finite, new, kept), (params, opt_state, ema), old
+        )
+        nonfinite = jnp.where(finite, 0, state.nonfinite + 1)
+        metrics |= {"loss": loss, "grad_norm": grad_norm, "lr": lr, "nonfinite": nonfinite}
+        if "logit_scale" in params:
+            metrics["logit_scale"] = jnp.exp(params["logit_scale"])
+        return TrainState(state.step + 1, params, opt_state, ema, nonfinite), metrics
+
+    return train_step
+
+
+def total_loss(
+    objectives: Objectives, outputs: Outputs, batch: Batch
+) -> tuple[jax.Array, Metrics]:
+    """Σ weight · loss, and the parts as metrics "loss/NAME" and "NAME/METRIC"."""
+    total, metrics = jnp.zeros((), jnp.float32), {}
+    for name, (objective, weight) in objectives.items():
+        loss, extra = objective.loss(outputs, batch)
+        total += weight * loss
+        metrics[f"loss/{name}"] = loss
+        metrics |= {f"{name}/{metric}": value for metric, value in extra.items()}
+    return total, metrics
+
+
+def run_views(
+    model: Multimodal,
+    objectives: Objectives,
+    params: Any,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    microbatches: int = 1,
+    train: bool = True,
+) -> Outputs:
+    """Runs the model once a view and returns view → output name → array over the whole batch.
+
+    With `microbatches` = k the towers see B/k examples at a time and are recomputed in the backward
+    pass; the outputs, and so the negatives, are those of the whole batch. Parts are cut as
+    [B/k, k]: cut as [k, B/k], each would lie on a few devices and be gathered.
+    """
+    makers = {"plain": lambda batch, key: batch}
+    required: dict[str, set[str]] = {}
+    for objective, _ in objectives.values():
+        makers |= objective.views
+        for view, names in objective.requires.items():
+            required.setdefault(view, set()).update(names)
+
+    result = {}
+    for index, view in enumerate(sorted(required)):
+        view_key = jax.random.fold_in(key, index)
+        view_batch = makers[view](batch, view_key)
+        scalars = tuple(sorted(required[view] & set(MODEL_OUTPUTS)))
+        names = tuple(sorted(required[view] - set(MODEL_OUTPUTS)))
+
+        def run(part, part_key, names=names):
+            rngs = {"dropout": part_key}
+            return model.apply({"params": params}, part, names, train=train, rngs=rngs)
+
+        outputs = _in_parts(run, view_batch, view_key, microbatches)
+        result[view] = outputs | model.apply({"params": params}, view_batch, scalars)
+    return result
+
+
+def _in_parts(run, batch: Batch, key: jax.Array, parts: int) -> dict[str, jax.Array]:
+    """`run(batch, key)` over `parts` pieces of the batch, put together again."""
+    if parts == 1:
+        return run(batch, key)
+
+    def cut(x):
+        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def join(x):
+        x = x.swapaxes(0, 1)
+        return x.reshape(x.shape[0] * parts, *x.shape[2:])
+
+    # The key is a function of the part's number, so that the second pass draws the same.
+    indexed = (jnp.arange(parts), jax.tree.map(cut, dict(batch)))
+    remat = jax.checkpoint(lambda i, part: run(part, jax.random.fold_in(key, i)))
+    return jax.tree.map(join, jax.lax.map(lambda x: remat(*x), indexed))
