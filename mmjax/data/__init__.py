@@ -1,0 +1,28 @@
+"""Data: sources of image–text records, their order, decoding and augmentation, tokens, batches."""
+
+from mmjax.data.augment import Augment, eval_transform, train_transform
+from mmjax.data.order import Address, Order
+from mmjax.data.pipeline import train_batches
+from mmjax.data.records import BadRecord, Record, Source
+from mmjax.data.sources import open_source, open_sources
+from mmjax.data.tokenize import Tokenizer, load_tokenizer, train_tokenizer
+from mmjax.data.walk import caption_batches, eval_batches
+
+__all__ = [
+    "Address",
+    "Augment",
+    "BadRecord",
+    "Order",
+    "Record",
+    "Source",
+    "Tokenizer",
+    "caption_batches",
+    "eval_batches",
+    "eval_transform",
+    "load_tokenizer",
+    "open_source",
+    "open_sources",
+    "train_batches",
+    "train_tokenizer",
+    "train_transform",
+]

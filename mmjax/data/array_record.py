@@ -1,0 +1,177 @@
+"""ArrayRecord files, bare or as TFDS writes them; TensorFlow is never imported.
+
+A bare file holds one msgpack map a record: `image` (the encoded file, bytes), `caption` (a string
+or a list of strings), and if wanted `label`, `group` (integers) and `key` (a string).
+"""
+
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grain
+import msgpack
+
+from mmjax.data.records import BadRecord, Record, clean_captions
+from mmjax.errors import UserError
+
+TFDS_CAPTIONS = ("caption", "captions", "text", "title", "captions/text")
+
+
+class ConvertedSource:
+    """Records of any random-access sequence, by a function that makes a `Record` of an element.
+
+    Their content is not known before it is read, so nothing is filtered when the source is opened.
+    """
+
+    def __init__(self, open_elements: Callable[[], Any], convert: Callable[..., Record], name: str):
+        self.name = name
+        self.skipped: Mapping[str, int] = {}
+        self._open, self._convert = open_elements, convert
+        self._elements = open_elements()
+        if not len(self._elements):
+            raise UserError(f"{name}: there are no records.")
+
+    def __len__(self) -> int:
+        return len(self._elements)
+
+    def __getitem__(self, index: int) -> Record:
+        key = f"{self.name}: record {index}"
+        try:
+            return self._convert(self._elements[int(index)], key)
+        except BadRecord:
+            raise
+        except Exception as error:  # the readers raise whatever their C++ meets
+            raise BadRecord(f"{key} cannot be read ({error})") from error
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self[index].captions
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_elements": None}  # open files: a worker opens its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._elements = self._open()
+
+
+def open_array_record(files: list[str], caption: str, name: str) -> ConvertedSource:
+    """Bare ArrayRecord files of msgpack maps; `caption` names another field than "caption"."""
+    convert = partial(_from_msgpack, caption=caption or "caption")
+    for file in files:
+        if Path(file).stat().st_size == 0:
+            raise UserError(f"{name}: {file} is empty; write it again or remove it.")
+    try:
+        return ConvertedSource(partial(grain.sources.ArrayRecordDataSource, files), convert, name)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the C++ reader meets
+        raise UserError(f"{name}: {files[0]} is no whole ArrayRecord file ({error}).") from error
+
+
+def write_array_record(path: str | Path, records: Iterable[Record]) -> None:
+    """Writes records (with encoded images) as a bare ArrayRecord file."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), "group_size:1")  # one record a chunk: random access
+    for r in records:
+        content: dict[str, Any] = {"key": r.key, "image": r.image, "caption": list(r.captions)}
+        content |= {"label": r.label, "group": r.group}
+        writer.write(msgpack.packb(content))
+    writer.close()
+
+
+def open_tfds(
+    path: str, split: str, caption: str, image: str, label: str, group: str, name: str
+) -> ConvertedSource:
+    """A dataset that TFDS has prepared with file_format="array_record".
+
+    Args:
+      path: `name[/config][:version][?data_dir=…&split=…]`, or the folder of a prepared dataset.
+      split: as TFDS slices them, `train[:90%]`; "" is the split in the path, else train.
+      caption, image, label, group: features, nested ones as `captions/text`; "" finds image,
+        caption and label by their usual names.
+
+    Raises:
+      UserError: the dataset or split is not there, or not in the array_record format.
+    """
+    import tensorflow_datasets as tfds
+
+    path, _, query = path.partition("?")
+    options = dict(urllib.parse.parse_qsl(query))
+    unknown = set(options) - {"data_dir", "split"}
+    if unknown:
+        raise UserError(f"{name}: tfds:// paths take data_dir and split, not {min(unknown)!r}.")
+    split = split or options.get("split") or "train"
+    try:
+        if Path(path).is_dir():
+            builder = tfds.builder_from_directory(path)
+        else:
+            builder = tfds.builder(path, data_dir=options.get("data_dir"))
+        features = list(builder.info.features or ())
+        image = image or "image"
+        if image not in features:
+            raise UserError(
+                f"{name}: {path} has no feature {image!r}; it has {', '.join(features)}."
+            )
+        label = label or ("label" if "label" in features else "")
+        captions = caption.split(",") if caption else TFDS_CAPTIONS
+        captions = [c for c in captions if c.partition("/")[0] in features]
+        if caption and not captions:
+            raise UserError(
+                f"{name}: {path} has no feature {caption!r}; it has {', '.join(features)}."
+            )
+        # The images stay encoded: they are decoded at the size that the crop needs.
+        decoders = {image: tfds.decode.SkipDecoding()}
+        elements = partial(builder.as_data_source, split=split, decoders=decoders)
+        convert = partial(_from_tfds, captions=captions, image=image, label=label, group=group)
+        return ConvertedSource(elements, convert, name)
+    except UserError:
+        raise
+    except Exception as error:  # TFDS raises its own kinds, AssertionError, NotImplementedError, …
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{name}: cannot read the TFDS dataset {path}, split {split} ({reason}); prepare it "
+            'with file_format="array_record" and give its data_dir.'
+        ) from error
+
+
+def _from_msgpack(data: bytes, key: str, caption: str) -> Record:
+    values = msgpack.unpackb(data)
+    if not isinstance(values, dict) or not isinstance(values.get("image"), bytes):
+        raise BadRecord(f"{key} is no msgpack map with an image")
+    return Record(
+        key=f"{key} ({values['key']})" if "key" in values else key,
+        image=values["image"],
+        captions=clean_captions(values.get(caption)),
+        label=int(values.get("label", -1)),
+        group=int(values.get("group", -1)),
+    )
+
+
+def _from_tfds(
+    example: dict[str, Any], key: str, captions: list[str], image: str, label: str, group: str
+) -> Record:
+    texts: tuple[str, ...] = ()
+    for feature in captions:
+        texts += clean_captions(_nested(example, feature.split("/")))
+    return Record(
+        key=key,
+        image=example[image],
+        captions=texts,
+        label=int(example[label]) if label else -1,
+        group=int(example[group]) if group else -1,
+    )
+
+
+def _nested(value: Any, path: list[str]) -> Any:
+    """example["captions"]["text"], also where TFDS gives a list of dicts."""
+    for name in path:
+        if isinstance(value, list | tuple):
+            value = [element.get(name) for element in value]
+        elif isinstance(value, dict):
+            value = value.get(name)
+        else:
+            return None
+    return value

@@ -1,0 +1,292 @@
+"""Pictures: decoding, random augmentation for training, the exact resize of CLIP for evaluation.
+
+Each augmentation is a small function that returns a matrix; all geometry becomes one matrix and one
+warp, all colour changes become another and one pass over the pixels. Output is uint8 [S, S, 3].
+"""
+
+import io
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mmjax.data.records import BadRecord
+
+WHITE = (255, 255, 255)
+GRAY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as Pillow and torchvision
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Strengths of `train_transform`; the defaults change nothing but the size (see config.py).
+
+    crop_scale: area of the crop as a share of the picture's; above 1 the background shows.
+    crop_ratio: width / height of the crop.
+    flip, grayscale: probabilities.
+    rotate: largest angle in degrees.  translate: largest shift as a share of the crop.
+    brightness, contrast, saturation: the factor is drawn from 1 ± this.
+    hue: largest turn of the colour circle, 0.5 is half of it.
+    background: "white" or "random", the colour behind transparent pictures and uncovered corners.
+    """
+
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    crop_ratio: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+    rotate: float = 0.0
+    translate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grayscale: float = 0.0
+    background: str = "white"
+
+
+def train_transform(
+    image: bytes | np.ndarray, rng: np.random.Generator, size: int, augment: Augment
+) -> np.ndarray:
+    """A random view of a picture, uint8 [size, size, 3].
+
+    Args:
+      image: an encoded file, or uint8 RGB or RGBA [H, W, 3 or 4].
+      rng: the only source of randomness.
+      size: side of the result in pixels.
+      augment: what to draw from.
+
+    Raises:
+      BadRecord: the bytes are no picture.
+    """
+    if not isinstance(image, np.ndarray) and not _is_jpeg(image):
+        image = decode(image)
+    height, width = _jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
+    box = random_crop(rng, height, width, augment.crop_scale, augment.crop_ratio)
+    box = box @ random_affine(rng, augment.rotate, augment.translate, augment.flip)
+    if isinstance(image, bytes):
+        image = decode(image, reduce=_reduction(box, size))
+    random_colour = augment.background == "random"
+    background = tuple(rng.integers(256, size=3).tolist()) if random_colour else WHITE
+    view = warp(composite(image, background), box, (height, width), size, background)
+    return random_colours(rng, view, augment)
+
+
+# Geometry: 3×3 matrices from the unit square [-0.5, 0.5]² of the view to pixels of the picture.
+
+
+def random_crop(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> np.ndarray:
+    """A box of random area and shape at a random place (Inception's random-resized-crop).
+
+    A side is at most the picture's, times sqrt(area share) where that is above 1.
+    """
+    area = rng.uniform(*scale)
+    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    limit = max(1.0, math.sqrt(area))
+    w = min(math.sqrt(area * height * width * aspect), limit * width)
+    h = min(math.sqrt(area * height * width / aspect), limit * height)
+    x = w / 2 + rng.random() * (width - w)  # below 0 to the left edge where the box is wider
+    y = h / 2 + rng.random() * (height - h)
+    return np.array([[w, 0, x], [0, h, y], [0, 0, 1]])
+
+
+def random_affine(
+    rng: np.random.Generator, rotate: float, translate: float, flip: float
+) -> np.ndarray:
+    """A turn about the centre, a shift, a mirror image."""
+    angle = math.radians(rng.uniform(-rotate, rotate))
+    dx, dy = rng.uniform(-translate, translate, size=2)
+    mirror = -1.0 if rng.random() < flip else 1.0
+    c, s = math.cos(angle), math.sin(angle)
+    return np.array([[c * mirror, -s, dx], [s * mirror, c, dy], [0, 0, 1]])
+
+
+def warp(
+    image: np.ndarray,
+    box: np.ndarray,
+    shape: tuple[int, int],
+    size: int,
+    background: tuple[int, int, int],
+) -> np.ndarray:
+    """The view of `image` in `box`, antialiased; outside the picture is `background`.
+
+    `shape` is the height and width that the box was drawn for: the image may be smaller by now.
+    """
+    scale = (image.shape[1] / shape[1], image.shape[0] / shape[0])
+    shrink = _shrink(box, scale, size)
+    if shrink >= 2:  # average over whole pixels: what is left to the warp is less than 1.5
+        small = (max(1, image.shape[1] // int(shrink)), max(1, image.shape[0] // int(shrink)))
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        scale = (small[0] / shape[1], small[1] / shape[0])
+    # Between 1.5 and 2 linear interpolation would skip pixels: sample twice as densely, average.
+    dense = 2 * size if 1.5 <= shrink < 2 else size
+    to_image = np.array([[scale[0], 0, -0.5], [0, scale[1], -0.5], [0, 0, 1]])
+    unit = np.array(
+        [[1 / dense, 0, 0.5 / dense - 0.5], [0, 1 / dense, 0.5 / dense - 0.5], [0, 0, 1]]
+    )
+    view = cv2.warpAffine(
+        image,
+        (to_image @ box @ unit)[:2],
+        (dense, dense),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=background,
+    )
+    return cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA) if dense > size else view
+
+
+# Colour: 4×4 matrices on homogeneous RGB; products are clipped once, at the end.
+
+
+def random_colours(rng: np.random.Generator, image: np.ndarray, augment: Augment) -> np.ndarray:
+    """Brightness, contrast, saturation, hue and grayscale of torchvision's ColorJitter, in turn."""
+    matrix = brightness(_factor(rng, augment.brightness))
+    if augment.contrast:
+        mean = GRAY @ cv2.mean(image)[:3] * matrix[0, 0]
+        matrix = contrast(_factor(rng, augment.contrast), mean) @ matrix
+    if augment.saturation:
+        matrix = saturation(_factor(rng, augment.saturation)) @ matrix
+    if augment.hue:
+        matrix = hue(rng.uniform(-augment.hue, augment.hue)) @ matrix
+    if rng.random() < augment.grayscale:
+        matrix = saturation(0.0) @ matrix
+    return cv2.transform(image, matrix[:3])
+
+
+def brightness(factor: float) -> np.ndarray:
+    return np.diag([factor, factor, factor, 1.0])
+
+
+def contrast(factor: float, mean: float) -> np.ndarray:
+    """Away from, or towards, a gray of level `mean`."""
+    matrix = brightness(factor)
+    matrix[:3, 3] = (1 - factor) * mean
+    return matrix
+
+
+def saturation(factor: float) -> np.ndarray:
+    """Away from, or towards, each pixel's own gray; 0 gives the grayscale picture."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = factor * np.eye(3) + (1 - factor) * GRAY
+    return matrix
+
+
+_TO_YIQ = np.array([GRAY, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+_FROM_YIQ = np.linalg.inv(_TO_YIQ)
+
+
+def hue(turns: float) -> np.ndarray:
+    """Turns the colour circle of YIQ, which keeps the luma."""
+    c, s = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
+    matrix = np.eye(4)
+    matrix[:3, :3] = _FROM_YIQ @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ _TO_YIQ
+    return matrix
+
+
+def _factor(rng: np.random.Generator, strength: float) -> float:
+    return rng.uniform(max(0.0, 1 - strength), 1 + strength)
+
+
+# Evaluation.
+
+
+def eval_transform(image: Image.Image, size: int) -> np.ndarray:
+    """Shortest side to `size` with Pillow's bicubic, then the centre: uint8 [size, size, 3].
+
+    To the pixel what OpenAI's CLIP and open_clip compute with torchvision's Resize and CenterCrop.
+    Transparent pictures are laid on white first.
+    """
+    image = _to_rgb(image)
+    width, height = image.size
+    short = min(width, height)
+    if short != size:
+        width, height = (int(size * side / short) for side in (width, height))
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def open_image(image: bytes | np.ndarray) -> Image.Image:
+    """A picture as Pillow sees it, fully decoded. Raises BadRecord."""
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(image)
+    try:
+        opened = Image.open(io.BytesIO(image))
+        opened.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadRecord(f"cannot be decoded ({error})") from error
+    return opened
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        return Image.fromarray(composite(np.asarray(image.convert("RGBA")), WHITE))
+    return image.convert("RGB")
+
+
+# Decoding.
+
+
+def decode(data: bytes, reduce: int = 1) -> np.ndarray:
+    """An encoded picture as uint8 [H, W, 3] RGB, or [H, W, 4] where it is transparent.
+
+    A JPEG is decoded at 1/`reduce` (1, 2, 4 or 8) of its size, which its format makes cheap and
+    antialiased. EXIF orientation is ignored, as open_clip does. Raises BadRecord.
+    """
+    buffer = np.frombuffer(data, np.uint8)
+    image = None
+    if len(data) and _is_jpeg(data):
+        if b"\xff\xd9" not in data[-1024:]:
+            open_image(data)  # OpenCV fills what is missing with gray; Pillow says so
+        flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2}
+        flags |= {4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+        image = cv2.imdecode(buffer, flags[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
+    elif len(data):
+        image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        return np.asarray(_to_rgb(open_image(data)))  # what OpenCV cannot read; or it is no picture
+    if image.dtype == np.uint16:
+        image = (image // 256).astype(np.uint8)
+    if image.ndim == 2:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def composite(image: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
+    """Lays uint8 RGBA [H, W, 4] on a colour; RGB passes through."""
+    if image.shape[2] == 3:
+        return image
+    alpha = cv2.merge([image[..., 3]] * 3)
+    colour = cv2.multiply(np.ascontiguousarray(image[..., :3]), alpha, scale=1 / 255)
+    behind = np.outer(np.arange(255, -1, -1), background) / 255  # by alpha
+    return cv2.add(colour, cv2.LUT(alpha, np.rint(behind).astype(np.uint8)[None]))
+
+
+def _is_jpeg(data: bytes) -> bool:
+    return data[:3] == b"\xff\xd8\xff"
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Height and width from the header, without decoding the pixels."""
+    try:
+        width, height = Image.open(io.BytesIO(data)).size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadRecord(f"cannot be decoded ({error})") from error
+    return height, width
+
+
+def _shrink(box: np.ndarray, scale: tuple[float, float], size: int) -> float:
+    """Pixels of a picture scaled by (x, y) that fall on one of the view, on the denser side."""
+    across = math.hypot(box[0, 0] * scale[0], box[1, 0] * scale[1])
+    down = math.hypot(box[0, 1] * scale[0], box[1, 1] * scale[1])
+    return min(across, down) / size + 1e-6
+
+
+def _reduction(box: np.ndarray, size: int) -> int:
+    shrink = _shrink(box, (1.0, 1.0), size)
+    return 8 if shrink >= 8 else 4 if shrink >= 4 else 2 if shrink >= 2 else 1

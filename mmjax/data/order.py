@@ -1,0 +1,78 @@
+"""The order of examples: position in the run → (source, epoch, index).
+
+A pure function of (lengths, weights, seed), O(1) at any position. It is all the state that the data
+pipeline has, so resuming and changing the number of hosts or workers change no example.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from grain.experimental import index_shuffle
+
+MAX_BLOCK = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One example of the run: record `index` of a source, as met in one of its epochs."""
+
+    source: int
+    epoch: int
+    index: int
+
+
+class Order:
+    """A weighted mixture in which every source is permuted anew each epoch.
+
+    Positions come in blocks. Within a block, source i fills exactly its share of the slots, spread
+    evenly; its n-th example overall is number n mod length of its epoch n // length. Shares are
+    weight / sum(weights), exact where a block of at most 10,000 can hold them, else the nearest.
+
+    Args:
+      lengths: number of records of each source, all positive.
+      weights: relative share of the examples of each source, all positive.
+      seed: the run's seed.
+    """
+
+    def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int):
+        if len(lengths) != len(weights) or not lengths:
+            raise ValueError(f"one weight a source, please: {lengths=}, {weights=}")
+        if min(lengths) < 1 or min(weights) <= 0:
+            raise ValueError(f"lengths and weights must be positive: {lengths=}, {weights=}")
+        self.lengths = tuple(lengths)
+        self.seed = seed
+        self.shares = _shares(weights)
+        # A source with share n takes the slots nearest to (0.5, 1.5, …, n - 0.5) / n of the block.
+        slots = sorted(
+            ((rank + 0.5) / share, source, rank)
+            for source, share in enumerate(self.shares)
+            for rank in range(share)
+        )
+        self._slots = [(source, rank) for _, source, rank in slots]
+
+    def __call__(self, position: int) -> Address:
+        block, slot = divmod(int(position), len(self._slots))
+        source, rank = self._slots[slot]
+        epoch, index = divmod(block * self.shares[source] + rank, self.lengths[source])
+        key = _permutation_key(self.seed, source, epoch)
+        return Address(
+            source, epoch, index_shuffle(index, self.lengths[source] - 1, seed=key, rounds=4)
+        )
+
+
+def _shares(weights: Sequence[float]) -> list[int]:
+    """Slots of each source in the smallest block that holds the weights exactly."""
+    exact = np.asarray(weights, np.float64) / np.sum(weights)
+    for size in range(1, MAX_BLOCK + 1):
+        shares = np.rint(exact * size)
+        if shares.min() >= 1 and np.allclose(shares, exact * size, rtol=0, atol=1e-9 * size):
+            return shares.astype(int).tolist()
+    return np.maximum(np.rint(exact * MAX_BLOCK), 1).astype(int).tolist()
+
+
+@lru_cache(maxsize=4096)
+def _permutation_key(seed: int, source: int, epoch: int) -> int:
+    # index_shuffle takes 32 bits; SeedSequence mixes all of (seed, source, epoch) into them.
+    return int(np.random.SeedSequence([seed, source, epoch]).generate_state(1, np.uint32)[0])

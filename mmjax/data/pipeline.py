@@ -1,0 +1,225 @@
+"""Batches for training: position → record → augmented image and tokens → batch, run by grain.
+
+The batch of step s is a function of (seed, s) alone: not of hosts, workers, threads or restarts.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from mmjax.data.augment import Augment, train_transform
+from mmjax.data.order import Address, Order
+from mmjax.data.records import BadRecord, Record, Source
+from mmjax.data.tokenize import Tokenizer
+from mmjax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+log = logging.getLogger("mmjax.data")
+
+TRIES = 16  # neighbours to try in place of a bad record
+FOREVER = 1 << 40  # steps
+BAD_WINDOW = 1000  # examples below which the share of bad ones is not judged
+
+
+def train_batches(
+    sources: Sequence[Source],
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    *,
+    rows: np.ndarray,
+    start_step: int,
+) -> Iterator[Batch]:
+    """Endless training batches from step `start_step` on.
+
+    Args:
+      sources: the opened `config.data.train`, sorted by name (`open_sources`).
+      config: the run's; read are seed, batch_size, model.image.size, model.text.context_length
+        and data.
+      tokenizer: for the captions.
+      rows: the rows of the global batch to load, any of 0 … batch_size - 1.
+      start_step: the first step to yield.
+
+    Yields:
+      image uint8 [b, S, S, 3], text int32 [b, L], text_mask bool [b, L], group int32 [b]: records
+      of one group (or, without groups, one record met twice) are positives of each other.
+      Close the iterator to stop the worker processes.
+
+    Raises:
+      UserError: a larger share of the examples than data.max_bad had to be substituted.
+    """
+    names = sorted(config.data.train)
+    if len(names) != len(sources):
+        raise ValueError(f"{len(sources)} sources for {len(names)} entries of data.train")
+    weights = [config.data.train[name].get("weight", 1.0) for name in names]
+    load = _TrainBatch(
+        sources=list(sources),
+        order=Order([len(source) for source in sources], weights, config.seed),
+        tokenizer=tokenizer,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        rows=np.asarray(rows),
+        image_size=config.model.image.size,
+        text_length=config.model.text.context_length,
+        text_lengths=tuple(config.data.text_lengths),
+        augment=Augment(**config.data.augment),
+    )
+    batches = read_ahead(
+        load, start_step, FOREVER, workers=config.data.workers, prefetch=config.data.prefetch
+    )
+    return _watch(batches, config.data.max_bad)
+
+
+def read_ahead(
+    load: Callable[[int], Batch], start: int, stop: int, *, workers: int, prefetch: int
+) -> Iterator[Batch]:
+    """load(start), load(start + 1), … in order, computed ahead by threads or worker processes.
+
+    A generator: closing it (or leaving it to the garbage collector) ends the workers.
+    """
+    if not flags.FLAGS.is_parsed():
+        # grain's worker processes read absl flags; a user of the library has none to parse.
+        flags.FLAGS.mark_as_parsed()
+    dataset = grain.MapDataset.range(start, stop).map(load)
+    if workers:
+        # One thread a worker: several would take turns at the same interpreter lock.
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        buffers = max(1, prefetch // workers)
+        iterator = iter(
+            dataset.to_iter_dataset(options).mp_prefetch(
+                grain.MultiprocessingOptions(workers, per_worker_buffer_size=buffers),
+                worker_init_fn=_start_worker,
+            )
+        )
+    else:
+        threads = max(1, min(prefetch, os.cpu_count() or 1))
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(1, prefetch))
+        iterator = iter(dataset.to_iter_dataset(options))
+    try:
+        for batch in iterator:
+            # Plain arrays: those of a worker live in shared memory that it must get back.
+            yield {key: np.array(value) for key, value in batch.items()} if workers else batch
+    finally:
+        iterator.close()
+
+
+def group_of(record: Record, number: int) -> int:
+    """The record's group, or, below 0, a number of its own: -1 would make all others positives."""
+    return record.group if record.group >= 0 else -1 - number % (1 << 31)
+
+
+@dataclass
+class _TrainBatch:
+    """step → batch; what each worker process holds."""
+
+    sources: list[Source]
+    order: Order
+    tokenizer: Tokenizer
+    seed: int
+    batch_size: int
+    rows: np.ndarray
+    image_size: int
+    text_length: int
+    text_lengths: tuple[int, ...]
+    augment: Augment
+
+    def __call__(self, step: int) -> Batch:
+        examples = [self._example(self.order(step * self.batch_size + row)) for row in self.rows]
+        images, captions, groups, substituted = zip(*examples, strict=True)
+        text, mask = self.tokenizer.encode(captions, self.text_length)
+        length = self._length(mask)
+        return {
+            "image": np.stack(images),
+            "text": np.ascontiguousarray(text[:, :length]),
+            "text_mask": np.ascontiguousarray(mask[:, :length]),
+            "group": np.array(groups, np.int32),
+            "substituted": np.array(substituted),
+        }
+
+    def _example(self, address: Address) -> tuple[np.ndarray, str, int, str]:
+        """Image, caption, group, and why it stands in for another record ("" if it does not)."""
+        source = self.sources[address.source]
+        problem = ""
+        for attempt in range(TRIES):
+            # The next record of the source stands in for a bad one: fixed, so that every run and
+            # every host sees the same.
+            index = (address.index + attempt) % len(source)
+            rng = example_rng(self.seed, Address(address.source, address.epoch, index))
+            try:
+                record = source[index]
+                if not record.captions:
+                    raise BadRecord(f"{record.key} is without a caption")
+                caption = record.captions[rng.integers(len(record.captions))]
+                image = _named(record, train_transform, rng, self.image_size, self.augment)
+            except BadRecord as error:
+                problem = problem or f"{source.name}: {error}"
+                continue
+            return image, caption, group_of(record, self._offset(address.source) + index), problem
+        raise UserError(
+            f"{problem}, nor can the {TRIES - 1} records after it; are these the right files?"
+        )
+
+    def _offset(self, source: int) -> int:
+        return sum(self.order.lengths[:source])
+
+    def _length(self, mask: np.ndarray) -> int:
+        """The smallest of text_lengths that holds every caption of the global batch."""
+        if len(self.rows) < self.batch_size:
+            # Other hosts hold the other captions, and all must agree without talking: token
+            # lengths are known only after reading, so the full length it is.
+            return self.text_length
+        longest = int(mask.sum(axis=1).max())
+        return min((n for n in self.text_lengths if n >= longest), default=self.text_length)
+
+
+def example_rng(seed: int, address: Address) -> np.random.Generator:
+    """The random numbers of one example: a stream of its own for each (seed, address)."""
+    key = [seed % (1 << 64), address.source]
+    return np.random.Generator(
+        np.random.Philox(key=key, counter=[0, 0, address.epoch, address.index])
+    )
+
+
+def _named(record: Record, transform: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
+    """Applies a transform to the record's image; an error names the record."""
+    try:
+        return transform(record.image, *args)
+    except BadRecord as error:
+        raise BadRecord(f"{record.key} {error}") from error
+
+
+def _watch(batches: Iterator[Batch], max_bad: float) -> Iterator[Batch]:
+    """Takes the column `substituted` out, logs what it names, and stops when it is too much."""
+    seen = bad = 0
+    named: set[str] = set()
+    try:
+        for batch in batches:
+            problems = [str(problem) for problem in batch.pop("substituted") if problem]
+            seen += len(batch["group"])
+            bad += len(problems)
+            for problem in problems:
+                if problem not in named:  # once, not every epoch
+                    named.add(problem)
+                    log.warning("%s; another record stands in (%d so far)", problem, bad)
+            if bad > max_bad * max(seen, BAD_WINDOW):
+                raise UserError(
+                    f"{bad} of {seen} examples could not be used, more than data.max_bad="
+                    f"{max_bad:g} allows; the last was {problems[-1]}."
+                )
+            yield batch
+    finally:
+        batches.close()  # type: ignore[attr-defined]
+
+
+def _start_worker(number: int, count: int) -> None:
+    del number, count
+    # The workers are the parallelism: none of them should start threads for all cores.
+    cv2.setNumThreads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

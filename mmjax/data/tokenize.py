@@ -1,0 +1,170 @@
+"""Text to token ids: one wrapper over the tokenizers of transformers, and training a new one.
+
+Every row is [start] tokens… [end] padding, whatever the tokenizer; over-long text is cut so that
+the end token stays last; the mask comes from lengths, because padding may share an id with a token.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from huggingface_hub import HfApi
+
+from mmjax.errors import UserError
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+class Tokenizer:
+    """Wraps a transformers tokenizer.
+
+    Attributes: `vocab_size` (every id is below it), `start_id` (None if the tokenizer has none),
+    `eot_id` (the last token of each text), `pad_id`.
+    """
+
+    def __init__(self, wrapped: Any):
+        self._wrapped = wrapped
+        # The Rust tokenizer alone does the encoding where there is one: it is faster, it pickles,
+        # and worker processes need not import transformers.
+        self._backend = getattr(wrapped, "backend_tokenizer", None)
+        if self._backend is not None:
+            self._backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+            self._backend.no_padding()
+            self._backend.no_truncation()
+        prefix, suffix = _special_ids(wrapped)
+        if not suffix:
+            suffix = [i for i in (wrapped.eos_token_id, wrapped.sep_token_id) if i is not None][:1]
+        if not suffix:
+            raise UserError(
+                f"The tokenizer {wrapped.name_or_path} has no end-of-text token: set its eos_token."
+            )
+        self._prefix, self._suffix = prefix, suffix
+        self.start_id: int | None = prefix[0] if prefix else None
+        self.eot_id: int = suffix[-1]
+        self.pad_id: int = self.eot_id if wrapped.pad_token_id is None else wrapped.pad_token_id
+        self.vocab_size: int = max(len(wrapped), self.eot_id + 1, self.pad_id + 1)
+
+    def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids int32 [n, length], and bool [n, length]: True on real tokens, end included."""
+        room = length - len(self._prefix) - len(self._suffix)
+        if room < 0:
+            raise UserError(f"A text length of {length} has no room for the special tokens.")
+        ids = np.full((len(texts), length), self.pad_id, np.int32)
+        lengths = np.zeros(len(texts), np.int64)
+        for row, tokens in enumerate(self._encode(list(texts))):
+            tokens = [*self._prefix, *tokens[:room], *self._suffix]
+            ids[row, : len(tokens)] = tokens
+            lengths[row] = len(tokens)
+        return ids, np.arange(length) < lengths[:, None]
+
+    def save(self, folder: str | Path) -> None:
+        """Writes a folder that `load_tokenizer` and transformers' AutoTokenizer read."""
+        self._wrapped.save_pretrained(str(folder))
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        if self._backend is not None:
+            return [e.ids for e in self._backend.encode_batch(texts, add_special_tokens=False)]
+        return self._wrapped(texts, add_special_tokens=False)["input_ids"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if self._backend is not None:
+            state["_wrapped"] = None  # a worker only encodes
+        return state
+
+
+def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
+    """A tokenizer of transformers from a local folder or by its hub name.
+
+    Raises:
+      UserError: it cannot be found, or the hub cannot be reached.
+    """
+    from transformers import AutoTokenizer  # seconds to import: only where needed
+
+    name = str(name_or_folder)
+    try:
+        try:
+            # What is on this machine first: no network, and no wait for one that is not there.
+            return Tokenizer(AutoTokenizer.from_pretrained(name, local_files_only=True))
+        except OSError:
+            if Path(name).is_dir():
+                raise
+            HfApi().model_info(name, timeout=10)  # one quick question, where a download retries
+            return Tokenizer(AutoTokenizer.from_pretrained(name))
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, hub errors, …
+        if Path(name).is_dir():
+            remedy = "the folder should hold tokenizer.json and tokenizer_config.json"
+        else:
+            remedy = (
+                "give a local folder that a transformers tokenizer was saved to, a hub name that "
+                "this machine can reach, or captions:4096 to train one on your captions"
+            )
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(f"Cannot load the tokenizer {name!r}: {remedy} ({reason}).") from error
+
+
+def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-pair tokenizer as CLIP's (lower case, </w> at word ends), trained on captions.
+
+    The vocabulary is laid out as CLIP's: 256 bytes, the same at the end of a word, one token a
+    merge, start, end. No text is ever unknown. Training is deterministic; the result has at most
+    `vocab_size` tokens, fewer if the captions hold fewer repeated pairs.
+
+    Raises:
+      UserError: `vocab_size` is below 515, or there are no captions.
+    """
+    from transformers import CLIPTokenizer
+
+    alphabet = _byte_alphabet()
+    merges_wanted = vocab_size - 2 * len(alphabet) - 2
+    if merges_wanted < 1:
+        raise UserError(
+            f"A trained tokenizer needs at least {2 * len(alphabet) + 3} tokens, not {vocab_size}."
+        )
+    pieces = CLIPTokenizer().backend_tokenizer  # CLIP's own normalizer and word splitting
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(end_of_word_suffix="</w>"))
+    model.normalizer, model.pre_tokenizer = pieces.normalizer, pieces.pre_tokenizer
+    trainer = tokenizers.trainers.BpeTrainer(
+        # The trainer counts only the bytes that it saw: ask for enough, cut the merges below.
+        vocab_size=vocab_size,
+        min_frequency=2,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    model.train_from_iterator(_non_empty(captions), trainer)
+    merges: list[Any] = [tuple(pair) for pair in json.loads(model.to_str())["model"]["merges"]]
+    merges = merges[:merges_wanted]
+    tokens = [*alphabet, *(b + "</w>" for b in alphabet), *("".join(m) for m in merges), START, END]
+    vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    logging.getLogger("mmjax.data").info("trained a tokenizer of %d tokens", len(vocab))
+    return Tokenizer(CLIPTokenizer(vocab=vocab, merges=merges))
+
+
+def _byte_alphabet() -> list[str]:
+    """The 256 printable stand-ins for bytes in CLIP's order: visible Latin-1 first, then others."""
+    return sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+
+
+def _non_empty(captions: Iterable[str]) -> Iterable[str]:
+    caption = None
+    for caption in captions:
+        yield caption
+    if caption is None:
+        raise UserError("There are no captions to train a tokenizer on.")
+
+
+def _special_ids(wrapped: Any) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and after a text."""
+    bare = wrapped("a", add_special_tokens=False)["input_ids"]
+    full = wrapped("a", add_special_tokens=True)["input_ids"]
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return list(full[:start]), list(full[start + len(bare) :])
+    raise UserError(f"The tokenizer {wrapped.name_or_path} rewrites text around special tokens.")

@@ -1,0 +1,147 @@
+"""Batches for evaluation: every record of a source once, in order, nothing random, nothing skipped.
+
+The last batch is padded with rows whose `mask` is False; every host yields the same number of
+batches, each its own rows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmjax.data.augment import eval_transform, open_image
+from mmjax.data.pipeline import Batch, group_of, read_ahead
+from mmjax.data.records import BadRecord, Source
+from mmjax.data.tokenize import Tokenizer
+from mmjax.errors import UserError
+
+PREFETCH = 4
+
+
+def eval_batches(
+    source: Source,
+    *,
+    image_size: int | None,
+    tokenizer: Tokenizer | None,
+    text_length: int,
+    batch_size: int,
+    rows: np.ndarray,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """All records in order.
+
+    Args:
+      source: what to walk.
+      image_size: side of the images; None leaves out `image` and decodes nothing.
+      tokenizer: for the captions; None leaves out `text` and `text_mask`.
+      text_length: columns of `text`.
+      batch_size: rows of the global batch.
+      rows: the rows of the global batch to load here.
+      workers: worker processes; 0 reads with threads.
+
+    Yields:
+      image uint8 [b, S, S, 3]; text int32 and text_mask bool [b, L]: the record's first caption,
+      all padding if it has none; label int32 [b], -1 if there is none; group int32 [b], the
+      record's, or without one a negative number of its own; index int32 [b], the record's number;
+      mask bool [b], False on padding rows.
+
+    Raises:
+      UserError: an image cannot be decoded. An evaluation does not change its denominator.
+    """
+    load = _EvalBatch(source, image_size, tokenizer, text_length, batch_size, np.asarray(rows))
+    steps = -(-len(source) // batch_size)
+    return read_ahead(load, 0, steps, workers=workers, prefetch=PREFETCH)
+
+
+def caption_batches(
+    source: Source, *, tokenizer: Tokenizer, text_length: int, batch_size: int, rows: np.ndarray
+) -> Iterator[Batch]:
+    """All captions of all records in order, without their images.
+
+    Yields:
+      text int32 and text_mask bool [b, L]; owner int32 [b], the number of the record that the
+      caption belongs to; mask bool [b], False on padding rows.
+
+    Raises:
+      UserError: a record cannot be read.
+    """
+    # How many captions there are is known at the end only, so every host reads all of them.
+    waiting: list[tuple[str, int]] = []
+    for owner in range(len(source)):
+        try:
+            waiting += [(caption, owner) for caption in source.captions(owner)]
+        except BadRecord as error:
+            raise _stop(source, error) from error
+        while len(waiting) >= batch_size:
+            yield _caption_batch(waiting[:batch_size], tokenizer, text_length, rows)
+            waiting = waiting[batch_size:]
+    if waiting:
+        yield _caption_batch(waiting, tokenizer, text_length, rows)
+
+
+@dataclass
+class _EvalBatch:
+    """step → batch; what each worker process holds."""
+
+    source: Source
+    image_size: int | None
+    tokenizer: Tokenizer | None
+    text_length: int
+    batch_size: int
+    rows: np.ndarray
+
+    def __call__(self, step: int) -> Batch:
+        numbers = step * self.batch_size + self.rows
+        mask = numbers < len(self.source)
+        batch = {
+            "label": np.full(len(numbers), -1, np.int32),
+            "group": np.full(len(numbers), -1, np.int32),
+            "index": np.where(mask, numbers, 0).astype(np.int32),
+            "mask": mask,
+        }
+        if self.image_size is not None:
+            shape = (len(numbers), self.image_size, self.image_size, 3)
+            batch["image"] = np.zeros(shape, np.uint8)
+        captions = [""] * len(numbers)
+        for row in np.flatnonzero(mask):
+            number = int(numbers[row])
+            try:
+                record = self.source[number]
+            except BadRecord as error:
+                raise _stop(self.source, error) from error
+            batch["label"][row] = record.label
+            batch["group"][row] = group_of(record, number)
+            captions[row] = record.captions[0] if record.captions else ""
+            if self.image_size is not None:
+                try:
+                    image = open_image(record.image)
+                except BadRecord as error:
+                    raise _stop(self.source, f"{record.key} {error}") from error
+                batch["image"][row] = eval_transform(image, self.image_size)
+        if self.tokenizer is not None:
+            batch |= _encode(captions, self.tokenizer, self.text_length)
+        return batch
+
+
+def _caption_batch(
+    captions: list[tuple[str, int]], tokenizer: Tokenizer, text_length: int, rows: np.ndarray
+) -> Batch:
+    """The given rows of one global batch; rows past its end are padding."""
+    mine = [captions[row] if row < len(captions) else ("", 0) for row in rows]
+    return {
+        **_encode([caption for caption, _ in mine], tokenizer, text_length),
+        "owner": np.array([owner for _, owner in mine], np.int32),
+        "mask": np.asarray(rows) < len(captions),
+    }
+
+
+def _encode(captions: list[str], tokenizer: Tokenizer, length: int) -> Batch:
+    """Tokens; captions that are "" become rows of padding."""
+    text, text_mask = tokenizer.encode(captions, length)
+    absent = np.array([not caption for caption in captions])
+    text[absent], text_mask[absent] = tokenizer.pad_id, False
+    return {"text": text, "text_mask": text_mask}
+
+
+def _stop(source: Source, error: object) -> UserError:
+    return UserError(f"{source.name}: {error}; an evaluation skips nothing: repair or remove it.")
