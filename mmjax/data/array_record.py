@@ -96,8 +96,6 @@ def open_tfds(
     Raises:
       UserError: the dataset or split is not there, or not in the array_record format.
     """
-    import tensorflow_datasets as tfds
-
     path, _, query = path.partition("?")
     options = dict(urllib.parse.parse_qsl(query))
     unknown = set(options) - {"data_dir", "split"}
@@ -105,10 +103,7 @@ def open_tfds(
         raise UserError(f"{name}: tfds:// paths take data_dir and split, not {min(unknown)!r}.")
     split = split or options.get("split") or "train"
     try:
-        if Path(path).is_dir():
-            builder = tfds.builder_from_directory(path)
-        else:
-            builder = tfds.builder(path, data_dir=options.get("data_dir"))
+        builder = _tfds_builder(path, options.get("data_dir"))
         features = list(builder.info.features or ())
         image = image or "image"
         if image not in features:
@@ -122,9 +117,7 @@ def open_tfds(
             raise UserError(
                 f"{name}: {path} has no feature {caption!r}; it has {', '.join(features)}."
             )
-        # The images stay encoded: they are decoded at the size that the crop needs.
-        decoders = {image: tfds.decode.SkipDecoding()}
-        elements = partial(builder.as_data_source, split=split, decoders=decoders)
+        elements = partial(_tfds_elements, path, options.get("data_dir"), split, image)
         convert = partial(_from_tfds, captions=captions, image=image, label=label, group=group)
         return ConvertedSource(elements, convert, name)
     except UserError:
@@ -135,6 +128,22 @@ def open_tfds(
             f"{name}: cannot read the TFDS dataset {path}, split {split} ({reason}); prepare it "
             'with file_format="array_record" and give its data_dir.'
         ) from error
+
+
+def _tfds_builder(path: str, data_dir: str | None) -> Any:
+    import tensorflow_datasets as tfds  # only for those who use it
+
+    if Path(path).is_dir():
+        return tfds.builder_from_directory(path)
+    return tfds.builder(path, data_dir=data_dir)
+
+
+def _tfds_elements(path: str, data_dir: str | None, split: str, image: str) -> Any:
+    """The examples of a split, images still encoded: decoding looks at the size that is needed."""
+    from tensorflow_datasets import decode
+
+    decoders = {image: decode.SkipDecoding()}
+    return _tfds_builder(path, data_dir).as_data_source(split=split, decoders=decoders)
 
 
 def _from_msgpack(data: bytes, key: str, caption: str) -> Record:

@@ -118,6 +118,12 @@ def warp(
     `shape` is the height and width that the box was drawn for: the image may be smaller by now.
     """
     scale = (image.shape[1] / shape[1], image.shape[0] / shape[0])
+    upright = box[0, 1] == box[1, 0] == 0
+    if upright and (part := _cut(image, box, scale)) is not None:
+        fine = min(part.shape[:2]) > size
+        return cv2.resize(
+            part, (size, size), interpolation=cv2.INTER_AREA if fine else cv2.INTER_LINEAR
+        )
     shrink = _shrink(box, scale, size)
     if shrink >= 2:  # average over whole pixels: what is left to the warp is less than 1.5
         small = (max(1, image.shape[1] // int(shrink)), max(1, image.shape[0] // int(shrink)))
@@ -261,8 +267,8 @@ def composite(image: np.ndarray, background: tuple[int, int, int]) -> np.ndarray
     """Lays uint8 RGBA [H, W, 4] on a colour; RGB passes through."""
     if image.shape[2] == 3:
         return image
-    alpha = cv2.merge([image[..., 3]] * 3)
-    colour = cv2.multiply(np.ascontiguousarray(image[..., :3]), alpha, scale=1 / 255)
+    alpha = cv2.cvtColor(image[..., 3], cv2.COLOR_GRAY2RGB)
+    colour = cv2.multiply(cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), alpha, scale=1 / 255)
     behind = np.outer(np.arange(255, -1, -1), background) / 255  # by alpha
     return cv2.add(colour, cv2.LUT(alpha, np.rint(behind).astype(np.uint8)[None]))
 
@@ -278,6 +284,17 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadRecord(f"cannot be decoded ({error})") from error
     return height, width
+
+
+def _cut(image: np.ndarray, box: np.ndarray, scale: tuple[float, float]) -> np.ndarray | None:
+    """The pixels in an upright box, mirrored if it is; None if it reaches beyond the picture."""
+    half = abs(box[0, 0]) / 2, abs(box[1, 1]) / 2
+    left, right = (round((box[0, 2] + side) * scale[0]) for side in (-half[0], half[0]))
+    top, bottom = (round((box[1, 2] + side) * scale[1]) for side in (-half[1], half[1]))
+    if left < 0 or top < 0 or right > image.shape[1] or bottom > image.shape[0]:
+        return None
+    part = image[top : max(bottom, top + 1), left : max(right, left + 1)]
+    return part if box[0, 0] > 0 else cv2.flip(part, 1)
 
 
 def _shrink(box: np.ndarray, scale: tuple[float, float], size: int) -> float:

@@ -91,10 +91,9 @@ def read_ahead(
     if workers:
         # One thread a worker: several would take turns at the same interpreter lock.
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        buffers = max(1, prefetch // workers)
         iterator = iter(
             dataset.to_iter_dataset(options).mp_prefetch(
-                grain.MultiprocessingOptions(workers, per_worker_buffer_size=buffers),
+                grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch)),
                 worker_init_fn=_start_worker,
             )
         )

@@ -1,4 +1,4 @@
-"""Opens data by its path: tar shards, TFDS, ArrayRecord, a table, a folder of images.
+"""Opens data by its path: tar shards, a CSV, a folder of images, TFDS, ArrayRecord.
 
 `open_source` takes one entry of `data.train` or of `evals`; what is wrong with the data and can be
 known without reading all of it is a `UserError` here.
@@ -13,11 +13,12 @@ from typing import Any
 
 from mmjax.data.array_record import open_array_record, open_tfds
 from mmjax.data.files import open_folder, open_table
+from mmjax.data.generated import open_generated
 from mmjax.data.records import IMAGE_SUFFIXES, Source
 from mmjax.data.tar import Fields, open_tar
 from mmjax.errors import UserError
 
-FORMATS = ("tar", "tfds", "array_record", "table", "folder")
+FORMATS = ("tar", "csv", "folder", "tfds", "arrayrecord", "generated")
 
 
 def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
@@ -26,10 +27,10 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
     Args:
       spec: a ConfigDict or dict with
         path: a folder, file, glob or brace range (`cc3m/{00000..00331}.tar`), or
-          `tfds://name[/config][?data_dir=…&split=…]`.
+          `tfds://name[/config][?data_dir=…&split=…]`, or `generated:COUNT`.
         format: one of FORMATS, or "auto" (default): found from the path.
         caption: where captions come from. Tar: "txt" (default) and "json:FIELD", comma-separated;
-          table: columns; TFDS and ArrayRecord: features; folder: always the .txt beside the image.
+          csv (or tsv): columns; TFDS and ArrayRecord: features; folder: always the .txt beside the image.
         image: column or feature of the image ("" finds it).
         label, group: JSON field, column or feature holding an integer ("" for none).
         split: of a TFDS dataset, "train" by default.
@@ -47,6 +48,8 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
         raise UserError(f"{name}: no format {kind!r}; use auto, {', '.join(FORMATS)}.")
     label, group = spec.get("label") or "", spec.get("group") or ""
     caption, image = spec.get("caption") or "", spec.get("image") or ""
+    if path.startswith("generated:"):
+        return open_generated(path, name)
     if path.startswith("tfds://") or (kind == "tfds" and not Path(path).exists()):
         split = spec.get("split") or ""
         return open_tfds(path.removeprefix("tfds://"), split, caption, image, label, group, name)
@@ -58,9 +61,9 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
     if kind == "tfds":
         split = spec.get("split") or ""
         return open_tfds(path, split, caption, image, label, group, name)
-    if kind == "array_record":
+    if kind == "arrayrecord":
         return open_array_record(_inside(files, "*.array_record*", name), caption, name)
-    if kind == "table":
+    if kind == "csv":
         return open_table(files, caption, image, label, group, name)
     return open_folder(files[0], name)
 
@@ -111,7 +114,7 @@ def _format(files: list[Path], path: str, name: str) -> str:
         if (first / "dataset_info.json").exists():
             return "tfds"
         if any(first.glob("*.array_record*")):
-            return "array_record"
+            return "arrayrecord"
         if any(p.suffix.lower() in IMAGE_SUFFIXES for p in first.rglob("*")):
             return "folder"
         raise UserError(
@@ -121,9 +124,9 @@ def _format(files: list[Path], path: str, name: str) -> str:
     if first.suffix == ".tar":
         return "tar"
     if first.suffix in (".csv", ".tsv"):
-        return "table"
+        return "csv"
     if ".array_record" in first.name:
-        return "array_record"
+        return "arrayrecord"
     raise UserError(f"{name}: cannot tell the format of {path}; set format to one of {FORMATS}.")
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from huggingface_hub import HfApi
 
 from mmjax.errors import UserError
 
@@ -83,18 +82,19 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
     Raises:
       UserError: it cannot be found, or the hub cannot be reached.
     """
-    from transformers import AutoTokenizer  # seconds to import: only where needed
+    # Seconds to import, and AutoTokenizer brings PyTorch where it is installed: only where needed.
+    from huggingface_hub import HfApi
 
     name = str(name_or_folder)
     try:
         try:
             # What is on this machine first: no network, and no wait for one that is not there.
-            return Tokenizer(AutoTokenizer.from_pretrained(name, local_files_only=True))
+            return Tokenizer(_tokenizer_class(name).from_pretrained(name, local_files_only=True))
         except OSError:
             if Path(name).is_dir():
                 raise
             HfApi().model_info(name, timeout=10)  # one quick question, where a download retries
-            return Tokenizer(AutoTokenizer.from_pretrained(name))
+            return Tokenizer(_tokenizer_class(name).from_pretrained(name))
     except UserError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, hub errors, …
@@ -107,6 +107,17 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
             )
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(f"Cannot load the tokenizer {name!r}: {remedy} ({reason}).") from error
+
+
+def _tokenizer_class(name: str) -> Any:
+    config = Path(name) / "tokenizer_config.json"
+    if config.is_file() and "CLIPTokenizer" in config.read_text(encoding="utf-8"):
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -1,0 +1,73 @@
+"""Generated pictures of coloured shapes with captions: data where there is none (smoke runs, tests)."""
+
+import cv2
+import numpy as np
+
+from mmjax.data.records import Record
+from mmjax.errors import UserError
+
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 170, 60),
+    "blue": (50, 80, 220),
+    "yellow": (235, 210, 40),
+    "purple": (140, 50, 170),
+    "black": (20, 20, 20),
+}
+SHAPES = ("circle", "square", "triangle", "cross")
+SIDE = 64
+
+
+class GeneratedSource:
+    """Record i is drawn from i alone; its label is the number of its (colour, shape)."""
+
+    def __init__(self, count: int, name: str):
+        self.name = name
+        self.skipped: dict[str, int] = {}
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Record:
+        rng = np.random.default_rng(index)
+        colour, shape = self._kind(index)
+        image = np.full((SIDE, SIDE, 3), rng.integers(200, 256, 3), np.uint8)
+        radius = int(rng.integers(SIDE // 6, SIDE // 3))
+        centre = rng.integers(radius, SIDE - radius, 2)
+        _draw(image, shape, centre, radius, COLOURS[colour])
+        label = index % (len(COLOURS) * len(SHAPES))
+        return Record(f"{self.name}: record {index}", image, self.captions(index), label)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        colour, shape = self._kind(index)
+        return (f"a {colour} {shape}", f"a picture of a {shape} that is {colour}")
+
+    def _kind(self, index: int) -> tuple[str, str]:
+        colour, shape = divmod(index % (len(COLOURS) * len(SHAPES)), len(SHAPES))
+        return list(COLOURS)[colour], SHAPES[shape]
+
+
+def open_generated(path: str, name: str) -> GeneratedSource:
+    """`generated:COUNT`."""
+    count = path.removeprefix("generated:")
+    if not count.isdigit() or not int(count):
+        raise UserError(f"{name}: {path!r} should be generated:COUNT, as generated:256.")
+    return GeneratedSource(int(count), name)
+
+
+def _draw(
+    image: np.ndarray, shape: str, centre: np.ndarray, radius: int, colour: tuple[int, int, int]
+) -> None:
+    x, y = centre.tolist()
+    if shape == "circle":
+        cv2.circle(image, (x, y), radius, colour, cv2.FILLED, cv2.LINE_AA)
+    elif shape == "square":
+        cv2.rectangle(image, (x - radius, y - radius), (x + radius, y + radius), colour, cv2.FILLED)
+    elif shape == "triangle":
+        corners = np.array([[x, y - radius], [x + radius, y + radius], [x - radius, y + radius]])
+        cv2.fillPoly(image, [corners.astype(np.int32)], colour, cv2.LINE_AA)
+    else:
+        arm = max(2, radius // 3)
+        cv2.rectangle(image, (x - radius, y - arm), (x + radius, y + arm), colour, cv2.FILLED)
+        cv2.rectangle(image, (x - arm, y - radius), (x + arm, y + radius), colour, cv2.FILLED)
