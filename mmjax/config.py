@@ -1,18 +1,14 @@
-"""Every config key once, with its default and what it means; and the checks before the first step.
+"""Every config key once, with its default and what it means (`config_check.py` checks them).
 
 A config file is Python: `get_config(arg) -> ConfigDict`, which starts from `default()`, fills in
 `model` from the zoo and adds named entries (sources, objectives, evaluators) with `entry(...)`.
 """
 
 import dataclasses
-import difflib
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
-
-from mmjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Key:
 
     def value(self) -> Any:
         if isinstance(self.default, type):
-            return config_dict.placeholder(self.default, required=not self.optional)
+            return config_dict.placeholder(self.default)
         return self.default
 
     def type(self) -> type:
@@ -41,10 +37,11 @@ _REMAT = ("none", "dots", "full")
 _SOURCE = (
     ("path", str, "Where the pairs are: a folder, a file, a glob, gs://…, tfds://NAME."),
     ("format", "auto", "auto, tar, csv, folder, tfds, arrayrecord or generated."),
-    ("caption", "", "Where captions come from; '' is the format's usual place (see mmjax/data)."),
-    ("label", "", "Field of an example's class number; '' is the format's usual place."),
-    ("group", "", "Field of the group id; equal ids are positives of each other; '' is none."),
-    ("split", "", "Split of a TFDS data set ('' is train)."),
+    ("image", "", "Column or feature of the image; '' is the format's usual one."),
+    ("caption", "", "Where captions are: txt,json:FIELD (tar), column, feature; '' is the usual."),
+    ("label", "", "Field, column or feature of the class number; '' is none."),
+    ("group", "", "Field or column of the group id; equal ids are positives; '' is none."),
+    ("split", "", "Split of a TFDS data set; '' is train."),
 )
 
 
@@ -130,6 +127,19 @@ KEYS: tuple[Key, ...] = (
     Key("data.tokenizer", "captions:4096", "Local folder or hub name of a tokenizer, or captions:N "
         "for a CLIP-style BPE of at most N tokens trained on the training captions."),
     Key("data.text_lengths", (), "Lengths that texts are trimmed to, e.g. (16, 32); (): full."),
+    Key("data.augment.crop_scale", (0.9, 1.0), "Area of a random crop as a share of the picture's; "
+        "above 1 shows the background around."),
+    Key("data.augment.crop_ratio", (3 / 4, 4 / 3), "Width / height of the crop."),
+    Key("data.augment.flip", 0.0, "Probability of a mirror image."),
+    Key("data.augment.rotate", 0.0, "Largest angle in degrees."),
+    Key("data.augment.translate", 0.0, "Largest shift as a share of the crop."),
+    Key("data.augment.brightness", 0.0, "Factor drawn from 1 ± this."),
+    Key("data.augment.contrast", 0.0, "Factor drawn from 1 ± this."),
+    Key("data.augment.saturation", 0.0, "Factor drawn from 1 ± this."),
+    Key("data.augment.hue", 0.0, "Largest shift of the hue, in turns (0.5 is all)."),
+    Key("data.augment.grayscale", 0.0, "Probability of losing all colour."),
+    Key("data.augment.background", "white", "Colour behind transparent pictures.",
+        ("white", "random")),
     Key("data.workers", 0, "Worker processes that load data; 0: threads.", resumable=True),
     Key("data.prefetch", 2, "Batches loaded ahead (for each worker).", resumable=True),
     Key("data.max_bad", 0.01, "Largest share of unreadable examples before the run stops.",
@@ -180,10 +190,54 @@ def entry(kind: str, **values: Any) -> ConfigDict:
 
 
 def describe() -> str:
-    """All keys, a line each: name, default, meaning."""
+    """All keys, two lines each: name and default, meaning."""
     lines = []
     for key in KEYS:
-        default = f"<{key.type().__name__}>" if isinstance(key.default, type) else repr(key.default)
+        default = f"<{key.default.__name__}>" if isinstance(key.default, type) else key.default
         meaning = key.meaning + (f" One of {', '.join(key.choices)}." if key.choices else "")
-        lines.append(f"  config.{key.path} = {default}\n      {meaning}")
+        lines.append(f"  config.{key.path} = {default!r}\n      {meaning}")
     return "\n".join(lines)
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as indented JSON; `from_json` reads it back, tuples as tuples."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """A config written by `to_json`. Keys that are newer than the file have their defaults."""
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {name: tuples(item) for name, item in value.items()}
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    config = default()
+    config.update(tuples(json.loads(text)))
+    return config
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+    """The same run made small: a few steps of tiny towers on generated pairs, on any machine.
+
+    Objectives, optimizer, schedule and evaluators stay what they are, so that `configs/x.py:smoke`
+    tries all of a recipe but its size.
+    """
+    model = config.model
+    model.update(embed_dim=32, name=f"{model.name} (smoke)")
+    model.image.update(size=32, patch_size=8)
+    model.text.update(vocab_size=600, context_length=16)
+    for tower in (model.image, model.text):
+        tower.update(width=32, depth=2, heads=4, mlp_dim=64)
+    config.update(total_steps=6, batch_size=16)
+    config.optim.warmup_steps = min(config.optim.warmup_steps, 2)
+    config.data.train = {"generated": entry("data.train", path="generated://64")}
+    config.data.tokenizer = "captions:600"
+    config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
+    for name, spec in config.evals.items():
+        config.evals[name] = entry(
+            "evals", task=spec.task, every=3, path="generated://24", batch_size=16
+        )
+    config.checkpoint.every = 3
+    config.log.every = 2
+    return config

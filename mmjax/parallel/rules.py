@@ -45,24 +45,34 @@ def param_spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P
     return P(*axes)
 
 
+def param_shardings(params: Any, mesh: Mesh) -> Any:
+    """NamedShardings of a tree of parameters, or of their shapes."""
+    sizes = dict(mesh.shape)
+    return jax.tree_util.tree_map_with_path(
+        lambda p, x: NamedSharding(mesh, param_spec(path_string(p), x.shape, sizes)), params
+    )
+
+
 def state_shardings(state: Any, mesh: Mesh) -> Any:
     """NamedShardings of a train state (a tree of shapes with a field `params`).
 
     A leaf whose path ends in a parameter's path and that has its shape is a moment or an average of
     that parameter and lies as it does; all else (counters, factored moments) is held whole.
     """
-    sizes = dict(mesh.shape)
-    specs = {
-        path_string(path): (leaf.shape, param_spec(path_string(path), leaf.shape, sizes))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
-    }
+    own = zip(
+        jax.tree_util.tree_leaves_with_path(state.params),
+        jax.tree.leaves(param_shardings(state.params, mesh)),
+        strict=True,
+    )
+    known = {path_string(path): (leaf.shape, sharding) for (path, leaf), sharding in own}
+    whole = NamedSharding(mesh, P())
 
     def sharding(path, leaf):
         parts = path_string(path).split("/")
         for start in range(len(parts)):
-            shape, spec = specs.get("/".join(parts[start:]), (None, P()))
+            shape, found = known.get("/".join(parts[start:]), (None, whole))
             if shape == leaf.shape:
-                return NamedSharding(mesh, spec)
-        return NamedSharding(mesh, P())
+                return found
+        return whole
 
     return jax.tree_util.tree_map_with_path(sharding, state)

@@ -1,0 +1,158 @@
+"""`mmjax train | eval | export`: thin doors to the modules.
+
+Heavy imports happen inside the commands, so that `--help` and a wrong flag answer at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmjax.errors import UserError
+
+_TRAIN_EXAMPLE = """\
+examples:
+  mmjax train --config=configs/demo.py --workdir=runs/demo
+  mmjax train --config=configs/demo.py:smoke --workdir=/tmp/smoke
+  mmjax train --config=configs/pairs.py --config.data.train.pairs.path=captions.csv --workdir=runs/a
+
+Any key is set by --config.KEY=VALUE (mmjax train --keys lists them all). The same command again
+goes on from the newest checkpoint in the workdir.
+"""
+_EVAL_EXAMPLE = """\
+examples:
+  mmjax eval --workdir=runs/demo
+  mmjax eval --workdir=runs/demo --task=retrieval --data=my/captions.csv
+"""
+_EXPORT_EXAMPLE = """\
+example:
+  mmjax export --workdir=runs/demo --format=huggingface --output=runs/demo/huggingface
+  python -c "from transformers import CLIPModel; CLIPModel.from_pretrained('runs/demo/huggingface')"
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command; a UserError is printed as its sentence, exit status 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    overrides = [arg for arg in rest if arg.startswith("--config.")]
+    unknown = [arg for arg in rest if arg not in overrides]
+    if unknown or (overrides and args.run is not _train):
+        parser.error(f"unrecognized argument {(unknown or overrides)[0]}")
+    try:
+        args.run(args, overrides)
+    except UserError as error:
+        print(f"mmjax: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mmjax", description="Pretrain, evaluate and export multimodal models in JAX."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, help: str, epilog: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=help, description=help, epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        )  # fmt: skip
+        sub.set_defaults(run=run)
+        return sub
+
+    train = command("train", _train, "Train a config, or go on with it.", _TRAIN_EXAMPLE)
+    train.add_argument("--config", metavar="FILE[:ARG]", help="Python file with get_config(arg)")
+    train.add_argument("--workdir", metavar="DIR", help="checkpoints, metrics, tokenizer go here")
+    train.add_argument("--keys", action="store_true", help="list every config key and stop")
+
+    evaluate = command("eval", _eval, "Evaluate the newest checkpoint of a run.", _EVAL_EXAMPLE)
+    evaluate.add_argument("--workdir", metavar="DIR", required=True, help="of the run")
+    evaluate.add_argument("--task", help="retrieval, zeroshot or loss; default: the config's evals")
+    evaluate.add_argument("--data", metavar="PATH", help="pairs to evaluate on, with --task")
+    evaluate.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[],
+        help="a key of the evaluator, e.g. --set classes=names.txt (mmjax train --keys: evals.*)",
+    )  # fmt: skip
+    evaluate.add_argument("--json", metavar="FILE", help="write the results there, too")
+
+    export = command("export", _export, "Write the weights for other libraries.", _EXPORT_EXAMPLE)
+    export.add_argument("--workdir", metavar="DIR", required=True, help="of the run")
+    export.add_argument("--format", choices=["huggingface"], default="huggingface")
+    export.add_argument("--output", metavar="DIR", required=True, help="the folder to write")
+    return parser
+
+
+def _train(args: argparse.Namespace, overrides: list[str]) -> None:
+    if args.keys:
+        from mmjax import config
+
+        print(config.describe())
+        return
+    if not args.config or not args.workdir:
+        raise UserError("mmjax train needs --config=FILE and --workdir=DIR (see mmjax train --help).")
+    config = load_config(args.config, overrides)
+    from mmjax.training import loop
+
+    loop.train(config, args.workdir)
+
+
+def _eval(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax import evaluation
+
+    evaluation.run(args.workdir, task=args.task, data=args.data, options=args.set, json=args.json)
+
+
+def _export(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax.interop import huggingface
+    from mmjax.training.workdir import restore_for_inference
+
+    config, _model, params, tokenizer = restore_for_inference(args.workdir)
+    huggingface.export(args.output, config=config, params=params, tokenizer=tokenizer)
+    print(f"wrote {args.output}")
+
+
+def load_config(file_and_arg: str, overrides: Sequence[str] = ()) -> Any:
+    """The ConfigDict of `FILE[:ARG]` with `--config.KEY=VALUE` applied, its keys locked.
+
+    Raises:
+      UserError: no such file, no get_config in it, an unknown key or a value of another type.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    from mmjax import config_check
+
+    file = file_and_arg.split(":")[0]
+    if not Path(file).is_file():
+        raise UserError(f"--config={file_and_arg}: there is no file {file}.")
+
+    def load(arguments: Sequence[str]) -> Any:
+        values = flags.FlagValues()
+        argv = ["mmjax", f"--config={file_and_arg}", *arguments]
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        values(argv)
+        return values.config
+
+    try:
+        present = {path for path, _ in config_check.leaves(load(()))}
+        for override in overrides:
+            path = override.removeprefix("--config.").split("=")[0]
+            if path not in present:
+                config_check.key_of(path)  # names the nearest key
+                raise UserError(
+                    f"{override}: {path} is not in {file}; add the entry there (see "
+                    "mmjax.config.entry), or set one of its keys."
+                )
+        return load(overrides)
+    except flags.Error as error:
+        raise UserError(f"{' '.join(overrides) or file_and_arg}: {error}".rstrip(".") + ".") from error
+    except AttributeError as error:
+        if "get_config" not in str(error):
+            raise
+        raise UserError(f"--config={file}: the file defines no get_config(arg).") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The checks of a config before the first step: each failure is one sentence with a remedy."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmjax import config as config_lib
+from mmjax import objectives
+from mmjax.config import Key
+from mmjax.errors import UserError
+
+_ENTRY = re.compile(r"^(data\.train|objectives|evals)\.([^.]+)\.(.+)$")
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks names, types and values of all keys, and that they fit each other.
+
+    Raises:
+      UserError: names the key, and the nearest right one or the remedy.
+    """
+    for name in config.objectives:
+        objectives.options(name)  # an unknown objective is named before its options
+    present = {path: value for path, value in leaves(config)}
+    for path, value in present.items():
+        _check_value(path, value, key_of(path))
+    for path, _ in leaves(config_lib.default()):
+        if path not in present:
+            raise UserError(f"config.{path} is missing: start the config from mmjax.config.default().")
+    _check_required(config)
+    _check_model(config)
+    if not any(entry.weight for entry in config.objectives.values()):
+        raise UserError(
+            "config.objectives trains nothing: add one with a weight above 0, e.g. "
+            "config.objectives.clip = entry('objectives')."
+        )
+    if not config.data.train:
+        raise UserError("config.data.train has no source: add entry('data.train', path=...).")
+
+
+def key_of(path: str) -> Key:
+    """The key of a path such as "data.train.mine.path"; UserError names the nearest if unknown."""
+    known = {key.path: key for key in config_lib.KEYS}
+    entry = _ENTRY.match(path)
+    if entry:
+        kind, name, rest = entry.groups()
+        if kind == "objectives" and rest in objectives.options(name):
+            return Key(path, objectives.options(name)[rest], "")
+        pattern = f"{kind}.*.{rest}"
+        options = [key.replace("*", name) for key in known if key.startswith(f"{kind}.*.")]
+        if kind == "objectives":
+            options += [f"objectives.{name}.{option}" for option in objectives.options(name)]
+    else:
+        pattern, options = path, list(known)
+    if pattern not in known:
+        near = difflib.get_close_matches(path, options, n=1, cutoff=0.0)[0]
+        raise UserError(f"config.{path}: there is no such key; the nearest is config.{near}.")
+    return known[pattern]
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, value) of every key; None where nothing is set."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _check_value(path: str, value: Any, key: Key) -> None:
+    wanted = key.type()
+    if value is None:
+        return
+    right = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+    if not right and not (wanted is float and type(value) is int):
+        raise UserError(f"config.{path}={value!r}: a {wanted.__name__} is wanted. {key.meaning}")
+    if key.choices and value not in key.choices:
+        near = difflib.get_close_matches(str(value), key.choices, n=1, cutoff=0.0)[0]
+        raise UserError(
+            f"config.{path}={value!r}: choose one of {', '.join(key.choices)} (nearest: {near})."
+        )
+
+
+def _check_required(config: ConfigDict) -> None:
+    for path, value in leaves(config):
+        if value is None and not key_of(path).optional:
+            raise UserError(f"config.{path} must be given: {key_of(path).meaning}")
+
+
+def _check_model(config: ConfigDict) -> None:
+    for name in ("image", "text"):
+        tower = config.model[name]
+        if tower.width % tower.heads:
+            raise UserError(
+                f"config.model.{name}: heads={tower.heads} does not divide width={tower.width}."
+            )
+    image, text = config.model.image, config.model.text
+    if image.patch_size > image.size:
+        raise UserError(
+            f"config.model.image.patch_size={image.patch_size} is larger than the image "
+            f"(size={image.size})."
+        )
+    for name in ("image", "text"):
+        tower = config.model[name]
+        if tower.head == "none" and tower.width != config.model.embed_dim:
+            raise UserError(
+                f"config.model.{name}.head='none' wants width={tower.width} equal to "
+                f"config.model.embed_dim={config.model.embed_dim}; or set head='linear'."
+            )
+    too_long = [n for n in config.data.text_lengths if n > text.context_length]
+    if too_long:
+        raise UserError(
+            f"config.data.text_lengths: {too_long[0]} is above "
+            f"config.model.text.context_length={text.context_length}."
+        )
+    # Trimming is exact only where nothing that is kept ever looks at padding.
+    indifferent = (text.causal or text.mask_padding) and text.pool != "last"
+    if config.data.text_lengths and not indifferent:
+        raise UserError(
+            "config.data.text_lengths must be () for this text tower: it attends to its padding, so "
+            "shorter texts would give other embeddings."
+        )
+
+
+def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
+    """Checks what depends on the mesh: `sizes` of its axes `data`, `fsdp`, `tensor`."""
+    devices, parts = sizes["data"] * sizes["fsdp"], config.optim.microbatches
+    for key, batch in [("batch_size", config.batch_size)] + [
+        (f"evals.{name}.batch_size", spec.batch_size) for name, spec in config.evals.items()
+    ]:
+        share = devices * (parts if key == "batch_size" else 1)
+        if batch % share:
+            near = max(share, round(batch / share) * share)
+            raise UserError(
+                f"config.{key}={batch} does not divide over {devices} devices (data × fsdp)"
+                + (f" and {parts} microbatches" if share > devices else "")
+                + f"; the nearest that does is {near}."
+            )
+    for name in ("image", "text"):
+        heads = config.model[name].heads
+        if heads % sizes["tensor"]:
+            raise UserError(
+                f"config.mesh.tensor={sizes['tensor']} does not divide config.model.{name}.heads="
+                f"{heads}: heads are never split."
+            )
+
+
+def validate_outputs(goals: Mapping[str, tuple[Any, float]], given: tuple[str, ...]) -> None:
+    """Checks that the model can give what each objective requires."""
+    for name, (objective, _) in goals.items():
+        for outputs in objective.requires.values():
+            lacking = [output for output in outputs if output not in given]
+            if lacking:
+                remedy = {"logit_bias": "set config.model.logit_bias_init, e.g. -10.0"}.get(
+                    lacking[0], f"this model gives {', '.join(given)}"
+                )
+                raise UserError(
+                    f"config.objectives.{name} needs the model output {lacking[0]!r}: {remedy}."
+                )
+
+
+def validate_vocabulary(config: ConfigDict, vocab_size: int) -> None:
+    """Checks that every id of the tokenizer has a row in the embedding."""
+    rows = config.model.text.vocab_size
+    if rows < vocab_size:
+        raise UserError(
+            f"config.model.text.vocab_size={rows} is smaller than the vocabulary of the tokenizer "
+            f"({config.data.tokenizer}): set it to {vocab_size} or more."
+        )
+
+
+def validate_resume(old: ConfigDict, new: ConfigDict, workdir: Any) -> None:
+    """Checks that a run goes on as it began: only keys marked `resumable` may differ."""
+    before, after = dict(leaves(old)), dict(leaves(new))
+    for path in sorted(before.keys() | after.keys()):
+        if before.get(path) != after.get(path) and not key_of(path).resumable:
+            raise UserError(
+                f"{workdir} holds a run with config.{path}={before.get(path)!r}, not "
+                f"{after.get(path)!r}: give it back that value, or start in another --workdir."
+            )

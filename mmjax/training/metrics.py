@@ -1,0 +1,167 @@
+"""Where the numbers of a run go: metrics.jsonl always, TensorBoard, W&B, and a line for the eye."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+from rich.console import Console
+
+# Peak dense bfloat16 FLOP/s of one chip, from the vendors' data sheets (Google Cloud's TPU system
+# architecture pages; NVIDIA's A100, H100 and H200 data sheets, without sparsity).
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+class MetricWriter:
+    """Writes scalars of a step to every sink that the config asks for; on the first host only."""
+
+    def __init__(self, workdir: epath.Path, config: ConfigDict):
+        self._sinks: list[Any] = []
+        self._file = self._board = self._wandb = None
+        if jax.process_index() != 0:
+            return
+        self._file = (workdir / "metrics.jsonl").open("a")
+        if config.log.tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(workdir / "tensorboard"))
+        if config.log.wandb:
+            import wandb
+
+            self._wandb = wandb.init(
+                project=config.log.wandb, dir=str(workdir), id=_run_id(workdir), resume="allow",
+                config=json.loads(config.to_json_best_effort()),
+            )  # fmt: skip
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Records `values` at `step`; a line of metrics.jsonl is complete once this returns."""
+        if self._file:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(dict(values), step=step)
+
+    def close(self) -> None:
+        for sink, end in ((self._file, "close"), (self._board, "close"), (self._wandb, "finish")):
+            if sink:
+                getattr(sink, end)()
+
+
+def _run_id(workdir: epath.Path) -> str:
+    """One W&B run a workdir, also after a restart."""
+    import wandb
+
+    path = workdir / "wandb_id"
+    if not path.exists():
+        path.write_text(wandb.util.generate_id())
+    return path.read_text()
+
+
+class Meter:
+    """Throughput between two log lines: time, and the part of it spent waiting for data."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts a new interval (after a log line, and after an evaluation, which is not counted)."""
+        self._start, self._wait, self._steps, self._flops = time.perf_counter(), 0.0, 0, 0.0
+
+    def step(self, data_wait: float, flops: float) -> None:
+        """Counts one step: seconds waited for its batch, and its model FLOPs over all devices."""
+        self._steps += 1
+        self._wait += data_wait
+        self._flops += flops
+
+    def read(self) -> dict[str, float]:
+        """The interval's speed; call it after the device has finished the interval's last step."""
+        if not self._steps:
+            return {}
+        seconds = time.perf_counter() - self._start
+        devices = jax.device_count()
+        flops = self._flops / seconds / devices
+        speed = {
+            "examples_per_second": self._steps * self._batch_size / seconds,
+            "examples_per_second_per_device": self._steps * self._batch_size / seconds / devices,
+            "tflops_per_second_per_device": flops / 1e12,
+            "data_wait_share": self._wait / seconds,
+        }
+        peak = peak_flops(jax.devices()[0].device_kind)
+        if peak:
+            speed["mfu"] = flops / peak
+        memory = jax.local_devices()[0].memory_stats() or {}
+        if "peak_bytes_in_use" in memory:
+            speed["memory_gib"] = memory["peak_bytes_in_use"] / 2**30
+        return speed
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Published peak of a device by its kind, e.g. "NVIDIA H100 80GB HBM3"; None if unknown."""
+    names = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
+    return PEAK_FLOPS[max(names, key=len)] if names else None
+
+
+class ProgressLine:
+    """One line a log interval: what a person watching the run wants to know."""
+
+    def __init__(self, total_steps: int):
+        self._total = total_steps
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._started: tuple[float, int] | None = None
+
+    def say(self, text: str) -> None:
+        if jax.process_index() == 0:
+            self._console.print(text)
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Prints the metrics of a step."""
+        now = time.perf_counter()
+        self._started = self._started or (now, step)
+        parts = [f"[bold]step {step:>{len(f'{self._total:,}')},}/{self._total:,}[/]"]
+        losses = {k.removeprefix("loss/"): v for k, v in values.items() if k.startswith("loss/")}
+        parts.append(f"[cyan]loss {values['loss']:.4f}[/]")
+        if len(losses) > 1:
+            parts[-1] += " (" + ", ".join(f"{k} {v:.4f}" for k, v in losses.items()) + ")"
+        if "logit_scale" in values:
+            parts.append(f"scale {values['logit_scale']:.2f}")
+        parts += [f"grad {values['grad_norm']:.3f}", f"lr {values['lr']:.2e}"]
+        if "examples_per_second" in values:
+            parts.append(f"{values['examples_per_second']:,.0f} ex/s")
+            parts.append(f"data wait {values['data_wait_share']:.0%}")
+        if "mfu" in values:
+            parts.append(f"MFU {values['mfu']:.1%}")
+        if "memory_gib" in values:
+            parts.append(f"{values['memory_gib']:.2f} GiB")
+        if values.get("nonfinite"):
+            parts.append(f"[red]{values['nonfinite']:.0f} non-finite[/]")
+        begun, first = self._started
+        if step > first:
+            left = (now - begun) / (step - first) * (self._total - step)
+            parts.append(f"[dim]{_clock(left)} left[/]")
+        self.say("  ".join(parts))
+
+    def evaluation(self, name: str, values: Mapping[str, float]) -> None:
+        """Prints an evaluator's result."""
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+        self.say(f"[green]eval {name}[/]  {shown}")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,92 @@
+"""The folder of a run: its config, its tokenizer, and reading a run back for inference.
+
+WORKDIR/config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/.
+"""
+
+import json
+from typing import Any
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from mmjax import config as config_lib
+from mmjax import config_check
+from mmjax import data, models
+from mmjax.errors import UserError
+from mmjax.models import Multimodal
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import rules
+from mmjax.training.checkpoint import restore_params
+
+
+def open_workdir(workdir: epath.Path, config: ConfigDict) -> None:
+    """Makes the workdir and writes config.json, or checks the run that is already there.
+
+    UserError: it cannot be written, or holds a run whose config differs in what may not change.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        config_check.validate_resume(read_config(workdir), config, workdir)
+    if jax.process_index() == 0:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            temporary = workdir / "config.json.tmp"
+            temporary.write_text(config_lib.to_json(config))
+            temporary.replace(path)
+        except OSError as error:
+            raise UserError(
+                f"--workdir={workdir} cannot be written ({error.strerror}): name a folder that can."
+            ) from error
+    multihost_utils.sync_global_devices("workdir")
+
+
+def read_config(workdir: epath.Path) -> ConfigDict:
+    """The config of the run in `workdir`; UserError if there is none."""
+    path = epath.Path(workdir) / "config.json"
+    try:
+        return config_lib.from_json(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir} is not a workdir of a run: {path} is missing.") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}): restore it from a copy.") from error
+
+
+def workdir_tokenizer(workdir: epath.Path, config: ConfigDict, sources: Any) -> data.Tokenizer:
+    """The run's tokenizer, kept in WORKDIR/tokenizer: read, or trained on the captions, just once."""
+    folder = workdir / "tokenizer"
+    if not folder.exists() and jax.process_index() == 0:
+        kind, _, size = config.data.tokenizer.partition(":")
+        if kind == "captions" and size.isdigit():
+            captions = (c for source in sources for i in range(len(source)) for c in source.captions(i))
+            tokenizer = data.train_tokenizer(captions, int(size))
+        else:
+            tokenizer = data.load_tokenizer(config.data.tokenizer)
+        temporary = workdir / "tokenizer.tmp"
+        tokenizer.save(temporary)
+        temporary.rename(folder)
+    multihost_utils.sync_global_devices("tokenizer")
+    return data.load_tokenizer(folder)
+
+
+def restore_for_inference(workdir: str) -> tuple[ConfigDict, Multimodal, Any, data.Tokenizer]:
+    """(config, model, parameters, tokenizer) of a run; the averaged parameters if it keeps them.
+
+    The parameters lie on the current mesh (`jax.set_mesh`), or on the first device without one.
+    """
+    folder = epath.Path(workdir)
+    config = read_config(folder)
+    model = models.from_config(config.model)
+    shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    shardings = rules.param_shardings(shapes, mesh)
+    abstract = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+    _, params = restore_params(folder, abstract, ema=config.optim.ema > 0)
+    return config, model, params, data.load_tokenizer(folder / "tokenizer")
