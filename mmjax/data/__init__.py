@@ -1,6 +1,7 @@
 """Data: sources of image–text records, their order, decoding and augmentation, tokens, batches."""
 
-from mmjax.data.augment import Augment, eval_transform, train_transform
+from mmjax.data.augment import Augment, train_transform
+from mmjax.data.images import eval_transform
 from mmjax.data.order import Address, Order
 from mmjax.data.pipeline import train_batches
 from mmjax.data.records import BadRecord, Record, Source

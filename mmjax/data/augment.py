@@ -1,20 +1,17 @@
-"""Pictures: decoding, random augmentation for training, the exact resize of CLIP for evaluation.
+"""Random augmentation for training.
 
 Each augmentation is a small function that returns a matrix; all geometry becomes one matrix and one
 warp, all colour changes become another and one pass over the pixels. Output is uint8 [S, S, 3].
 """
 
-import io
 import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from mmjax.data.records import BadRecord
+from mmjax.data.images import WHITE, composite, decode, is_jpeg, jpeg_size
 
-WHITE = (255, 255, 255)
 GRAY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as Pillow and torchvision
 
 
@@ -58,9 +55,9 @@ def train_transform(
     Raises:
       BadRecord: the bytes are no picture.
     """
-    if not isinstance(image, np.ndarray) and not _is_jpeg(image):
+    if not isinstance(image, np.ndarray) and not is_jpeg(image):
         image = decode(image)
-    height, width = _jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
+    height, width = jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
     box = random_crop(rng, height, width, augment.crop_scale, augment.crop_ratio)
     box = box @ random_affine(rng, augment.rotate, augment.translate, augment.flip)
     if isinstance(image, bytes):
@@ -151,6 +148,9 @@ def warp(
 
 def random_colours(rng: np.random.Generator, image: np.ndarray, augment: Augment) -> np.ndarray:
     """Brightness, contrast, saturation, hue and grayscale of torchvision's ColorJitter, in turn."""
+    a = augment
+    if not (a.brightness or a.contrast or a.saturation or a.hue or a.grayscale):
+        return image
     matrix = brightness(_factor(rng, augment.brightness))
     if augment.contrast:
         mean = GRAY @ cv2.mean(image)[:3] * matrix[0, 0]
@@ -196,94 +196,6 @@ def hue(turns: float) -> np.ndarray:
 
 def _factor(rng: np.random.Generator, strength: float) -> float:
     return rng.uniform(max(0.0, 1 - strength), 1 + strength)
-
-
-# Evaluation.
-
-
-def eval_transform(image: Image.Image, size: int) -> np.ndarray:
-    """Shortest side to `size` with Pillow's bicubic, then the centre: uint8 [size, size, 3].
-
-    To the pixel what OpenAI's CLIP and open_clip compute with torchvision's Resize and CenterCrop.
-    Transparent pictures are laid on white first.
-    """
-    image = _to_rgb(image)
-    width, height = image.size
-    short = min(width, height)
-    if short != size:
-        width, height = (int(size * side / short) for side in (width, height))
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
-
-
-def open_image(image: bytes | np.ndarray) -> Image.Image:
-    """A picture as Pillow sees it, fully decoded. Raises BadRecord."""
-    if isinstance(image, np.ndarray):
-        return Image.fromarray(image)
-    try:
-        opened = Image.open(io.BytesIO(image))
-        opened.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadRecord(f"cannot be decoded ({error})") from error
-    return opened
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        return Image.fromarray(composite(np.asarray(image.convert("RGBA")), WHITE))
-    return image.convert("RGB")
-
-
-# Decoding.
-
-
-def decode(data: bytes, reduce: int = 1) -> np.ndarray:
-    """An encoded picture as uint8 [H, W, 3] RGB, or [H, W, 4] where it is transparent.
-
-    A JPEG is decoded at 1/`reduce` (1, 2, 4 or 8) of its size, which its format makes cheap and
-    antialiased. EXIF orientation is ignored, as open_clip does. Raises BadRecord.
-    """
-    buffer = np.frombuffer(data, np.uint8)
-    image = None
-    if len(data) and _is_jpeg(data):
-        if b"\xff\xd9" not in data[-1024:]:
-            open_image(data)  # OpenCV fills what is missing with gray; Pillow says so
-        flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2}
-        flags |= {4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-        image = cv2.imdecode(buffer, flags[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
-    elif len(data):
-        image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
-    if image is None or image.dtype not in (np.uint8, np.uint16):
-        return np.asarray(_to_rgb(open_image(data)))  # what OpenCV cannot read; or it is no picture
-    if image.dtype == np.uint16:
-        image = (image // 256).astype(np.uint8)
-    if image.ndim == 2:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-
-
-def composite(image: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
-    """Lays uint8 RGBA [H, W, 4] on a colour; RGB passes through."""
-    if image.shape[2] == 3:
-        return image
-    alpha = cv2.cvtColor(image[..., 3], cv2.COLOR_GRAY2RGB)
-    colour = cv2.multiply(cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), alpha, scale=1 / 255)
-    behind = np.outer(np.arange(255, -1, -1), background) / 255  # by alpha
-    return cv2.add(colour, cv2.LUT(alpha, np.rint(behind).astype(np.uint8)[None]))
-
-
-def _is_jpeg(data: bytes) -> bool:
-    return data[:3] == b"\xff\xd8\xff"
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Height and width from the header, without decoding the pixels."""
-    try:
-        width, height = Image.open(io.BytesIO(data)).size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadRecord(f"cannot be decoded ({error})") from error
-    return height, width
 
 
 def _cut(image: np.ndarray, box: np.ndarray, scale: tuple[float, float]) -> np.ndarray | None:

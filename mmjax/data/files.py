@@ -4,6 +4,7 @@ Everything but the pixels is read when the source is opened, so both keep their 
 """
 
 import csv
+import io
 import os
 import stat
 from collections import Counter
@@ -91,6 +92,8 @@ def open_folder(folder: Path, name: str) -> FileSource:
     Where no image has a text, the first level of subfolders are classes: the label is the number of
     the subfolder in sorted order, and there are no captions.
     """
+    if not folder.is_dir():
+        raise UserError(f"{name}: {folder} is not a folder.")
     images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     texts = [path.with_suffix(".txt") for path in images]
     if any(text.exists() for text in texts):
@@ -140,10 +143,13 @@ def _read_table(file: Path, name: str) -> list[dict[str, str]]:
         raise UserError(f"{name}: {file} is not UTF-8; save the table as UTF-8.") from error
     except OSError as error:
         raise UserError(f"{name}: {file} cannot be read: {error.strerror}.") from error
-    lines = text.splitlines(keepends=True)
-    if len(lines) < 2:
+    if not text.strip():
         raise UserError(f"{name}: {file} is empty; it needs a header line and rows.")
-    return list(csv.DictReader(lines, delimiter="\t" if "\t" in lines[0] else ","))
+    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
+    try:
+        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise UserError(f"{name}: {file} is no CSV ({error}).") from error
 
 
 def _column(columns, wanted: str, usual: tuple[str, ...], what: str, file: Path, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Generated pictures of coloured shapes with captions: data where there is none (smoke runs, tests)."""
+"""Generated pictures of coloured shapes with captions, for smoke runs and tests."""
 
 import cv2
 import numpy as np

@@ -15,7 +15,8 @@ from mmjax.data.array_record import open_array_record, open_tfds
 from mmjax.data.files import open_folder, open_table
 from mmjax.data.generated import open_generated
 from mmjax.data.records import IMAGE_SUFFIXES, Source
-from mmjax.data.tar import Fields, open_tar
+from mmjax.data.tar import open_tar
+from mmjax.data.tar_index import Fields
 from mmjax.errors import UserError
 
 FORMATS = ("tar", "csv", "folder", "tfds", "arrayrecord", "generated")
@@ -30,7 +31,7 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
           `tfds://name[/config][?data_dir=…&split=…]`, or `generated:COUNT`.
         format: one of FORMATS, or "auto" (default): found from the path.
         caption: where captions come from. Tar: "txt" (default) and "json:FIELD", comma-separated;
-          csv (or tsv): columns; TFDS and ArrayRecord: features; folder: always the .txt beside the image.
+          csv (or tsv): columns; TFDS and ArrayRecord: features; folder: always the .txt beside.
         image: column or feature of the image ("" finds it).
         label, group: JSON field, column or feature holding an integer ("" for none).
         split: of a TFDS dataset, "train" by default.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmjax.data.augment import eval_transform, open_image
+from mmjax.data.images import eval_transform, open_image
 from mmjax.data.pipeline import Batch, group_of, read_ahead
 from mmjax.data.records import BadRecord, Source
 from mmjax.data.tokenize import Tokenizer

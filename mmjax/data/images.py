@@ -1,0 +1,107 @@
+"""Pictures: decoding, and the exact resize of CLIP for evaluation.
+
+OpenCV decodes for training, where speed counts; Pillow for evaluation, where the pixels must be
+those that everyone else gets.
+"""
+
+import io
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mmjax.data.records import BadRecord
+
+WHITE = (255, 255, 255)
+_JPEG_FLAGS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+def eval_transform(image: Image.Image, size: int) -> np.ndarray:
+    """Shortest side to `size` with Pillow's bicubic, then the centre: uint8 [size, size, 3].
+
+    To the pixel what OpenAI's CLIP and open_clip compute with torchvision's Resize and CenterCrop.
+    Transparent pictures are laid on white first.
+    """
+    image = _to_rgb(image)
+    width, height = image.size
+    short = min(width, height)
+    if short != size:
+        width, height = (int(size * side / short) for side in (width, height))
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def open_image(image: bytes | np.ndarray) -> Image.Image:
+    """A picture as Pillow sees it, fully decoded. Raises BadRecord."""
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(image)
+    try:
+        opened = Image.open(io.BytesIO(image))
+        opened.load()
+    except Exception as error:  # each of Pillow's readers has its own kinds
+        raise BadRecord(f"cannot be decoded ({error})") from error
+    return opened
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        return Image.fromarray(composite(np.asarray(image.convert("RGBA")), WHITE))
+    return image.convert("RGB")
+
+
+def decode(data: bytes, reduce: int = 1) -> np.ndarray:
+    """An encoded picture as uint8 [H, W, 3] RGB, or [H, W, 4] where it is transparent.
+
+    A JPEG is decoded at 1/`reduce` (1, 2, 4 or 8) of its size, which its format makes cheap and
+    antialiased. EXIF orientation is ignored, as open_clip does. Raises BadRecord.
+    """
+    image = None
+    if is_jpeg(data):
+        if b"\xff\xd9" not in data[-1024:]:
+            open_image(data)  # OpenCV fills what is missing with gray; Pillow says so
+        image = _decode(data, _JPEG_FLAGS[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
+    elif data:
+        image = _decode(data, cv2.IMREAD_UNCHANGED)
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        return np.asarray(_to_rgb(open_image(data)))  # what OpenCV cannot read; or it is no picture
+    if image.dtype == np.uint16:
+        image = (image // 256).astype(np.uint8)
+    if image.ndim == 2:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def _decode(data: bytes, flags: int) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # too large, for one
+        return None
+
+
+def composite(image: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
+    """Lays uint8 RGBA [H, W, 4] on a colour; RGB passes through."""
+    if image.shape[2] == 3:
+        return image
+    alpha = cv2.cvtColor(image[..., 3], cv2.COLOR_GRAY2RGB)
+    colour = cv2.multiply(cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), alpha, scale=1 / 255)
+    behind = np.outer(np.arange(255, -1, -1), background) / 255  # by alpha
+    return cv2.add(colour, cv2.LUT(alpha, np.rint(behind).astype(np.uint8)[None]))
+
+
+def is_jpeg(data: bytes) -> bool:
+    return data[:3] == b"\xff\xd8\xff"
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """Height and width from the header, without decoding the pixels."""
+    try:
+        width, height = Image.open(io.BytesIO(data)).size
+    except Exception as error:  # each of Pillow's readers has its own kinds
+        raise BadRecord(f"cannot be decoded ({error})") from error
+    return height, width
