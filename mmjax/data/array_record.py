@@ -104,7 +104,7 @@ def open_tfds(
     split = split or options.get("split") or "train"
     try:
         builder = _tfds_builder(path, options.get("data_dir"))
-        features = list(builder.info.features or ())
+        features = sorted(builder.info.features or ())
         image = image or "image"
         if image not in features:
             raise UserError(

@@ -12,6 +12,9 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 MAX_BLOCK = 10_000
+# Up to here a permutation is a table of at most 128 kB: index_shuffle walks a cycle of 2^16 / length
+# steps in a smaller set, milliseconds in a tiny one.
+MATERIALISED = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +59,16 @@ class Order:
         block, slot = divmod(int(position), len(self._slots))
         source, rank = self._slots[slot]
         epoch, index = divmod(block * self.shares[source] + rank, self.lengths[source])
-        key = _permutation_key(self.seed, source, epoch)
         return Address(
-            source, epoch, index_shuffle(index, self.lengths[source] - 1, seed=key, rounds=4)
+            source, epoch, permute(index, self.lengths[source], self.seed, source, epoch)
         )
+
+
+def permute(index: int, length: int, *key: int) -> int:
+    """Where a permutation of 0 … length - 1, chosen by the key, takes `index`."""
+    if length <= MATERIALISED:
+        return int(_permutation(length, *key)[index])
+    return index_shuffle(index, length - 1, seed=_word(*key), rounds=4)
 
 
 def _shares(weights: Sequence[float]) -> list[int]:
@@ -72,7 +81,12 @@ def _shares(weights: Sequence[float]) -> list[int]:
     return np.maximum(np.rint(exact * MAX_BLOCK), 1).astype(int).tolist()
 
 
+@lru_cache(maxsize=64)
+def _permutation(length: int, *key: int) -> np.ndarray:
+    return np.random.default_rng(key).permutation(length).astype(np.uint16)
+
+
 @lru_cache(maxsize=4096)
-def _permutation_key(seed: int, source: int, epoch: int) -> int:
-    # index_shuffle takes 32 bits; SeedSequence mixes all of (seed, source, epoch) into them.
-    return int(np.random.SeedSequence([seed, source, epoch]).generate_state(1, np.uint32)[0])
+def _word(*key: int) -> int:
+    # index_shuffle takes 32 bits; SeedSequence mixes the whole key into them.
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint32)[0])

@@ -35,13 +35,13 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
         image: column or feature of the image ("" finds it).
         label, group: JSON field, column or feature holding an integer ("" for none).
         split: of a TFDS dataset, "train" by default.
-      name: what messages call it; the path by default.
+      name: what messages call it; the last part of the path by default.
 
     Raises:
       UserError: there is nothing there, or it cannot be read.
     """
     path = str(spec.get("path") or "")
-    name = name or path
+    name = name or Path(path).name
     if not path:
         raise UserError(f"{name or 'data'}: no path is given; set path to a folder or file.")
     kind = spec.get("format") or "auto"

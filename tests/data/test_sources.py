@@ -1,0 +1,53 @@
+"""Finding the format, and one sentence where there is nothing to open."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from mmjax.data import open_source
+from mmjax.data.sources import open_sources
+from mmjax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"path": ""}, "no path is given"),
+        ({"path": "no/such/folder"}, "path no/such/folder does not exist"),
+        ({"path": "no/such/*.tar"}, r"nothing at no/such/\*\.tar"),
+        ({"path": ".", "format": "parquet"}, "no format 'parquet'; use auto, tar, csv"),
+        ({"path": "gs://bucket/data"}, "gs://bucket/data is not on this machine"),
+        ({"path": "generated:many"}, "should be generated:COUNT"),
+    ],
+)
+def test_each_wrong_path_has_its_sentence(spec, message):
+    with pytest.raises(UserError, match=message):
+        open_source(ConfigDict(spec), "mine")
+
+
+def test_folders_and_files_of_unknown_content(tmp_path):
+    with pytest.raises(UserError, match=r"holds no \*\.tar"):
+        open_source({"path": str(tmp_path)})
+    (tmp_path / "a.xyz").write_text("?")
+    with pytest.raises(UserError, match="cannot tell the format"):
+        open_source({"path": str(tmp_path / "a.xyz")})
+    with pytest.raises(UserError, match="is not a folder"):
+        open_source({"path": str(tmp_path / "a.xyz"), "format": "folder"})
+
+
+def test_tar_captions_are_txt_or_json_fields(tmp_path):
+    (tmp_path / "0.tar").write_bytes(b"x")
+    with pytest.raises(UserError, match="caption='title' of tar shards"):
+        open_source({"path": str(tmp_path), "caption": "title"})
+
+
+def test_sources_come_sorted_by_name():
+    specs = ConfigDict({"b": {"path": "generated:3"}, "a": {"path": "generated:2"}})
+    assert [(s.name, len(s)) for s in open_sources(specs)] == [("a", 2), ("b", 3)]
+
+
+def test_generated_records_are_a_function_of_their_number():
+    a, b = (open_source({"path": "generated:30"}) for _ in range(2))
+    assert (a[7].image == b[7].image).all()
+    assert a[7].captions == ("a green cross", "a picture of a cross that is green")
+    assert len({a[i].image.tobytes() for i in range(30)}) == 30
+    assert [a[i].label for i in (0, 23, 24)] == [0, 23, 0]
