@@ -42,6 +42,10 @@ def param_spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P
         fits = [i for i in free if shape[i] % sizes["fsdp"] == 0]
         if fits:
             axes[max(fits, key=lambda i: shape[i])] = "fsdp"
+    # Written as JAX writes the shardings of a step's results, so that they compare equal.
+    axes = [axis if axis and sizes[axis] > 1 else None for axis in axes]
+    while axes and axes[-1] is None:
+        axes.pop()
     return P(*axes)
 
 
@@ -76,3 +80,14 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
         return whole
 
     return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def pin_state(state: Any) -> Any:
+    """Keeps a new state in the layout of the rules, under the current mesh if there is one.
+
+    Left alone, the compiler splits small results its own way, and the next step compiles again.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return state
+    return jax.lax.with_sharding_constraint(state, state_shardings(state, mesh))

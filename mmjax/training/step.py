@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from mmjax.models import Multimodal
 from mmjax.models.multimodal import MODEL_OUTPUTS
 from mmjax.objectives.registry import Batch, Objective, Outputs
+from mmjax.parallel import rules
 from mmjax.training import optim
 from mmjax.training.state import TrainState
 
@@ -80,7 +81,8 @@ def make_train_step(
         metrics |= {"loss": loss, "grad_norm": grad_norm, "lr": lr, "nonfinite": nonfinite}
         if "logit_scale" in params:
             metrics["logit_scale"] = jnp.exp(params["logit_scale"])
-        return TrainState(state.step + 1, params, opt_state, ema, nonfinite), metrics
+        new = TrainState(state.step + 1, params, opt_state, ema, nonfinite)
+        return rules.pin_state(new), metrics
 
     return train_step
 
