@@ -1,0 +1,24 @@
+"""Evaluation: library functions on arrays, and evaluators made of them for a config's `evals`.
+
+An evaluator is built once, with everything that can be wrong with its data found then, and called
+with parameters as often as wanted. Counts and ranks do not depend on batch size, devices or hosts.
+"""
+
+from mmjax.evaluation.command import run
+from mmjax.evaluation.ranks import ranks
+from mmjax.evaluation.retrieval import rank_metrics, retrieval_metrics
+from mmjax.evaluation.tasks import TASKS, Evaluator, build
+from mmjax.evaluation.zeroshot import accuracy, classifier, prompts
+
+__all__ = [
+    "TASKS",
+    "Evaluator",
+    "accuracy",
+    "build",
+    "classifier",
+    "prompts",
+    "rank_metrics",
+    "ranks",
+    "retrieval_metrics",
+    "run",
+]

@@ -1,0 +1,81 @@
+"""Held-out loss: the run's own objectives over fixed batches of a source.
+
+A contrastive loss depends on the batch: only full batches of `batch_size`, in order, are used, and
+what is left at the end is not. So the number is a function of the source and the batch size, not of
+the devices.
+"""
+
+import itertools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from mmjax import objectives
+from mmjax.data import Tokenizer, eval_batches, open_source
+from mmjax.errors import UserError
+from mmjax.evaluation.embed import batch_shards, on_mesh
+from mmjax.models import Multimodal
+from mmjax.parallel.mesh import local_rows, put_batch
+from mmjax.training.step import run_views, total_loss
+
+
+class HeldOutLoss:
+    """Evaluator of the weighted total and its parts, with each record's first caption."""
+
+    def __init__(
+        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+    ):
+        self._config, self._tokenizer = config, tokenizer
+        self._source = open_source(spec, name)
+        self._batch_size = spec["batch_size"]
+        if len(self._source) < self._batch_size:
+            raise UserError(
+                f"evals.{name}: batch_size={self._batch_size} is more than the "
+                f"{len(self._source)} records of {self._source.name}: lower it."
+            )
+        if self._batch_size % batch_shards():
+            raise UserError(
+                f"evals.{name}: batch_size={self._batch_size} is not a multiple of the "
+                f"{batch_shards()} devices that share the batch, and the loss depends on it."
+            )
+        goals = objectives.build(config.objectives)
+
+        def loss(params, batch, key):
+            outputs = run_views(model, goals, params, batch, key, train=False)
+            total, metrics = total_loss(goals, outputs, batch)
+            return metrics | {"loss": total}
+
+        self._loss = jax.jit(loss, out_shardings=P())
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """Means over the batches: "loss", "loss/OBJECTIVE", "OBJECTIVE/METRIC"; and "examples"."""
+        with on_mesh(params) as params:
+            results = [
+                self._loss(params, put_batch(batch, self._batch_size), key)
+                for batch, key in zip(self._batches(), self._keys(), strict=False)
+            ]
+        means = {name: float(np.mean([r[name] for r in results])) for name in results[0]}
+        return means | {"examples": float(len(results) * self._batch_size)}
+
+    def _batches(self):
+        """The full batches, with the columns that training has."""
+        batches = eval_batches(
+            self._source,
+            image_size=self._config.model.image.size,
+            tokenizer=self._tokenizer,
+            text_length=self._config.model.text.context_length,
+            batch_size=self._batch_size,
+            rows=local_rows(self._batch_size),
+            workers=self._config.data.workers,
+        )
+        columns = ("image", "text", "text_mask", "group")
+        for batch in itertools.islice(batches, len(self._source) // self._batch_size):
+            yield {name: batch[name] for name in columns}
+
+    def _keys(self):
+        """The same random views (masks and the like) at every evaluation."""
+        key = jax.random.key(self._config.seed)
+        return (jax.random.fold_in(key, number) for number in itertools.count())

@@ -1,0 +1,45 @@
+"""Ranks of the right answers by cosine similarity: what retrieval and zero-shot both measure.
+
+The order is total: a higher score comes first, of equal scores the lower index. Scores are float64
+products of the float32 embeddings rounded to float32, so that they, and the ranks, do not depend
+on how the product is cut into blocks, and equal embeddings tie exactly.
+"""
+
+import numpy as np
+
+BLOCK = 1 << 22  # scores in memory at once
+
+
+def ranks(
+    query: np.ndarray, candidates: np.ndarray, pairs: np.ndarray, *, block: int = BLOCK
+) -> np.ndarray:
+    """The 0-based rank of each query's best-placed right answer among all candidates.
+
+    Args:
+      query: float [Q, D].
+      candidates: float [M, D].
+      pairs: int [P, 2] of (query, candidate), the right answers; each query has at least one.
+      block: scores [rows, M] computed at once; the Q × M matrix as a whole never exists.
+
+    Returns:
+      int64 [Q], 0 … M - 1. What is not finite ranks last: candidates whose score against the
+      query is NaN count as better than the right answer, and a NaN right answer as the worst.
+    """
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    if not np.array_equal(np.unique(pairs[:, 0]), np.arange(len(query))):
+        raise ValueError("each query needs at least one right answer")
+    columns = candidates.astype(np.float64).T  # [D, M]
+    index = np.arange(len(candidates))
+    rows = max(1, block // len(candidates))
+    result = np.empty(len(query), np.int64)
+    for start in range(0, len(query), rows):
+        stop = min(start + rows, len(query))
+        scores = (query[start:stop].astype(np.float64) @ columns).astype(np.float32)  # [rows, M]
+        first, last = np.searchsorted(pairs[:, 0], (start, stop))
+        right = np.zeros(scores.shape, bool)
+        right[pairs[first:last, 0] - start, pairs[first:last, 1]] = True
+        best = np.where(right, scores, -np.inf).argmax(axis=1)[:, None]  # lowest index of equals
+        score = np.take_along_axis(scores, best, axis=1)
+        behind = (scores < score) | ((scores == score) & (index > best))
+        result[start:stop] = len(candidates) - 1 - behind.sum(axis=1)
+    return result

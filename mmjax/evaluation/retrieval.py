@@ -1,0 +1,122 @@
+"""Image–text retrieval: R@K, median and mean rank, both directions, several captions an image.
+
+The protocol is open_clip's and CLIP_benchmark's: image → text is a hit if any of the image's
+captions is in the top k; text → image asks for the one image the caption was written for. Of equal
+scores the lower index comes first.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmjax.data import BadRecord, Source, Tokenizer, open_source
+from mmjax.errors import UserError
+from mmjax.evaluation.embed import Embedder, on_mesh
+from mmjax.evaluation.ranks import ranks
+from mmjax.evaluation.words import read_lines
+from mmjax.models import Multimodal
+
+TOP = (1, 5, 10)
+
+
+def retrieval_metrics(
+    image_embed: np.ndarray, text_embed: np.ndarray, pairs: np.ndarray
+) -> dict[str, float]:
+    """Metrics of both directions.
+
+    Args:
+      image_embed: float [N, D] of unit length.
+      text_embed: float [M, D] of unit length. A text of no image is a distractor: a candidate of
+        image → text, but no query of text → image.
+      pairs: int [P, 2] of (image, text) that belong together; each image has at least one text.
+
+    Returns:
+      "image_to_text/R@1" … as shares in 0..1, "…/median_rank" and "…/mean_rank" counted from 1
+      (the median of an even number is rounded down), and the same for "text_to_image"; and the
+      numbers of "images" and "texts".
+    """
+    asked, query = np.unique(pairs[:, 1], return_inverse=True)
+    found = {
+        "image_to_text": ranks(image_embed, text_embed, pairs),
+        "text_to_image": ranks(
+            text_embed[asked], image_embed, np.stack([query, pairs[:, 0]], axis=1)
+        ),
+    }
+    metrics = {
+        f"{direction}/{name}": value
+        for direction, rank in found.items()
+        for name, value in rank_metrics(rank).items()
+    }
+    return metrics | {"images": float(len(image_embed)), "texts": float(len(text_embed))}
+
+
+def rank_metrics(rank: np.ndarray) -> dict[str, float]:
+    """R@K, median and mean of 0-based ranks [N]; the last two are counted from 1."""
+    return {
+        **{f"R@{k}": float((rank < k).mean()) for k in TOP},
+        "median_rank": float(np.floor(np.median(rank)) + 1),
+        "mean_rank": float(rank.mean() + 1),
+    }
+
+
+class Retrieval:
+    """Evaluator of a source of images with captions. Spec keys beside those of a source:
+
+    candidates: "" makes each caption a text of its own (COCO, Flickr30k); "captions" the distinct
+      captions; a file of one text a line these texts, and captions that are not among them. With
+      distinct texts, text → image asks for any image of that caption.
+    """
+
+    def __init__(
+        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+    ):
+        self._source = open_source(spec, name)
+        self._embedder = Embedder(model, config, tokenizer, spec["batch_size"])
+        captions = captions_of(self._source)
+        candidates = spec.get("candidates") or ""
+        if candidates:
+            first = () if candidates == "captions" else read_lines(Path(candidates), name)
+            texts, self._pairs = distinct_texts(captions, first)
+        else:
+            texts = [caption for group in captions for caption in group]
+            owners = np.repeat(np.arange(len(captions)), [len(group) for group in captions])
+            self._pairs = np.stack([owners, np.arange(len(texts))], axis=1)
+        self._tokens = self._embedder.tokenize(texts)
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """Metrics as `retrieval_metrics` names them, the same on every host."""
+        with on_mesh(params) as params:
+            images = self._embedder.images(params, self._source)["image_embed"]
+            texts = self._embedder.texts(params, self._tokens)
+        return retrieval_metrics(images, texts, self._pairs)
+
+
+def captions_of(source: Source) -> list[tuple[str, ...]]:
+    """The captions of each record; UserError names a record without one."""
+    captions = []
+    for number in range(len(source)):
+        try:
+            captions.append(source.captions(number))
+        except BadRecord as error:
+            raise UserError(f"{source.name}: {error}; repair or remove it.") from error
+        if not captions[-1]:
+            raise UserError(
+                f"{source.name}: {source[number].key} has no caption: retrieval needs one for each "
+                "image."
+            )
+    return captions
+
+
+def distinct_texts(
+    captions: list[tuple[str, ...]], first: tuple[str, ...] | list[str]
+) -> tuple[list[str], np.ndarray]:
+    """Each text once, those of `first` first, and int [P, 2] of (record, text) that match."""
+    number = {text: i for i, text in enumerate(dict.fromkeys(first))}
+    pairs = [
+        (image, number.setdefault(caption, len(number)))
+        for image, group in enumerate(captions)
+        for caption in dict.fromkeys(group)
+    ]
+    return list(number), np.array(pairs)

@@ -1,0 +1,50 @@
+"""The evaluators by task, and the one door that builds them from a config's entry."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmjax import config as config_lib
+from mmjax.data import Tokenizer
+from mmjax.errors import UserError
+from mmjax.evaluation.loss import HeldOutLoss
+from mmjax.evaluation.retrieval import Retrieval
+from mmjax.evaluation.zeroshot import ZeroShot
+from mmjax.models import Multimodal
+
+Evaluator = Callable[[Any], dict[str, float]]
+TASKS: dict[str, Callable[..., Evaluator]] = {
+    "loss": HeldOutLoss,
+    "retrieval": Retrieval,
+    "zeroshot": ZeroShot,
+}
+
+
+def build(
+    name: str,
+    spec: Mapping[str, Any] | ConfigDict,
+    *,
+    config: ConfigDict,
+    model: Multimodal,
+    tokenizer: Tokenizer,
+) -> Evaluator:
+    """The evaluator of one entry of `config.evals`: parameters -> metrics.
+
+    It runs under the current mesh (`jax.set_mesh`), or without one on all devices of this host.
+
+    Args:
+      name: the entry's name, for messages.
+      spec: keys `evals.*`; those left out are at their defaults.
+      config: the run's config (model, data, objectives and seed are read).
+      model: `models.from_config(config.model)`.
+      tokenizer: the run's.
+
+    Raises:
+      UserError: unknown task, missing data, or a key that does not fit it.
+    """
+    spec = config_lib.entry("evals", **spec)
+    task = spec.task
+    if task not in TASKS:
+        raise UserError(f"evals.{name}.task is one of {', '.join(TASKS)}, not {task!r}.")
+    return TASKS[task](name, spec, config=config, model=model, tokenizer=tokenizer)

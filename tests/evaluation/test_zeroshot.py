@@ -1,0 +1,148 @@
+"""Zero-shot classification: words, classifier, accuracy, and the evaluator on files."""
+
+import hashlib
+
+import helpers
+import jax
+import numpy as np
+import pytest
+
+from mmjax import evaluation
+from mmjax.data import eval_batches, open_source
+from mmjax.errors import UserError
+from mmjax.evaluation.words import class_names, templates_of
+from mmjax.evaluation.zeroshot import accuracy, classifier, prompts
+from mmjax.parallel.mesh import make_mesh
+
+
+def build(spec):
+    config, model, _ = helpers.run()
+    tokenizer = helpers.tokenizer()
+    spec = {"task": "zeroshot", "label": "class"} | spec
+    return evaluation.build("z", spec, config=config, model=model, tokenizer=tokenizer)
+
+
+def test_imagenet_words_are_everyones():
+    names, templates = class_names("imagenet", "z"), templates_of("imagenet", "z")
+
+    def digest(lines):
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+
+    assert (len(names), len(set(names)), len(templates)) == (1000, 998, 80)
+    assert digest(names) == "571ae1c5"
+    assert digest(prompts(names, templates)) == "be94544a"
+    by_template = [prompt for template in templates for prompt in prompts(names, [template])]
+    assert digest(by_template) == "ddf3e647"
+
+
+def test_prompts_are_class_major_and_names_may_hold_braces():
+    assert prompts(["a", "{b}"], ["{}", "the {}."]) == ["a", "the a.", "{b}", "the {b}."]
+
+
+def test_classifier_is_the_normalised_mean():
+    embed = np.array([[[1, 0], [0, 1]], [[0, -1], [0, -1]]], np.float32)
+    np.testing.assert_allclose(classifier(embed), [[0.5**0.5, 0.5**0.5], [0, -1]], rtol=1e-7)
+
+
+def test_accuracy_against_a_loop():
+    rng = np.random.default_rng(0)
+    image, weights = rng.normal(size=(50, 4)), rng.normal(size=(9, 4))
+    weights[7] = weights[2]  # a tie: class 2 is found first
+    label = np.concatenate([rng.integers(0, 8, 48), [7, 2]])
+    top1, top5 = [], []
+    for x, right in zip(image, label, strict=True):
+        scores = [np.float32(x @ w) for w in weights]
+        order = sorted(range(9), key=lambda c: (-scores[c], c))
+        top1.append(order[0] == right)
+        top5.append(right in order[:5])
+    recall = [np.mean(np.array(top1)[label == c]) for c in range(9) if (label == c).any()]
+    assert accuracy(image, weights, label) == pytest.approx(
+        {
+            "top1": np.mean(top1), "top5": np.mean(top5), "mean_per_class_recall": np.mean(recall),
+            "examples": 50, "classes": 9,
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture
+def spec(tmp_path):
+    words = helpers.WORDS[:6]
+    labels = np.random.default_rng(3).integers(0, 6, 21)
+    path = helpers.write_table(tmp_path, [["a"]] * 21, labels)
+    (tmp_path / "classes.txt").write_text("\n".join(words) + "\n")
+    (tmp_path / "templates.txt").write_text("a small {}\n{} and sea\n")
+    return {
+        "path": path,
+        "classes": str(tmp_path / "classes.txt"),
+        "templates": str(tmp_path / "templates.txt"),
+    }
+
+
+def test_equals_one_plain_batch(spec):
+    _, model, params = helpers.run()
+    source = open_source(spec | {"label": "class"})
+    images = next(eval_batches(source, image_size=32, tokenizer=None, text_length=0, batch_size=21,
+                               rows=np.arange(21)))  # fmt: skip
+    weights = []
+    for word in helpers.WORDS[:6]:
+        ids, mask = helpers.tokenizer().encode([f"a small {word}", f"{word} and sea"], 16)
+        batch = {"text": ids, "text_mask": mask}
+        embed = model.apply({"params": params}, batch, ("text_embed",))["text_embed"].mean(axis=0)
+        weights.append(embed / np.linalg.norm(embed))
+    embed = model.apply({"params": params}, images, ("image_embed",))["image_embed"]
+    guess = np.argmax(np.asarray(embed) @ np.array(weights).T, axis=1)
+    metrics = build(spec)(params)
+    assert metrics["top1"] == pytest.approx(np.mean(guess == images["label"]))
+    assert len(set(guess.tolist())) > 1
+    assert (metrics["examples"], metrics["classes"]) == (21, 6)
+
+
+def test_does_not_depend_on_batch_size_or_devices(spec):
+    _, _, params = helpers.run()
+    expected = build(spec | {"batch_size": 64})(params)
+    assert 0 < expected["top1"] < 1
+    for batch_size, mesh in [(7, make_mesh(devices=jax.devices()[:1])), (7, make_mesh(fsdp=4))]:
+        with jax.set_mesh(mesh):
+            assert build(spec | {"batch_size": batch_size})(params) == expected
+
+
+def test_classes_of_one_name_tie_exactly(spec, tmp_path):
+    _, _, params = helpers.run()
+    (tmp_path / "classes.txt").write_text("\n".join(["moon"] * 6))
+    metrics = build(spec | {"batch_size": 5})(params)
+    source = open_source(spec | {"label": "class"})
+    labels = np.array([source[number].label for number in range(len(source))])
+    assert metrics["top1"] == pytest.approx(np.mean(labels == 0))  # the lowest class always wins
+    assert metrics["top5"] == pytest.approx(np.mean(labels < 5))
+
+
+def test_a_label_outside_the_classes_is_named(spec, tmp_path):
+    _, _, params = helpers.run()
+    (tmp_path / "classes.txt").write_text("moon\nsea\n")
+    with pytest.raises(UserError, match=r"\.png has the label \d, but there are 2 classes, 0 to 1"):
+        build(spec)(params)
+    with pytest.raises(UserError, match=r"0\.png has no label"):
+        build(spec | {"label": ""})(params)
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "message"),
+    [
+        ("classes", None, r"evals\.z: cannot read .*missing\.txt"),
+        ("classes", b"\n \n", r"holds no lines"),
+        ("classes", b"\xff\xfe\x00", r"is not UTF-8"),
+        ("templates", b"a photo\n", r"the template 'a photo' .* has no \{\}"),
+    ],
+)
+def test_bad_word_files_are_said(spec, tmp_path, key, content, message):
+    path = tmp_path / "missing.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        build(spec | {key: str(path)})
+
+
+def test_classes_are_asked_for(spec):
+    del spec["classes"]
+    with pytest.raises(UserError, match="zero-shot needs classes"):
+        build(spec)
