@@ -231,12 +231,12 @@ def smoke(config: ConfigDict) -> ConfigDict:
         tower.update(width=32, depth=2, heads=4, mlp_dim=64)
     config.update(total_steps=6, batch_size=16)
     config.optim.warmup_steps = min(config.optim.warmup_steps, 2)
-    config.data.train = {"generated": entry("data.train", path="generated://64")}
+    config.data.train = {"generated": entry("data.train", path="generated:64")}
     config.data.tokenizer = "captions:600"
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
     for name, spec in config.evals.items():
         config.evals[name] = entry(
-            "evals", task=spec.task, every=3, path="generated://24", batch_size=16
+            "evals", task=spec.task, every=3, path="generated:24", batch_size=16
         )
     config.checkpoint.every = 3
     config.log.every = 2

@@ -1,0 +1,121 @@
+"""The command line as a user meets it: help, mistakes, exit status."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mmjax import cli
+from mmjax.errors import UserError
+
+CONFIG = """
+from mmjax import config as config_lib, models
+def get_config(arg=None):
+    config = config_lib.default()
+    config.model = models.zoo.config("tiny")
+    config.objectives.clip = config_lib.entry("objectives")
+    config.data.train.pairs = config_lib.entry("data.train")
+    return config_lib.smoke(config) if arg == "smoke" else config
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(CONFIG)
+    return str(file)
+
+
+def fails_with(capsys, *argv):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(argv)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "export"])
+def test_help_has_examples(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert f"mmjax {command} --" in text
+    assert "--workdir" in text
+
+
+def test_module_and_console_script_are_the_same():
+    done = subprocess.run(
+        [sys.executable, "-m", "mmjax", "train", "--keys"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "config.optim.lr = 0.001" in done.stdout
+
+
+def test_overrides_reach_the_config(config_file):
+    config = cli.load_config(
+        config_file, ["--config.optim.lr=3e-4", "--config.data.train.pairs.path=a.csv"]
+    )
+    assert config.optim.lr == 3e-4
+    assert config.data.train.pairs.path == "a.csv"
+
+
+def test_argument_reaches_get_config(config_file):
+    assert cli.load_config(f"{config_file}:smoke").total_steps == 6
+
+
+def test_unknown_key_names_the_nearest(config_file, capsys):
+    error = fails_with(capsys, "train", f"--config={config_file}", "--config.optim.lrate=1",
+                       "--workdir=w")  # fmt: skip
+    assert "config.optim.lrate: there is no such key; the nearest is config.optim.lr" in error
+
+
+def test_wrong_type_names_the_key(config_file, capsys):
+    error = fails_with(capsys, "train", f"--config={config_file}", "--config.optim.lr=fast",
+                       "--workdir=w")  # fmt: skip
+    assert "config.optim.lr" in error
+    assert "fast" in error
+
+
+def test_entry_that_the_file_does_not_have(config_file):
+    with pytest.raises(UserError, match="is not in .*config.py"):
+        cli.load_config(config_file, ["--config.data.train.other.path=x"])
+
+
+def test_missing_config_file(capsys):
+    assert "there is no file nowhere.py" in fails_with(
+        capsys, "train", "--config=nowhere.py", "--workdir=w"
+    )
+
+
+def test_file_without_get_config(tmp_path):
+    file = tmp_path / "empty.py"
+    file.write_text("")
+    argv = [sys.executable, "-m", "mmjax", "train", f"--config={file}", "--workdir=w"]
+    done = subprocess.run(argv, capture_output=True, text=True)  # a fresh process: modules stay
+    assert done.returncode == 2
+    assert done.stderr == f"mmjax: --config={file}: the file defines no get_config(arg).\n"
+
+
+def test_missing_flags_and_unknown_flags(config_file, capsys):
+    assert "needs --config" in fails_with(capsys, "train")
+    assert "unrecognized argument --wrkdir=x" in fails_with(capsys, "train", "--wrkdir=x")
+    assert "--config.optim.lr=1" in fails_with(
+        capsys, "export", "--workdir=w", "--output=o", "--config.optim.lr=1"
+    )
+
+
+def test_missing_data(config_file, tmp_path, capsys):
+    error = fails_with(
+        capsys, "train", f"--config={config_file}", f"--workdir={tmp_path / 'w'}",
+        "--config.data.train.pairs.path=nowhere.csv",
+    )  # fmt: skip
+    assert "nowhere.csv" in error
+    assert not (tmp_path / "w").exists()
+
+
+def test_workdir_without_a_run(tmp_path, capsys):
+    assert "not a workdir of a run" in fails_with(
+        capsys, "export", f"--workdir={tmp_path}", f"--output={tmp_path / 'o'}"
+    )

@@ -1,0 +1,116 @@
+"""Config keys: one place, and mistakes that stop before the first step with a sentence."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from mmjax import config as config_lib
+from mmjax import config_check, models
+from mmjax.errors import UserError
+
+
+@pytest.fixture
+def config():
+    config = config_lib.default()
+    config.model = models.zoo.config("tiny")
+    config.objectives.clip = config_lib.entry("objectives")
+    config.data.train.pairs = config_lib.entry("data.train", path="pairs.csv")
+    config.evals.held = config_lib.entry("evals", path="held.csv", task="retrieval")
+    return config
+
+
+def test_every_key_has_a_meaning_and_stands_once():
+    paths = [key.path for key in config_lib.KEYS]
+    assert len(paths) == len(set(paths))
+    assert all(key.meaning.endswith(".") for key in config_lib.KEYS)
+    assert all(f"config.{path} = " in config_lib.describe() for path in paths)
+
+
+def test_valid_config_survives_json(config):
+    config_check.validate(config)
+    again = config_lib.from_json(config_lib.to_json(config))
+    config_check.validate(again)
+    assert again.to_dict() == config.to_dict()
+    assert isinstance(again.data.augment.crop_scale, tuple)
+
+
+def test_older_config_gets_new_keys_defaults(config):
+    text = config_lib.to_json(config).replace('"max_bad"', '"removed_long_ago"')
+    assert config_lib.from_json(text).data.max_bad == config.data.max_bad
+
+
+BAD = {
+    "unknown key": (
+        lambda c: c.optim.update(lrr=1.0),
+        r"config\.optim\.lrr: there is no such key; the nearest is config\.optim\.lr\.",
+    ),
+    "unknown key of an entry": (
+        lambda c: c.data.train.pairs.update(pth="x"),
+        r"the nearest is config\.data\.train\.pairs\.path",
+    ),
+    "unknown objective": (
+        lambda c: c.objectives.update(clp=config_lib.entry("objectives")),
+        r"config\.objectives\.clp: no such objective; the nearest is 'clip'",
+    ),
+    "unknown option": (
+        lambda c: c.objectives.clip.update(wait=1.0),
+        r"the nearest is config\.objectives\.clip\.weight",
+    ),
+    "wrong type": (
+        lambda c: setattr(c, "optim", ConfigDict(c.optim.to_dict() | {"lr": "fast"})),
+        r"config\.optim\.lr='fast': a float is wanted\. Peak learning rate",
+    ),
+    "no such choice": (
+        lambda c: c.optim.update(name="adam"),
+        r"config\.optim\.name='adam': choose one of .* \(nearest: adamw\)",
+    ),
+    "missing path": (
+        lambda c: c.data.train.update(more=config_lib.entry("data.train")),
+        r"config\.data\.train\.more\.path must be given",
+    ),
+    "no objective": (lambda c: c.objectives.clip.update(weight=0.0), "trains nothing"),
+    "no data": (lambda c: setattr(c.data, "train", {}), r"config\.data\.train has no source"),
+    "heads": (lambda c: c.model.image.update(heads=7), r"heads=7 does not divide width=64"),
+    "patch": (lambda c: c.model.image.update(patch_size=64), "larger than the image"),
+    "head none": (lambda c: c.model.image.update(head="none"), r"width=64 equal to .*embed_dim=32"),
+    "long text": (lambda c: c.data.update(text_lengths=(99,)), "99 is above"),
+    "trimmed padding": (
+        lambda c: (c.data.update(text_lengths=(8,)), c.model.text.update(causal=False)),
+        r"text_lengths must be \(\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_config_is_one_sentence(config, name):
+    change, message = BAD[name]
+    with config.unlocked():
+        change(config)
+    with pytest.raises(UserError, match=message):
+        config_check.validate(config)
+
+
+def test_batch_that_does_not_divide_the_mesh(config):
+    sizes = {"data": 4, "fsdp": 2, "tensor": 1}
+    config_check.validate_on_mesh(config, sizes)
+    config.batch_size = 100
+    with pytest.raises(UserError, match=r"batch_size=100 does not divide over 8.*nearest .* 96"):
+        config_check.validate_on_mesh(config, sizes)
+    config.update(batch_size=128)
+    config.optim.microbatches = 32
+    with pytest.raises(UserError, match=r"and 32 microbatches; the nearest that does is 256"):
+        config_check.validate_on_mesh(config, sizes)
+
+
+def test_tensor_that_splits_a_head(config):
+    with pytest.raises(UserError, match=r"config\.mesh\.tensor=8 does not divide .*heads=4"):
+        config_check.validate_on_mesh(config, {"data": 1, "fsdp": 1, "tensor": 8})
+
+
+def test_resume_may_change_some_keys_only(config):
+    other = config_lib.from_json(config_lib.to_json(config))
+    other.data.workers, other.log.every, other.mesh.fsdp = 7, 7, 2
+    other.evals.more = config_lib.entry("evals", path="more.csv", task="loss")
+    config_check.validate_resume(config, other, "runs/a")
+    other.data.train.pairs.weight = 2.0
+    with pytest.raises(UserError, match=r"runs/a holds a run with config\.data\.train\.pairs\.wei"):
+        config_check.validate_resume(config, other, "runs/a")

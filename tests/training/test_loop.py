@@ -1,0 +1,177 @@
+"""A whole run: interruption, resume, damage, refusal."""
+
+import importlib.util
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mmjax import config as config_lib
+from mmjax import data, models
+from mmjax.errors import UserError
+from mmjax.training import loop
+from mmjax.training.workdir import restore_for_inference
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+def small_config(**optim):
+    config = config_lib.default()
+    config.model = models.zoo.config("tiny")
+    config.objectives.clip = config_lib.entry("objectives")
+    config = config_lib.smoke(config)
+    config.total_steps = 20
+    config.checkpoint.update(every=5, keep=2)
+    config.log.update(every=1, tensorboard=False)
+    config.model.image.patch_dropout = 0.25  # so that the step's own randomness is part of it
+    config.data.augment.update(crop_scale=(0.5, 1.0), crop_ratio=(0.7, 1.4), flip=0.5)
+    config.optim.update(ema=0.9, warmup_steps=3, **optim)
+    return config
+
+
+def interrupt_after(monkeypatch, steps):
+    """Makes the next run stop, as by Ctrl-C, when it asks for batch `steps` + 1."""
+    make = data.train_batches
+
+    def train_batches(*args, **kwargs):
+        batches = make(*args, **kwargs)
+        yield from itertools.islice(batches, steps)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "train_batches", train_batches)
+
+
+def metrics_of(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line for line in lines if "loss" in line}
+
+
+def assert_same_bits(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory):
+    """A run of 20 steps without interruption: (workdir, final state)."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, loop.train(small_config(), workdir)
+
+
+def test_resumed_run_is_bit_equal(whole_run, tmp_path, monkeypatch):
+    whole, straight = whole_run
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 10)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(small_config(), tmp_path)
+    assert max(metrics_of(tmp_path)) == 10
+    resumed = loop.train(small_config(), tmp_path)
+    assert int(resumed.step) == 20
+    assert_same_bits(resumed, straight)
+    losses = [{s: m["loss"] for s, m in metrics_of(w).items()} for w in (whole, tmp_path)]
+    assert losses[0] == losses[1]
+
+
+def test_finished_run_trains_no_further(whole_run, capsys):
+    workdir, state = whole_run
+    before = (workdir / "metrics.jsonl").read_text()
+    assert_same_bits(loop.train(small_config(), workdir), state)
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_checkpoints_keep_the_newest(whole_run):
+    steps = {p.name for p in (whole_run[0] / "checkpoints").iterdir() if p.name.isdigit()}
+    assert steps == {"15", "20"}
+
+
+def test_inference_reads_the_average(whole_run):
+    workdir, state = whole_run
+    config, model, params, tokenizer = restore_for_inference(workdir)
+    assert_same_bits(params, state.ema)
+    assert config.to_dict() == small_config().to_dict()
+    assert model.text.vocab_size >= tokenizer.vocab_size
+
+
+def test_damaged_checkpoint_falls_back_and_is_kept_aside(whole_run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole_run[0], workdir)
+    damaged = workdir / "checkpoints" / "20"
+    for file in damaged.rglob("*"):
+        if file.is_file() and file.stat().st_size > 200:
+            file.write_bytes(b"damaged")
+    state = loop.train(small_config(), workdir)  # again from 15
+    assert_same_bits(state, whole_run[1])
+    assert (workdir / "checkpoints" / "unreadable" / "20").is_dir()
+    assert (workdir / "checkpoints" / "20").is_dir()
+
+
+def test_all_checkpoints_damaged_is_an_error_and_deletes_nothing(whole_run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole_run[0], workdir)
+    for file in (workdir / "checkpoints").rglob("*"):
+        if file.is_file() and file.stat().st_size > 200:
+            file.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="None of the checkpoints"):
+        loop.train(small_config(), workdir)
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} >= {"15", "20"}
+
+
+def test_another_config_is_refused(whole_run):
+    with pytest.raises(UserError, match=r"config\.optim\.b1=0\.9, not 0\.8.*another --workdir"):
+        loop.train(small_config(b1=0.8), whole_run[0])
+
+
+def test_mesh_may_change_on_resume(whole_run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 10)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(small_config(), tmp_path)
+    config = small_config()
+    config.mesh.update(data=2, fsdp=2, tensor=2)
+    loop.train(config, tmp_path)
+    ours, theirs = metrics_of(tmp_path), metrics_of(whole_run[0])
+    assert ours[11]["loss"] == pytest.approx(theirs[11]["loss"], rel=1e-5)
+
+
+def test_run_that_diverges_stops_and_keeps_its_checkpoints(tmp_path):
+    config = small_config(max_nonfinite=3)
+    config.model.logit_scale_init = float("inf")
+    with pytest.raises(UserError, match=r"not finite in the 3 steps up to 3.*lower config.optim.lr"):
+        loop.train(config, tmp_path)
+
+
+def test_vocabulary_smaller_than_the_tokenizers(tmp_path):
+    config = small_config()
+    config.model.text.vocab_size = 520
+    with pytest.raises(UserError, match=r"config.model.text.vocab_size=520 is smaller.* or more"):
+        loop.train(config, tmp_path)
+
+
+def test_objective_that_the_model_cannot_serve(tmp_path):
+    config = small_config()
+    config.objectives = {"siglip": config_lib.entry("objectives")}
+    with pytest.raises(UserError, match=r"siglip needs the model output 'logit_bias'.*logit_bias_i"):
+        loop.train(config, tmp_path)
+
+
+def test_unwritable_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        loop.train(small_config(), tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_runs_its_smoke_form(path, tmp_path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("smoke")
+    state = loop.train(config, tmp_path)
+    assert int(state.step) == config.total_steps
+    losses = [m["loss"] for m in metrics_of(tmp_path).values()]
+    assert np.isfinite(losses).all()
+    for name in config.evals:
+        assert f'"{name}/' in (tmp_path / "metrics.jsonl").read_text()
