@@ -12,8 +12,8 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 MAX_BLOCK = 10_000
-# Up to here a permutation is a table of at most 128 kB: index_shuffle walks a cycle of 2^16 / length
-# steps in a smaller set, milliseconds in a tiny one.
+# Up to here a permutation is a table of at most 128 kB: in a smaller set index_shuffle walks a cycle
+# of 2^16 / length steps, milliseconds in a tiny one.
 MATERIALISED = 1 << 16
 
 
@@ -68,7 +68,13 @@ def permute(index: int, length: int, *key: int) -> int:
     """Where a permutation of 0 … length - 1, chosen by the key, takes `index`."""
     if length <= MATERIALISED:
         return int(_permutation(length, *key)[index])
-    return index_shuffle(index, length - 1, seed=_word(*key), rounds=4)
+    # index_shuffle (grain 0.2.18) never reaches a largest index of 4^k, and some other one twice:
+    # permute one number more there, and follow the permutation where it leads outside.
+    last = length - 1
+    last += last & (last - 1) == 0
+    while (index := index_shuffle(index, last, seed=_word(*key), rounds=4)) >= length:
+        pass
+    return index
 
 
 def _shares(weights: Sequence[float]) -> list[int]:
