@@ -101,20 +101,20 @@ def _jitted(model: Multimodal, output: str) -> Callable:
         # The host's arrays are gathered by asking for the result whole on every device.
         kept = {name: batch[name] for name in ("label", "mask") if name in batch}
         columns = {name: batch[name] for name in inputs}
-        return kept | model.apply({"params": params}, columns, (output,))
+        embeds: Any = model.apply({"params": params}, columns, (output,))
+        return kept | embeds
 
     return jax.jit(embed, out_shardings=P())
 
 
 def _collect(embed: Callable, params: Any, batches: Iterable[Columns], size: int) -> Columns:
     """Runs all batches and puts the rows that count together in order."""
-    pending, done = None, []
+    queue, done = [], []
     for batch in batches:
-        queued = embed(params, put_batch(batch, size))
-        if pending is not None:  # read one behind: the devices compute while this one is decoded
-            done.append(_rows(pending))
-        pending = queued
-    done.append(_rows(pending))
+        queue.append(embed(params, put_batch(batch, size)))
+        if len(queue) > 1:  # read one behind: devices compute one while the next is decoded
+            done.append(_rows(queue.pop(0)))
+    done += map(_rows, queue)
     return {name: np.concatenate([part[name] for part in done]) for name in done[0]}
 
 
