@@ -1,5 +1,11 @@
 """Eight CPU devices for every test, set before JAX starts; nothing is skipped for lack of devices."""
 
-import jax
+import os
+
+# XLA's CPU collectives block a pool thread each until all devices have joined; two at a time on
+# eight devices starve a pool of the default size, and the process aborts after 40 seconds.
+os.environ.setdefault("PJRT_NPROC", "64")
+
+import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
