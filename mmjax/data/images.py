@@ -8,7 +8,7 @@ import io
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mmjax.data.records import BadRecord
 
@@ -44,6 +44,8 @@ def open_image(image: bytes | np.ndarray) -> Image.Image:
     try:
         opened = Image.open(io.BytesIO(image))
         opened.load()
+    except UnidentifiedImageError as error:
+        raise BadRecord("cannot be decoded (it is no image)") from error
     except Exception as error:  # each of Pillow's readers has its own kinds
         raise BadRecord(f"cannot be decoded ({error})") from error
     return opened
@@ -102,6 +104,8 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     """Height and width from the header, without decoding the pixels."""
     try:
         width, height = Image.open(io.BytesIO(data)).size
+    except UnidentifiedImageError as error:
+        raise BadRecord("cannot be decoded (it is no image)") from error
     except Exception as error:  # each of Pillow's readers has its own kinds
         raise BadRecord(f"cannot be decoded ({error})") from error
     return height, width

@@ -12,8 +12,8 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 MAX_BLOCK = 10_000
-# Up to here a permutation is a table of at most 128 kB: in a smaller set index_shuffle walks a cycle
-# of 2^16 / length steps, milliseconds in a tiny one.
+# Up to here a permutation is a table (of at most 128 kB): in a small set index_shuffle walks a
+# cycle of 2^16 / length steps, which takes milliseconds in a tiny one.
 MATERIALISED = 1 << 16
 
 

@@ -3,9 +3,12 @@
 The batch of step s is a function of (seed, s) alone: not of hosts, workers, threads or restarts.
 """
 
+import atexit
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +39,7 @@ def train_batches(
     *,
     rows: np.ndarray,
     start_step: int,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Endless training batches from step `start_step` on.
 
     Args:
@@ -79,7 +82,7 @@ def train_batches(
 
 def read_ahead(
     load: Callable[[int], Batch], start: int, stop: int, *, workers: int, prefetch: int
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """load(start), load(start + 1), … in order, computed ahead by threads or worker processes.
 
     A generator: closing it (or leaving it to the garbage collector) ends the workers.
@@ -101,12 +104,32 @@ def read_ahead(
         threads = max(1, min(prefetch, os.cpu_count() or 1))
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(1, prefetch))
         iterator = iter(dataset.to_iter_dataset(options))
+    batches = _read(iterator, copy=workers > 0)
+    _reading.add(batches)
+    return batches
+
+
+def _read(iterator: grain.DatasetIterator, copy: bool) -> Generator[Batch]:
     try:
-        for batch in iterator:
-            # Plain arrays: those of a worker live in shared memory that it must get back.
-            yield {key: np.array(value) for key, value in batch.items()} if workers else batch
+        # Plain arrays go out: those of a worker lie in shared memory that it must get back.
+        yield from map(_copy, iterator) if copy else iterator
     finally:
         iterator.close()
+
+
+def _copy(batch: Batch) -> Batch:
+    return {key: np.array(value) for key, value in batch.items()}
+
+
+_reading: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # grain's iterators cannot close any more once the interpreter takes its modules apart.
+    for batches in list(_reading):
+        with contextlib.suppress(ValueError):  # another thread is inside of it
+            batches.close()
 
 
 def group_of(record: Record, number: int) -> int:
@@ -194,7 +217,7 @@ def _named(record: Record, transform: Callable[..., np.ndarray], *args: Any) -> 
         raise BadRecord(f"{record.key} {error}") from error
 
 
-def _watch(batches: Iterator[Batch], max_bad: float) -> Iterator[Batch]:
+def _watch(batches: Generator[Batch], max_bad: float) -> Generator[Batch]:
     """Takes the column `substituted` out, logs what it names, and stops when it is too much."""
     seen = bad = 0
     named: set[str] = set()
@@ -214,7 +237,7 @@ def _watch(batches: Iterator[Batch], max_bad: float) -> Iterator[Batch]:
                 )
             yield batch
     finally:
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
 
 
 def _start_worker(number: int, count: int) -> None:

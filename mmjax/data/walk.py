@@ -4,7 +4,7 @@ The last batch is padded with rows whose `mask` is False; every host yields the 
 batches, each its own rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ def eval_batches(
     batch_size: int,
     rows: np.ndarray,
     workers: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """All records in order.
 
     Args:
@@ -55,7 +55,7 @@ def eval_batches(
 
 def caption_batches(
     source: Source, *, tokenizer: Tokenizer, text_length: int, batch_size: int, rows: np.ndarray
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """All captions of all records in order, without their images.
 
     Yields:
