@@ -1,0 +1,1 @@
+"""The demo: real image–text pairs, from packages to a trained, evaluated and exported CLIP."""
