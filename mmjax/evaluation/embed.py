@@ -1,7 +1,7 @@
 """From parameters and local batches to embeddings that every host holds whole.
 
-Each host loads its own rows; the jitted function returns replicated arrays, so all hosts see the
-same numbers and none is special.
+Each host loads its own rows and gets all of the results, so that all hosts see the same numbers and
+none is special.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -98,13 +99,12 @@ def _jitted(model: Multimodal, output: str) -> Callable:
     inputs = INPUTS[output]
 
     def embed(params, batch):
-        # The host's arrays are gathered by asking for the result whole on every device.
         kept = {name: batch[name] for name in ("label", "mask") if name in batch}
         columns = {name: batch[name] for name in inputs}
         embeds: Any = model.apply({"params": params}, columns, (output,))
         return kept | embeds
 
-    return jax.jit(embed, out_shardings=P())
+    return jax.jit(embed)
 
 
 def _collect(embed: Callable, params: Any, batches: Iterable[Columns], size: int) -> Columns:
@@ -119,9 +119,16 @@ def _collect(embed: Callable, params: Any, batches: Iterable[Columns], size: int
 
 
 def _rows(outputs: dict[str, jax.Array]) -> Columns:
-    columns = {name: np.asarray(value) for name, value in outputs.items()}
+    columns = {name: whole(value) for name, value in outputs.items()}
     mask = columns.pop("mask")
     return {name: value[mask] for name, value in columns.items()}
+
+
+def whole(array: jax.Array) -> np.ndarray:
+    """A global array on this host; a collective if other hosts hold parts of it."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def _cut(columns: Columns, size: int, rows: np.ndarray) -> Iterator[Columns]:

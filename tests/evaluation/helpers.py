@@ -27,12 +27,28 @@ def run():
     config.model.text.vocab_size = tokenizer().vocab_size
     config.objectives.clip = config_lib.entry("objectives")
     model = models.from_config(config.model)
+    shapes = jax.eval_shape(functools.partial(models.init, model), jax.random.key(0))
     rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda x: np.asarray(x + 0.1 * rng.normal(size=x.shape), np.float32),
-        models.init(model, jax.random.key(0)),
-    )
+
+    def draw(path, leaf):
+        center = 1.0 if path[-1].key == "scale" else 0.0
+        spread = leaf.shape[-2] ** -0.5 if path[-1].key == "kernel" else 0.1
+        return (center + spread * rng.normal(size=leaf.shape)).astype(np.float32)
+
+    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    params["logit_scale"] = np.asarray(2.5, np.float32)
     return config, model, params
+
+
+def embed(batch, *outputs):
+    """The named outputs of one plain batch, numpy."""
+    _, model, params = run()
+    return jax.tree.map(np.asarray, _apply(model)({"params": params}, batch, outputs))
+
+
+@functools.cache
+def _apply(model):
+    return jax.jit(model.apply, static_argnums=2)
 
 
 def captions(count, seed=0):

@@ -68,15 +68,15 @@ def test_distinct_texts_keep_order_and_match_every_owner():
 
 def direct(table):
     """The metrics from one plain batch of everything: no evaluator, no padding, full length."""
-    config, model, params = helpers.run()
+    config = helpers.run()[0]
     source = open_source({"path": table})
     files = [io.BytesIO(source[i].image) for i in range(len(source))]
     images = [eval_transform(Image.open(file), config.model.image.size) for file in files]
     texts = [(i, c) for i in range(len(source)) for c in source.captions(i)]
     ids, mask = helpers.tokenizer().encode([c for _, c in texts], config.model.text.context_length)
     batch = {"image": np.stack(images), "text": ids, "text_mask": mask}
-    out = model.apply({"params": params}, batch, ("image_embed", "text_embed"))
-    x, y = np.asarray(out["image_embed"]), np.asarray(out["text_embed"])
+    out = helpers.embed(batch, "image_embed", "text_embed")
+    x, y = out["image_embed"], out["text_embed"]
     scores, owner = x @ y.T, np.array([i for i, _ in texts])
     hits = {k: [] for k in (1, 5, 10)}
     for i in range(len(x)):
