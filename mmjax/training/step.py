@@ -53,7 +53,7 @@ def make_train_step(
             return total_loss(objectives, outputs, batch)
 
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         lr = schedule(state.step)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
