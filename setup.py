@@ -37,7 +37,7 @@ setup(
     ],
     extras_require={
         "demo": ["matplotlib", "resvg-py"],
-        "test": ["mypy", "pytest", "pytest-xdist", "ruff", "torch"],
+        "test": ["mypy", "pytest", "pytest-xdist", "resvg-py", "ruff", "torch==2.13.0"],
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda13]"],
         "torch": ["torch"],

@@ -91,7 +91,9 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
         print(config.describe())
         return
     if not args.config or not args.workdir:
-        raise UserError("mmjax train needs --config=FILE and --workdir=DIR (see mmjax train --help).")
+        raise UserError(
+            "mmjax train needs --config=FILE and --workdir=DIR (see mmjax train --help)."
+        )
     config = load_config(args.config, overrides)
     from mmjax.training import loop
 
@@ -147,7 +149,9 @@ def load_config(file_and_arg: str, overrides: Sequence[str] = ()) -> Any:
                 )
         return load(overrides)
     except flags.Error as error:
-        raise UserError(f"{' '.join(overrides) or file_and_arg}: {error}".rstrip(".") + ".") from error
+        raise UserError(
+            f"{' '.join(overrides) or file_and_arg}: {error}".rstrip(".") + "."
+        ) from error
     except AttributeError as error:
         if "get_config" not in str(error):
             raise

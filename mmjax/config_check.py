@@ -28,7 +28,9 @@ def validate(config: ConfigDict) -> None:
         _check_value(path, value, key_of(path))
     for path, _ in leaves(config_lib.default()):
         if path not in present:
-            raise UserError(f"config.{path} is missing: start the config from mmjax.config.default().")
+            raise UserError(
+                f"config.{path} is missing: start the config from mmjax.config.default()."
+            )
     _check_required(config)
     _check_model(config)
     if not any(entry.weight for entry in config.objectives.values()):
@@ -119,8 +121,8 @@ def _check_model(config: ConfigDict) -> None:
     indifferent = (text.causal or text.mask_padding) and text.pool != "last"
     if config.data.text_lengths and not indifferent:
         raise UserError(
-            "config.data.text_lengths must be () for this text tower: it attends to its padding, so "
-            "shorter texts would give other embeddings."
+            "config.data.text_lengths must be () for this text tower: it attends to its padding, "
+            "so shorter texts would give other embeddings."
         )
 
 

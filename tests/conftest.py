@@ -1,4 +1,4 @@
-"""Eight CPU devices for every test, set before JAX starts; nothing is skipped for lack of devices."""
+"""Eight CPU devices for every test, set before JAX starts: nothing is skipped for lack of any."""
 
 import os
 
@@ -6,6 +6,6 @@ import os
 # eight devices starve a pool of the default size, and the process aborts after 40 seconds.
 os.environ.setdefault("PJRT_NPROC", "64")
 
-import jax  # noqa: E402
+import jax
 
 jax.config.update("jax_num_cpu_devices", 8)

@@ -79,7 +79,7 @@ def test_wrong_type_names_the_key(config_file, capsys):
 
 
 def test_entry_that_the_file_does_not_have(config_file):
-    with pytest.raises(UserError, match="is not in .*config.py"):
+    with pytest.raises(UserError, match=r"is not in .*config\.py"):
         cli.load_config(config_file, ["--config.data.train.other.path=x"])
 
 

@@ -31,7 +31,7 @@ def from_config(config: ConfigDict) -> Multimodal:
 
 
 def compute_dtype(name: str) -> jnp.dtype:
-    """"auto" is float32 on CPU, where bfloat16 is slower, and bfloat16 elsewhere."""
+    """ "auto" is float32 on CPU, where bfloat16 is slower, and bfloat16 elsewhere."""
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)

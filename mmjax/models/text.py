@@ -70,7 +70,7 @@ class TextTower(nn.Module):
         return result
 
     def pick(self, x: jax.Array, text_mask: jax.Array) -> jax.Array:
-        """[B, L, W] -> [B, W]: the first token ("cls"), the last ("last"), the last real ("eot")."""
+        """[B, L, W] -> [B, W]: the first token (cls), the last (last), the last real one (eot)."""
         if self.pool == "eot":
             last = text_mask.sum(axis=1) - 1
             return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]

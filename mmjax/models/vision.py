@@ -104,9 +104,9 @@ class VisionTower(nn.Module):
     def drop_patches(self, x: jax.Array) -> jax.Array:
         """Keeps a random (1 - patch_dropout) of each image's patches (FLIP, Li et al., 2023)."""
         first = int(self.pool == "cls")  # the class token always stays
-        patches = x.shape[1] - first
-        keep = max(1, round(patches * (1 - self.patch_dropout)))
-        noise = jax.random.uniform(self.make_rng("dropout"), (x.shape[0], patches))
+        count = x.shape[1] - first
+        keep = max(1, round(count * (1 - self.patch_dropout)))
+        noise = jax.random.uniform(self.make_rng("dropout"), (x.shape[0], count))
         kept = first + jnp.sort(jnp.argsort(noise, axis=1)[:, :keep], axis=1)
         patches = jnp.take_along_axis(x, kept[:, :, None], axis=1)
         return jnp.concatenate([x[:, :first], patches], axis=1)

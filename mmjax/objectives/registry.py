@@ -64,11 +64,20 @@ def options(name: str) -> dict[str, Any]:
 
 
 def build(config: ConfigDict) -> dict[str, tuple[Objective, float]]:
-    """Objectives of `config.objectives` with their weights, by name, in order of the names."""
+    """Objectives of `config.objectives` with their weights, by name, in order of the names.
+
+    Raises:
+      UserError: names an objective or an option that does not exist, or a value that cannot be.
+    """
     result = {}
     for name in sorted(config):
-        values = dict(config[name])
+        known, values = options(name), dict(config[name])
         weight = values.pop("weight")
+        for key in values.keys() - known.keys():
+            near = difflib.get_close_matches(key, ["weight", *known], n=1, cutoff=0.0)[0]
+            raise UserError(
+                f"config.objectives.{name}.{key}: no such key; the nearest is {near!r}."
+            )
         try:
             result[name] = (REGISTRY[name](**values), weight)
         except ValueError as error:

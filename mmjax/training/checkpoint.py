@@ -60,10 +60,10 @@ class Checkpoints:
             self._set_aside(step for step, _ in unreadable)
             return TrainState(params=found.params, ema=found.get("ema"), **found.rest)
         if unreadable:
-            step, error = unreadable[0]
+            step, why = unreadable[0]
             raise UserError(
                 f"None of the checkpoints in {self._folder} can be read (the newest, {step}: "
-                f"{str(error).splitlines()[0]}); restore them from a copy, or start in another "
+                f"{str(why).splitlines()[0]}); restore them from a copy, or start in another "
                 "--workdir."
             )
         return None
@@ -96,9 +96,10 @@ def restore_params(workdir: epath.Path, abstract: Any, *, ema: bool) -> tuple[in
     UserError: there is no checkpoint in the workdir, or it cannot be read.
     """
     folder = workdir / FOLDER
-    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    steps = sorted(int(name) for name in names if name.isdigit())
     if not steps:
-        raise UserError(f"There is no checkpoint in {folder}: train first, or name another workdir.")
+        raise UserError(f"There is no checkpoint in {folder}: train first, or name another one.")
     path = folder / str(steps[-1]) / ("ema" if ema else "params")
     try:
         with ocp.StandardCheckpointer() as checkpointer:

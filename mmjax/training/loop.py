@@ -8,8 +8,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from mmjax import config_check
-from mmjax import data, evaluation, models, objectives
+from mmjax import config_check, data, evaluation, models, objectives
 from mmjax.errors import UserError
 from mmjax.models.flops import forward_flops
 from mmjax.parallel import mesh as mesh_lib
@@ -56,9 +55,9 @@ def train(config: ConfigDict, workdir: str) -> TrainState:
         cleanup.callback(checkpoints.close)
         ema = config.optim.ema > 0
         abstract = abstract_state(model, optimizer, ema=ema, mesh=mesh)
-        state = checkpoints.restore_newest(abstract)
-        if state is None:
-            state = init_state(model, optimizer, seed=config.seed, ema=ema, mesh=mesh)
+        state = checkpoints.restore_newest(abstract) or init_state(
+            model, optimizer, seed=config.seed, ema=ema, mesh=mesh
+        )
         first = int(state.step)
 
         line = ProgressLine(config.total_steps)
@@ -127,15 +126,15 @@ def stop_if_diverged(config: ConfigDict, nonfinite: float, step: int, workdir: e
     """Stops a run whose loss has not been finite for too long; its parameters are untouched."""
     if nonfinite >= config.optim.max_nonfinite:
         raise UserError(
-            f"The loss was not finite in the {nonfinite:.0f} steps up to {step}, whose updates were "
-            f"skipped; the checkpoints in {workdir} are intact: go on with a lower config.optim.lr "
-            "or config.optim.grad_clip=1.0 in a new --workdir."
+            f"The loss was not finite in the {nonfinite:.0f} steps up to {step}, which changed no "
+            f"parameter; the checkpoints in {workdir} are intact: go on with a lower "
+            "config.optim.lr or config.optim.grad_clip=1.0 in a new --workdir."
         )
 
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that the second launch starts at once."""
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.read("jax_compilation_cache_dir"):
         cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "mmjax", "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -79,7 +79,7 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
-        """Starts a new interval (after a log line, and after an evaluation, which is not counted)."""
+        """Starts a new interval: after a log line, and after what should not be counted."""
         self._start, self._wait, self._steps, self._flops = time.perf_counter(), 0.0, 0, 0.0
 
     def step(self, data_wait: float, flops: float) -> None:

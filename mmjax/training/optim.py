@@ -18,7 +18,7 @@ from mmjax.models.roles import Role, map_roles
 
 
 def schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
-    """Learning rate of a step: linear warm-up to `optim.lr`, then cosine to 0, constant or rsqrt."""
+    """Rate of a step: linear warm-up to `optim.lr`, then cosine to 0, constant or rsqrt."""
     warmup = config.warmup_steps
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(config.lr, max(1, total_steps - warmup))
@@ -75,7 +75,7 @@ def rates(config: ConfigDict, params: Any) -> Any:
 
 
 def frozen(rate_tree: Any) -> Any:
-    """Tree of bool: True where a whole parameter is frozen (it needs no gradient and no moments)."""
+    """Tree of bool: True where a whole parameter stays (no gradient, no moments)."""
     return jax.tree.map(lambda rate: bool(np.all(rate == 0)), rate_tree)
 
 

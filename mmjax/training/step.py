@@ -87,9 +87,7 @@ def make_train_step(
     return train_step
 
 
-def total_loss(
-    objectives: Objectives, outputs: Outputs, batch: Batch
-) -> tuple[jax.Array, Metrics]:
+def total_loss(objectives: Objectives, outputs: Outputs, batch: Batch) -> tuple[jax.Array, Metrics]:
     """Σ weight · loss, and the parts as metrics "loss/NAME" and "NAME/METRIC"."""
     total, metrics = jnp.zeros((), jnp.float32), {}
     for name, (objective, weight) in objectives.items():

@@ -12,8 +12,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmjax import config as config_lib
-from mmjax import config_check
-from mmjax import data, models
+from mmjax import config_check, data, models
 from mmjax.errors import UserError
 from mmjax.models import Multimodal
 from mmjax.parallel import mesh as mesh_lib
@@ -54,12 +53,14 @@ def read_config(workdir: epath.Path) -> ConfigDict:
 
 
 def workdir_tokenizer(workdir: epath.Path, config: ConfigDict, sources: Any) -> data.Tokenizer:
-    """The run's tokenizer, kept in WORKDIR/tokenizer: read, or trained on the captions, just once."""
+    """The run's tokenizer in WORKDIR/tokenizer: read, or made (trained on the captions) once."""
     folder = workdir / "tokenizer"
     if not folder.exists() and jax.process_index() == 0:
         kind, _, size = config.data.tokenizer.partition(":")
         if kind == "captions" and size.isdigit():
-            captions = (c for source in sources for i in range(len(source)) for c in source.captions(i))
+            captions = (
+                c for source in sources for i in range(len(source)) for c in source.captions(i)
+            )
             tokenizer = data.train_tokenizer(captions, int(size))
         else:
             tokenizer = data.load_tokenizer(config.data.tokenizer)

@@ -139,7 +139,7 @@ def test_mesh_may_change_on_resume(whole_run, tmp_path, monkeypatch):
 def test_run_that_diverges_stops_and_keeps_its_checkpoints(tmp_path):
     config = small_config(max_nonfinite=3)
     config.model.logit_scale_init = float("inf")
-    with pytest.raises(UserError, match=r"not finite in the 3 steps up to 3.*lower config.optim.lr"):
+    with pytest.raises(UserError, match=r"not finite in the 3 steps up to 3.*lower config"):
         loop.train(config, tmp_path)
 
 
@@ -153,7 +153,7 @@ def test_vocabulary_smaller_than_the_tokenizers(tmp_path):
 def test_objective_that_the_model_cannot_serve(tmp_path):
     config = small_config()
     config.objectives = {"siglip": config_lib.entry("objectives")}
-    with pytest.raises(UserError, match=r"siglip needs the model output 'logit_bias'.*logit_bias_i"):
+    with pytest.raises(UserError, match=r"siglip needs .* 'logit_bias'.*logit_bias_init"):
         loop.train(config, tmp_path)
 
 
