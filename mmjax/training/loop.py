@@ -134,7 +134,7 @@ def stop_if_diverged(config: ConfigDict, nonfinite: float, step: int, workdir: e
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that the second launch starts at once."""
-    if not jax.config.read("jax_compilation_cache_dir"):
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "mmjax", "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -2,8 +2,8 @@
 
 import json
 
-import helpers
 import pytest
+import small_run
 
 from mmjax import config as config_lib
 from mmjax import evaluation
@@ -13,7 +13,7 @@ from mmjax.evaluation import command
 
 @pytest.fixture
 def evals(tmp_path):
-    path = helpers.write_table(tmp_path, [[text] for text in helpers.captions(9)])
+    path = small_run.write_table(tmp_path, [[text] for text in small_run.captions(9)])
     return {
         "pairs": config_lib.entry("evals", task="retrieval", path=path),
         "held": config_lib.entry("evals", task="loss", path=path, batch_size=8),
@@ -51,11 +51,11 @@ def test_what_cannot_run_is_said(evals, arguments, message):
 
 
 def test_results_are_printed_and_written(evals, tmp_path, monkeypatch, capsys):
-    config, model, params = helpers.run()
+    config, model, params = small_run.run()
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.evals = evals
-    restored = (config, model, params, helpers.tokenizer())
+    restored = (config, model, params, small_run.tokenizer())
     monkeypatch.setattr(command, "restore_for_inference", lambda workdir: restored)
     results = evaluation.run("run", json=str(tmp_path / "results.json"))
     assert results["held"]["examples"] == 8

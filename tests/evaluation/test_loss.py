@@ -1,9 +1,9 @@
 """Held-out loss: full batches in order, the same on every mesh."""
 
-import helpers
 import jax
 import numpy as np
 import pytest
+import small_run
 
 from mmjax import evaluation
 from mmjax.data import eval_batches, open_source
@@ -12,26 +12,26 @@ from mmjax.parallel.mesh import make_mesh
 
 
 def build(spec):
-    config, model, _ = helpers.run()
-    tokenizer = helpers.tokenizer()
+    config, model, _ = small_run.run()
+    tokenizer = small_run.tokenizer()
     spec = {"task": "loss"} | spec
     return evaluation.build("held", spec, config=config, model=model, tokenizer=tokenizer)
 
 
 @pytest.fixture
 def table(tmp_path):
-    return helpers.write_table(tmp_path, [[text] for text in helpers.captions(21)])
+    return small_run.write_table(tmp_path, [[text] for text in small_run.captions(21)])
 
 
 def test_is_the_mean_over_full_batches(table):
-    _, _, params = helpers.run()
+    _, _, params = small_run.run()
     batches = list(eval_batches(
-        open_source({"path": table}), image_size=32, tokenizer=helpers.tokenizer(), text_length=16,
+        open_source({"path": table}), image_size=32, tokenizer=small_run.tokenizer(), text_length=16,
         batch_size=8, rows=np.arange(8),
     ))  # fmt: skip
     losses = []
     for batch in batches[:2]:  # the third holds 5 of 8
-        out = helpers.embed(batch, "image_embed", "text_embed", "logit_scale")
+        out = small_run.embed(batch, "image_embed", "text_embed", "logit_scale")
         logits = out["logit_scale"] * (out["image_embed"] @ out["text_embed"].T)
         rows = [np.log(np.exp(logits[i]).sum()) - logits[i, i] for i in range(8)]
         columns = [np.log(np.exp(logits[:, i]).sum()) - logits[i, i] for i in range(8)]
@@ -43,7 +43,7 @@ def test_is_the_mean_over_full_batches(table):
 
 
 def test_is_the_same_on_any_mesh(table):
-    _, _, params = helpers.run()
+    _, _, params = small_run.run()
     results = []
     for mesh in (make_mesh(devices=jax.devices()[:1]), make_mesh(), make_mesh(fsdp=4, tensor=2)):
         with jax.set_mesh(mesh):

@@ -2,10 +2,10 @@
 
 import io
 
-import helpers
 import jax
 import numpy as np
 import pytest
+import small_run
 from PIL import Image
 
 from mmjax import evaluation
@@ -16,8 +16,8 @@ from mmjax.parallel.mesh import make_mesh
 
 
 def build(spec):
-    config, model, _ = helpers.run()
-    tokenizer = helpers.tokenizer()
+    config, model, _ = small_run.run()
+    tokenizer = small_run.tokenizer()
     spec = {"task": "retrieval"} | spec
     return evaluation.build("r", spec, config=config, model=model, tokenizer=tokenizer)
 
@@ -25,9 +25,9 @@ def build(spec):
 @pytest.fixture
 def table(tmp_path):
     """20 pictures of one to three captions, some captions shared between pictures."""
-    texts = helpers.captions(36)
+    texts = small_run.captions(36)
     groups = [texts[i : i + 1 + i % 3] for i in range(20)]
-    return helpers.write_table(tmp_path, groups)
+    return small_run.write_table(tmp_path, groups)
 
 
 def test_rank_metrics_by_hand():
@@ -68,14 +68,16 @@ def test_distinct_texts_keep_order_and_match_every_owner():
 
 def direct(table):
     """The metrics from one plain batch of everything: no evaluator, no padding, full length."""
-    config = helpers.run()[0]
+    config = small_run.run()[0]
     source = open_source({"path": table})
     files = [io.BytesIO(source[i].image) for i in range(len(source))]
     images = [eval_transform(Image.open(file), config.model.image.size) for file in files]
     texts = [(i, c) for i in range(len(source)) for c in source.captions(i)]
-    ids, mask = helpers.tokenizer().encode([c for _, c in texts], config.model.text.context_length)
+    ids, mask = small_run.tokenizer().encode(
+        [c for _, c in texts], config.model.text.context_length
+    )
     batch = {"image": np.stack(images), "text": ids, "text_mask": mask}
-    out = helpers.embed(batch, "image_embed", "text_embed")
+    out = small_run.embed(batch, "image_embed", "text_embed")
     x, y = out["image_embed"], out["text_embed"]
     scores, owner = x @ y.T, np.array([i for i, _ in texts])
     hits = {k: [] for k in (1, 5, 10)}
@@ -92,7 +94,7 @@ def direct(table):
 
 
 def test_equals_one_plain_batch(table):
-    _, _, params = helpers.run()
+    _, _, params = small_run.run()
     metrics = build({"path": table})(params)
     expected = direct(table)
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
@@ -100,7 +102,7 @@ def test_equals_one_plain_batch(table):
 
 
 def test_does_not_depend_on_batch_size_or_devices(table):
-    _, _, params = helpers.run()
+    _, _, params = small_run.run()
     expected = build({"path": table, "batch_size": 64})(params)
     for batch_size, mesh in [
         (7, make_mesh(devices=jax.devices()[:1])),
@@ -112,20 +114,20 @@ def test_does_not_depend_on_batch_size_or_devices(table):
 
 
 def test_trimmed_texts_give_the_same(table):
-    config, model, params = helpers.run()
+    config, model, params = small_run.run()
     expected = build({"path": table})(params)
     config = config.copy_and_resolve_references()
     config.data.text_lengths = (2, 8, 12)
     spec = {"task": "retrieval", "path": table}
     evaluator = evaluation.build(
-        "r", spec, config=config, model=model, tokenizer=helpers.tokenizer()
+        "r", spec, config=config, model=model, tokenizer=small_run.tokenizer()
     )
     assert evaluator._tokens["text"].shape[1] == 8
     assert evaluator(params) == expected
 
 
 def test_candidates_come_from_a_file(tmp_path, table):
-    _, _, params = helpers.run()
+    _, _, params = small_run.run()
     own = build({"path": table, "candidates": "captions"})(params)
     distinct = {c for i in range(20) for c in open_source({"path": table}).captions(i)}
     assert own["texts"] == len(distinct)
@@ -149,7 +151,7 @@ def test_missing_data_is_found_when_built(tmp_path):
 
 
 def test_a_picture_without_caption_is_named(tmp_path):
-    table = helpers.write_table(tmp_path, [["a cat"], [""]], labels=[0, 1])
+    table = small_run.write_table(tmp_path, [["a cat"], [""]], labels=[0, 1])
     with pytest.raises(UserError, match=r"1\.png has no caption"):
         build({"path": table, "label": "class"})
 

@@ -2,10 +2,10 @@
 
 import hashlib
 
-import helpers
 import jax
 import numpy as np
 import pytest
+import small_run
 
 from mmjax import evaluation
 from mmjax.data import eval_batches, open_source
@@ -16,8 +16,8 @@ from mmjax.parallel.mesh import make_mesh
 
 
 def build(spec):
-    config, model, _ = helpers.run()
-    tokenizer = helpers.tokenizer()
+    config, model, _ = small_run.run()
+    tokenizer = small_run.tokenizer()
     spec = {"task": "zeroshot", "label": "class"} | spec
     return evaluation.build("z", spec, config=config, model=model, tokenizer=tokenizer)
 
@@ -66,9 +66,9 @@ def test_accuracy_against_a_loop():
 
 @pytest.fixture
 def spec(tmp_path):
-    words = helpers.WORDS[:6]
+    words = small_run.WORDS[:6]
     labels = np.random.default_rng(3).integers(0, 6, 21)
-    path = helpers.write_table(tmp_path, [["a"]] * 21, labels)
+    path = small_run.write_table(tmp_path, [["a"]] * 21, labels)
     (tmp_path / "classes.txt").write_text("\n".join(words) + "\n")
     (tmp_path / "templates.txt").write_text("a small {}\n{} and sea\n")
     return {
@@ -79,18 +79,18 @@ def spec(tmp_path):
 
 
 def test_equals_one_plain_batch(spec):
-    _, _, params = helpers.run()
+    _, _, params = small_run.run()
     source = open_source(spec | {"label": "class"})
     images = next(eval_batches(source, image_size=32, tokenizer=None, text_length=0, batch_size=21,
                                rows=np.arange(21)))  # fmt: skip
     texts = [
-        f(word) for word in helpers.WORDS[:6] for f in ("a small {}".format, "{} and sea".format)
+        f(word) for word in small_run.WORDS[:6] for f in ("a small {}".format, "{} and sea".format)
     ]
-    ids, mask = helpers.tokenizer().encode(texts, 16)
-    embed = helpers.embed({"text": ids, "text_mask": mask}, "text_embed")["text_embed"]
+    ids, mask = small_run.tokenizer().encode(texts, 16)
+    embed = small_run.embed({"text": ids, "text_mask": mask}, "text_embed")["text_embed"]
     weights = embed[0::2] + embed[1::2]
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-    embed = helpers.embed(images, "image_embed")["image_embed"]
+    embed = small_run.embed(images, "image_embed")["image_embed"]
     guess = np.argmax(embed @ weights.T, axis=1)
     metrics = build(spec)(params)
     assert metrics["top1"] == pytest.approx(np.mean(guess == images["label"]))
@@ -99,7 +99,7 @@ def test_equals_one_plain_batch(spec):
 
 
 def test_does_not_depend_on_batch_size_or_devices(spec):
-    _, _, params = helpers.run()
+    _, _, params = small_run.run()
     expected = build(spec | {"batch_size": 64})(params)
     assert 0 < expected["top1"] < 1
     for batch_size, mesh in [(7, make_mesh(devices=jax.devices()[:1])), (7, make_mesh(fsdp=4))]:
@@ -108,7 +108,7 @@ def test_does_not_depend_on_batch_size_or_devices(spec):
 
 
 def test_classes_of_one_name_tie_exactly(spec, tmp_path):
-    _, _, params = helpers.run()
+    _, _, params = small_run.run()
     (tmp_path / "classes.txt").write_text("\n".join(["moon"] * 6))
     metrics = build(spec | {"batch_size": 5})(params)
     source = open_source(spec | {"label": "class"})
@@ -118,7 +118,7 @@ def test_classes_of_one_name_tie_exactly(spec, tmp_path):
 
 
 def test_a_label_outside_the_classes_is_named(spec, tmp_path):
-    _, _, params = helpers.run()
+    _, _, params = small_run.run()
     (tmp_path / "classes.txt").write_text("moon\nsea\n")
     with pytest.raises(UserError, match=r"\.png has the label \d, but there are 2 classes, 0 to 1"):
         build(spec)(params)
