@@ -5,6 +5,7 @@ those that everyone else gets.
 """
 
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -101,11 +102,15 @@ def is_jpeg(data: bytes) -> bool:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Height and width from the header, without decoding the pixels."""
-    try:
-        width, height = Image.open(io.BytesIO(data)).size
-    except UnidentifiedImageError as error:
-        raise BadRecord("cannot be decoded (it is no image)") from error
-    except Exception as error:  # each of Pillow's readers has its own kinds
-        raise BadRecord(f"cannot be decoded ({error})") from error
-    return height, width
+    """Height and width of a JPEG, from its frame header (ITU-T T.81, B.2.2); Pillow takes 80 µs."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            if height and width:
+                return height, width
+            break
+        fill = marker == 0xFF
+        at += 1 if fill else 2 + int.from_bytes(data[at + 2 : at + 4])
+    raise BadRecord("cannot be decoded (it is no whole JPEG)")

@@ -8,7 +8,7 @@ from pictures import encode, picture
 from PIL import Image
 
 from mmjax.data import BadRecord, eval_transform
-from mmjax.data.images import WHITE, composite, decode, open_image
+from mmjax.data.images import WHITE, composite, decode, jpeg_size, open_image
 
 SIZES = [(281, 500), (500, 333), (224, 224), (64, 64), (97, 64), (40, 200), (1, 5)]
 
@@ -102,6 +102,16 @@ def test_jpegs_decode_smaller(reduce):
     assert small.shape == (160 // reduce, 240 // reduce, 3)
     expected = np.asarray(Image.fromarray(full).reduce(reduce)).astype(float)
     assert np.abs(small - expected).mean() < 3
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"x" * 300}])
+def test_the_size_of_a_jpeg_is_read_from_its_header(options):
+    data = encode(picture(5, 33, 470), "JPEG", **options)
+    assert jpeg_size(data) == (33, 470)
+    assert jpeg_size(data[:2] + b"\xff\xff" + data[2:]) == (33, 470)  # fill bytes are legal
+    for cut in (b"\xff\xd8\xff", data[:50], b"\xff\xd8\xff" + b"\0" * 99):
+        with pytest.raises(BadRecord, match="no whole JPEG"):
+            jpeg_size(cut)
 
 
 def test_exif_orientation_is_ignored_by_both_decoders():
