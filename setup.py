@@ -23,6 +23,7 @@ setup(
         "grain>=0.2.12",
         "jax>=0.10",
         "ml_collections>=1.1",
+        "msgpack",
         "numpy",
         "opencv-python-headless",
         "optax>=0.2.5",

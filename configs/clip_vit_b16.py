@@ -1,7 +1,7 @@
 """CLIP ViT-B/16 on img2dataset shards (DataComp, LAION, CC12M), for a pod or a GPU cluster.
 
-    mmjax train --config=configs/clip_vit_b16.py --config.data.train.pairs.path=gs://BUCKET/shards \
-        --config.data.tokenizer=openai/clip-vit-base-patch16 --workdir=gs://BUCKET/runs/b16
+    mmjax train --config=configs/clip_vit_b16.py --config.data.train.pairs.path=SHARDS \
+        --config.data.tokenizer=openai/clip-vit-base-patch16 --workdir=runs/b16
 
 Recipe: Radford et al. (2021) with the batch and schedule of open_clip's LAION runs (Cherti et al.,
 2023). 34B examples seen reach 70.2 % zero-shot ImageNet in their paper; this is 2.6B, a thirteenth.

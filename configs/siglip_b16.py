@@ -1,7 +1,7 @@
 """SigLIP ViT-B/16 at 224 px on img2dataset shards, for a pod or a GPU cluster.
 
-    mmjax train --config=configs/siglip_b16.py --config.data.train.pairs.path=gs://BUCKET/shards \
-        --config.data.tokenizer=google/siglip-base-patch16-224 --workdir=gs://BUCKET/runs/siglip
+    mmjax train --config=configs/siglip_b16.py --config.data.train.pairs.path=SHARDS \
+        --config.data.tokenizer=google/siglip-base-patch16-224 --workdir=runs/siglip
 
 Recipe: Zhai et al. (2023): sigmoid loss, batch 32k, Lion or AdamW with b2 0.95, no clamp on the
 scale, padding attended to. Not run here: no accelerator was at hand.

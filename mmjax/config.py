@@ -35,7 +35,7 @@ _ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu")
 _HEADS = ("linear", "linear_bias", "none")
 _REMAT = ("none", "dots", "full")
 _SOURCE = (
-    ("path", str, "Where the pairs are: a folder, a file, a glob, gs://…, tfds://NAME."),
+    ("path", str, "Where the pairs are: a folder, a file, a glob, tfds://NAME, generated:N."),
     ("format", "auto", "auto, tar, csv, folder, tfds, arrayrecord or generated."),
     ("image", "", "Column or feature of the image; '' is the format's usual one."),
     ("caption", "", "Where captions are: txt,json:FIELD (tar), column, feature; '' is the usual."),
