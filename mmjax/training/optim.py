@@ -98,7 +98,7 @@ def optimizer(config: ConfigDict, rate_tree: Any) -> optax.GradientTransformatio
         # (Liu et al., 2025, "Muon is scalable for LLM training").
         "muon": lambda: optax.contrib.muon(
             1.0,
-            beta=0.95,
+            beta=config.b1,
             adam_b1=config.b1,
             adam_b2=config.b2,
             eps=config.eps,

@@ -25,6 +25,7 @@ def run():
     config = config_lib.default()
     config.model = models.zoo.config("tiny")
     config.model.text.vocab_size = tokenizer().vocab_size
+    config.model.image.unroll = config.model.text.unroll = False  # compiles sooner
     config.objectives.clip = config_lib.entry("objectives")
     model = models.from_config(config.model)
     shapes = jax.eval_shape(functools.partial(models.init, model), jax.random.key(0))
