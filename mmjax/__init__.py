@@ -1,5 +1,13 @@
 """mmjax pretrains multimodal models in JAX/Flax, from two CPU cores to a pod."""
 
-from mmjax import models, objectives
+import importlib
+from types import ModuleType
 
-__all__ = ["models", "objectives"]
+_PARTS = ("data", "evaluation", "interop", "models", "objectives", "training")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`mmjax.models` and the other parts, imported when first used: `mmjax --help` stays quick."""
+    if name in _PARTS:
+        return importlib.import_module(f"mmjax.{name}")
+    raise AttributeError(f"module 'mmjax' has no attribute {name!r}")
