@@ -151,6 +151,12 @@ KEYS: tuple[Key, ...] = (
         resumable=True),
     Key("evals.*.every", 0, "Steps between evaluations; 0: at the end only.", resumable=True),
     Key("evals.*.batch_size", 256, "Global batch of the evaluation.", resumable=True),
+    Key("evals.*.classes", "", "zeroshot: a file of one class name a line in order of label, or "
+        "imagenet.", resumable=True),
+    Key("evals.*.templates", "plain", "zeroshot: a file of prompts with {} for the name, imagenet "
+        "(80 of them) or plain (the name alone).", resumable=True),
+    Key("evals.*.candidates", "", "retrieval: '' each caption is a text of its own (COCO); "
+        "captions: the distinct ones; a file of one text a line: these too.", resumable=True),
     # Checkpoints and logs.
     Key("checkpoint.every", 1_000, "Steps between checkpoints; the last step always has one.",
         resumable=True),
@@ -236,7 +242,12 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
     for name, spec in config.evals.items():
         config.evals[name] = entry(
-            "evals", task=spec.task, every=3, path="generated:24", batch_size=16
+            "evals",
+            task=spec.task,
+            every=3,
+            path="generated:24",
+            batch_size=16,
+            classes="imagenet" if spec.classes else "",
         )
     config.checkpoint.every = 3
     config.log.every = 2

@@ -129,10 +129,11 @@ def _check_model(config: ConfigDict) -> None:
 def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
     """Checks what depends on the mesh: `sizes` of its axes `data`, `fsdp`, `tensor`."""
     devices, parts = sizes["data"] * sizes["fsdp"], config.optim.microbatches
-    for key, batch in [("batch_size", config.batch_size)] + [
-        (f"evals.{name}.batch_size", spec.batch_size) for name, spec in config.evals.items()
-    ]:
-        share = devices * (parts if key == "batch_size" else 1)
+    batches = {"batch_size": (config.batch_size, devices * parts)}
+    for name, spec in config.evals.items():
+        if spec.task == "loss":  # the others fill their last batch up
+            batches[f"evals.{name}.batch_size"] = (spec.batch_size, devices)
+    for key, (batch, share) in batches.items():
         if batch % share:
             near = max(share, round(batch / share) * share)
             raise UserError(

@@ -7,7 +7,7 @@ from mmjax.data.pipeline import train_batches
 from mmjax.data.records import BadRecord, Record, Source
 from mmjax.data.sources import open_source, open_sources
 from mmjax.data.tokenize import Tokenizer, load_tokenizer, train_tokenizer
-from mmjax.data.walk import caption_batches, eval_batches
+from mmjax.data.walk import eval_batches
 
 __all__ = [
     "Address",
@@ -17,7 +17,6 @@ __all__ = [
     "Record",
     "Source",
     "Tokenizer",
-    "caption_batches",
     "eval_batches",
     "eval_transform",
     "load_tokenizer",

@@ -53,32 +53,6 @@ def eval_batches(
     return read_ahead(load, 0, steps, workers=workers, prefetch=PREFETCH)
 
 
-def caption_batches(
-    source: Source, *, tokenizer: Tokenizer, text_length: int, batch_size: int, rows: np.ndarray
-) -> Generator[Batch]:
-    """All captions of all records in order, without their images.
-
-    Yields:
-      text int32 and text_mask bool [b, L]; owner int32 [b], the number of the record that the
-      caption belongs to; mask bool [b], False on padding rows.
-
-    Raises:
-      UserError: a record cannot be read.
-    """
-    # How many captions there are is known at the end only, so every host reads all of them.
-    waiting: list[tuple[str, int]] = []
-    for owner in range(len(source)):
-        try:
-            waiting += [(caption, owner) for caption in source.captions(owner)]
-        except BadRecord as error:
-            raise _stop(source, error) from error
-        while len(waiting) >= batch_size:
-            yield _caption_batch(waiting[:batch_size], tokenizer, text_length, rows)
-            waiting = waiting[batch_size:]
-    if waiting:
-        yield _caption_batch(waiting, tokenizer, text_length, rows)
-
-
 @dataclass
 class _EvalBatch:
     """step → batch; what each worker process holds."""
@@ -121,18 +95,6 @@ class _EvalBatch:
         if self.tokenizer is not None:
             batch |= _encode(captions, self.tokenizer, self.text_length)
         return batch
-
-
-def _caption_batch(
-    captions: list[tuple[str, int]], tokenizer: Tokenizer, text_length: int, rows: np.ndarray
-) -> Batch:
-    """The given rows of one global batch; rows past its end are padding."""
-    mine = [captions[row] if row < len(captions) else ("", 0) for row in rows]
-    return {
-        **_encode([caption for caption, _ in mine], tokenizer, text_length),
-        "owner": np.array([owner for _, owner in mine], np.int32),
-        "mask": np.asarray(rows) < len(captions),
-    }
 
 
 def _encode(captions: list[str], tokenizer: Tokenizer, length: int) -> Batch:

@@ -5,7 +5,7 @@ import pytest
 from pictures import encode, pair, picture, write_tar
 from PIL import Image
 
-from mmjax.data import caption_batches, eval_batches, eval_transform, open_source
+from mmjax.data import eval_batches, eval_transform, open_source
 from mmjax.errors import UserError
 
 S, L = 24, 8
@@ -93,42 +93,3 @@ def test_an_undecodable_image_stops_the_evaluation(tmp_path, tokenizer):
     source = open_source({"path": str(tmp_path)}, "heldout")
     with pytest.raises(UserError, match=r"heldout: .*0\.tar: bad\.jpg cannot be decoded"):
         walk(source, tokenizer)
-
-
-def test_all_captions_with_their_owners(tmp_path, tokenizer):
-    members = [m for n in range(5) for m in pair(n, tags=[f"number {k}" for k in range(n)])]
-    write_tar(tmp_path / "0.tar", members)
-    source = open_source({"path": str(tmp_path), "caption": "txt,json:tags"})
-    expected = [(c, n) for n in range(5) for c in source.captions(n)]
-    assert len(expected) == 15
-    for batch_size in (4, 5, 32):
-        batches = list(
-            caption_batches(
-                source,
-                tokenizer=tokenizer,
-                text_length=L,
-                batch_size=batch_size,
-                rows=np.arange(batch_size),
-            )
-        )
-        assert all(len(b["mask"]) == batch_size for b in batches)
-        columns = {key: np.concatenate([b[key] for b in batches]) for key in batches[0]}
-        mask = columns.pop("mask")
-        assert mask.sum() == 15
-        text, text_mask = tokenizer.encode([c for c, _ in expected], L)
-        np.testing.assert_array_equal(columns["text"][mask], text)
-        np.testing.assert_array_equal(columns["text_mask"][mask], text_mask)
-        assert columns["owner"][mask].tolist() == [n for _, n in expected]
-        assert columns["owner"].dtype == np.int32
-        part = list(
-            caption_batches(
-                source,
-                tokenizer=tokenizer,
-                text_length=L,
-                batch_size=batch_size,
-                rows=np.array([3, 0]),
-            )
-        )
-        for a, b in zip(part, batches, strict=True):
-            for key in b:
-                np.testing.assert_array_equal(a[key], b[key][[3, 0]])
