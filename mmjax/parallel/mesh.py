@@ -29,10 +29,12 @@ def make_mesh(
     devices = jax.devices() if devices is None else devices
     sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
     free = [axis for axis, size in sizes.items() if size == -1]
-    given = int(np.prod([size for size in sizes.values() if size != -1]))
-    if len(free) == 1 and given > 0 and len(devices) % given == 0:
+    fixed = [size for size in sizes.values() if size != -1]
+    given = int(np.prod(fixed))
+    valid = all(size > 0 for size in fixed)
+    if valid and len(free) == 1 and len(devices) % given == 0:
         sizes[free[0]] = len(devices) // given
-    elif free or given != len(devices):
+    elif free or not valid or given != len(devices):
         asked = ", ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items())
         raise UserError(
             f"{asked} cannot be laid on {len(devices)} device(s): let the sizes multiply to "

@@ -29,7 +29,7 @@ def param_spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P
     """The PartitionSpec of one parameter on a mesh of these axis sizes."""
     kind, stacked = role(path)[1:]
     axes: list[str | None] = [None] * len(shape)
-    for pattern, from_end in _TENSOR_DIMENSION:
+    for pattern, from_end in _TENSOR_DIMENSION if sizes["tensor"] > 1 else ():
         if re.search(pattern, path):
             if shape[-from_end] % sizes["tensor"]:
                 raise ValueError(
@@ -37,14 +37,12 @@ def param_spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P
                     f"divide {shape[-from_end]}"
                 )
             axes[len(shape) - from_end] = "tensor"
-    if kind not in _WHOLE:
+    if kind not in _WHOLE and sizes["fsdp"] > 1:
         free = [i for i in range(int(stacked), len(shape)) if axes[i] is None]
         fits = [i for i in free if shape[i] % sizes["fsdp"] == 0]
         if fits:
             axes[max(fits, key=lambda i: shape[i])] = "fsdp"
-    # Written as JAX writes the shardings of a step's results, so that they compare equal.
-    axes = [axis if axis and sizes[axis] > 1 else None for axis in axes]
-    while axes and axes[-1] is None:
+    while axes and axes[-1] is None:  # as JAX writes the shardings of a step's results
         axes.pop()
     return P(*axes)
 
