@@ -88,8 +88,9 @@ class VisionTower(nn.Module):
         image = image[:, : n * p, : n * p]  # a convolution leaves out what fills no whole patch
         pixels = (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
         patches = pixels.reshape(-1, n, p, n, p, 3).swapaxes(2, 3)
-        patches = patches.reshape(-1, n * n, p * p * 3).astype(self.dtype)
+        patches = patches.reshape(-1, p * p * 3).astype(self.dtype)
         x = patches @ kernel["kernel"].reshape(-1, w).astype(self.dtype)
+        x = x.reshape(-1, n * n, w)
         if self.patch_bias:
             x = x + kernel["bias"].astype(self.dtype)
         return constrain(x, "batch", None, None)
