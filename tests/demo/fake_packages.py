@@ -1,13 +1,10 @@
 """Tiny packages as npm would deliver them: two emoji by default, each picture one colour."""
 
 import io
-import json
 import tarfile
 from pathlib import Path
 
 from PIL import Image
-
-from demo import prepare
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><rect width="9" height="9"/></svg>'
 DATA = [

@@ -6,10 +6,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from fake_packages import DATA, MESSAGES, SVG, encoded, write_package
 from PIL import Image
 
 from demo import packages, prepare
-from fake_packages import DATA, MESSAGES, SVG, encoded, write_package
 from mmjax.data import open_source
 from mmjax.errors import UserError
 
