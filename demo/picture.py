@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from demo.run import View
 
 SHOWN = (
-    "red apple", "hot dog", "rocket", "octopus", "cactus", "hot air balloon", "robot",
+    "red apple", "hot dog", "rocket", "octopus", "cactus", "sailboat", "robot",
     "snowman", "guitar", "pizza",
 )  # fmt: skip
 QUERIES = (
@@ -54,14 +54,14 @@ def draw(path: Path, view: "View") -> None:
         _bars(bars, view, index)
 
     axes = right.subplots(
-        len(QUERIES), 7, width_ratios=(2.6, *(1,) * 6),
+        len(QUERIES), 7, width_ratios=(3.3, *(1,) * 6),
         gridspec_kw={"left": 0.02, "right": 0.98, "top": 0.91, "bottom": 0.03},
     )  # fmt: skip
     found = view.embed_texts(list(QUERIES)) @ view.image_embed.T
     for row, query, scores in zip(axes, QUERIES, found, strict=True):
         for axis in row:
             axis.axis("off")
-        row[0].text(0, 0.5, f"“{query}”", size=14, va="center", color=INK)
+        row[0].text(0, 0.5, f"“{query}”", size=13, va="center", color=INK)
         for axis, index in zip(row[1:], np.argsort(-scores)[:6], strict=True):
             axis.imshow(_on_white(view.pictures[index]))
     figure.savefig(path, dpi=90)

@@ -65,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "Train a config, or go on with it.", _TRAIN_EXAMPLE)
     train.add_argument("--config", metavar="FILE[:ARG]", help="Python file with get_config(arg)")
     train.add_argument("--workdir", metavar="DIR", help="checkpoints, metrics, tokenizer go here")
+    train.add_argument(
+        "--distributed", action="store_true",
+        help="one process of several (TPU pod, SLURM, Open MPI): join the others first",
+    )  # fmt: skip
     train.add_argument("--keys", action="store_true", help="list every config key and stop")
 
     evaluate = command("eval", _eval, "Evaluate the newest checkpoint of a run.", _EVAL_EXAMPLE)
@@ -95,6 +99,10 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
             "mmjax train needs --config=FILE and --workdir=DIR (see mmjax train --help)."
         )
     config = load_config(args.config, overrides)
+    if args.distributed:
+        import jax
+
+        jax.distributed.initialize()
     from mmjax.training import loop
 
     loop.train(config, args.workdir)

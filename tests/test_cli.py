@@ -106,6 +106,18 @@ def test_missing_flags_and_unknown_flags(config_file, capsys):
     )
 
 
+def test_distributed_joins_the_processes_before_training(config_file, monkeypatch):
+    import jax
+
+    from mmjax.training import loop
+
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda: calls.append("join"))
+    monkeypatch.setattr(loop, "train", lambda config, workdir: calls.append(workdir))
+    cli.main(["train", f"--config={config_file}:smoke", "--workdir=w", "--distributed"])
+    assert calls == ["join", "w"]
+
+
 def test_missing_data(config_file, tmp_path, capsys):
     error = fails_with(
         capsys, "train", f"--config={config_file}", f"--workdir={tmp_path / 'w'}",
