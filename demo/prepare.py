@@ -151,7 +151,7 @@ def pairs(tarball: Path, style: Style, emoji: dict[str, Emoji]) -> Iterator[Pair
                 fields={
                     "hexcode": words.hexcode,
                     "tags": list(words.tags),
-                    "described": describe(words),
+                    "captions": captions(words),
                     "group": words.number,
                     "label": words.label,
                     "emoji_group": words.group,
@@ -160,9 +160,10 @@ def pairs(tarball: Path, style: Style, emoji: dict[str, Emoji]) -> Iterator[Pair
             )
 
 
-def describe(words: Emoji) -> str:
-    """The label with its tags and group: a longer caption of the same picture."""
-    return ", ".join((words.name, *words.tags, words.subgroup, words.group))
+def captions(words: Emoji) -> list[str]:
+    """What training draws from: mostly the label, at times with its tags, or the category."""
+    tagged = ", ".join((words.name, *words.tags))
+    return [*(words.name,) * 6, tagged, f"{words.subgroup}, {words.group}"]
 
 
 def picture(data: bytes, suffix: str) -> bytes:

@@ -64,7 +64,7 @@ def test_a_shard_is_as_img2dataset_writes_it(folder):
     assert image.size == (values["width"], values["height"]) == (64, 64)
     assert image.mode == "RGBA"
     assert abs(image.getpixel((32, 32))[3] - 128) <= 1
-    assert values["described"] == "red heart, love, heart, symbols"
+    assert values["captions"][-3:] == ["red heart", "red heart, love", "heart, symbols"]
     assert values["url"] == f"npm:{prepare.STYLES['fluent'].package}/assets/2764.webp"
 
 
