@@ -6,6 +6,7 @@ the end token stays last; the mask comes from lengths, because padding may share
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import numpy as np
 import tokenizers
 
 from mmjax.errors import UserError
+
+# transformers advises to install PyTorch; its tokenizers need none.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 

@@ -165,7 +165,8 @@ def project(pooled: jax.Array, head: str, embed_dim: int, dtype: jnp.dtype) -> j
 
 
 def sincos_2d(side: int, width: int, temperature: float = 10_000.0) -> np.ndarray:
-    """Fixed positions [side², width] of MoCo v3 (Chen et al., 2021): sin/cos of x, then of y."""
+    """Fixed positions [side², width]: sin and cos of x, then of y, as in big_vision (after MoCo v3,
+    Chen et al., 2021)."""
     y, x = np.mgrid[:side, :side]
     omega = 1.0 / temperature ** (np.arange(width // 4) / (width // 4 - 1))
     x, y = x.reshape(-1, 1) * omega, y.reshape(-1, 1) * omega

@@ -79,7 +79,7 @@ def names() -> list[str]:
 def config(name: str) -> ConfigDict:
     """The `model` config of a named architecture; UserError names the nearest one."""
     base = name.removesuffix(_QUICK)
-    if base not in ARCHITECTURES:
+    if base not in ARCHITECTURES or (base != name and "logit_bias_init" in ARCHITECTURES[base]):
         near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.0)[0]
         raise UserError(f"There is no architecture {name!r}; the nearest is {near!r}.")
     model = config_lib.default().model

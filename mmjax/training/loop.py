@@ -17,7 +17,7 @@ from mmjax.training.checkpoint import Checkpoints
 from mmjax.training.metrics import Meter, MetricWriter, ProgressLine
 from mmjax.training.state import TrainState, abstract_state, init_state
 from mmjax.training.step import make_train_step
-from mmjax.training.workdir import open_workdir, workdir_tokenizer
+from mmjax.training.workdir import open_workdir, workdir_path, workdir_tokenizer
 
 
 def train(config: ConfigDict, workdir: str) -> TrainState:
@@ -27,7 +27,7 @@ def train(config: ConfigDict, workdir: str) -> TrainState:
     """
     config_check.validate(config)
     use_compilation_cache()
-    folder = epath.Path(workdir)
+    folder = workdir_path(workdir)
     mesh = mesh_lib.make_mesh(**config.mesh)
     config_check.validate_on_mesh(config, dict(mesh.shape))
 

@@ -20,6 +20,12 @@ from mmjax.parallel import rules
 from mmjax.training.checkpoint import restore_params
 
 
+def workdir_path(workdir: str | epath.PathLike) -> epath.Path:
+    """A workdir as an absolute path (Orbax wants one), or as the URL that it is."""
+    path = epath.Path(workdir)
+    return path if "://" in str(workdir) else path.absolute()
+
+
 def open_workdir(workdir: epath.Path, config: ConfigDict) -> None:
     """Makes the workdir and writes config.json, or checks the run that is already there.
 
@@ -76,7 +82,7 @@ def restore_for_inference(workdir: str) -> tuple[ConfigDict, Multimodal, Any, da
 
     The parameters lie on the current mesh (`jax.set_mesh`), or on the first device without one.
     """
-    folder = epath.Path(workdir)
+    folder = workdir_path(workdir)
     config = read_config(folder)
     model = models.from_config(config.model)
     shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))

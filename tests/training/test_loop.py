@@ -57,8 +57,10 @@ def assert_same_bits(a, b):
 @pytest.fixture(scope="session")
 def whole_run(tmp_path_factory):
     """A run of 20 steps without interruption: (workdir, final state)."""
-    workdir = tmp_path_factory.mktemp("whole")
-    return workdir, loop.train(small_config(), workdir)
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:  # a relative path, as most people type it
+        patch.chdir(folder)
+        return folder / "run", loop.train(small_config(), "run")
 
 
 def test_resumed_run_is_bit_equal(whole_run, tmp_path, monkeypatch):
@@ -75,7 +77,14 @@ def test_resumed_run_is_bit_equal(whole_run, tmp_path, monkeypatch):
     assert losses[0] == losses[1]
 
 
-def test_finished_run_trains_no_further(whole_run, capsys):
+def test_relative_workdir_is_the_same_run(whole_run, monkeypatch):
+    workdir, state = whole_run
+    monkeypatch.chdir(workdir.parent)
+    assert_same_bits(restore_for_inference(workdir.name)[2], state.ema)
+    assert_same_bits(loop.train(small_config(), workdir.name), state)
+
+
+def test_finished_run_trains_no_further(whole_run):
     workdir, state = whole_run
     before = (workdir / "metrics.jsonl").read_text()
     assert_same_bits(loop.train(small_config(), workdir), state)
