@@ -56,7 +56,7 @@ def main(workdir: Path) -> None:
     difference = torch_difference(folder, view)
     console.print(f"wrote {folder} for transformers.CLIPModel", end="; ")
     console.print(
-        "PyTorch is not installed, so it is unchecked (pip install 'mmjax[torch]')"
+        "PyTorch is not installed, so it is unchecked (install torch and run again)"
         if difference is None
         else f"PyTorch's logits differ by at most {difference:.1e} at scale {view.scale:.0f}"
     )
@@ -160,7 +160,7 @@ def torch_difference(folder: Path, view: View, count: int = 64) -> float | None:
 def table(results: dict[str, Any]) -> Table:
     """The numbers that matter, for the terminal."""
     held, zero = results["heldout"], results["zero_shot"]
-    grid = Table("measured on twitter's drawing style, never trained on", "R@1", "R@5", "R@10")
+    grid = Table("twitter's style, never trained on", "R@1", "R@5", "R@10")
     for direction in ("image_to_text", "text_to_image"):
         name = f"{direction.replace('_', ' ')} ({held['candidates']:,} labels)"
         grid.add_row(name, *(f"{value:.1%}" for value in held[direction].values()))

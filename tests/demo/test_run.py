@@ -1,71 +1,41 @@
-"""The whole demo, made small: the files it leaves, the shape of results.json, the second run."""
+"""The demo's own arithmetic: what it reports of a run, restarts included."""
 
 import json
 
 import pytest
-from fake_packages import encoded, write_package
-from PIL import Image
+from rich.console import Console
 
-from demo import prepare, run
-
-NAMES = ("red apple", "hot dog", "rocket", "octopus", "cactus", "robot", "snowman")
+from demo import run
 
 
-@pytest.fixture
-def data(tmp_path, monkeypatch):
-    """Seven emoji in every style, and the demo pointed at them and at a few steps of training."""
-    pytest.importorskip("resvg_py", reason="comes with the extra demo")
-    pytest.importorskip("matplotlib", reason="comes with the extra demo")
-    emoji = [
-        {"label": name, "hexcode": f"1F60{i}", "order": i, "group": i % 2, "subgroup": 0}
-        for i, name in enumerate(NAMES)
+def test_training_time_counts_every_interval_of_a_resumed_run(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"batch_size": 10}))
+    lines = [
+        {"step": 1, "examples_per_second": 5.0},  # 2 s, with compilation
+        {"step": 11, "examples_per_second": 100.0},  # 1 s
+        {"step": 11, "twitter/image_to_text/R@1": 0.2},  # an evaluation is no training
+        {"step": 6, "examples_per_second": 10.0},  # resumed at 5: not a negative interval
+        {"step": 16, "examples_per_second": 50.0},  # 2 s
     ]
-    messages = {
-        "groups": [{"order": 0, "message": "nature"}, {"order": 1, "message": "objects"}],
-        "subgroups": [{"order": 0, "message": "things"}],
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    seconds, speed = run.training_time(tmp_path)
+    assert seconds == pytest.approx(5.0)
+    assert speed == pytest.approx(210 / 5)
+
+
+def test_table_shows_both_directions_and_the_groups():
+    recall = {"R@1": 0.31, "R@5": 0.5, "R@10": 0.6}
+    results = {
+        "train_seconds": 300.0,
+        "total_seconds": 400.0,
+        "examples_per_second": 600.0,
+        "heldout": {"image_to_text": recall, "text_to_image": recall, "candidates": 1923},
+        "zero_shot": {"top1": 0.4, "top5": 0.8, "classes": 10},
     }
-    text = {"en/data.json": emoji, "en/messages.json": messages}
-    packages = tmp_path / "emoji" / "packages"
-    write_package(packages, prepare.TEXT, {p: json.dumps(v).encode() for p, v in text.items()})
-    svg = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle r="5"/></svg>'
-    for name in ("google", "fluent", "openmoji", "twitter"):
-        style = prepare.STYLES[name]
-        folders = ("color/svg", "black/svg") if style.suffix == "svg" else (style.folder,)
-        content = svg if style.suffix == "svg" else encoded(style.suffix.upper())
-        files = {
-            f"{folder}/{e['hexcode'].lower()}.{style.suffix}": content
-            for folder in folders
-            for e in emoji
-        }
-        write_package(packages, style.package, files)
-    monkeypatch.setattr(run, "DATA", tmp_path / "emoji")
-    monkeypatch.setattr(run, "CONFIG", f"{run.CONFIG}:smoke")
-    return tmp_path
-
-
-def test_the_demo_leaves_its_results_picture_and_weights(data):
-    workdir = data / "run"
-    run.main(workdir)
-
-    results = json.loads((workdir / "results.json").read_text())
-    ranks = {"R@1", "R@5", "R@10"}
-    assert {key: set(value) for key, value in results.items() if isinstance(value, dict)} == {
-        "heldout": {"image_to_text", "text_to_image", "candidates"},
-        "zero_shot": {"top1", "top5", "classes"},
-        "export": {"max_abs_logit_diff"},
-    }
-    assert results.keys() >= {"train_seconds", "total_seconds", "examples_per_second"}
-    assert len(results) == 6
-    assert set(results["heldout"]["image_to_text"]) == ranks
-    assert set(results["heldout"]["text_to_image"]) == ranks
-    assert 0 < results["train_seconds"] <= results["total_seconds"]
-    assert results["export"]["max_abs_logit_diff"] < 1e-4
-    assert (workdir / "huggingface" / "model.safetensors").exists()
-    assert Image.open(workdir / "demo.png").width > 1000
-
-    trained = (workdir / "metrics.jsonl").read_text()
-    run.main(workdir)  # uses what is there
-    assert (workdir / "metrics.jsonl").read_text() == trained
-    again = json.loads((workdir / "results.json").read_text())
-    assert again["heldout"] == results["heldout"]
-    assert again["train_seconds"] == results["train_seconds"]
+    console = Console(width=120)
+    with console.capture() as shown:
+        console.print(run.table(results))
+    text = shown.get()
+    assert "image to text (1,923 labels)" in text
+    assert "31.0%" in text
+    assert "zero-shot, 10 groups" in text
