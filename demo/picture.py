@@ -19,8 +19,7 @@ SHOWN = (
     "snowman", "guitar", "pizza",
 )  # fmt: skip
 QUERIES = (
-    "a smiling face", "something to eat", "an animal with wings", "music", "weather", "sports",
-    "a red heart", "transport",
+    "a smiling face", "moon", "clock", "a red heart", "a bird", "fruit", "flower", "a vehicle",
 )  # fmt: skip
 RIGHT, OTHER, INK = "#2a9d5c", "#c9d3e0", "#22303f"
 
