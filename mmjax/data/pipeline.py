@@ -6,7 +6,9 @@ The batch of step s is a function of (seed, s) alone: not of hosts, workers, thr
 import atexit
 import contextlib
 import logging
+import multiprocessing
 import os
+import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -245,3 +247,12 @@ def _start_worker(number: int, count: int) -> None:
     # The workers are the parallelism: none of them should start threads for all cores.
     cv2.setNumThreads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A run that is killed cannot close its workers, and they would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()
+    os._exit(1)

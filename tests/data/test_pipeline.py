@@ -5,7 +5,9 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import time
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,16 +242,37 @@ SCRIPT = """
         tokenizer = pickle.load(open(sys.argv[1], "rb"))
         batches = train_batches([source], config, tokenizer, rows=np.arange(4), start_step=0)
         print(next(batches)["image"].shape)
-        sys.exit()
+        END
 """
+
+
+def run_script(tmp_path, tokenizer, end):
+    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT).replace("END", end))
+    (tmp_path / "tokenizer").write_bytes(pickle.dumps(tokenizer))
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "tokenizer")]
+    return subprocess.run(command, capture_output=True, timeout=100)
 
 
 def test_an_interpreter_with_open_batches_ends(tmp_path, tokenizer):
     """Nobody closed them, and absl's flags were never parsed: no hang, no noise."""
-    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
-    (tmp_path / "tokenizer").write_bytes(pickle.dumps(tokenizer))
-    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "tokenizer")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
-    assert done.stdout.strip() == "(4, 16, 16, 3)"
-    assert "Traceback" not in done.stderr
-    assert "leaked" not in done.stderr
+    done = run_script(tmp_path, tokenizer, "sys.exit()")
+    assert done.returncode == 0
+    assert done.stdout == b"(4, 16, 16, 3)\n"
+    assert b"Traceback" not in done.stderr
+    assert b"leaked" not in done.stderr
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path, tokenizer):
+    end = (
+        "import multiprocessing, os; "
+        "print(*(child.pid for child in multiprocessing.active_children()), flush=True); "
+        "os.kill(os.getpid(), 9)"
+    )
+    done = run_script(tmp_path, tokenizer, end)
+    workers = [Path("/proc", pid) for pid in done.stdout.decode().splitlines()[1].split()]
+    assert done.returncode == -9
+    assert len(workers) == 1
+    deadline = time.monotonic() + 20
+    while any(worker.exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(worker.exists() for worker in workers)
