@@ -38,7 +38,14 @@ setup(
     ],
     extras_require={
         "demo": ["matplotlib", "resvg-py"],
-        "test": ["mypy==2.4.1", "pytest", "pytest-xdist", "resvg-py", "ruff==0.17.6", "torch==2.13.0"],
+        "test": [
+            "mypy==2.4.1",
+            "pytest",
+            "pytest-xdist",
+            "resvg-py",
+            "ruff==0.17.6",
+            "torch==2.13.0",
+        ],
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda13]"],
         "torch": ["torch"],

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 
@@ -29,7 +29,8 @@ def draw(path: Path, view: "View") -> None:
     in green), on the right words with the six unseen pictures closest to them."""
     shown = [view.names.index(name) for name in SHOWN if name in view.names]
     figure = plt.figure(figsize=(17, 11.5), facecolor="white")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    left, right = halves
     figure.text(0.02, 0.965, "A drawing style it has never seen", size=20, weight="bold", color=INK)
     figure.text(
         0.02, 0.94, f"top five of {len(view.labels):,} labels, the right one in green", size=12,
@@ -87,4 +88,8 @@ def _bars(axis, view: "View", index: int) -> None:
 def _on_white(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data)).convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB").resize((128, 128), Image.BICUBIC)
+    return (
+        Image.alpha_composite(white, image)
+        .convert("RGB")
+        .resize((128, 128), Image.Resampling.BICUBIC)
+    )

@@ -44,6 +44,8 @@ class Multimodal(nn.Module):
             init = nn.initializers.constant(self.logit_scale_init)
             result["logit_scale"] = jnp.exp(self.param("logit_scale", init, ()))
         if "logit_bias" in wanted:
+            if self.logit_bias_init is None:
+                raise ValueError("this model has no logit bias: logit_bias_init is None")
             init = nn.initializers.constant(self.logit_bias_init)
             result["logit_bias"] = self.param("logit_bias", init, ())
         return result

@@ -28,7 +28,7 @@ def clip_loss(image_embed: jax.Array, text_embed: jax.Array, scale: jax.Array) -
 def infonce_loss(
     anchor_embed: jax.Array,
     candidate_embed: jax.Array,
-    scale: jax.Array,
+    scale: jax.Array | float,
     positives: jax.Array | None = None,
 ) -> jax.Array:
     """InfoNCE in one direction (van den Oord et al., 2018), a float32 scalar.
@@ -63,7 +63,7 @@ def siglip_loss(
     return -jax.nn.log_sigmoid(z * logits).sum() / logits.shape[0]
 
 
-def similarity(x: jax.Array, y: jax.Array, scale: jax.Array) -> jax.Array:
+def similarity(x: jax.Array, y: jax.Array, scale: jax.Array | float) -> jax.Array:
     """Logits s·x·yᵀ [B, M] in true float32: TPUs would multiply in bfloat16, GPUs in TF32."""
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
     return scale * jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mmjax.models.roles import path_string, role
@@ -47,7 +47,7 @@ def param_spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P
     return P(*axes)
 
 
-def param_shardings(params: Any, mesh: Mesh) -> Any:
+def param_shardings(params: Any, mesh: Mesh | AbstractMesh) -> Any:
     """NamedShardings of a tree of parameters, or of their shapes."""
     sizes = dict(mesh.shape)
     return jax.tree_util.tree_map_with_path(
@@ -55,7 +55,7 @@ def param_shardings(params: Any, mesh: Mesh) -> Any:
     )
 
 
-def state_shardings(state: Any, mesh: Mesh) -> Any:
+def state_shardings(state: Any, mesh: Mesh | AbstractMesh) -> Any:
     """NamedShardings of a train state (a tree of shapes with a field `params`).
 
     A leaf whose path ends in a parameter's path and that has its shape is a moment or an average of

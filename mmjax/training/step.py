@@ -133,7 +133,8 @@ def run_views(
             return model.apply({"params": params}, part, names, train=train, rngs=rngs)
 
         outputs = _in_parts(run, view_batch, view_key, microbatches)
-        result[view] = outputs | model.apply({"params": params}, view_batch, scalars)
+        of_model: Any = model.apply({"params": params}, view_batch, scalars)
+        result[view] = {**outputs, **of_model}
     return result
 
 

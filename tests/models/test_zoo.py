@@ -1,0 +1,135 @@
+"""Named architectures are the published ones: transformers' models of an equal config agree."""
+
+import functools
+import math
+
+import jax
+import pytest
+import tiny
+import torch
+import transformers
+from jax.extend import core
+
+from mmjax import models
+from mmjax.errors import UserError
+from mmjax.models import roles, zoo
+from mmjax.models.flops import forward_flops
+
+
+@functools.cache
+def shapes(name):
+    return tiny.shapes(models.create(name))
+
+
+def count(tree):
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+def peer(config):
+    """transformers' model of the same architecture, without memory behind its parameters."""
+    image, text = config.image, config.text
+
+    def tower(tower):
+        return {
+            "hidden_size": tower.width, "intermediate_size": tower.mlp_dim,
+            "num_hidden_layers": tower.depth, "num_attention_heads": tower.heads,
+        }  # fmt: skip
+
+    vision = {**tower(image), "image_size": image.size, "patch_size": image.patch_size}
+    words = {
+        **tower(text), "vocab_size": text.vocab_size,
+        "max_position_embeddings": text.context_length,
+    }  # fmt: skip
+    siglip = config.logit_bias_init is not None
+    with torch.device("meta"):
+        if siglip:
+            words["projection_size"] = config.embed_dim
+            return transformers.SiglipModel(
+                transformers.SiglipConfig(vision_config=vision, text_config=words)
+            )
+        return transformers.CLIPModel(
+            transformers.CLIPConfig(
+                vision_config=vision, text_config=words, projection_dim=config.embed_dim
+            )
+        )
+
+
+def test_vit_b_32_has_151_277_313_parameters():
+    assert count(shapes("ViT-B/32")) == 151_277_313
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_parameters_are_as_many_as_in_transformers(name):
+    theirs = sum(p.numel() for p in peer(zoo.config(name)).parameters())
+    assert count(shapes(name)) == theirs
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_parameter_has_a_role(name):
+    found = set()
+    for path, x in jax.tree_util.tree_leaves_with_path(shapes(name)):
+        role = roles.role(roles.path_string(path))
+        found.add(role.kind)
+        assert role.stacked == ("blocks" in role.path.split("/"))
+        assert (role.kind == "matrix") == role.path.endswith("kernel")
+        assert x.dtype == "float32"
+    assert found == {"matrix", "embedding", "token", "position", "norm", "bias", "scale"}
+
+
+def test_a_parameter_without_a_role_is_named():
+    with pytest.raises(KeyError, match="image/gate"):
+        roles.role("image/gate")
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_flops_are_those_of_the_matrix_products(name):
+    config = zoo.config(name)
+    config.image.unroll = config.text.unroll = False
+    model = models.from_config(config)
+    outputs = ("image_embed", "text_embed")
+    jaxpr = jax.make_jaxpr(
+        lambda params, batch: model.apply({"params": params}, batch, outputs)
+    )(shapes(name), models.dummy_batch(model))  # fmt: skip
+    assert forward_flops(config) == pytest.approx(product_flops(jaxpr.jaxpr), rel=1e-3)
+
+
+def product_flops(jaxpr):
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            inner = math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+            total += 2 * inner * math.prod(eqn.outvars[0].aval.shape)
+        subs = sum(product_flops(sub) for sub in core.jaxprs_in_params(eqn.params))
+        total += subs * eqn.params.get("length", 1)
+    return total
+
+
+def test_shorter_texts_and_dropped_patches_cost_less():
+    config = zoo.config("ViT-B/32")
+    full, short = forward_flops(config), forward_flops(config, 24)
+    config.image.patch_dropout = 0.5
+    assert forward_flops(config, 24) < short < full
+
+
+def test_quickgelu_is_the_same_architecture_with_openais_activation():
+    plain, quick = zoo.config("ViT-L/14"), zoo.config("ViT-L/14-quickgelu")
+    assert plain.image.activation == plain.text.activation == "gelu"
+    assert quick.image.activation == quick.text.activation == "quick_gelu"
+    quick.update({"name": plain.name, "image": {"activation": "gelu"}})
+    quick.text.activation = "gelu"
+    assert quick == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("ViT-B/23", "ViT-B/32"),
+        ("siglip-so400m/14-384", "SigLIP-So400m/14-384"),
+        ("vit-l/14-336", "ViT-L/14-336"),
+        ("SigLIP-B/16-224-quickgelu", "SigLIP-B/16-224"),  # SigLIP has one activation
+    ],
+)
+def test_an_unknown_name_names_the_nearest(name, nearest):
+    with pytest.raises(UserError, match=rf"{name}.*nearest is '{nearest}'"):
+        models.create(name)
