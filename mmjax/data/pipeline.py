@@ -120,7 +120,9 @@ def _read(iterator: grain.DatasetIterator, copy: bool) -> Generator[Batch]:
 
 
 def _copy(batch: Batch) -> Batch:
-    return {key: np.array(value) for key, value in batch.items()}
+    plain = {key: np.array(value) for key, value in batch.items()}
+    batch.clear()  # whoever still holds the dict, the shared memory is given back now
+    return plain
 
 
 _reading: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
