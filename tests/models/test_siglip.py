@@ -1,5 +1,7 @@
 """SigLIP's form of the towers (attention pooling, bias, no causality) against transformers."""
 
+import functools
+
 import jax
 import numpy as np
 import tiny
@@ -95,7 +97,8 @@ def test_embeddings_scale_and_bias_equal_transformers():
     assert jax.tree.map(lambda x: x.shape, params) == wanted
 
     batch = tiny.batch(config, size=3)
-    outputs = model.apply({"params": params}, batch, model.outputs())
+    embed = jax.jit(functools.partial(model.apply, outputs=model.outputs()))
+    outputs = embed({"params": params}, batch)
     pixels = torch.tensor(batch["image"] / 127.5 - 1, dtype=torch.float32).permute(0, 3, 1, 2)
     with torch.no_grad():
         theirs = peer(input_ids=torch.tensor(batch["text"]).long(), pixel_values=pixels)
