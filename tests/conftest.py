@@ -4,7 +4,7 @@ import os
 
 # XLA's CPU collectives block a pool thread each until all devices have joined; two at a time on
 # eight devices starve a pool of the default size, and the process aborts after 40 seconds.
-os.environ.setdefault("PJRT_NPROC", "64")
+os.environ.setdefault("PJRT_NPROC", "256")
 
 import jax
 

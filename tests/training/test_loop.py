@@ -139,7 +139,7 @@ def test_mesh_may_change_on_resume(whole_run, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             loop.train(small_config(), tmp_path)
     config = small_config()
-    config.mesh.update(data=2, fsdp=2, tensor=2)
+    config.mesh.update(data=2, fsdp=1, tensor=4)
     loop.train(config, tmp_path)
     ours, theirs = metrics_of(tmp_path), metrics_of(whole_run[0])
     assert ours[11]["loss"] == pytest.approx(theirs[11]["loss"], rel=1e-5)
