@@ -6,8 +6,8 @@ then take turns, a few steps each, so that a change in the machine's load meets 
 
     python benchmarks/train_step.py --rounds=5 --markdown
 
-Caption lengths follow Conceptual Captions (Sharma et al., 2018, table 1: 10.3 ± 4.5 tokens a
-caption), drawn from a gamma distribution with that mean and deviation, plus start and end tokens.
+Caption lengths are like those of Conceptual Captions (Sharma et al., 2018; about 10.3 ± 4.5 words a
+caption, not yet checked against the paper), drawn from a gamma distribution, plus start and end.
 """
 
 import argparse
