@@ -1,11 +1,10 @@
 # make demo   train, evaluate, export and look at a CLIP model, in a quarter of an hour on two cores
 # make test   lint, types, tests, as CI runs them
-# make slow   the tests that take minutes
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types unit slow format clean
+.PHONY: demo test lint types unit format clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m demo.run
@@ -20,10 +19,7 @@ types: $(VENV)/test.installed
 	$(BIN)/mypy
 
 unit: $(VENV)/test.installed
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
-
-slow: $(VENV)/test.installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 format: $(VENV)/test.installed
 	$(BIN)/ruff check --fix .
