@@ -37,16 +37,12 @@ def make_train_step(
     same and `state.nonfinite` counts such steps in a row.
     """
     schedule = optim.schedule(config.optim, config.total_steps)
-    is_frozen = optim.frozen(rate_tree)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
         def loss_fn(params):
-            # Without a gradient the backward pass of frozen parts is never computed.
-            params = jax.tree.map(
-                lambda p, fixed: jax.lax.stop_gradient(p) if fixed else p, params, is_frozen
-            )
+            params = jax.tree.map(_stop_frozen, params, rate_tree)
             outputs = run_views(
                 model, objectives, params, batch, key, microbatches=config.optim.microbatches
             )
@@ -85,6 +81,17 @@ def make_train_step(
         return rules.pin_state(new), metrics
 
     return train_step
+
+
+def _stop_frozen(param: jax.Array, rate: float | np.ndarray) -> jax.Array:
+    """`param` without a gradient where its rate is 0: frozen layers count in no norm and no clip.
+
+    The backward pass of what is frozen as a whole is never computed.
+    """
+    stopped = jax.lax.stop_gradient(param)
+    if np.ndim(rate) == 0:
+        return param if rate else stopped
+    return jnp.where(rate == 0, stopped, param)
 
 
 def total_loss(objectives: Objectives, outputs: Outputs, batch: Batch) -> tuple[jax.Array, Metrics]:

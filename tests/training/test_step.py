@@ -105,6 +105,17 @@ def test_wholly_frozen_parameters_have_no_moments(strained):
     }  # fmt: skip
 
 
+def test_frozen_layers_count_in_no_gradient_norm(strained):
+    """And so in no clipping, which is by the same gradients."""
+    _, states, metrics = strained
+    gradient = flat(tiny.first_gradient(states[1]))
+    blocks = [path for path in gradient if path.startswith("image/blocks/")]
+    assert all((gradient[path][0] == 0).all() for path in blocks)
+    assert any((gradient[path][1] != 0).all() for path in blocks)
+    norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
+    assert metrics[0]["grad_norm"] == pytest.approx(norm, rel=1e-5)
+
+
 def test_a_bad_loss_or_gradient_changes_nothing_but_the_step(strained):
     _, states, metrics = strained
     good, nan_loss, nan_gradient = states[2], states[3], states[4]
