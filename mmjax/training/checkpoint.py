@@ -5,6 +5,7 @@ counter), so that evaluation and export read what they need. There is no iterato
 of a step is a function of (seed, step).
 """
 
+import itertools
 from typing import Any
 
 import jax
@@ -78,7 +79,10 @@ class Checkpoints:
         for step in steps:
             if jax.process_index() == 0:
                 aside.mkdir(parents=True, exist_ok=True)
-                (self._folder / str(step)).rename(aside / str(step))
+                numbered = (f"{step}-{again}" for again in itertools.count(2))
+                names = itertools.chain([str(step)], numbered)
+                free = next(name for name in names if not (aside / name).exists())
+                (self._folder / str(step)).rename(aside / free)
         self._manager.reload()
 
 
@@ -90,20 +94,25 @@ def _rest(state: TrainState) -> dict[str, Any]:
     }
 
 
-def restore_params(workdir: epath.Path, abstract: Any, *, ema: bool) -> tuple[int, Any]:
-    """(step, parameters) of the newest checkpoint of a run, laid out as `abstract`.
+def checkpoint_steps(workdir: epath.Path) -> list[int]:
+    """The steps of a run's checkpoints, oldest first."""
+    folder = workdir / FOLDER
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def restore_params(workdir: epath.Path, abstract: Any, *, ema: bool) -> Any:
+    """The parameters of the newest checkpoint of a run, laid out as `abstract`.
 
     UserError: there is no checkpoint in the workdir, or it cannot be read.
     """
-    folder = workdir / FOLDER
-    names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    steps = sorted(int(name) for name in names if name.isdigit())
+    folder, steps = workdir / FOLDER, checkpoint_steps(workdir)
     if not steps:
         raise UserError(f"There is no checkpoint in {folder}: train first, or name another one.")
     path = folder / str(steps[-1]) / ("ema" if ema else "params")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return steps[-1], checkpointer.restore(path, abstract)
+            return checkpointer.restore(path, abstract)
     except Exception as error:
         raise UserError(
             f"The checkpoint {path} cannot be read ({str(error).splitlines()[0]}); move the folder "

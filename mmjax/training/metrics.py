@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 from etils import epath
@@ -27,7 +26,6 @@ class MetricWriter:
     """Writes scalars of a step to every sink that the config asks for; on the first host only."""
 
     def __init__(self, workdir: epath.Path, config: ConfigDict):
-        self._sinks: list[Any] = []
         self._file = self._board = self._wandb = None
         if jax.process_index() != 0:
             return

@@ -17,7 +17,7 @@ from mmjax.errors import UserError
 from mmjax.models import Multimodal
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
-from mmjax.training.checkpoint import restore_params
+from mmjax.training.checkpoint import checkpoint_steps, restore_params
 
 
 def workdir_path(workdir: str | epath.PathLike) -> epath.Path:
@@ -29,14 +29,18 @@ def workdir_path(workdir: str | epath.PathLike) -> epath.Path:
 def open_workdir(workdir: epath.Path, config: ConfigDict) -> None:
     """Makes the workdir and writes config.json, or checks the run that is already there.
 
+    Before the first checkpoint nothing depends on the config, so it may still be mended.
     UserError: it cannot be written, or holds a run whose config differs in what may not change.
     """
     path = workdir / "config.json"
-    if path.exists():
+    if checkpoint_steps(workdir):
         config_check.validate_resume(read_config(workdir), config, workdir)
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
+            if not checkpoint_steps(workdir):
+                for stale in ("tokenizer", "tokenizer.tmp"):  # made from the old config's data
+                    (workdir / stale).rmtree(missing_ok=True)
             temporary = workdir / "config.json.tmp"
             temporary.write_text(config_lib.to_json(config))
             temporary.replace(path)
@@ -95,5 +99,5 @@ def restore_for_inference(workdir: str) -> tuple[ConfigDict, Multimodal, Any, da
         shapes,
         shardings,
     )
-    _, params = restore_params(folder, abstract, ema=config.optim.ema > 0)
+    params = restore_params(folder, abstract, ema=config.optim.ema > 0)
     return config, model, params, data.load_tokenizer(folder / "tokenizer")

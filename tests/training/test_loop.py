@@ -14,7 +14,7 @@ from mmjax import config as config_lib
 from mmjax import data, models
 from mmjax.errors import UserError
 from mmjax.training import loop
-from mmjax.training.workdir import restore_for_inference
+from mmjax.training.workdir import read_config, restore_for_inference
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
@@ -107,14 +107,15 @@ def test_inference_reads_the_average(whole_run):
 def test_damaged_checkpoint_falls_back_and_is_kept_aside(whole_run, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole_run[0], workdir)
-    damaged = workdir / "checkpoints" / "20"
+    damaged, aside = workdir / "checkpoints" / "20", workdir / "checkpoints" / "unreadable"
+    (aside / "20").mkdir(parents=True)  # from an earlier accident
     for file in damaged.rglob("*"):
         if file.is_file() and file.stat().st_size > 200:
             file.write_bytes(b"damaged")
     state = loop.train(small_config(), workdir)  # again from 15
     assert_same_bits(state, whole_run[1])
-    assert (workdir / "checkpoints" / "unreadable" / "20").is_dir()
-    assert (workdir / "checkpoints" / "20").is_dir()
+    assert {path.name for path in aside.iterdir()} == {"20", "20-2"}
+    assert damaged.is_dir()
 
 
 def test_all_checkpoints_damaged_is_an_error_and_deletes_nothing(whole_run, tmp_path):
@@ -157,6 +158,11 @@ def test_vocabulary_smaller_than_the_tokenizers(tmp_path):
     config.model.text.vocab_size = 520
     with pytest.raises(UserError, match=r"config.model.text.vocab_size=520 is smaller.* or more"):
         loop.train(config, tmp_path)
+    # Nothing was trained yet, so the same workdir takes the mended config.
+    mended = small_config()
+    mended.total_steps = 1
+    loop.train(mended, tmp_path)
+    assert read_config(tmp_path).to_dict() == mended.to_dict()
 
 
 def test_objective_that_the_model_cannot_serve(tmp_path):
