@@ -209,7 +209,7 @@ tags: [clip, mmjax]
 ---
 # {model.name}
 
-A CLIP model of {count:,} parameters, trained with mmjax (JAX) for {config.total_steps:,} steps of
+A CLIP model of {count:,} parameters, from an mmjax (JAX) run of {config.total_steps:,} steps of
 {config.batch_size:,} image-text pairs. Images are {model.image.size} x {model.image.size} pixels,
 texts at most {model.text.context_length} tokens.
 
