@@ -100,9 +100,9 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
         )
     config = load_config(args.config, overrides)
     if args.distributed:
-        import jax
+        from mmjax.parallel import distributed
 
-        jax.distributed.initialize()
+        distributed.initialize()
     from mmjax.training import loop
 
     loop.train(config, args.workdir)

@@ -112,7 +112,7 @@ def test_distributed_joins_the_processes_before_training(config_file, monkeypatc
     from mmjax.training import loop
 
     calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda: calls.append("join"))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: calls.append("join"))
     monkeypatch.setattr(loop, "train", lambda config, workdir: calls.append(workdir))
     cli.main(["train", f"--config={config_file}:smoke", "--workdir=w", "--distributed"])
     assert calls == ["join", "w"]
