@@ -1,24 +1,43 @@
-"""Contrastive losses over the global batch: CLIP, InfoNCE, SigLIP.
+"""Contrastive losses over the global batch: CLIP, InfoNCE, SigLIP, similarity distillation.
 
 The functions take L2-normalised embeddings [B, D] and the multiplicative scale s (e to the
 logit_scale parameter). Arrays are global: under a mesh every example meets the negatives of the
-whole batch, and values and gradients are those of one device. This is the dense form, one matmul
-[B, B] that jit splits by rows over the devices.
+whole batch, and values and gradients are those of one device.
+
+Each has two implementations of the same value and gradients: "dense", one matmul [B, B] that jit
+splits by rows over the devices, and "ring" (`parallel/ring.py`), which never holds that matrix.
+"auto" takes the ring where the rows of a device have more than DENSE_ENTRIES logits.
 """
 
 import jax
 import jax.numpy as jnp
 
+from mmjax.errors import UserError
 from mmjax.objectives.registry import Objective, register
+from mmjax.parallel import ring
 
 PAIR_OUTPUTS = ("image_embed", "text_embed", "logit_scale")
+IMPLEMENTATIONS = ("auto", "dense", "ring")
+DENSE_ENTRIES = 2**24  # 64 MiB of float32 logits, about three times that with their gradient
 
 
-def clip_loss(image_embed: jax.Array, text_embed: jax.Array, scale: jax.Array) -> jax.Array:
+def clip_loss(
+    image_embed: jax.Array,
+    text_embed: jax.Array,
+    scale: jax.Array | float,
+    *,
+    implementation: str = "auto",
+) -> jax.Array:
     """Symmetric InfoNCE (Radford et al., 2021), a float32 scalar.
 
     L = 1/2B Σ_i [ lse_j(s·x_i·y_j) − s·x_i·y_i + lse_j(s·x_j·y_i) − s·x_i·y_i ]
     """
+    _check_pairs(image_embed, text_embed)
+    if _take_ring(implementation, image_embed, text_embed):
+        (rows, hits), (columns,) = ring.pair_statistics(
+            *_sides(image_embed, text_embed), _scalars(scale), ("lse", "positive"), ("lse",)
+        )
+        return (0.5 * (rows + columns) - hits).mean()
     logits = similarity(image_embed, text_embed, scale)
     rows = jax.nn.logsumexp(logits, axis=1)
     columns = jax.nn.logsumexp(logits, axis=0)
@@ -30,6 +49,9 @@ def infonce_loss(
     candidate_embed: jax.Array,
     scale: jax.Array | float,
     positives: jax.Array | None = None,
+    *,
+    group: jax.Array | None = None,
+    implementation: str = "auto",
 ) -> jax.Array:
     """InfoNCE in one direction (van den Oord et al., 2018), a float32 scalar.
 
@@ -41,8 +63,22 @@ def infonce_loss(
       candidate_embed: [M, D] of unit length.
       scale: scalar, 1 / temperature.
       positives: bool [B, M], True where candidate j is a positive of anchor i, at least one a row;
-        None means the diagonal (M = B).
+        None means the diagonal (M = B), or `group`.
+      group: int32 [B], equal ids are positives of each other (M = B); in place of `positives`, and
+        without its B × M entries.
+      implementation: "auto", "dense" or "ring".
     """
+    if positives is None:
+        _check_pairs(anchor_embed, candidate_embed)
+    elif group is not None:
+        raise UserError("infonce_loss takes `positives` or `group`, not both.")
+    if _take_ring(implementation, anchor_embed, candidate_embed):
+        several = "positive" if positives is None and group is None else "positive_lse"
+        sides = _sides(anchor_embed, candidate_embed, ids=group, mask=positives)
+        (rows, hits), () = ring.pair_statistics(*sides, _scalars(scale), ("lse", several), ())
+        return (rows - hits).mean()
+    if group is not None:
+        positives = group[:, None] == group[None, :]
     logits = similarity(anchor_embed, candidate_embed, scale)
     if positives is None:
         hit = jnp.diagonal(logits)
@@ -52,15 +88,64 @@ def infonce_loss(
 
 
 def siglip_loss(
-    image_embed: jax.Array, text_embed: jax.Array, scale: jax.Array, bias: jax.Array
+    image_embed: jax.Array,
+    text_embed: jax.Array,
+    scale: jax.Array | float,
+    bias: jax.Array | float,
+    *,
+    implementation: str = "auto",
 ) -> jax.Array:
     """Sigmoid loss of every pair (Zhai et al., 2023), a float32 scalar.
 
     L = −1/B Σ_ij log σ( z_ij (s·x_i·y_j + b) ), z = +1 on the diagonal and −1 elsewhere.
     """
+    _check_pairs(image_embed, text_embed)
+    if _take_ring(implementation, image_embed, text_embed):
+        sides, scalars = _sides(image_embed, text_embed), _scalars(scale, bias)
+        # −log σ(−l) = softplus(l), and −log σ(l) = softplus(l) − l.
+        (every, hits), () = ring.pair_statistics(*sides, scalars, ("softplus", "positive"), ())
+        return (every - hits).mean()
     logits = similarity(image_embed, text_embed, scale) + bias
     z = 2 * jnp.eye(logits.shape[0], dtype=logits.dtype) - 1
     return -jax.nn.log_sigmoid(z * logits).sum() / logits.shape[0]
+
+
+def similarity_distill_loss(
+    image_embed: jax.Array,
+    text_embed: jax.Array,
+    scale: jax.Array | float,
+    teacher_image_embed: jax.Array,
+    teacher_text_embed: jax.Array,
+    teacher_scale: jax.Array | float,
+    *,
+    implementation: str = "auto",
+) -> jax.Array:
+    """Cross-entropy of the student's similarities to the teacher's, a float32 scalar.
+
+    L = −1/2B Σ_ij [ p_ij log q_ij + p'_ij log q'_ij ]; p, q are the teacher's and the student's
+    softmax over texts, p', q' over images (TinyCLIP, Wu et al., 2023). The teacher takes no
+    gradient; its embeddings [B, D'] are of unit length, too.
+    """
+    _check_pairs(image_embed, text_embed)
+    _check_pairs(image_embed, teacher_image_embed, "student", "teacher")
+    _check_pairs(teacher_image_embed, teacher_text_embed)
+    if _take_ring(implementation, image_embed, text_embed):
+        teachers = teacher_image_embed, teacher_text_embed
+        sides = _sides(image_embed, text_embed, teachers=teachers)
+        names = ("lse", "teacher_mean")
+        (rows, row_means), (columns, column_means) = ring.pair_statistics(
+            *sides, _scalars(scale, teacher_scale=teacher_scale), names, names
+        )
+        return 0.5 * (rows - row_means + columns - column_means).mean()
+    logits = similarity(image_embed, text_embed, scale)
+    teacher = jax.lax.stop_gradient(
+        similarity(teacher_image_embed, teacher_text_embed, teacher_scale)
+    )
+    losses = [
+        -(jax.nn.softmax(teacher, axis) * jax.nn.log_softmax(logits, axis)).sum(axis).mean()
+        for axis in (1, 0)
+    ]
+    return 0.5 * (losses[0] + losses[1])
 
 
 def similarity(x: jax.Array, y: jax.Array, scale: jax.Array | float) -> jax.Array:
@@ -69,34 +154,92 @@ def similarity(x: jax.Array, y: jax.Array, scale: jax.Array | float) -> jax.Arra
     return scale * jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
 
 
+def _take_ring(implementation: str, x: jax.Array, y: jax.Array) -> bool:
+    """Whether to go round the ring; UserError if that is wanted and cannot be."""
+    _check_implementation(implementation)
+    devices, sizes = ring.devices(), (x.shape[0], y.shape[0])
+    divides = all(size % devices == 0 for size in sizes)
+    if implementation == "ring" and not divides:
+        raise UserError(
+            f"The ring of {devices} devices does not divide {sizes[0]} × {sizes[1]} embeddings: "
+            "take a batch that it divides, or implementation='dense'."
+        )
+    large = sizes[0] // devices * sizes[1] > DENSE_ENTRIES
+    return divides and (implementation == "ring" or (implementation == "auto" and large))
+
+
+def _check_implementation(name: str) -> None:
+    if name not in IMPLEMENTATIONS:
+        raise UserError(f"implementation={name!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
+
+
+def _check_pairs(x: jax.Array, y: jax.Array, first: str = "image", second: str = "text") -> None:
+    if x.shape[0] != y.shape[0]:
+        raise UserError(
+            f"There are {x.shape[0]} {first} embeddings and {y.shape[0]} {second} embeddings: a "
+            "pair is one of each, so give as many of both."
+        )
+
+
+def _sides(
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    ids: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    teachers: tuple[jax.Array | None, jax.Array | None] = (None, None),
+) -> tuple[ring.Side, ring.Side]:
+    """Both sides for the ring. Without ids or a mask, i and i are the positive pairs."""
+    half = x.dtype == y.dtype == jnp.bfloat16
+    dtype = jnp.bfloat16 if half else jnp.float32
+    if ids is None and mask is None:
+        ids = jnp.arange(x.shape[0], dtype=jnp.int32)
+    return (
+        ring.Side(x.astype(dtype), ids, mask, teachers[0]),
+        ring.Side(y.astype(dtype), ids, None, teachers[1]),
+    )
+
+
+def _scalars(
+    scale: jax.Array | float, bias: jax.Array | float = 0.0, teacher_scale: jax.Array | float = 0.0
+) -> ring.Scalars:
+    return ring.Scalars(*(jnp.asarray(x, jnp.float32) for x in (scale, bias, teacher_scale)))
+
+
 @register("clip")
-def clip() -> Objective:
-    """Every image against every text and back."""
+def clip(implementation: str = "auto") -> Objective:
+    """Every image against every text and back; `implementation` is "auto", "dense" or "ring"."""
+    _check_implementation(implementation)
 
     def loss(outputs, batch):
         del batch
         plain = outputs["plain"]
-        return clip_loss(plain["image_embed"], plain["text_embed"], plain["logit_scale"]), {}
+        sides, scale = (plain["image_embed"], plain["text_embed"]), plain["logit_scale"]
+        return clip_loss(*sides, scale, implementation=implementation), {}
 
     return Objective({"plain": PAIR_OUTPUTS}, loss)
 
 
 @register("siglip")
-def siglip() -> Objective:
-    """Every image–text pair on its own: match or not."""
+def siglip(implementation: str = "auto") -> Objective:
+    """Every image–text pair on its own: match or not; `implementation` as of `clip`."""
+    _check_implementation(implementation)
 
     def loss(outputs, batch):
         del batch
         plain = outputs["plain"]
-        scale, bias = plain["logit_scale"], plain["logit_bias"]
-        return siglip_loss(plain["image_embed"], plain["text_embed"], scale, bias), {}
+        sides, scale = (plain["image_embed"], plain["text_embed"]), plain["logit_scale"]
+        return siglip_loss(*sides, scale, plain["logit_bias"], implementation=implementation), {}
 
     return Objective({"plain": (*PAIR_OUTPUTS, "logit_bias")}, loss)
 
 
 @register("infonce")
 def infonce(
-    direction: str = "image_to_text", temperature: float = 0.0, positives: str = "pair"
+    direction: str = "image_to_text",
+    temperature: float = 0.0,
+    positives: str = "pair",
+    implementation: str = "auto",
 ) -> Objective:
     """One direction of contrast, or the mean of both.
 
@@ -104,7 +247,9 @@ def infonce(
       direction: "image_to_text", "text_to_image" or "both".
       temperature: fixed; 0 takes the model's learned scale.
       positives: "pair" (its own text alone) or "group" (all with the same `group` id in the batch).
+      implementation: "auto", "dense" or "ring".
     """
+    _check_implementation(implementation)
     directions = {"image_to_text": (0,), "text_to_image": (1,), "both": (0, 1)}
     if direction not in directions:
         raise ValueError(f"direction is one of {', '.join(directions)}, not {direction!r}")
@@ -115,10 +260,11 @@ def infonce(
         plain = outputs["plain"]
         sides = plain["image_embed"], plain["text_embed"]
         scale = 1 / temperature if temperature else plain["logit_scale"]
-        same = None
-        if positives == "group":
-            same = batch["group"][:, None] == batch["group"][None, :]
-        losses = [infonce_loss(sides[i], sides[1 - i], scale, same) for i in directions[direction]]
+        group = batch["group"] if positives == "group" else None
+        losses = [
+            infonce_loss(sides[i], sides[1 - i], scale, group=group, implementation=implementation)
+            for i in directions[direction]
+        ]
         return sum(losses) / len(losses), {}
 
     return Objective({"plain": PAIR_OUTPUTS[:2] if temperature else PAIR_OUTPUTS}, loss)

@@ -1,155 +1,251 @@
 """Contrastive losses against float64 NumPy: values and gradients, on every number of devices.
 
-The gradients are written out by hand. A loss can be right while its gradient is 1/N of the truth.
+The gradients are written out by hand (oracle.py). A loss can be right while its gradient is 1/N of
+the truth. The ring's tiles are made so small that a device has several.
 """
 
 import functools
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from oracle import LOSSES, B, D
 
+from mmjax.errors import UserError
 from mmjax.objectives import contrastive
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import ring
 
-B, D = 16, 12
+ROOT = Path(__file__).parents[2]
 DEVICES = (1, 2, 4, 8)
 SCALES = (1.0, 14.3, 100.0)
+HOW = ("dense", "ring")
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(ring, "TILE_ENTRIES", 8)
 
 
 @functools.cache
-def embeddings():
-    """Unit vectors; partners are alike, as in training."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(B, D))
-    y = x + rng.normal(size=(B, D))
-    return tuple((z / np.linalg.norm(z, axis=1, keepdims=True)).astype("f4") for z in (x, y))
+def mesh(data, fsdp=1, tensor=1):
+    return mesh_lib.make_mesh(data, fsdp, tensor, jax.devices()[: data * fsdp * tensor])
 
 
-@functools.cache
-def positives():
-    """Several positives for some anchors: groups of 1, 2 and 3."""
-    group = np.array([0, 0, 1, 2, 2, 2, 3, 4, 5, 5, 6, 7, 8, 8, 8, 9])
-    return group[:, None] == group[None, :]
-
-
-def softmax(logits, axis):
-    e = np.exp(logits - logits.max(axis=axis, keepdims=True))
-    return e / e.sum(axis=axis, keepdims=True)
-
-
-def lse(logits, axis):
-    top = logits.max(axis=axis)
-    return top + np.log(np.exp(logits - np.expand_dims(top, axis)).sum(axis=axis))
-
-
-def clip(logits):
-    value = (0.5 * (lse(logits, 1) + lse(logits, 0)) - np.diag(logits)).mean()
-    return value, (0.5 * (softmax(logits, 1) + softmax(logits, 0)) - np.eye(B)) / B
-
-
-def infonce(logits):
-    return (lse(logits, 1) - np.diag(logits)).mean(), (softmax(logits, 1) - np.eye(B)) / B
-
-
-def several(logits):
-    hits = np.where(positives(), logits, -np.inf)
-    return (lse(logits, 1) - lse(hits, 1)).mean(), (softmax(logits, 1) - softmax(hits, 1)) / B
-
-
-def siglip(logits):
-    z = 2 * np.eye(B) - 1
-    return np.logaddexp(0, -z * logits).sum() / B, -z / (1 + np.exp(z * logits)) / B
-
-
-def ours_several(x, y, scale):
-    return contrastive.infonce_loss(x, y, scale, positives())
-
-
-LOSSES = {
-    "clip": (contrastive.clip_loss, clip, ()),
-    "infonce": (contrastive.infonce_loss, infonce, ()),
-    "several positives": (ours_several, several, ()),
-    "siglip": (contrastive.siglip_loss, siglip, (-10.0,)),
-}
-
-
-def truth(oracle, x, y, scale, bias=0.0):
-    """(value, (d x, d y, d scale, d bias)) in float64, by the chain rule through the logits."""
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    value, g = oracle(scale * x @ y.T + bias)
-    return value, (scale * g @ y, scale * g.T @ x, (g * (x @ y.T)).sum(), g.sum())
-
-
-@functools.cache
-def jitted(name, devices):
-    loss, _, extra = LOSSES[name]
-    mesh = mesh_lib.make_mesh(devices, 1, 1, jax.devices()[:devices])
-    return mesh, jax.jit(jax.value_and_grad(loss, argnums=range(3 + len(extra))))
-
-
-def measured(name, devices, scale):
-    mesh, fn = jitted(name, devices)
-    x, y = embeddings()
-    with jax.set_mesh(mesh):
-        put = mesh_lib.put_batch({"x": x, "y": y}, B)
-        value, gradients = fn(put["x"], put["y"], scale, *LOSSES[name][2])
-    assert value.dtype == np.float32
-    assert value.shape == ()
-    return float(value), [np.asarray(g, np.float64) for g in gradients]
-
-
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("devices", DEVICES)
 @pytest.mark.parametrize("name", LOSSES)
-def test_value_and_gradients_equal_float64(name, devices, scale):
-    value, gradients = measured(name, devices, scale)
-    expected, gradients64 = truth(LOSSES[name][1], *embeddings(), scale, *LOSSES[name][2])
-    # float32 logits of size s carry errors of s·2^-24, and a softmax passes them on.
-    tolerance = 1e-6 * max(1.0, scale)
-    assert value == pytest.approx(expected, rel=tolerance, abs=tolerance)
-    for ours, true in zip(gradients, gradients64, strict=False):
-        assert np.linalg.norm(ours - true) <= tolerance * max(np.linalg.norm(true), 1e-3)
+def test_value_and_gradients_equal_float64(name, devices, how):
+    for scale in SCALES:
+        value, gradients = oracle.errors(name, "random", scale, how, mesh(devices))
+        assert value <= 1e-6
+        assert max(gradients) <= 1e-5
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", LOSSES)
+def test_pairs_that_are_alike_aligned_or_twice_in_the_batch(name, how):
+    """The better the pairs match, the more of their gradient cancels: errors are relative to what
+    float32 logits of size s can carry, s·2^-24."""
+    for kind in ("alike", "aligned", "duplicates"):
+        for scale in SCALES:
+            value, gradients = oracle.errors(name, kind, scale, how, mesh(4))
+            assert value <= 1e-6, kind
+            assert max(gradients) <= max(1e-5, 2e-6 * scale), kind
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_gradients_do_not_shrink_with_the_number_of_devices(name):
+def test_ring_over_both_batch_axes_with_tensor_beside_it(name):
+    value, gradients = oracle.errors(name, "alike", 14.3, "ring", mesh(2, 2, 2))
+    assert value <= 1e-6
+    assert max(gradients) <= 1e-5
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_do_not_shrink_with_the_number_of_devices(name, how):
     """The classic fault: the right loss on N devices with gradients that are 1/N of the truth."""
-    alone = measured(name, 1, 14.3)[1]
+    alone = oracle.measured(name, "alike", 14.3, how, mesh(1))[1]
     for devices in DEVICES[1:]:
+        there = oracle.measured(name, "alike", 14.3, how, mesh(devices))[1]
         ratios = [
             np.linalg.norm(ours) / np.linalg.norm(one)
-            for ours, one in zip(measured(name, devices, 14.3)[1], alone, strict=True)
+            for ours, one in zip(there, alone, strict=True)
+            if np.linalg.norm(one)
         ]
         np.testing.assert_allclose(ratios, 1, rtol=1e-3)
 
 
-def test_pairs_that_match_perfectly_at_a_great_scale_stay_finite():
-    x = embeddings()[0]
-    for name in LOSSES:
-        loss, _, extra = LOSSES[name]
-        value, gradients = jax.value_and_grad(loss, argnums=(0, 1, 2))(x, x, 1e4, *extra)
-        assert np.isfinite(value)
-        assert all(np.isfinite(g).all() for g in gradients)
-
-
-def test_half_precision_embeddings_are_compared_in_float32():
-    x, y = (z.astype("bfloat16") for z in map(jax.numpy.asarray, embeddings()))
-    exact = truth(clip, np.asarray(x, "f4"), np.asarray(y, "f4"), 100.0)[0]
-    assert float(contrastive.clip_loss(x, y, 100.0)) == pytest.approx(exact, rel=1e-5)
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", LOSSES)
+def test_half_precision_embeddings(name, how):
+    """Rounded embeddings are 2^-9 off; the ring also rounds each logit's gradient so."""
+    value, gradients = oracle.errors(name, "alike", 14.3, how, mesh(2), jnp.bfloat16)
+    assert value <= 4e-3
+    assert max(gradients) <= 2.5e-2
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_lowers_for_hardware_that_is_only_described(name):
+def test_half_precision_ring_is_the_dense_form_of_the_same_embeddings(name):
+    dense, ring_ = (oracle.measured(name, "alike", 14.3, how, mesh(2), jnp.bfloat16) for how in HOW)
+    assert ring_[0] == pytest.approx(dense[0], rel=1e-6)
+    for ours, other in zip(ring_[1], dense[1], strict=True):
+        assert np.abs(ours - other).max() <= 8e-3 * max(np.abs(other).max(), 1e-3)
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", LOSSES)
+def test_pairs_that_match_perfectly_at_a_great_scale_stay_finite(name, how):
+    value, gradients = oracle.measured(name, "aligned", 1e4, how, mesh(2))
+    assert np.isfinite(value)
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_embeddings_that_are_no_numbers_give_such_a_loss(name):
+    x, y, u, v = (jnp.asarray(z) for z in oracle.embeddings("alike"))
+    with jax.set_mesh(mesh(4)):
+        loss = LOSSES[name][0](x.at[3, 2].set(jnp.nan), y, 14.3, 0.0, (u, v), "ring")
+    assert np.isnan(loss)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_works_without_jit_and_without_a_mesh(name):
+    x, y, u, v = oracle.embeddings("alike")
+    ours = [
+        float(LOSSES[name][0](*map(jnp.asarray, (x, y)), 14.3, oracle.BIAS, (u, v), how))
+        for how in HOW
+    ]
+    expected = oracle.truth(name, "alike", 14.3)[0]
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_more_candidates_than_anchors():
+    """A queue, or several captions an image: positives are then a mask."""
+    x, y = oracle.embeddings("alike")[:2]
+    candidates = np.concatenate([y, -y])
+    positives = jnp.asarray(np.eye(B, 2 * B, dtype=bool) | np.eye(B, 2 * B, k=B, dtype=bool))
+    with jax.set_mesh(mesh(4)):
+        losses = [
+            jax.jit(functools.partial(contrastive.infonce_loss, implementation=how))(
+                x, candidates, 14.3, positives
+            )
+            for how in HOW
+        ]
+    logits = 14.3 * x.astype(np.float64) @ candidates.T
+    hits = np.where(positives, logits, -np.inf)
+    np.testing.assert_allclose(losses, (oracle.lse(logits, 1) - oracle.lse(hits, 1)).mean(), 1e-6)
+
+
+def memory(how, batch, devices=8):
+    """Bytes of temporaries of a device for the CLIP loss with its gradients, by the compiler."""
+    on = mesh(devices)
+    sharding = NamedSharding(on, P(mesh_lib.BATCH))
+    embed = jax.ShapeDtypeStruct((batch, 64), "float32", sharding=sharding)
+    loss = functools.partial(contrastive.clip_loss, implementation=how)
+    with jax.set_mesh(on):
+        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(embed, embed, 10.0).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_the_ring_never_holds_the_matrix(monkeypatch):
+    monkeypatch.setattr(ring, "TILE_ENTRIES", 2**14)
+    batch = 8192
+    n = batch // 8
+    assert memory("dense", batch) > n * batch * 4
+    # Tiles of n × 16 logits, and a few arrays of n × D.
+    assert memory("ring", batch) < n * batch * 4 / 10
+
+
+def test_auto_takes_the_ring_for_large_blocks(monkeypatch):
+    monkeypatch.setattr(ring, "TILE_ENTRIES", 2**14)
+    with jax.set_mesh(mesh(8)):
+        for entries, permutes in ((2**17, False), (2**17 - 1, True)):
+            monkeypatch.setattr(contrastive, "DENSE_ENTRIES", entries)
+            embed = jax.ShapeDtypeStruct((1024, D), "float32")
+            text = jax.jit(lambda x: contrastive.clip_loss(x, x, 10.0)).lower(embed).as_text()
+            assert ("collective_permute" in text) is permutes
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda x: contrastive.clip_loss(x, x[:8], 1.0), "32 image embeddings and 8 text"),
+        (lambda x: contrastive.clip_loss(x, x, 1.0, implementation="rng"), "auto, dense, ring"),
+        (
+            lambda x: contrastive.siglip_loss(x[:30], x[:30], 1.0, 0.0, implementation="ring"),
+            "ring of 4 devices does not divide 30",
+        ),
+        (
+            lambda x: contrastive.infonce_loss(x, x, 1.0, oracle.positives(), group=oracle.GROUP),
+            "not both",
+        ),
+        (
+            lambda x: contrastive.similarity_distill_loss(x, x, 1.0, x[:8], x[:8], 1.0),
+            "32 student embeddings and 8 teacher",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said(call, sentence):
+    with jax.set_mesh(mesh(4)), pytest.raises(UserError, match=re.escape(sentence)):
+        call(jnp.asarray(oracle.embeddings("alike")[0]))
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", LOSSES)
+def test_lowers_for_hardware_that_is_only_described(name, how):
     """256 devices that are not there, in the shape of a mesh: nothing is computed or placed."""
-    loss, _, extra = LOSSES[name]
-    mesh = AbstractMesh((16, 8, 2), mesh_lib.AXES, axis_types=(AxisType.Auto,) * 3)
-    sharding = NamedSharding(mesh, P(mesh_lib.BATCH))
-    rows = B if name == "several positives" else 1024
-    embed = jax.ShapeDtypeStruct((rows, D), "float32", sharding=sharding if rows > B else None)
-    with jax.sharding.use_abstract_mesh(mesh):
-        traced = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).trace(embed, embed, 10.0, *extra)
+    on = AbstractMesh((4, 2, 32), mesh_lib.AXES, axis_types=(AxisType.Auto,) * 3)
+    sharding = NamedSharding(on, P(mesh_lib.BATCH))
+
+    def shape(width):
+        return jax.ShapeDtypeStruct((B, width), "float32", sharding=sharding)
+
+    def loss(x, y, u, v):
+        return LOSSES[name][0](x, y, 10.0, 0.0, (u, v), how)
+
+    with jax.sharding.use_abstract_mesh(on):
+        traced = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).trace(
+            shape(D), shape(D), shape(D + 3), shape(D + 3)
+        )
         text = traced.lower(lowering_platforms=("tpu",)).as_text()
-    assert f"tensor<{rows}x{rows}xf32>" in text
+    assert (f"tensor<{B}x{B}xf32>" in text) is (how == "dense")
+    assert ("collective_permute" in text) is (how == "ring")
+
+
+def test_every_host_of_four_finds_the_same_values_and_gradients():
+    """Four real processes with two devices each, over gloo."""
+    command = [sys.executable, str(Path(__file__).with_name("hosts.py"))]
+    launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes=4", "--devices=2"]
+    run = subprocess.run([*launch, "--", *command], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
+    for host in range(4):
+        found = re.findall(rf"^\[{host}\] (\w+) (\S+) (\S+)$", run.stdout, re.MULTILINE)
+        assert [name for name, *_ in found] == list(LOSSES), run.stdout
+        assert all(float(value) <= 1e-6 and float(worst) <= 1e-5 for _, value, worst in found)
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_ring_inside_the_train_step_is_exact(microbatches):
+    """Towers in microbatches, the loss over the whole batch: gradients as dense and unbroken."""
+    import tiny
+
+    norms, losses = [], []
+    for how, parts in (("dense", 1), ("ring", microbatches)):
+        config = tiny.config(microbatches=parts)
+        config.objectives.clip.implementation = how
+        run = tiny.run(config, (4, 2, 1))
+        state, (metrics,) = run.steps(tiny.batch(config.model))
+        norms.append(tiny.first_gradient(state))
+        losses.append(metrics["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    scale = max(np.abs(g).max() for g in jax.tree.leaves(norms[0]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), *norms)
