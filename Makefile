@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 
 .PHONY: demo test lint types unit format clean
 
+# Huge pages: XLA on CPU allocates a step's temporaries anew, and zeroing small pages takes time.
+demo: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 demo: $(VENV)/demo.installed
 	$(BIN)/python -m demo.run
 
