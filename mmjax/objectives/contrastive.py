@@ -41,7 +41,7 @@ def clip_loss(
     logits = similarity(image_embed, text_embed, scale)
     rows = jax.nn.logsumexp(logits, axis=1)
     columns = jax.nn.logsumexp(logits, axis=0)
-    return (0.5 * (rows + columns) - jnp.diagonal(logits)).mean()
+    return (0.5 * (rows + columns) - _diagonal(logits)).mean()
 
 
 def infonce_loss(
@@ -81,7 +81,7 @@ def infonce_loss(
         positives = group[:, None] == group[None, :]
     logits = similarity(anchor_embed, candidate_embed, scale)
     if positives is None:
-        hit = jnp.diagonal(logits)
+        hit = _diagonal(logits)
     else:
         hit = jax.nn.logsumexp(logits, axis=1, where=positives)
     return (jax.nn.logsumexp(logits, axis=1) - hit).mean()
@@ -152,6 +152,12 @@ def similarity(x: jax.Array, y: jax.Array, scale: jax.Array | float) -> jax.Arra
     """Logits s·x·yᵀ [B, M] in true float32: TPUs would multiply in bfloat16, GPUs in TF32."""
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
     return scale * jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _diagonal(logits: jax.Array) -> jax.Array:
+    """[B, B] -> [B]. By a mask: the gather of jnp.diagonal, and the scatter of its gradient, are not
+    split by rows, and would be collected from all devices."""
+    return jnp.where(jnp.eye(logits.shape[0], dtype=bool), logits, 0.0).sum(axis=1)
 
 
 def _take_ring(implementation: str, x: jax.Array, y: jax.Array) -> bool:
