@@ -10,6 +10,7 @@ from mmjax.models import zoo
 from mmjax.models.multimodal import Multimodal
 from mmjax.models.text import TextTower
 from mmjax.models.vision import VisionTower
+from mmjax.parallel.mesh import platform
 
 __all__ = ["Multimodal", "create", "dummy_batch", "from_config", "init", "zoo"]
 
@@ -33,7 +34,7 @@ def from_config(config: ConfigDict) -> Multimodal:
 def compute_dtype(name: str) -> jnp.dtype:
     """ "auto" is float32 on CPU, where bfloat16 is slower, and bfloat16 elsewhere."""
     if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        name = "float32" if platform() == "cpu" else "bfloat16"
     return jnp.dtype(name)
 
 

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmjax.models.attention import attend
 from mmjax.parallel.mesh import constrain
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -43,6 +44,7 @@ class Attention(nn.Module):
     heads: int
     dtype: jnp.dtype
     out_std: float | None = None  # of the output projection; None: W^-0.5
+    implementation: str = "auto"
 
     @nn.compact
     def __call__(
@@ -70,7 +72,7 @@ class Attention(nn.Module):
         query = split(dense("query", std)(x))
         key = split(dense("key", std)(context))
         value = split(dense("value", std)(context))
-        y = jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal)
+        y = attend(query, key, value, mask=mask, causal=causal, implementation=self.implementation)
         return dense("out", self.out_std or std)(y.reshape(x.shape))
 
 
@@ -102,6 +104,7 @@ class Block(nn.Module):
     activation: str
     norm_eps: float
     causal: bool
+    attention: str
     depth: int  # of the whole stack: the residual branches start smaller the deeper it is
     dtype: jnp.dtype
 
@@ -110,7 +113,7 @@ class Block(nn.Module):
         out_std = (2 * self.depth * x.shape[-1]) ** -0.5
         x = constrain(x, "batch", None, None)
         y = layer_norm(self.norm_eps, self.dtype, "norm1")(x)
-        attention = Attention(self.heads, self.dtype, out_std, name="attention")
+        attention = Attention(self.heads, self.dtype, out_std, self.attention, name="attention")
         x = x + attention(y, mask=mask, causal=self.causal)
         y = layer_norm(self.norm_eps, self.dtype, "norm2")(x)
         x = x + Mlp(self.mlp_dim, self.activation, self.dtype, out_std, name="mlp")(y)
@@ -132,6 +135,7 @@ def stack(
     activation: str,
     norm_eps: float,
     causal: bool,
+    attention: str,
     remat: str,
     unroll: bool,
     dtype: jnp.dtype,
@@ -140,7 +144,8 @@ def stack(
 
     Parameters lie in `blocks/...` with a leading axis [depth, ...]. `unroll` writes the layers out
     (faster on CPU, slower to compile); `remat` names what the backward pass recomputes: "none",
-    "dots" (all but matmuls), "full" (all). Neither changes the parameters or the result.
+    "dots" (all but matmuls), "full" (all); `attention` the kernel. None of them changes the
+    parameters or the result.
     """
     block = Block
     if remat != "none":
@@ -153,5 +158,5 @@ def stack(
         in_axes=nn.broadcast,
         length=depth,
         unroll=depth if unroll else 1,
-    )(heads, mlp_dim, activation, norm_eps, causal, depth, dtype, name="blocks")
+    )(heads, mlp_dim, activation, norm_eps, causal, attention, depth, dtype, name="blocks")
     return layers(x, mask)[0]

@@ -26,6 +26,7 @@ class TextTower(nn.Module):
     pool: str
     head: str
     norm_eps: float
+    attention: str
     remat: str
     unroll: bool
     embed_dim: int
@@ -53,6 +54,7 @@ class TextTower(nn.Module):
             activation=self.activation,
             norm_eps=self.norm_eps,
             causal=self.causal,
+            attention=self.attention,
             remat=self.remat,
             unroll=self.unroll,
             dtype=self.dtype,

@@ -33,6 +33,7 @@ class VisionTower(nn.Module):
     norm_eps: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    attention: str
     remat: str
     unroll: bool
     embed_dim: int
@@ -66,6 +67,7 @@ class VisionTower(nn.Module):
             activation=self.activation,
             norm_eps=self.norm_eps,
             causal=False,
+            attention=self.attention,
             remat=self.remat,
             unroll=self.unroll,
             dtype=self.dtype,

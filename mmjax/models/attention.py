@@ -1,0 +1,128 @@
+"""Softmax attention, and which kernel computes it.
+
+"xla" writes the weights [B, heads, L, M] to memory and works anywhere. "splash" (TPU, a Pallas
+kernel that JAX ships) and "cudnn" (NVIDIA, bfloat16) keep them on the chip. Both want lengths that
+are multiples of something: what is added is masked out, so the result is the same. "auto" takes
+cuDNN on GPUs in half precision, splash on TPUs from SPLASH_LENGTH tokens on, and xla elsewhere.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from mmjax.parallel.mesh import BATCH, platform
+
+IMPLEMENTATIONS = ("auto", "xla", "cudnn", "splash")
+SPLASH_LENGTH = 1024  # below, the compiler's own fusions are as good (benchmarks/README.md)
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+    causal: bool = False,
+    implementation: str = "auto",
+) -> jax.Array:
+    """softmax(q·kᵀ / √d)·v for every head.
+
+    Args:
+      query: [B, L, heads, d].
+      key: [B, M, heads, d].
+      value: as `key`.
+      mask: bool, broadcastable to [B, heads, L, M], True where a key may be seen; the kernels take
+        masks of keys, [B, 1, 1, M].
+      causal: a query sees keys up to its own place only (L = M).
+      implementation: one of IMPLEMENTATIONS.
+
+    Returns:
+      [B, L, heads, d] in the dtype of `query`.
+    """
+    xla = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
+    of_keys = mask is None or mask.shape[1:3] == (1, 1)
+    if implementation == "xla" or not of_keys or query.shape[1] == 1:
+        return xla(query, key, value, mask=mask)
+    if implementation == "splash":
+        return _splash(query, key, value, mask, causal)
+    if implementation == "cudnn":
+        return _cudnn(query, key, value, mask, causal)
+    half = query.dtype in (jnp.bfloat16, jnp.float16)
+    head = query.shape[-1]
+    if platform() == "gpu" and half and head <= 128 and head % 8 == 0:
+        return _cudnn(query, key, value, mask, causal)
+    if platform() == "tpu" and half and key.shape[1] >= SPLASH_LENGTH:
+        return _splash(query, key, value, mask, causal)
+    return xla(query, key, value, mask=mask)
+
+
+def _cudnn(query, key, value, mask, causal):
+    """NVIDIA's fused attention; it trains lengths that are multiples of 8 only."""
+    length, keys = query.shape[1], key.shape[1]
+    mask = _mask_padding(mask, key.shape[0], keys, 8)
+    query, key, value = (_pad(x, 8) for x in (query, key, value))
+    y = jax.nn.dot_product_attention(
+        query, key, value, mask=mask, is_causal=causal, implementation="cudnn"
+    )
+    return y[:, :length]
+
+
+def _splash(query, key, value, mask, causal, interpret: bool = False):
+    """Splash attention on each device's examples and heads: XLA cannot split a kernel by itself."""
+    length, keys = query.shape[1], key.shape[1]
+    mask = _mask_padding(mask, key.shape[0], keys, 128)
+    local = functools.partial(_splash_on_device, causal=causal, interpret=interpret)
+    query, key, value = (_pad(x, 128) for x in (query, key, value))
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty:
+        heads = P(BATCH, None, "tensor")
+        masks = None if mask is None else P(BATCH)
+        local = jax.shard_map(
+            local, in_specs=(heads, heads, heads, masks), out_specs=heads, check_vma=False
+        )
+    return local(query, key, value, mask)[:, :length]
+
+
+def _splash_on_device(query, key, value, mask, *, causal: bool, interpret: bool):
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    length, heads, keys = query.shape[1], query.shape[2], key.shape[1]
+    block = masks.CausalMask((length, keys)) if causal else masks.FullMask((length, keys))
+    q, k = (math.gcd(size, 512) for size in (length, keys))
+    kernel = splash.make_splash_mha(
+        masks.MultiHeadMask([block] * heads),
+        block_sizes=splash.BlockSizes(
+            block_q=q, block_kv=k, block_q_dkv=q, block_kv_dkv=k, use_fused_bwd_kernel=True
+        ),
+        head_shards=1, q_seq_shards=1, interpret=interpret,
+    )  # fmt: skip
+    query = query * np.float32(query.shape[-1] ** -0.5).astype(query.dtype)
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))  # [B, heads, L, d]
+    if mask is None:
+        return jax.vmap(kernel)(query, key, value).swapaxes(1, 2)
+    # Keys with another id than the query's are not seen.
+    seen = splash.SegmentIds(
+        jnp.ones((query.shape[0], length), jnp.int32), mask[:, 0, 0].astype(jnp.int32)
+    )
+    return jax.vmap(kernel)(query, key, value, seen).swapaxes(1, 2)
+
+
+def _pad(x: jax.Array, multiple: int) -> jax.Array:
+    """[B, L, …] with zeros up to a multiple in L."""
+    added = -x.shape[1] % multiple
+    return jnp.pad(x, ((0, 0), (0, added)) + ((0, 0),) * (x.ndim - 2)) if added else x
+
+
+def _mask_padding(mask: jax.Array | None, batch: int, keys: int, multiple: int) -> jax.Array | None:
+    """The mask [B, 1, 1, M'] of the padded keys; None if all may be seen."""
+    if mask is None and keys % multiple == 0:
+        return None
+    if mask is None:
+        mask = jnp.ones((1, 1, 1, keys), bool)
+    mask = jnp.pad(mask, ((0, 0),) * 3 + ((0, -keys % multiple),))
+    return jnp.broadcast_to(mask, (batch, *mask.shape[1:]))
