@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -24,7 +25,7 @@ def make_mesh(
     """Builds the mesh of (`data`, `fsdp`, `tensor`); one size may be -1, "all that remain".
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or `data` to that of slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
@@ -40,9 +41,18 @@ def make_mesh(
             f"{asked} cannot be laid on {len(devices)} device(s): let the sizes multiply to "
             f"{len(devices)}, with at most one -1 for the rest."
         )
-    return jax.make_mesh(
-        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
+    if sizes["data"] % slices:
+        raise UserError(
+            f"config.mesh.data={sizes['data']} is no multiple of the {slices} slices: replicas go "
+            "over the slow network between them, parameters and heads never do."
+        )
+    inside = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
+    array = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices)
+    return jax.sharding.Mesh(array, AXES, axis_types=types)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -53,6 +63,12 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, P(*(BATCH if a == "batch" else a for a in axes)))
+
+
+def platform() -> str:
+    """ "cpu", "gpu" or "tpu": that of the current mesh, whose devices may only be described."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
 
 
 def batch_sharding() -> NamedSharding:

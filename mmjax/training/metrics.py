@@ -9,17 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from rich.console import Console
 
-# Peak dense bfloat16 FLOP/s of one chip, from the vendors' data sheets (Google Cloud's TPU system
-# architecture pages; NVIDIA's A100, H100 and H200 data sheets, without sparsity).
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
+from mmjax.parallel.hardware import peak_flops
 
 
 class MetricWriter:
@@ -106,12 +96,6 @@ class Meter:
         if "peak_bytes_in_use" in memory:
             speed["memory_gib"] = memory["peak_bytes_in_use"] / 2**30
         return speed
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Published peak of a device by its kind, e.g. "NVIDIA H100 80GB HBM3"; None if unknown."""
-    names = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
-    return PEAK_FLOPS[max(names, key=len)] if names else None
 
 
 class ProgressLine:

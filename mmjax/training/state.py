@@ -47,8 +47,9 @@ def abstract_state(
     mesh: jax.sharding.Mesh,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state; nothing is computed."""
+    # The key, too, is made inside: the devices of the mesh may only be described.
     shapes = jax.eval_shape(
-        lambda key: new_state(models.init(model, key), optimizer, ema=ema), jax.random.key(0)
+        lambda: new_state(models.init(model, jax.random.key(0)), optimizer, ema=ema)
     )
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
