@@ -1,10 +1,11 @@
 # make demo   train, evaluate, export and look at a CLIP model, in a quarter of an hour on two cores
 # make test   lint, types, tests, as CI runs them
+# make test-pods, make golden   compile the recipes for their slices (a quarter of an hour)
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types unit format clean
+.PHONY: demo test lint types unit test-pods golden format clean
 
 # Huge pages: XLA on CPU allocates a step's temporaries anew, and zeroing small pages takes time.
 demo: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
@@ -22,6 +23,12 @@ types: $(VENV)/test.installed
 
 unit: $(VENV)/test.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-pods: $(VENV)/test.installed
+	$(BIN)/python -m pytest -m pods tests/planning
+
+golden: $(VENV)/test.installed
+	$(BIN)/python tests/planning/goldens.py
 
 format: $(VENV)/test.installed
 	$(BIN)/ruff check --fix .

@@ -39,6 +39,7 @@ setup(
     extras_require={
         "demo": ["matplotlib", "resvg-py"],
         "test": [
+            "libtpu",
             "matplotlib",
             "mypy==2.4.1",
             "pytest",

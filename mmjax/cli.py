@@ -1,4 +1,4 @@
-"""`mmjax train | eval | export`: thin doors to the modules.
+"""`mmjax train | plan | eval | export`: thin doors to the modules.
 
 Heavy imports happen inside the commands, so that `--help` and a wrong flag answer at once.
 """
@@ -20,6 +20,16 @@ examples:
 Any key is set by --config.KEY=VALUE (mmjax train --keys lists them all). The same command again
 goes on from the newest checkpoint in the workdir.
 """
+_PLAN_EXAMPLE = """\
+examples:
+  mmjax plan --config=configs/clip_vit_b16.py --topology=v5e:16x16
+  mmjax plan --config=configs/clip_vit_b16.py --topology=h100:4x8 --sweep=mesh=32x1x1,4x8x1
+  mmjax plan --config=configs/clip_vit_b16.py --compare=configs/siglip_b16.py --topology=v5e:8x8
+
+No accelerator is needed: libtpu (pip install 'mmjax[tpu]') or the CUDA wheels (pip install
+'mmjax[gpu]') bring the compiler. Any key is set by --config.KEY=VALUE. The exit status is 1 when
+something does not fit.
+"""
 _EVAL_EXAMPLE = """\
 examples:
   mmjax eval --workdir=runs/demo
@@ -39,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, rest = parser.parse_known_args(argv)
     overrides = [arg for arg in rest if arg.startswith("--config.")]
     unknown = [arg for arg in rest if arg not in overrides]
-    if unknown or (overrides and args.run is not _train):
+    if unknown or (overrides and args.run not in (_train, _plan)):
         parser.error(f"unrecognized argument {(unknown or overrides)[0]}")
     try:
         args.run(args, overrides)
@@ -70,6 +80,24 @@ def _parser() -> argparse.ArgumentParser:
         help="one process of several (TPU pod, SLURM, Open MPI): join the others first",
     )  # fmt: skip
     train.add_argument("--keys", action="store_true", help="list every config key and stop")
+
+    plan = command(
+        "plan", _plan, "Compile a config for hardware that is not there: will it fit, how fast?",
+        _PLAN_EXAMPLE,
+    )  # fmt: skip
+    plan.add_argument("--config", metavar="FILE[:ARG]", required=True, help="as for train")
+    plan.add_argument(
+        "--topology", metavar="NAME", required=True,
+        help="v5e:16x16, v5p:4x4x8, v6e:8x8, 4*v5e:16x16 (slices), h100:32x8 (hosts × GPUs)",
+    )  # fmt: skip
+    plan.add_argument("--compare", metavar="FILE[:ARG]", help="another config, side by side")
+    plan.add_argument(
+        "--sweep",
+        metavar="KEY=A,B,…",
+        help="a plan for each; mesh=32x8x1 is the whole mesh, model.*.remat=… both towers",
+    )
+    plan.add_argument("--print-shardings", action="store_true", help="how each parameter lies")
+    plan.add_argument("--json", metavar="FILE", help="write the numbers there, too")
 
     evaluate = command("eval", _eval, "Evaluate the newest checkpoint of a run.", _EVAL_EXAMPLE)
     evaluate.add_argument("--workdir", metavar="DIR", required=True, help="of the run")
@@ -108,6 +136,19 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     loop.train(config, args.workdir)
 
 
+def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
+    files = [args.config] + ([args.compare] if args.compare else [])
+    configs = {file: load_config(file, overrides) for file in files}
+    from mmjax.planning import command
+
+    fits = command.run(
+        configs, args.topology, sweep=args.sweep, json_file=args.json,
+        print_shardings=args.print_shardings,
+    )  # fmt: skip
+    if not fits:
+        sys.exit(1)
+
+
 def _eval(args: argparse.Namespace, _: list[str]) -> None:
     from mmjax import evaluation
 
@@ -138,24 +179,28 @@ def load_config(file_and_arg: str, overrides: Sequence[str] = ()) -> Any:
     if not Path(file).is_file():
         raise UserError(f"--config={file_and_arg}: there is no file {file}.")
 
-    def load(arguments: Sequence[str]) -> Any:
-        values = flags.FlagValues()
-        argv = ["mmjax", f"--config={file_and_arg}", *arguments]
+    try:
+        values, argv = flags.FlagValues(), ["mmjax", f"--config={file_and_arg}"]
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
         values(argv)
-        return values.config
-
-    try:
-        present = {path for path, _ in config_check.leaves(load(()))}
+        config = values.config
         for override in overrides:
             path = override.removeprefix("--config.").split("=")[0]
-            if path not in present:
-                config_check.key_of(path)  # names the nearest key
+            if path in {known for known, _ in config_check.leaves(config)}:
+                continue
+            key = config_check.key_of(path)  # names the nearest key
+            kind, _, name = path.rpartition(".")[0].rpartition(".")
+            if kind not in config or name not in config[kind]:
                 raise UserError(
                     f"{override}: {path} is not in {file}; add the entry there (see "
                     "mmjax.config.entry), or set one of its keys."
                 )
-        return load(overrides)
+            with config.unlocked():  # an option of an objective, at its default so far
+                config[path.rpartition(".")[0]][path.rpartition(".")[2]] = key.value()
+        values, argv = flags.FlagValues(), ["mmjax", *overrides]
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        values(argv)
+        return values.config
     except flags.Error as error:
         raise UserError(
             f"{' '.join(overrides) or file_and_arg}: {error}".rstrip(".") + "."

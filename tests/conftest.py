@@ -6,6 +6,9 @@ import os
 # eight devices starve a pool of the default size, and the process aborts after 40 seconds.
 os.environ.setdefault("PJRT_NPROC", "256")
 
+# libtpu is here to compile for TPUs, not to look for one.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)

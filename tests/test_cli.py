@@ -61,6 +61,14 @@ def test_overrides_reach_the_config(config_file):
     assert config.data.train.pairs.path == "a.csv"
 
 
+def test_an_objectives_option_is_set_where_the_config_leaves_its_default(config_file):
+    option = "--config.objectives.clip.implementation"
+    config = cli.load_config(config_file, [f"{option}=ring"])
+    assert config.objectives.clip.implementation == "ring"
+    with pytest.raises(UserError, match=r"nearest is config\.objectives\.clip\.implementation"):
+        cli.load_config(config_file, [f"{option}s=ring"])
+
+
 def test_argument_reaches_get_config(config_file):
     assert cli.load_config(f"{config_file}:smoke").total_steps == 6
 
