@@ -14,7 +14,7 @@ from mmjax import models
 
 def get_config(arg=None):
     config = config_lib.default()
-    config.total_steps = 800
+    config.total_steps = 950
     config.batch_size = 256
 
     config.model = models.zoo.config("tiny")

@@ -33,6 +33,7 @@ class Key:
 
 _ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu")
 _HEADS = ("linear", "linear_bias", "none")
+_ATTENTION = ("auto", "xla", "cudnn", "splash")
 _REMAT = ("none", "dots", "full")
 _SOURCE = (
     ("path", str, "Where the pairs are: a folder, a file, a glob, tfds://NAME, generated:N."),
@@ -60,6 +61,8 @@ def _tower(name: str, **defaults) -> tuple[Key, ...]:
         key("activation", "gelu", "Activation of the MLP.", _ACTIVATIONS),
         key("norm_eps", 1e-5, "Epsilon of the layer norms."),
         key("head", "linear", "Projection into the shared space.", _HEADS),
+        key("attention", "auto", "Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.",
+            _ATTENTION, True),
         key("remat", "none", "What the backward pass recomputes to save memory.", _REMAT, True),
         key("unroll", True, "Write the layers out (fast on CPU) or loop (compiles fast).",
             resumable=True),
@@ -235,9 +238,14 @@ def smoke(config: ConfigDict) -> ConfigDict:
     model.text.update(vocab_size=600, context_length=16)
     for tower in (model.image, model.text):
         tower.update(width=32, depth=2, heads=4, mlp_dim=64)
+        # Of a loop with remat "dots", XLA's collectives on several CPU devices may never meet.
+        tower.unroll = True
     config.update(total_steps=6, batch_size=16)
     config.optim.warmup_steps = min(config.optim.warmup_steps, 2)
+    config.optim.microbatches = min(config.optim.microbatches, 2)
+    config.mesh.update(data=-1, fsdp=1, tensor=1)
     config.data.train = {"generated": entry("data.train", path="generated:64")}
+    config.data.workers = min(config.data.workers, 1)
     config.data.tokenizer = "captions:600"
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
     for name, spec in config.evals.items():
