@@ -155,8 +155,8 @@ def similarity(x: jax.Array, y: jax.Array, scale: jax.Array | float) -> jax.Arra
 
 
 def _diagonal(logits: jax.Array) -> jax.Array:
-    """[B, B] -> [B]. By a mask: the gather of jnp.diagonal, and the scatter of its gradient, are not
-    split by rows, and would be collected from all devices."""
+    """[B, B] -> [B]. By a mask: the gather of jnp.diagonal, and the scatter of its gradient, would
+    be collected from all devices."""
     return jnp.where(jnp.eye(logits.shape[0], dtype=bool), logits, 0.0).sum(axis=1)
 
 
