@@ -19,7 +19,7 @@ def get_config(arg=None):
 
     config.model = models.zoo.config("ViT-B/16")
     for tower in (config.model.image, config.model.text):
-        tower.update(remat="full", unroll=False)
+        tower.update(remat="dots", unroll=False)
 
     config.objectives.clip = config_lib.entry("objectives")
     config.optim.update(lr=1e-3, warmup_steps=2_000, weight_decay=0.2, grad_clip=1.0)

@@ -150,6 +150,18 @@ def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
             )
 
 
+def validate_on_platform(config: ConfigDict, platform: str) -> None:
+    """Checks that the kernels asked for exist on "cpu", "gpu" or "tpu"."""
+    for name in ("image", "text"):
+        kernel = config.model[name].attention
+        home = {"cudnn": "gpu", "splash": "tpu"}.get(kernel, platform)
+        if home != platform:
+            raise UserError(
+                f"config.model.{name}.attention={kernel!r} runs on {home}s, and this is a "
+                f"{platform}: set it to 'auto'."
+            )
+
+
 def validate_outputs(goals: Mapping[str, tuple[Any, float]], given: tuple[str, ...]) -> None:
     """Checks that the model can give what each objective requires."""
     for name, (objective, _) in goals.items():

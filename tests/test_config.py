@@ -33,6 +33,15 @@ def test_valid_config_survives_json(config):
     assert isinstance(again.data.augment.crop_scale, tuple)
 
 
+def test_kernels_of_other_hardware_are_refused(config):
+    for platform in ("cpu", "gpu", "tpu"):
+        config_check.validate_on_platform(config, platform)
+    config.model.text.attention = "cudnn"
+    config_check.validate_on_platform(config, "gpu")
+    with pytest.raises(UserError, match=r"text\.attention='cudnn' runs on gpus, and this is a cpu"):
+        config_check.validate_on_platform(config, "cpu")
+
+
 def test_older_config_gets_new_keys_defaults(config):
     text = config_lib.to_json(config).replace('"max_bad"', '"removed_long_ago"')
     assert config_lib.from_json(text).data.max_bad == config.data.max_bad

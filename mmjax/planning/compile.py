@@ -59,6 +59,7 @@ def compile_step(config: ConfigDict, topology: Topology) -> Compiled:
 
     with jax.set_mesh(mesh):
         model = models.from_config(config.model)
+        config_check.validate_on_platform(config, mesh_lib.platform())
         goals = objectives.build(config.objectives)
         config_check.validate_outputs(goals, model.outputs())
         shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))

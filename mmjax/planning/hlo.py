@@ -67,7 +67,8 @@ def analyse(text: str, mesh_shape: Mapping[str, int]) -> Cost:
       of the array it changes. On TPUs arrays count with the padding of their tiles.
     - Of a conditional, the costliest branch counts.
     - A loop whose trips cannot be read (they depend on data) counts once, with a warning.
-    - Elementwise arithmetic is no FLOPs here, and Pallas or Triton kernels have none.
+    - Elementwise arithmetic is no FLOPs here; nor have Pallas kernels any but splash attention's,
+      of which masked blocks count, and Triton kernels.
     - What XLA lowered to send and recv (TPU slices joined by a data-centre network) is not seen.
 
     Args:
@@ -96,7 +97,9 @@ def parse(text: str) -> tuple[dict[str, Computation], str]:
     """(computations by name, the name of the entry)."""
     computations: dict[str, Computation] = {}
     current = entry = ""
-    for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
+    text = re.sub(r"/\*.*?\*/", "", text)
+    text = re.sub(r"\n(?=\"|\}\})", " ", text)  # of a kernel's metadata, which spans lines
+    for line in text.splitlines():
         if header := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
             current = header[2]
             entry = current if header[1] else entry

@@ -125,11 +125,14 @@ def flops(instruction: Instruction, operands: Sequence[tuple[int, ...]]) -> floa
         elif "BackwardFilter" in target:
             kernel, output = output, kernel
         return _convolution_flops(instruction.attributes, (image, kernel, output))
+    # Attention: scores and output; backward the scores once more and four gradients.
     if target.startswith("__cudnn$fmha"):
-        # Scores and output; backward the scores once more and four gradients.
-        products = 5 if "Backward" in target else 2
         scores = instruction.numbers('"intermediate_tensor_shape".*?"dimensions')
+        products = 5 if "Backward" in target else 2
         return products * 2 * math.prod(scores) * operands[0][-1]
+    if splash := re.search(r"splash_mha_(fwd|dkv)", instruction.attributes):
+        query, key = [dims for dims in operands if len(dims) == 4][:2]  # [B, heads, L, d]
+        return (2 if splash[1] == "fwd" else 5) * 2 * math.prod(query) * key[2]
     return 0
 
 

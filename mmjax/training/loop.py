@@ -34,6 +34,7 @@ def train(config: ConfigDict, workdir: str) -> TrainState:
     with jax.set_mesh(mesh), contextlib.ExitStack() as cleanup:
         # Model, loss and optimizer, as shapes.
         model = models.from_config(config.model)
+        config_check.validate_on_platform(config, mesh_lib.platform())
         goals = objectives.build(config.objectives)
         config_check.validate_outputs(goals, model.outputs())
         shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))

@@ -156,6 +156,17 @@ def memory(how, batch, devices=8):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+def test_the_dense_form_gathers_embeddings_and_sums_only():
+    """The gather of a diagonal would collect its indices, in both directions."""
+    with jax.set_mesh(mesh(8)):
+        embed = jax.ShapeDtypeStruct((B, D), "float32", sharding=mesh_lib.batch_sharding())
+        step = jax.value_and_grad(functools.partial(contrastive.clip_loss, implementation="dense"))
+        text = jax.jit(step).lower(embed, embed, 10.0).compile().as_text()
+    gathered = re.findall(r"= (\w+)\[[\d,]*\]\S* all-gather\(", text)
+    assert gathered
+    assert set(gathered) == {"f32"}
+
+
 def test_the_ring_never_holds_the_matrix(monkeypatch):
     monkeypatch.setattr(ring, "TILE_ENTRIES", 2**14)
     batch = 8192
