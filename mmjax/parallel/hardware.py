@@ -38,7 +38,7 @@ GIB = 2.0**30
 # Between slices: 100 Gb/s a host of 4 chips (v4: 50 Gb/s each), "Cloud TPU Multislice overview".
 # GPUs: NVIDIA's A100, H100 and H200 data sheets, dense, SXM; NVLink to the same host, one 400 Gb/s
 # (A100: 200 Gb/s) adapter each to others, as in DGX. JAX preallocates 75 % unless told otherwise
-# (XLA_PYTHON_CLIENT_MEM_FRACTION); 92 % is what stays beside CUDA and NCCL.
+# (XLA_PYTHON_CLIENT_MEM_FRACTION); we count 92 %, which leaves 6 GB to CUDA and NCCL.
 CHIPS = {
     "v4": Chip("TPU v4", 275e12, 32 * GIB, 31.75 * GIB, 1228e9, 300e9, 6.25e9),
     "v5e": Chip("TPU v5 lite", 197e12, 16 * GIB, 15.75 * GIB, 819e9, 200e9, 3.1e9),

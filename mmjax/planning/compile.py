@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -154,7 +155,7 @@ def _largest_traced(jaxpr: Any, batch_size: int, mesh: jax.sharding.Mesh) -> tup
     def walk(jaxpr: Any, inside: bool) -> None:
         for equation in jaxpr.eqns:
             local = inside or equation.primitive.name == "shard_map"
-            inner = list(jax.core.jaxprs_in_params(equation.params))
+            inner = list(jax.extend.core.jaxprs_in_params(equation.params))
             for part in inner:
                 walk(part, local)
             for variable in () if inner else equation.outvars:

@@ -67,8 +67,8 @@ def analyse(text: str, mesh_shape: Mapping[str, int]) -> Cost:
       of the array it changes. On TPUs arrays count with the padding of their tiles.
     - Of a conditional, the costliest branch counts.
     - A loop whose trips cannot be read (they depend on data) counts once, with a warning.
-    - Elementwise arithmetic is no FLOPs here; nor have Pallas kernels any but splash attention's,
-      of which masked blocks count, and Triton kernels.
+    - FLOPs leave out elementwise arithmetic, Triton kernels, and Pallas kernels other than splash
+      attention, which counts as if nothing were masked.
     - What XLA lowered to send and recv (TPU slices joined by a data-centre network) is not seen.
 
     Args:

@@ -130,7 +130,8 @@ def flops(instruction: Instruction, operands: Sequence[tuple[int, ...]]) -> floa
         scores = instruction.numbers('"intermediate_tensor_shape".*?"dimensions')
         products = 5 if "Backward" in target else 2
         return products * 2 * math.prod(scores) * operands[0][-1]
-    if splash := re.search(r"splash_mha_(fwd|dkv)", instruction.attributes):
+    splash = re.search(r"splash_mha_(fwd|dkv)", instruction.attributes)
+    if splash and target == "tpu_custom_call":
         query, key = [dims for dims in operands if len(dims) == 4][:2]  # [B, heads, L, d]
         return (2 if splash[1] == "fwd" else 5) * 2 * math.prod(query) * key[2]
     return 0
