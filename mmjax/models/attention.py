@@ -62,9 +62,11 @@ def attend(
 
 def _cudnn(query, key, value, mask, causal):
     """NVIDIA's fused attention; it trains lengths that are multiples of 8 only."""
-    length, keys = query.shape[1], key.shape[1]
-    mask = _mask_padding(mask, key.shape[0], keys, 8)
+    length = query.shape[1]
+    mask = _mask_padding(mask, key.shape[1], 8)
     query, key, value = (_pad(x, 8) for x in (query, key, value))
+    if mask is not None:  # it wants a row for every query
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], query.shape[1], key.shape[1]))
     y = jax.nn.dot_product_attention(
         query, key, value, mask=mask, is_causal=causal, implementation="cudnn"
     )
@@ -73,8 +75,10 @@ def _cudnn(query, key, value, mask, causal):
 
 def _splash(query, key, value, mask, causal, interpret: bool = False):
     """Splash attention on each device's examples and heads: XLA cannot split a kernel by itself."""
-    length, keys = query.shape[1], key.shape[1]
-    mask = _mask_padding(mask, key.shape[0], keys, 128)
+    length = query.shape[1]
+    mask = _mask_padding(mask, key.shape[1], 128)
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (key.shape[0], *mask.shape[1:]))
     local = functools.partial(_splash_on_device, causal=causal, interpret=interpret)
     query, key, value = (_pad(x, 128) for x in (query, key, value))
     mesh = jax.sharding.get_abstract_mesh()
@@ -118,11 +122,10 @@ def _pad(x: jax.Array, multiple: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, added)) + ((0, 0),) * (x.ndim - 2)) if added else x
 
 
-def _mask_padding(mask: jax.Array | None, batch: int, keys: int, multiple: int) -> jax.Array | None:
-    """The mask [B, 1, 1, M'] of the padded keys; None if all may be seen."""
+def _mask_padding(mask: jax.Array | None, keys: int, multiple: int) -> jax.Array | None:
+    """The mask [B or 1, 1, 1, M'] of the padded keys; None if all may be seen."""
     if mask is None and keys % multiple == 0:
         return None
     if mask is None:
         mask = jnp.ones((1, 1, 1, keys), bool)
-    mask = jnp.pad(mask, ((0, 0),) * 3 + ((0, -keys % multiple),))
-    return jnp.broadcast_to(mask, (batch, *mask.shape[1:]))
+    return jnp.pad(mask, ((0, 0),) * 3 + ((0, -keys % multiple),))

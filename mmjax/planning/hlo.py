@@ -69,7 +69,7 @@ def analyse(text: str, mesh_shape: Mapping[str, int]) -> Cost:
     - A loop whose trips cannot be read (they depend on data) counts once, with a warning.
     - FLOPs leave out elementwise arithmetic, Triton kernels, and Pallas kernels other than splash
       attention, which counts as if nothing were masked.
-    - What XLA lowered to send and recv (TPU slices joined by a data-centre network) is not seen.
+    - What TPU slices send each other counts as along the axes that cross all slices.
 
     Args:
       text: `compiled.as_text()`.

@@ -34,7 +34,11 @@ class Instruction(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The opcode; for the start of asynchronous work, that of the work."""
+        """The opcode; of a -start, that of the work; of a send between TPU slices, the collective."""
+        between = re.search(r'_xla_megascale_transfer_type="(\w+)"', self.attributes)
+        if between and self.opcode == "send":
+            kind = between[1].lower().replace("_", "-")
+            return "collective-permute" if kind == "one-to-one" else kind
         return self.opcode.removesuffix("-start")
 
     @property
@@ -182,7 +186,8 @@ def _taps(sizes: tuple[int, int, int], stride: int, low: int, dilation: tuple[in
 def group(attributes: str, mesh_shape: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
     """(axes along which the devices of a collective's group differ, devices in a group).
 
-    A group of a collective-permute is a pair (source, target).
+    A group of a collective-permute is a pair (source, target). Between TPU slices, all slices join,
+    each a block of the flattened mesh.
 
     Raises:
       ValueError: the program is of more devices than the mesh.
@@ -212,6 +217,10 @@ def _groups(attributes: str, devices: int) -> np.ndarray:
         _, number = np.unique(place, axis=1, return_inverse=True)
         ids = _ids(named[2]) if named[2] else np.arange(devices)
         return ids[np.argsort(number.ravel(), kind="stable")].reshape(number.max() + 1, -1)
+    if between := re.search(r'_xla_megascale_target=("\{[\d:,]+\}|\{\{.*?\}\})', attributes):
+        # "{1,2}x{0:3}": slices 1 and 2; {{100002->200000}}: device 2 of slice 1, 0 of slice 2
+        slices = max(_integers(between[1])) // (100_000 if "->" in between[1] else 1)
+        return np.arange(devices).reshape(slices, -1).T
     return np.arange(devices)[None]  # {}: all devices
 
 

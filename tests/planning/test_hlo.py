@@ -226,6 +226,9 @@ def test_ring_loss_passes_tiles_to_the_neighbour():
         ("replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}", ("data",), 2),
         ("replica_groups=mesh['a'=2,'b'=4], device_ids=(0,1,4,5,2,3,6,7) {'a'}", ("fsdp",), 2),
         ("source_target_pairs={{0,2},{2,0},{1,3},{3,1}}", ("fsdp",), 2),
+        ('frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_a="B"}', ("data",), 2),
+        ('frontend_attributes={_xla_megascale_target="{1:4}x{0:1}"}', ("data", "fsdp"), 4),
+        ("_xla_megascale_target={{100002->200000},{200002->100000}},_xla_a", ("data",), 2),
         ("source_target_pairs={{0,1},{1,2},{2,3},{3,0}}", ("fsdp", "tensor"), 2),
     ],
 )
@@ -288,6 +291,50 @@ def test_gpu():
         hlo.Collective("collective-permute", ("data",), 1, small + large),
         hlo.Collective("reduce-scatter", ("data", "fsdp"), 1, 3 / 4 * large),
     )
+
+
+@pytest.mark.parametrize(
+    ("opcode", "transfer", "kind"),
+    [
+        ("send", "ALL_REDUCE", "all-reduce"),
+        ("send", "ONE_TO_ONE", "collective-permute"),
+        ("recv", "ALL_REDUCE", "recv"),  # the send has counted
+    ],
+)
+def test_collectives_between_slices(opcode, transfer, kind):
+    instruction = hlo_cost.parse(
+        f"(f32[64,8,128]{{2,1,0:T(8,128)}}, u32[], token[]) {opcode}(%bitcast.1, %after-all), "
+        "channel_id=2, is_host_transfer=true, frontend_attributes={_xla_megascale_target="
+        f'"{{1,2}}x{{0:3}}",_xla_megascale_transfer_type="{transfer}"}}'
+    )
+    assert instruction.kind == kind
+
+
+@pytest.mark.parametrize(("kernel", "products"), [("fwd_residuals", 2), ("dkv_no_residuals", 5)])
+def test_splash_attention(kernel, products):
+    instruction = hlo_cost.parse(
+        "(f32[2,256,128]{2,1,0:T(8,128)}, bf16[2,4,256,64]{3,2,1,0:T(8,128)(2,1)S(1)}) "
+        "custom-call(%constant.6, %constant.12, %q, %k, %v), "
+        'custom_call_target="tpu_custom_call", '
+        f'metadata={{op_name="jit(f)/splash_mha_{kernel}/pallas_call"}}'
+    )
+    query, key = (2, 4, 256, 64), (2, 4, 512, 64)
+    operands = ((1, 1, 1), (1, 1, 1), query, key, key)
+    assert hlo_cost.flops(instruction, operands) == products * 2 * 2 * 4 * 256 * 512 * 64
+
+
+def test_an_instruction_may_span_lines():
+    """As that of a Pallas kernel whose metadata are printed on lines of their own."""
+    program = """
+ENTRY %main (p: f32[8,4]) -> f32[8,8] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %kernel = f32[8,4]{1,0} custom-call(%p), custom_call_target="a", attributes={metadata={
+"block": "{1}"
+}}, metadata={op_name="kernel"}
+  ROOT %dot = f32[8,8]{1,0} dot(%kernel, %p), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+}
+"""
+    assert hlo.analyse(program, {"data": 1}).flops == 2 * 8 * 8 * 4
 
 
 @pytest.mark.parametrize("direction", ["Forward", "BackwardInput", "BackwardFilter"])
