@@ -34,12 +34,12 @@ class Instruction(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The opcode; of a -start, that of the work; of a send between TPU slices, the collective."""
+        """The opcode; of a -start that of the work, of a send between TPU slices the collective."""
+        if self.opcode != "send":
+            return self.opcode.removesuffix("-start")
         between = re.search(r'_xla_megascale_transfer_type="(\w+)"', self.attributes)
-        if between and self.opcode == "send":
-            kind = between[1].lower().replace("_", "-")
-            return "collective-permute" if kind == "one-to-one" else kind
-        return self.opcode.removesuffix("-start")
+        kind = between[1].lower().replace("_", "-") if between else "send"
+        return "collective-permute" if kind == "one-to-one" else kind
 
     @property
     def results(self) -> tuple[Array, ...]:

@@ -1,7 +1,7 @@
 """Costs read from the text of compiled programs.
 
 Programs for the CPU are compiled here, and held against closed forms and XLA's own analysis.
-`hlo_tpu.txt` and `hlo_gpu.txt` are texts of libtpu 0.0.42 (v5e) and jax[cuda13] 0.10.2 (H100),
+`hlo_tpu.txt` and `hlo_gpu.txt` are texts of libtpu 0.0.42.1 (v5e) and jax[cuda13] 0.10.2 (H100),
 trimmed by hand; their costs below are derived by hand.
 """
 
