@@ -2,6 +2,7 @@
 
 import json
 import time
+import uuid
 from collections.abc import Mapping
 
 import jax
@@ -51,11 +52,9 @@ class MetricWriter:
 
 def _run_id(workdir: epath.Path) -> str:
     """One W&B run a workdir, also after a restart."""
-    import wandb
-
     path = workdir / "wandb_id"
     if not path.exists():
-        path.write_text(wandb.util.generate_id())
+        path.write_text(uuid.uuid4().hex)
     return path.read_text()
 
 
