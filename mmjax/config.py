@@ -238,8 +238,6 @@ def smoke(config: ConfigDict) -> ConfigDict:
     model.text.update(vocab_size=600, context_length=16)
     for tower in (model.image, model.text):
         tower.update(width=32, depth=2, heads=4, mlp_dim=64)
-        # Of a loop with remat "dots", XLA's collectives on several CPU devices may never meet.
-        tower.unroll = True
     config.update(total_steps=6, batch_size=16)
     config.optim.warmup_steps = min(config.optim.warmup_steps, 2)
     config.optim.microbatches = min(config.optim.microbatches, 2)
