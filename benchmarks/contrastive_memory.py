@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from tables import show
 
 from mmjax.objectives import contrastive
 from mmjax.parallel import mesh as mesh_lib
@@ -131,21 +132,6 @@ def timing(args: argparse.Namespace) -> None:
     title = f"Loss and gradients on 8 CPU devices, D = {width}, float32, ms"
     header = ("loss", "batch", "dense", "ring", "ring / dense", "turn by turn")
     show(title, header, rows, args.markdown)
-
-
-def show(title: str, header: tuple[str, ...], rows: list[list[str]], markdown: bool) -> None:
-    if markdown:
-        print(f"{title}\n")
-        for cells in (header, ("---",) * len(header), *rows):
-            print("| " + " | ".join(cells) + " |")
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header, title=title)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from tables import show
 
 LENGTHS = (16, 24, 32, 48, 77)  # what we trim to: config.data.text_lengths
 START, END = 49406, 49407  # CLIP's tokens; OpenAI's tokenizer pads with the end token
@@ -61,7 +60,9 @@ def main() -> None:
         ratios = base / np.median(times, axis=1)  # round by round
         rows.append((name, f"{rates[name]:.2f}", f"{np.median(ratios):.2f}×",
                      f"{ratios.min():.2f}–{ratios.max():.2f}", f"{losses[name]:.6f}"))  # fmt: skip
-    show(rows, args)
+    header = ("program", "examples/s", "× peer", "round by round", "first loss")
+    title = f"ViT-B/32 train step, batch {args.batch}, float32, {args.threads} threads"
+    show(title, header, rows, args.markdown)
 
 
 def make_batch(size: int, context: int = 77) -> dict[str, np.ndarray]:
@@ -165,20 +166,6 @@ def measure(steps: dict[str, Step], rounds: int, turn: int) -> dict[str, np.ndar
                 times.append(time.perf_counter() - start)
             seconds[name].append(times)
     return {name: np.array(times) for name, times in seconds.items()}
-
-
-def show(rows: list[tuple[str, ...]], args: argparse.Namespace) -> None:
-    header = ("program", "examples/s", "× peer", "round by round", "first loss")
-    title = f"ViT-B/32 train step, batch {args.batch}, float32, {args.threads} threads"
-    if args.markdown:
-        print(f"{title}\n")
-        for cells in (header, ("---",) * len(header), *rows):
-            print("| " + " | ".join(cells) + " |")
-        return
-    table = Table(*header, title=title)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ chips (four slices). Beside the bytes that the compiled program sends stand thos
 
 import argparse
 
-from rich.console import Console
-from rich.table import Table
+from tables import show
 
 from mmjax.cli import load_config
 from mmjax.planning.plan import Plan, make_plan
@@ -36,14 +35,7 @@ def main() -> None:
     header = ("chips", "batch", "peak GiB", "along fsdp MB", "along data MB (formula)",
               "ring MB (formula)", "step ms", "bound by")  # fmt: skip
     rows = [row(plan, plans[0]) for plan in plans]
-    if args.markdown:
-        for cells in (header, ("---",) * len(header), *rows):
-            print("| " + " | ".join(cells) + " |")
-        return
-    table = Table(*header)
-    for cells in rows:
-        table.add_row(*cells)
-    Console().print(table)
+    show(f"ViT-B/16, {PAIRS} pairs a v5e chip, fsdp {FSDP}", header, rows, args.markdown)
 
 
 def chips(topology: str) -> int:

@@ -16,7 +16,6 @@ from jax.sharding import PartitionSpec as P
 
 from mmjax.parallel.mesh import BATCH, platform
 
-IMPLEMENTATIONS = ("auto", "xla", "cudnn", "splash")
 SPLASH_LENGTH = 1024  # a choice, not a measurement: padding to 128s weighs more on short texts
 
 
@@ -38,7 +37,7 @@ def attend(
       mask: bool, broadcastable to [B, heads, L, M], True where a key may be seen; the kernels take
         masks of keys, [B, 1, 1, M].
       causal: a query sees keys up to its own place only (L = M).
-      implementation: one of IMPLEMENTATIONS.
+      implementation: "auto", "xla", "cudnn" or "splash".
 
     Returns:
       [B, L, heads, d] in the dtype of `query`.
