@@ -26,6 +26,9 @@ unit: $(VENV)/test.installed
 
 test-pods: $(VENV)/test.installed
 	$(BIN)/python -m pytest -m pods tests/planning
+	$(MAKE) VENV=$(VENV)-gpu $(VENV)-gpu/gpu.installed
+	$(VENV)-gpu/bin/python -m pip install --quiet pytest
+	$(VENV)-gpu/bin/python -m pytest -m gpus tests/planning
 
 golden: $(VENV)/test.installed
 	$(BIN)/python tests/planning/goldens.py

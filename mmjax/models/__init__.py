@@ -10,7 +10,7 @@ from mmjax.models import zoo
 from mmjax.models.multimodal import Multimodal
 from mmjax.models.text import TextTower
 from mmjax.models.vision import VisionTower
-from mmjax.parallel.mesh import platform
+from mmjax.parallel.mesh import batch_shards, platform
 
 __all__ = ["Multimodal", "create", "dummy_batch", "from_config", "init", "zoo"]
 
@@ -39,12 +39,16 @@ def compute_dtype(name: str) -> jnp.dtype:
 
 
 def dummy_batch(model: Multimodal) -> dict[str, jax.Array]:
-    """The smallest batch that the model accepts: one black image, one text of a single token."""
-    size, length = model.image.size, model.text.context_length
+    """The smallest batch that the model accepts: black images, texts of a single token.
+
+    One example for each part that the current mesh cuts a batch into: a kernel inside a shard_map
+    takes no fewer.
+    """
+    rows, size, length = batch_shards(), model.image.size, model.text.context_length
     return {
-        "image": jnp.zeros((1, size, size, 3), jnp.uint8),
-        "text": jnp.zeros((1, length), jnp.int32),
-        "text_mask": jnp.arange(length)[None] == 0,
+        "image": jnp.zeros((rows, size, size, 3), jnp.uint8),
+        "text": jnp.zeros((rows, length), jnp.int32),
+        "text_mask": jnp.broadcast_to(jnp.arange(length) == 0, (rows, length)),
     }
 
 

@@ -5,6 +5,7 @@ parameters), `tensor` (devices that split heads and hidden units). The batch is 
 (`data`, `fsdp`). Everything here reads the mesh of the surrounding `jax.set_mesh`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -69,6 +70,12 @@ def platform() -> str:
     """ "cpu", "gpu" or "tpu": that of the current mesh, whose devices may only be described."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else jax.default_backend()
+
+
+def batch_shards() -> int:
+    """How many parts the current mesh cuts a batch into; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def batch_sharding() -> NamedSharding:
