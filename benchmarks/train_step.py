@@ -122,7 +122,7 @@ def mmjax_step(batch: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> 
 
     from mmjax import config as config_lib
     from mmjax import models, objectives
-    from mmjax.interop import huggingface
+    from mmjax.interop.huggingface import clip
     from mmjax.parallel.mesh import make_mesh, put_batch
     from mmjax.training import optim
     from mmjax.training.state import new_state
@@ -133,7 +133,7 @@ def mmjax_step(batch: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> 
     config.objectives.clip = config_lib.entry("objectives")
     config.optim.update({"lr": LR, "schedule": "constant", "weight_decay": DECAY, "eps": EPS})
     config.optim.update({"b1": BETAS[0], "b2": BETAS[1]})
-    params = huggingface.from_state_dict(weights, config)
+    params = clip.MODEL.family.read(weights, config.model)
     rates = optim.rates(config.optim, params)
     optimizer = optim.optimizer(config.optim, rates)
     model, goals = models.from_config(config.model), objectives.build(config.objectives)

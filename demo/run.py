@@ -24,7 +24,7 @@ from mmjax import evaluation
 from mmjax.cli import load_config
 from mmjax.data import eval_batches, open_source
 from mmjax.errors import UserError
-from mmjax.interop import huggingface
+from mmjax.interop import registry
 from mmjax.training import loop
 from mmjax.training.workdir import restore_for_inference
 
@@ -49,7 +49,7 @@ def main(workdir: Path) -> None:
     console.rule("export")
     config, model, params, tokenizer = restore_for_inference(str(workdir))
     folder = workdir / "huggingface"
-    huggingface.export(folder, config=config, params=params, tokenizer=tokenizer)
+    registry.export(folder, "huggingface", config=config, params=params, tokenizer=tokenizer)
     source = open_source({"path": str(DATA / "twitter")})
     labels = (DATA / "labels.txt").read_text(encoding="utf-8").splitlines()
     view = View(config, model, params, tokenizer, source, labels)

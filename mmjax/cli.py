@@ -156,11 +156,11 @@ def _eval(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _export(args: argparse.Namespace, _: list[str]) -> None:
-    from mmjax.interop import huggingface
+    from mmjax.interop import registry
     from mmjax.training.workdir import restore_for_inference
 
     config, _model, params, tokenizer = restore_for_inference(args.workdir)
-    huggingface.export(args.output, config=config, params=params, tokenizer=tokenizer)
+    registry.export(args.output, args.format, config=config, params=params, tokenizer=tokenizer)
     print(f"wrote {args.output}")
 
 

@@ -130,6 +130,10 @@ KEYS: tuple[Key, ...] = (
     Key("data.tokenizer", "captions:4096", "Local folder or hub name of a tokenizer, or captions:N "
         "for a CLIP-style BPE of at most N tokens trained on the training captions."),
     Key("data.text_lengths", (), "Lengths that texts are trimmed to, e.g. (16, 32); (): full."),
+    Key("data.resize", "shortest", "Outside training: shortest side to size, then the centre; or "
+        "squash to the square.", ("shortest", "squash")),
+    Key("data.interpolation", "bicubic", "Outside training, of the resize.",
+        ("bicubic", "bilinear")),
     Key("data.augment.crop_scale", (0.9, 1.0), "Area of a random crop as a share of the picture's; "
         "above 1 shows the background around."),
     Key("data.augment.crop_ratio", (3 / 4, 4 / 3), "Width / height of the crop."),

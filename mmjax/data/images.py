@@ -22,18 +22,24 @@ _JPEG_FLAGS = {
 }
 
 
-def eval_transform(image: Image.Image, size: int) -> np.ndarray:
-    """Shortest side to `size` with Pillow's bicubic, then the centre: uint8 [size, size, 3].
+def eval_transform(
+    image: Image.Image, size: int, *, resize: str = "shortest", interpolation: str = "bicubic"
+) -> np.ndarray:
+    """The picture as a model sees it outside training: uint8 [size, size, 3].
 
-    To the pixel what OpenAI's CLIP and open_clip compute with torchvision's Resize and CenterCrop.
-    Transparent pictures are laid on white first.
+    "shortest" brings the shortest side to `size`, then takes the centre: to the pixel what OpenAI's
+    CLIP and open_clip compute with torchvision's Resize and CenterCrop. "squash" ignores the aspect
+    ratio (SigLIP, ViT). Transparent pictures are laid on white first. Pillow interpolates.
     """
     image = _to_rgb(image)
+    method = Image.Resampling[interpolation.upper()]
+    if resize == "squash":
+        return np.asarray(image.resize((size, size), method))
     width, height = image.size
     short = min(width, height)
     if short != size:
         width, height = (int(size * side / short) for side in (width, height))
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.resize((width, height), method)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)))
 

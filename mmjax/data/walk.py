@@ -27,6 +27,8 @@ def eval_batches(
     batch_size: int,
     rows: np.ndarray,
     workers: int = 0,
+    resize: str = "shortest",
+    interpolation: str = "bicubic",
 ) -> Generator[Batch]:
     """All records in order.
 
@@ -38,6 +40,7 @@ def eval_batches(
       batch_size: rows of the global batch.
       rows: the rows of the global batch to load here.
       workers: worker processes; 0 reads with threads.
+      resize, interpolation: how a picture comes to its size, as of `eval_transform`.
 
     Yields:
       image uint8 [b, S, S, 3]; text int32 and text_mask bool [b, L]: the record's first caption,
@@ -48,7 +51,10 @@ def eval_batches(
     Raises:
       UserError: an image cannot be decoded. An evaluation does not change its denominator.
     """
-    load = _EvalBatch(source, image_size, tokenizer, text_length, batch_size, np.asarray(rows))
+    load = _EvalBatch(
+        source, image_size, tokenizer, text_length, batch_size, np.asarray(rows),
+        {"resize": resize, "interpolation": interpolation},
+    )  # fmt: skip
     steps = -(-len(source) // batch_size)
     return read_ahead(load, 0, steps, workers=workers, prefetch=PREFETCH)
 
@@ -63,6 +69,7 @@ class _EvalBatch:
     text_length: int
     batch_size: int
     rows: np.ndarray
+    fit: dict[str, str]
 
     def __call__(self, step: int) -> Batch:
         numbers = step * self.batch_size + self.rows
@@ -91,7 +98,7 @@ class _EvalBatch:
                     image = open_image(record.image)
                 except BadRecord as error:
                     raise _stop(self.source, f"{record.key} {error}") from error
-                batch["image"][row] = eval_transform(image, self.image_size)
+                batch["image"][row] = eval_transform(image, self.image_size, **self.fit)
         if self.tokenizer is not None:
             batch |= _encode(captions, self.tokenizer, self.text_length)
         return batch

@@ -50,6 +50,8 @@ class Embedder:
             batch_size=size,
             rows=rows,
             workers=self.config.data.workers,
+            resize=self.config.data.resize,
+            interpolation=self.config.data.interpolation,
         )
         return _collect(self._image, params, batches, size)
 

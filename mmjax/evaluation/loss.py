@@ -70,6 +70,8 @@ class HeldOutLoss:
             batch_size=self._batch_size,
             rows=local_rows(self._batch_size),
             workers=self._config.data.workers,
+            resize=self._config.data.resize,
+            interpolation=self._config.data.interpolation,
         )
         columns = ("image", "text", "text_mask", "group")
         for batch in itertools.islice(batches, len(self._source) // self._batch_size):

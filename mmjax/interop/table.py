@@ -1,15 +1,17 @@
 """Name tables: our parameter path ↔ the name another library gives it.
 
-One row says how a parameter is called on both sides and how its axes are ordered there; the same
-rows export and import. Both directions are strict: every parameter has exactly one place, of the
-right shape, or the `UserError` names it.
+One row says how a parameter is called on both sides and how it is laid out there; the same rows
+export and import. Both directions are strict: every parameter has exactly one place, of the right
+shape, or the `UserError` names it. Reading takes one parameter at a time into the shards it is for.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
+import jax
 import numpy as np
 
 from mmjax.errors import UserError
@@ -17,32 +19,68 @@ from mmjax.errors import UserError
 LINEAR = (1, 0)  # ours [in, out] ↔ theirs [out, in]
 CONV = (3, 2, 0, 1)  # ours [P, P, 3, W] ↔ theirs [W, 3, P, P]
 
+Shape = tuple[int, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One parameter on both sides.
+    """One of their parameters, and which of ours it is.
 
     Attributes:
-      ours: path in our tree, "image/norm_post/scale".
+      ours: path in our tree, "image/norm_post/scale"; or several, whose concatenation along the
+        first axis (of their layout) theirs is: query, key and value in one.
       theirs: their name. A "{}" in it stands for the layer number: ours is one array stacked over
         layers, theirs is one array a layer.
       axes: which of our axes (of one layer) each of theirs is; None where they agree.
+      shape: their shape (of one of `ours`, one layer) where it is a reshape of what `axes` gives:
+        big_vision's [W, heads, head_dim], SigLIP's [1] for a scalar.
     """
 
-    ours: str
+    ours: str | tuple[str, ...]
     theirs: str
     axes: tuple[int, ...] | None = None
+    shape: Shape | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
 
     @property
     def stacked(self) -> bool:
         return "{}" in self.theirs
 
-    def names(self, shape: tuple[int, ...]) -> list[str]:
+    def names(self, shape: Shape) -> list[str]:
         """Their name or, if stacked, their names in order of layers; `shape` is of ours."""
         return [self.theirs.format(i) for i in range(shape[0])] if self.stacked else [self.theirs]
 
-    def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of (each of) theirs; `shape` is of ours."""
+    def matches(self, name: str) -> bool:
+        """Whether `name` is this parameter's, of whatever layer."""
+        return re.fullmatch(re.escape(self.theirs).replace(r"\{\}", r"\d+"), name) is not None
+
+    def their_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """The shape of (each of) theirs; `shapes` are those of `paths`."""
+        parts = [self.shape or self._permuted(shape) for shape in shapes]
+        return (sum(p[0] for p in parts), *parts[0][1:]) if len(parts) > 1 else parts[0]
+
+    def to_theirs(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Ours (one layer of each of `paths`) in their layout, C-contiguous."""
+        parts = [a if self.axes is None else a.transpose(self.axes) for a in arrays]
+        parts = [a if self.shape is None else a.reshape(self.shape) for a in parts]
+        return np.asarray(np.concatenate(parts) if len(parts) > 1 else parts[0], order="C")
+
+    def from_theirs(self, array: np.ndarray, shapes: Sequence[Shape]) -> Iterator[np.ndarray]:
+        """Theirs (of one layer) as ours, one of `paths` after the other; `shapes` are of ours."""
+        start = 0
+        for shape in shapes:
+            part = array
+            if len(shapes) > 1:
+                size = (self.shape or self._permuted(shape))[0]
+                part, start = array[start : start + size], start + size
+            if self.shape is not None:
+                part = part.reshape(self._permuted(shape))
+            yield part if self.axes is None else part.transpose(np.argsort(self.axes))
+
+    def _permuted(self, shape: Shape) -> Shape:
         shape = shape[1:] if self.stacked else shape
         return shape if self.axes is None else tuple(shape[axis] for axis in self.axes)
 
@@ -52,72 +90,105 @@ def to_theirs(params: Any, table: Sequence[Row], like: Any) -> dict[str, np.ndar
 
     Args:
       params: nested dict of arrays.
-      table: rows, one a parameter.
+      table: rows, each of our parameters in one.
       like: nested dict of anything with `.shape`: what the parameters must be.
 
     Raises:
       UserError: a parameter is missing, has no row, or is of another shape than in `like`.
     """
     ours, shapes = _flat(params), _shapes(like)
-    _check(ours, shapes, "the parameters", "the model of this config")
+    _check_names(ours, shapes, shapes.__contains__, "the parameters", "the model of this config")
+    _check_shapes(ours, shapes, "the parameters", "the model of this config")
     _check_covered(table, shapes)
     state = {}
     for row in table:
-        array = np.asarray(ours[row.ours])
-        names = row.names(array.shape)
-        for name, layer in zip(names, array if row.stacked else [array], strict=True):
-            layer = layer if row.axes is None else layer.transpose(row.axes)
-            state[name] = np.asarray(layer, order="C")
+        arrays = [np.asarray(ours[path]) for path in row.paths]
+        for layer, name in enumerate(row.names(arrays[0].shape)):
+            state[name] = row.to_theirs([a[layer] if row.stacked else a for a in arrays])
     return state
 
 
-def from_theirs(state: Mapping[str, Any], table: Sequence[Row], like: Any) -> dict[str, Any]:
+def from_theirs(
+    state: Mapping[str, Any], table: Sequence[Row], like: Any, *, ignored: Sequence[str] = ()
+) -> dict[str, Any]:
     """The inverse of `to_theirs`: a flat dict of their names as our parameter tree.
 
     Args:
-      state: their name → array, or a lazy mapping that reads one array at a time.
-      table: rows, one a parameter.
-      like: nested dict of anything with `.shape` and `.dtype`, our tree; the dtypes become these.
+      state: their name → anything with `.shape` that `np.asarray` reads: arrays, or `files.Tensor`s
+        that are read one at a time.
+      table: rows, each parameter of the whole model in one.
+      like: nested dict of anything with `.shape` and `.dtype`: our tree, or the part of it that is
+        wanted; the dtypes become these. A leaf with a `.sharding` is put on its devices before
+        the next parameter is read, one without stays in NumPy.
+      ignored: regular expressions of names in files that are no parameters of the model.
 
     Raises:
       UserError: a parameter is missing, unexpected, or of the wrong shape (both are named).
     """
-    wanted = flax.traverse_util.flatten_dict(like, sep="/")
-    shapes = _shapes(like)
+    wanted, shapes = _flat(like), _shapes(like)
     _check_covered(table, shapes)
-    theirs = {
-        name: row.their_shape(shapes[row.ours])
-        for row in table
-        for name in row.names(shapes[row.ours])
-    }
-    _check(state, theirs, "the weights", "this model")
-    ours = {}
-    for row in table:
-        target = wanted[row.ours]
-        back = None if row.axes is None else np.argsort(row.axes)
-        arrays = [np.asarray(state[name]) for name in row.names(target.shape)]
-        arrays = [a if back is None else a.transpose(back) for a in arrays]
-        array = np.stack(arrays) if row.stacked else arrays[0]
-        ours[row.ours] = np.asarray(array, dtype=target.dtype, order="C")
-    return flax.traverse_util.unflatten_dict(ours, sep="/")
+    rows = [row for row in table if any(path in shapes for path in row.paths)]
+    others = [row for row in table if row not in rows]
+    theirs: dict[str, Shape] = {}
+    for row in rows:
+        ours = [shapes[path] for path in row.paths]
+        theirs |= dict.fromkeys(row.names(ours[0]), row.their_shape(ours))
+
+    def known(name: str) -> bool:
+        return (
+            name in theirs
+            or any(re.fullmatch(pattern, name) for pattern in ignored)
+            or any(row.matches(name) for row in others)
+        )
+
+    _check_names(state, theirs, known, "the weights", "this model")
+    _check_shapes(state, theirs, "the weights", "this model")
+    result = {}
+    for row in rows:
+        ours = [shapes[path] for path in row.paths]
+        arrays = [np.empty(wanted[path].shape, wanted[path].dtype) for path in row.paths]
+        for layer, name in enumerate(row.names(ours[0])):
+            parts = row.from_theirs(np.asarray(state[name]), ours)
+            for array, part in zip(arrays, parts, strict=True):
+                array[layer if row.stacked else ...] = part
+        for path, array in zip(row.paths, arrays, strict=True):
+            result[path] = _put(array, wanted[path])
+    return flax.traverse_util.unflatten_dict(result, sep="/")
+
+
+def _put(array: np.ndarray, target: Any) -> Any:
+    sharding = getattr(target, "sharding", None)
+    if sharding is None:
+        return array
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def _flat(tree: Any) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(tree, sep="/")
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: Any) -> dict[str, Shape]:
     return {path: tuple(leaf.shape) for path, leaf in _flat(tree).items()}
 
 
-def _check(found: Mapping[str, Any], shapes: Mapping[str, tuple], what: str, model: str) -> None:
-    """Same names, same shapes, or an error that names the first that differs."""
-    missing = [name for name in shapes if name not in found]
+def _check_names(
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    known: Callable[[str], bool],
+    what: str,
+    model: str,
+) -> None:
+    missing = [name for name in wanted if name not in found]
     if missing:
         raise UserError(f"{what} lack {_first(missing)}, which {model} has: is it another model?")
-    unexpected = [name for name in found if name not in shapes]
+    unexpected = [name for name in found if not known(name)]
     if unexpected:
         raise UserError(f"{what} hold {_first(unexpected)}, for which {model} has no place.")
+
+
+def _check_shapes(
+    found: Mapping[str, Any], shapes: Mapping[str, Shape], what: str, model: str
+) -> None:
     for name, shape in shapes.items():
         if tuple(found[name].shape) != shape:
             raise UserError(
@@ -125,10 +196,11 @@ def _check(found: Mapping[str, Any], shapes: Mapping[str, tuple], what: str, mod
             )
 
 
-def _check_covered(table: Sequence[Row], shapes: Mapping[str, tuple]) -> None:
+def _check_covered(table: Sequence[Row], shapes: Mapping[str, Shape]) -> None:
     """Every parameter of the model has a row. (A format says itself what it cannot hold, in the
     user's terms, before it comes to this.)"""
-    uncovered = [path for path in shapes if path not in {row.ours for row in table}]
+    covered = {path for row in table for path in row.paths}
+    uncovered = [path for path in shapes if path not in covered]
     if uncovered:
         raise UserError(f"the parameter {_first(uncovered)} has no name in this format.")
 

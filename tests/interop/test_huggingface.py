@@ -13,7 +13,8 @@ from mmjax import config as config_lib
 from mmjax import models
 from mmjax.data.tokenize import train_tokenizer
 from mmjax.errors import UserError
-from mmjax.interop import huggingface
+from mmjax.interop import registry
+from mmjax.interop.huggingface import clip
 
 CAPTIONS = ["a red cat on a mat", "two dogs run", "the moon over a dark sea at night"]
 
@@ -21,6 +22,10 @@ CAPTIONS = ["a red cat on a mat", "two dogs run", "the moon over a dark sea at n
 @functools.cache
 def tokenizer():
     return train_tokenizer(CAPTIONS * 2, 560)
+
+
+def export(folder, **content):
+    registry.export(folder, "huggingface", **content)
 
 
 def make_config(name="tiny", **model):
@@ -102,14 +107,14 @@ def test_exported_folder_gives_the_same_embeddings(tmp_path, activation):
     config.model.image.activation = config.model.text.activation = activation
     config.model.image.depth, config.model.text.norm_eps = 3, 1e-6
     params = random_params(config)
-    huggingface.export(tmp_path / "out", config=config, params=params, tokenizer=tokenizer())
+    export(tmp_path / "out", config=config, params=params, tokenizer=tokenizer())
     assert_same(config, params, load(tmp_path / "out"), batch_of(config))
 
 
 def test_full_size_vit_b32(tmp_path):
     config = make_config("ViT-B/32-quickgelu")
     params = random_params(config)
-    huggingface.export(tmp_path / "out", config=config, params=params, tokenizer=tokenizer())
+    export(tmp_path / "out", config=config, params=params, tokenizer=tokenizer())
     model = load(tmp_path / "out")
     assert sum(p.numel() for p in model.parameters()) == 151_277_313
     assert_same(config, params, model, batch_of(config, count=3))
@@ -139,9 +144,9 @@ def test_import_then_export_is_bit_identical():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    params = huggingface.from_state_dict(state, config)
+    params = clip.MODEL.family.read(state, config.model)
     assert_same(config, params, model, batch_of(config))
-    again = huggingface.to_state_dict(params, config)
+    again = clip.MODEL.family.write(params, config.model)
     assert set(again) == set(state)
     for name, array in state.items():
         assert again[name].dtype == array.dtype
@@ -154,14 +159,14 @@ def test_export_works_under_a_mesh_of_eight():
     config = make_config()
     params = random_params(config)
     with jax.set_mesh(make_mesh(fsdp=8)):
-        state = huggingface.to_state_dict(params, config)
-    np.testing.assert_equal(huggingface.from_state_dict(state, config), params)
+        state = clip.MODEL.family.write(params, config.model)
+    np.testing.assert_equal(clip.MODEL.family.read(state, config.model), params)
 
 
 def test_folder_holds_tokenizer_and_preprocessing(tmp_path):
     config = make_config()
     config.model.image.mean = (0.5, 0.25, 0.125)
-    huggingface.export(tmp_path, config=config, params=random_params(config), tokenizer=tokenizer())
+    export(tmp_path, config=config, params=random_params(config), tokenizer=tokenizer())
     processor = transformers.CLIPProcessor.from_pretrained(tmp_path)
     texts = [*CAPTIONS, "x" * 200]
     found = processor(text=texts, padding="max_length", truncation=True, return_tensors="np")
@@ -199,14 +204,14 @@ def test_what_clipmodel_cannot_hold_is_said(tmp_path, tower, key, value, reason)
     config = make_config()
     config.model[tower][key] = value
     with pytest.raises(UserError, match=f"cannot hold this model: .*{reason}"):
-        huggingface.export(tmp_path / "out", config=config, params={}, tokenizer=tokenizer())
+        export(tmp_path / "out", config=config, params={}, tokenizer=tokenizer())
     assert not (tmp_path / "out").exists()
 
 
 def test_a_logit_bias_is_refused():
     config = make_config(logit_bias_init=-10.0)
     with pytest.raises(UserError, match="it has a logit bias"):
-        huggingface.to_state_dict({}, config)
+        clip.MODEL.family.write({}, config.model)
 
 
 def test_an_end_token_that_transformers_would_misread_is_refused(tmp_path):
@@ -215,27 +220,25 @@ def test_an_end_token_that_transformers_would_misread_is_refused(tmp_path):
 
     config = make_config()
     with pytest.raises(UserError, match="end token has id 2"):
-        huggingface.export(
-            tmp_path, config=config, params=random_params(config), tokenizer=OldEnd()
-        )
+        export(tmp_path, config=config, params=random_params(config), tokenizer=OldEnd())
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path):
     config, folder = make_config(), tmp_path / "out"
     first, second = random_params(config, 0), random_params(config, 1)
 
-    def export(params):
-        huggingface.export(folder, config=config, params=params, tokenizer=tokenizer())
+    def write(params):
+        export(folder, config=config, params=params, tokenizer=tokenizer())
 
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty and not an earlier export"):
-        export(first)
+        write(first)
     assert [p.name for p in folder.iterdir()] == ["thesis.txt"]
 
     (folder / "thesis.txt").unlink()
-    export(first)
-    export(second)
+    write(first)
+    write(second)
     weights = load(folder).state_dict()
     np.testing.assert_array_equal(
         weights["visual_projection.weight"], second["image"]["head"]["kernel"].T
@@ -243,7 +246,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path):
 
     (folder / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds thesis\.txt"):
-        export(first)
+        write(first)
     assert (folder / "thesis.txt").read_text() == "mine"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]  # no temporary folder stays
 
@@ -257,9 +260,9 @@ def test_a_failed_export_leaves_the_earlier_one(tmp_path):
 
     config, folder = make_config(), tmp_path / "out"
     params = random_params(config)
-    huggingface.export(folder, config=config, params=params, tokenizer=tokenizer())
+    export(folder, config=config, params=params, tokenizer=tokenizer())
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     with pytest.raises(OSError, match="disk full"):
-        huggingface.export(folder, config=config, params=params, tokenizer=Broken())
+        export(folder, config=config, params=params, tokenizer=Broken())
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

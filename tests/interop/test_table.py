@@ -2,11 +2,16 @@
 
 import copy
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from mmjax.errors import UserError
 from mmjax.interop.table import CONV, LINEAR, Row, from_theirs, to_theirs
+from mmjax.models.roles import path_string
+from mmjax.parallel.mesh import make_mesh
 
 TABLE = (
     Row("conv/kernel", "conv.weight", CONV),
@@ -94,3 +99,68 @@ def test_a_parameter_without_a_row_is_named(params):
     model = params | {"extra": np.zeros(1)}
     with pytest.raises(UserError, match="the parameter extra has no name"):
         to_theirs(model, TABLE, model)
+
+
+FUSED = (
+    Row(("blocks/query", "blocks/key"), "layers.{}.in_weight", LINEAR),
+    Row("heads", "heads", None, (4, 2, 3)),
+    Row("scale", "scale", None, (1,)),
+)
+
+
+@pytest.fixture
+def fused():
+    rng = np.random.default_rng(1)
+    blocks = {name: rng.normal(size=(2, 4, 6)).astype(np.float32) for name in ("query", "key")}
+    heads = rng.normal(size=(4, 6)).astype(np.float32)
+    return {"blocks": blocks, "heads": heads, "scale": np.float32(3).reshape(())}
+
+
+def test_one_of_theirs_may_be_several_of_ours_or_another_shape(fused):
+    state = to_theirs(fused, FUSED, fused)
+    assert {k: v.shape for k, v in state.items()} == {
+        "layers.0.in_weight": (12, 4), "layers.1.in_weight": (12, 4), "heads": (4, 2, 3),
+        "scale": (1,),
+    }  # fmt: skip
+    np.testing.assert_array_equal(state["layers.1.in_weight"][:6], fused["blocks"]["query"][1].T)
+    np.testing.assert_array_equal(state["layers.1.in_weight"][6:], fused["blocks"]["key"][1].T)
+    np.testing.assert_equal(from_theirs(state, FUSED, fused), fused)
+    state["layers.1.in_weight"] = state["layers.1.in_weight"][:6]
+    with pytest.raises(UserError, match=r"in_weight has shape \(6, 4\).* \(12, 4\)"):
+        from_theirs(state, FUSED, fused)
+
+
+def test_a_part_of_the_tree_is_read_alone(params):
+    state = to_theirs(params, TABLE, params)
+    state["layers.1.fc.weight"] = None  # not of the part: never looked at
+    part = {"conv": params["conv"]}
+    np.testing.assert_equal(from_theirs(state, TABLE, part), part)
+    with pytest.raises(UserError, match="hold extra"):
+        from_theirs(state | {"extra": np.zeros(1)}, TABLE, part)
+    from_theirs(state | {"extra_3": np.zeros(1)}, TABLE, part, ignored=[r"extra_\d"])
+
+
+def test_parameters_are_put_on_their_devices_one_after_the_other(params):
+    mesh = make_mesh(fsdp=8)
+    state, read = to_theirs(params, TABLE, params), []
+
+    class Lazy:
+        def __init__(self, name):
+            self.name, self.shape = name, state[name].shape
+
+        def __array__(self, dtype=None, copy=None):
+            read.append(self.name)
+            return state[self.name]
+
+    specs = {"conv/kernel": P(), "blocks/fc/kernel": P(None, None, "tensor")}
+    like = jax.tree_util.tree_map_with_path(
+        lambda path, x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=NamedSharding(mesh, specs.get(path_string(path), P()))
+        ),
+        params,
+    )
+    found = from_theirs({name: Lazy(name) for name in state}, TABLE, like)
+    assert read == [name for row in TABLE for name in row.names((3,))]
+    for x, target in zip(jax.tree.leaves(found), jax.tree.leaves(like), strict=True):
+        assert x.sharding == target.sharding
+    np.testing.assert_equal(jax.tree.map(np.asarray, found), params)

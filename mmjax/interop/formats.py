@@ -1,0 +1,121 @@
+"""What a weight format is: how it is recognised, read and written. `registry.py` lists them.
+
+A format is a `Format`; the architectures that it knows are `Family`s, each a name table. Adding a
+family is adding a table, adding a format is adding a module and a line in the registry.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmjax import config as config_lib
+from mmjax import models
+from mmjax.data import Tokenizer
+from mmjax.errors import UserError
+from mmjax.interop.files import Tensors
+from mmjax.interop.table import Row, from_theirs, to_theirs
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One architecture as a format names it.
+
+    Attributes:
+      name: as a user knows it, "Hugging Face's CLIPModel"; begins sentences about it.
+      rows: `config.model` → its name table, a row for each parameter of that model.
+      obstacles: `config.model` → what of it has no place here, each a clause ("it has a logit
+        bias"); none if it can be held.
+      ignored: regular expressions of names found in files that are no parameters.
+    """
+
+    name: str
+    rows: Callable[[ConfigDict], Sequence[Row]]
+    obstacles: Callable[[ConfigDict], list[str]]
+    ignored: tuple[str, ...] = ()
+
+    def check_holds(self, model: ConfigDict) -> None:
+        """Raises a UserError that says what in `config.model` has no place in this family."""
+        found = self.obstacles(model)
+        if found:
+            raise UserError(f"{self.name} cannot hold this model: {'; '.join(found)}.")
+
+    def write(self, params: Any, model: ConfigDict) -> dict[str, np.ndarray]:
+        """Our parameters under the family's names; UserError: it cannot hold them, by name."""
+        self.check_holds(model)
+        return to_theirs(params, self.rows(model), shapes(model))
+
+    def read(self, tensors: Tensors, model: ConfigDict, like: Any = None) -> dict[str, Any]:
+        """The tensors as our tree, or as the part of it that `like` is (see `from_theirs`)."""
+        like = shapes(model) if like is None else like
+        return from_theirs(tensors, self.rows(model), like, ignored=self.ignored)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weights as they were found: the architecture is known, no parameter is read yet.
+
+    Attributes:
+      source: the file or folder, for messages.
+      config: a config whose `model` is the architecture and whose `data.{resize,interpolation}` are
+        the image preprocessing; all else is at its default, unless the weights are of a run.
+      read: shapes (of `config.model`'s tree, or of a part of it; with shardings, if it is to lie on
+        a mesh) → parameters. One parameter at a time is in host memory.
+      tokenizer: loads the weights' own tokenizer; None if they have none.
+    """
+
+    source: str
+    config: ConfigDict
+    read: Callable[[Any], Any]
+    tokenizer: Callable[[], Tokenizer] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One way to keep weights in files.
+
+    Attributes:
+      name: that of `--format=NAME`.
+      detect: whether a file or folder is of this format; looks at names and small files only.
+      read: a file or folder that was detected → its `Weights`. UserError: one sentence.
+      write: (folder, config, params, tokenizer) → writes into an empty folder all that readers of
+        the format want, but no model card. UserError: the format cannot hold the model.
+      card: (config) → the model card's front matter (YAML lines) and its Python example.
+    """
+
+    name: str
+    detect: Callable[[Path], bool]
+    read: Callable[[Path], Weights]
+    write: Callable[[Path, ConfigDict, Any, Tokenizer | None], None]
+    card: Callable[[ConfigDict], tuple[str, str]]
+
+
+def weights(
+    source: Path,
+    family: Family,
+    model: ConfigDict,
+    tensors: Tensors,
+    *,
+    tokenizer: Callable[[], Tokenizer] | None = None,
+    resize: str = "shortest",
+    interpolation: str = "bicubic",
+) -> Weights:
+    """The `Weights` of a name table: tensors of `family` that make up `config.model`.
+
+    `resize` and `interpolation` are those of `config.data`.
+    """
+    config = config_lib.default()
+    config.model = model
+    config.data.update(resize=resize, interpolation=interpolation)
+    return Weights(str(source), config, functools.partial(family.read, tensors, model), tokenizer)
+
+
+def shapes(model: ConfigDict) -> Any:
+    """Shapes and dtypes of the parameters of `config.model`."""
+    module = models.from_config(model)
+    return jax.eval_shape(functools.partial(models.init, module), jax.random.key(0))

@@ -1,0 +1,159 @@
+"""Hugging Face's transformers: folders of config.json, weights, preprocessor and tokenizer files.
+
+Neither direction needs torch (but to read .bin files). An architecture is a module here: a name
+table, and how its config.json reads and is written.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+from ml_collections import ConfigDict
+
+from mmjax.data import Tokenizer
+from mmjax.data.tokenize import load_tokenizer
+from mmjax.errors import UserError
+from mmjax.interop.files import open_tensors
+from mmjax.interop.formats import Format, Weights, weights
+from mmjax.interop.huggingface import clip
+from mmjax.interop.huggingface.architecture import Architecture
+
+ARCHITECTURES: tuple[Architecture, ...] = (clip.MODEL,)
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+_INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # of PIL
+
+
+def detect(path: Path) -> bool:
+    """A folder whose config.json names a class or type of transformers."""
+    settings = path / "config.json"
+    if not settings.is_file():
+        return False
+    try:
+        found = json.loads(settings.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return False
+    return isinstance(found, dict) and ("model_type" in found or "architectures" in found)
+
+
+def read(path: Path) -> Weights:
+    """The weights of a folder.
+
+    Raises:
+      UserError: an architecture that is not known here, or a file is missing or damaged.
+    """
+    settings = _json(path / "config.json")
+    architecture = _architecture_of(settings, path)
+    files = [path / name for name in WEIGHTS if (path / name).is_file()]
+    if not files:
+        raise UserError(f"{path} holds no weights: one of {', '.join(WEIGHTS)} is wanted.")
+    tensors = architecture.names(open_tensors(files[0]))
+    try:
+        model = architecture.read_config(settings, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path / 'config.json'} is no config of {architecture.family.name} ({error})."
+        ) from error
+    model.name = Path(settings.get("_name_or_path") or path.absolute()).name
+    images = _preprocessor(path, model)
+    has_words = any((path / name).is_file() for name in TOKENIZERS)
+    return weights(
+        path,
+        architecture.family,
+        model,
+        tensors,
+        tokenizer=(lambda: load_tokenizer(path)) if has_words else None,
+        **images,
+    )
+
+
+def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | None) -> None:
+    """Writes what `from_pretrained` of the model's class, processor and tokenizer load."""
+    architecture = architecture_for(config.model)
+    state = architecture.family.write(params, config.model)
+    settings = architecture.write_config(config.model, tokenizer)
+    safetensors.numpy.save_file(
+        state, folder / "model.safetensors", metadata={"format": "pt", "producer": "mmjax"}
+    )
+    # Defaults too: they have changed before.
+    text = settings.to_json_string(use_diff=False)
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    images = architecture.preprocessor(config)
+    if images:
+        _write_json(folder / "preprocessor_config.json", images)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+        file = folder / "tokenizer_config.json"
+        length = {"model_max_length": config.model.text.context_length}
+        _write_json(file, json.loads(file.read_text(encoding="utf-8")) | length)
+
+
+def architecture_for(model: ConfigDict) -> Architecture:
+    """The architecture that holds `config.model`; UserError: what keeps the likeliest from it."""
+    fitting = sorted(ARCHITECTURES, key=lambda a: len(a.family.obstacles(model)))
+    fitting[0].family.check_holds(model)
+    return fitting[0]
+
+
+def _architecture_of(settings: Mapping[str, Any], path: Path) -> Architecture:
+    classes = settings.get("architectures") or []
+    for architecture in ARCHITECTURES:
+        if any(name in architecture.classes for name in classes):
+            return architecture
+    kind = settings.get("model_type")
+    for architecture in ARCHITECTURES:
+        if not classes and kind == architecture.model_type:
+            return architecture
+    known = ", ".join(name for a in ARCHITECTURES for name in a.classes)
+    raise UserError(
+        f"{path} holds a {'/'.join(classes) or kind}, which mmjax cannot read: it reads {known}."
+    )
+
+
+def _preprocessor(path: Path, model: ConfigDict) -> dict[str, str]:
+    """Puts mean and deviation into `model`; returns `resize` and `interpolation`."""
+    file = path / "preprocessor_config.json"
+    if not file.is_file():
+        return {}
+    settings = _json(file)
+    for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
+        if theirs in settings:
+            model.image[ours] = tuple(float(x) for x in settings[theirs])
+    squash = isinstance(settings.get("size"), dict) and "height" in settings["size"]
+    squash = squash and not settings.get("do_center_crop", False)
+    return {
+        "resize": "squash" if squash else "shortest",
+        "interpolation": _INTERPOLATION.get(settings.get("resample", 3), "bicubic"),
+    }
+
+
+def _card(config: ConfigDict) -> tuple[str, str]:
+    return architecture_for(config.model).card
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}): get it again.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no JSON object: get it again.")
+    return found
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+FORMAT = Format("huggingface", detect, read, write, _card)

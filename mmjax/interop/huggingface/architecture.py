@@ -1,0 +1,116 @@
+"""What a module of this package says about one class of transformers, and rows they all share."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmjax.data import Tokenizer
+from mmjax.interop.files import Tensors
+from mmjax.interop.formats import Family
+from mmjax.interop.table import LINEAR, Row
+
+ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
+FROM_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
+FROM_ACTIVATIONS["gelu_new"] = "gelu_tanh"
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A class of transformers.
+
+    Attributes:
+      family: its name tables.
+      model_type: as in config.json.
+      classes: names under "architectures" in config.json that it reads.
+      read_config: (config.json, tensors) → `config.model`.
+      write_config: (`config.model`, tokenizer or None) → a config object of transformers.
+      preprocessor: config → content of preprocessor_config.json; empty without images.
+      card: front matter of the model card, and its Python example.
+      names: tensors of a file, older spellings and prefixes made those of the table.
+    """
+
+    family: Family
+    model_type: str
+    classes: tuple[str, ...]
+    read_config: Callable[[Mapping[str, Any], Tensors], ConfigDict]
+    write_config: Callable[[ConfigDict, Tokenizer | None], Any]
+    preprocessor: Callable[[ConfigDict], dict[str, Any]]
+    card: tuple[str, str]
+    names: Callable[[Tensors], Tensors] = lambda tensors: tensors
+
+
+def norm(ours: str, theirs: str) -> list[Row]:
+    return [Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")]
+
+
+def linear(ours: str, theirs: str) -> list[Row]:
+    return [
+        Row(f"{ours}/kernel", f"{theirs}.weight", LINEAR),
+        Row(f"{ours}/bias", f"{theirs}.bias"),
+    ]
+
+
+def clip_blocks(ours: str, theirs: str) -> list[Row]:
+    """The blocks of CLIP and SigLIP."""
+    ours, theirs = f"{ours}/blocks", f"{theirs}.encoder.layers.{{}}"
+    return [
+        *norm(f"{ours}/norm1", f"{theirs}.layer_norm1"),
+        *linear(f"{ours}/attention/query", f"{theirs}.self_attn.q_proj"),
+        *linear(f"{ours}/attention/key", f"{theirs}.self_attn.k_proj"),
+        *linear(f"{ours}/attention/value", f"{theirs}.self_attn.v_proj"),
+        *linear(f"{ours}/attention/out", f"{theirs}.self_attn.out_proj"),
+        *norm(f"{ours}/norm2", f"{theirs}.layer_norm2"),
+        *linear(f"{ours}/mlp/fc1", f"{theirs}.mlp.fc1"),
+        *linear(f"{ours}/mlp/fc2", f"{theirs}.mlp.fc2"),
+    ]
+
+
+def write_tower(tower: ConfigDict) -> dict[str, Any]:
+    """Keys of config.json that all transformers' towers share."""
+    return {
+        "hidden_size": tower.width,
+        "intermediate_size": tower.mlp_dim,
+        "num_hidden_layers": tower.depth,
+        "num_attention_heads": tower.heads,
+        "hidden_act": ACTIVATIONS[tower.activation],
+        "layer_norm_eps": tower.norm_eps,
+    }
+
+
+def read_tower(theirs: Any) -> dict[str, Any]:
+    """The inverse of `write_tower`, of a config object. ValueError: an unknown activation."""
+    if theirs.hidden_act not in FROM_ACTIVATIONS:
+        raise ValueError(f"its activation {theirs.hidden_act!r} is unknown here")
+    return {
+        "width": theirs.hidden_size,
+        "mlp_dim": theirs.intermediate_size,
+        "depth": theirs.num_hidden_layers,
+        "heads": theirs.num_attention_heads,
+        "activation": FROM_ACTIVATIONS[theirs.hidden_act],
+        "norm_eps": float(theirs.layer_norm_eps),
+    }
+
+
+def write_preprocessor(processor: str, config: ConfigDict) -> dict[str, Any]:
+    """preprocessor_config.json as `config.model.image` and `config.data` say."""
+    image, size = config.model.image, config.model.image.size
+    square = {"height": size, "width": size}
+    fit = (
+        {"size": square, "do_center_crop": False}
+        if config.data.resize == "squash"
+        else {"size": {"shortest_edge": size}, "do_center_crop": True, "crop_size": square}
+    )
+    return {
+        "image_processor_type": processor,
+        "do_convert_rgb": True,
+        "do_resize": True,
+        **fit,
+        "resample": {"bilinear": 2, "bicubic": 3}[config.data.interpolation],  # PIL's numbers
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(image.mean),
+        "image_std": list(image.std),
+    }

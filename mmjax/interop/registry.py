@@ -1,0 +1,94 @@
+"""The weight formats, reading a source whatever its format, and writing a complete folder."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from mmjax.data import Tokenizer
+from mmjax.errors import UserError
+from mmjax.interop import huggingface
+from mmjax.interop.folder import replaced
+from mmjax.interop.formats import Format, Weights
+
+FORMATS: dict[str, Format] = {format.name: format for format in (huggingface.FORMAT,)}
+_MARK = "tags: [mmjax]"  # in the model card of every export, and how an earlier one is known
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The run that weights come from, for their model card: steps, command, what was measured."""
+
+    steps: int
+    command: str
+    metrics: dict[str, float]
+
+
+def open_weights(path: str | Path) -> Weights:
+    """The weights in a file or folder, whatever their format; no parameter is read yet.
+
+    Raises:
+      UserError: nothing is there, no format recognises it, or it is damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file or folder of weights.")
+    for format in FORMATS.values():
+        if format.detect(path):
+            return format.read(path)
+    raise UserError(
+        f"{path} holds no weights that mmjax knows: it reads {', '.join(FORMATS)} and its own runs."
+    )
+
+
+def export(
+    folder: str | Path,
+    format: str,
+    *,
+    config: ConfigDict,
+    params: Any,
+    tokenizer: Tokenizer | None = None,
+    training: Training | None = None,
+) -> None:
+    """Writes a complete folder in a format, all or nothing.
+
+    An earlier export in `folder` is replaced; a folder that holds anything else is left as it is.
+
+    Args:
+      folder: to write.
+      format: a name in `FORMATS`.
+      config: of the run or the weights; `model` and `data.{resize,interpolation}` are read.
+      params: our tree; every array must be whole on this host.
+      tokenizer: written with the weights, where there is one.
+      training: for the model card, where the weights come from a run.
+
+    Raises:
+      UserError: the format cannot hold the model or use the tokenizer, or `folder` is in the way.
+    """
+    target = FORMATS[format]
+    card = _card(target, config, params, training)
+    with replaced(folder, _is_export) as new:
+        target.write(new, config, params, tokenizer)
+        (new / "README.md").write_text(card, encoding="utf-8")
+
+
+def _is_export(folder: Path) -> bool:
+    card = folder / "README.md"
+    return card.is_file() and _MARK in card.read_text(encoding="utf-8").splitlines()
+
+
+def _card(format: Format, config: ConfigDict, params: Any, training: Training | None) -> str:
+    model, count = config.model, sum(x.size for x in jax.tree.leaves(params))
+    front, example = format.card(config)
+    lines = ["---", front, _MARK, "---", f"# {model.name}", ""]
+    origin = "converted by mmjax (JAX)"
+    if training:
+        origin = f"from {training.steps:,} steps of an mmjax (JAX) run"
+        origin += f" with batches of {config.batch_size:,}"
+    lines += [f"{count:,} parameters, {origin}.", "", "```python", example, "```"]
+    if training:
+        lines += ["", "Trained by", "", "```", training.command, "```"]
+        lines += ["", *(f"- {name}: {value:.6g}" for name, value in training.metrics.items())]
+    return "\n".join(lines) + "\n"
