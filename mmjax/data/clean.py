@@ -1,0 +1,50 @@
+"""What a text goes through before its tokenizer, for weights that were trained on cleaned texts.
+
+As in open_clip, to the character: OpenAI's CLIP repairs broken encodings and HTML and lowers the
+case, SigLIP also drops the punctuation. Without it "it&#39;s" has other tokens than in training.
+"""
+
+import functools
+import html
+import string
+from collections.abc import Callable
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def cleaner(name: str) -> Callable[[str], str]:
+    """The cleaning of a name: "lower" (CLIP), "whitespace" (the same with its case), "canonicalize"
+    (SigLIP: lower case, no punctuation), "" (none). KeyError for any other."""
+    return _CLEANERS[name]
+
+
+def _repair(text: str) -> str:
+    return html.unescape(html.unescape(_ftfy().fix_text(text))).strip()
+
+
+def _whitespace(text: str) -> str:
+    return " ".join(_repair(text).split())
+
+
+def _lower(text: str) -> str:
+    return _whitespace(text).lower()
+
+
+def _canonicalize(text: str) -> str:
+    text = _repair(text).replace("_", " ").translate(_PUNCTUATION).lower()
+    return " ".join(text.split())
+
+
+@functools.cache
+def _ftfy():  # a tenth of a second to import, for weights that want it
+    import ftfy
+
+    return ftfy
+
+
+_CLEANERS: dict[str, Callable[[str], str]] = {
+    "": lambda text: text,
+    "whitespace": _whitespace,
+    "lower": _lower,
+    "canonicalize": _canonicalize,
+}

@@ -1,0 +1,145 @@
+"""The image tower of OpenAI's CLIP RN50, RN101 and RN50x4: a ResNet with an attention pool.
+
+It is here to read published weights. Batch norms use their stored statistics always, in training
+too: frozen, they are constants of a fine-tuned model, and of no use to one that starts from
+scratch (`config_check` says so).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.models.attention import attend
+from mmjax.models.layers import Dense
+from mmjax.models.vision import normal, project
+from mmjax.parallel.mesh import constrain
+
+EXPANSION = 4  # a bottleneck's output is this many times as wide as its middle
+STRIDE = 32  # pixels a side of a cell of the last feature map
+
+
+class ModifiedResNet(nn.Module):
+    """uint8 images [B, S, S, 3] -> {"image_tokens": [B, N, 32 W], "image_embed": [B, D]}.
+
+    Against the usual ResNet: three convolutions at the start, average pooling in place of strides,
+    and one attention query pools (Radford et al., 2021, section 2.4; OpenAI's code). The fields are
+    the config keys `model.image.*`; `mmjax/config.py` says what each means.
+    """
+
+    size: int
+    width: int
+    stages: tuple[int, ...]
+    heads: int
+    head: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    attention: str
+    embed_dim: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, image: jax.Array, outputs: tuple[str, ...], train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Computes the named outputs; `train` changes nothing.
+
+        "image_tokens" are the cells of the last feature map row by row, "image_embed" is the pooled
+        and projected embedding, not yet of unit length.
+        """
+        x = (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+        x = Stem(self.width, self.dtype, name="stem")(x.astype(self.dtype))  # [B, S/4, S/4, W]
+        for stage, count in enumerate(self.stages):
+            for block in range(count):
+                stride = 2 if stage and not block else 1
+                x = Bottleneck(
+                    self.width * 2**stage, stride, self.dtype, name=f"stage{stage + 1}_block{block}"
+                )(x)
+        x = constrain(x.reshape(x.shape[0], -1, x.shape[-1]), "batch", None, None)  # [B, N, 32 W]
+        result = {}
+        if "image_tokens" in outputs:
+            result["image_tokens"] = x
+        if "image_embed" in outputs:
+            result["image_embed"] = project(self.pool(x), self.head, self.embed_dim, self.dtype)
+        return result
+
+    def pool(self, x: jax.Array) -> jax.Array:
+        """[B, N, 32 W] -> [B, 32 W]: the mean, as a token of its own, attends to all tokens."""
+        width = x.shape[-1]
+        x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1)
+        positions = self.param("position_embed", normal(width**-0.5), (x.shape[1], width))
+        x = x + positions.astype(x.dtype)
+
+        def heads(name: str, tokens: jax.Array) -> jax.Array:  # [B, L, 32 W] -> [B, L, heads, d]
+            init = normal(width**-0.5)
+            y = Dense(width, dtype=self.dtype, kernel_init=init, name=f"pool_{name}")(tokens)
+            return y.reshape(*y.shape[:-1], self.heads, -1)
+
+        y = attend(heads("query", x[:, :1]), heads("key", x), heads("value", x),
+                   implementation=self.attention)  # fmt: skip
+        return y.reshape(-1, width)
+
+
+class Stem(nn.Module):
+    """[B, S, S, 3] -> [B, S/4, S/4, W]."""
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for number, width in enumerate((self.width // 2, self.width // 2, self.width), start=1):
+            stride = 2 if number == 1 else 1
+            x = conv(width, 3, self.dtype, f"conv{number}", stride)(x)
+            x = nn.relu(FrozenNorm(self.dtype, name=f"norm{number}")(x))
+        return halve(x)
+
+
+class Bottleneck(nn.Module):
+    """[B, R, R, C] -> [B, R / stride, R / stride, 4 · planes]."""
+
+    planes: int
+    stride: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def norm(name: str) -> FrozenNorm:
+            return FrozenNorm(self.dtype, name=name)
+
+        out = EXPANSION * self.planes
+        y = nn.relu(norm("norm1")(conv(self.planes, 1, self.dtype, "conv1")(x)))
+        y = nn.relu(norm("norm2")(conv(self.planes, 3, self.dtype, "conv2")(y)))
+        if self.stride > 1:
+            x, y = halve(x), halve(y)
+        y = norm("norm3")(conv(out, 1, self.dtype, "conv3")(y))
+        if self.stride > 1 or x.shape[-1] != out:
+            x = norm("norm_shortcut")(conv(out, 1, self.dtype, "conv_shortcut")(x))
+        return nn.relu(x + y)
+
+
+class FrozenNorm(nn.Module):
+    """Batch norm by its stored statistics over [..., C]; `mean` and `var` are never trained."""
+
+    dtype: jnp.dtype
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape, zeros, ones = x.shape[-1:], nn.initializers.zeros, nn.initializers.ones
+        scale, bias = self.param("scale", ones, shape), self.param("bias", zeros, shape)
+        mean, var = self.param("mean", zeros, shape), self.param("var", ones, shape)
+        factor = scale * jax.lax.rsqrt(var + self.eps)
+        return (x * factor + (bias - mean * factor)).astype(self.dtype)
+
+
+def conv(width: int, side: int, dtype: jnp.dtype, name: str, stride: int = 1) -> nn.Conv:
+    """A convolution without bias that pads each border by half the kernel, as PyTorch does."""
+    return nn.Conv(
+        width, (side, side), stride, padding=side // 2, use_bias=False, dtype=dtype,
+        kernel_init=nn.initializers.he_normal(), name=name,
+    )  # fmt: skip
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """Means of 2 x 2; a last odd row or column is left out."""
+    return nn.avg_pool(x, (2, 2), (2, 2))

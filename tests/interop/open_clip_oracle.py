@@ -1,0 +1,95 @@
+"""The real open_clip (and timm) as an oracle, where torchvision is missing or does not import.
+
+Both import torchvision for image transforms that no test calls. While they are imported here,
+stand-ins answer for it; afterwards they are gone, so that nothing else takes them for torchvision.
+"""
+
+import importlib.abc
+import importlib.machinery
+import sys
+import types
+
+import numpy as np
+import torch
+import transformers
+
+transformers.utils.is_torchvision_available()  # remembers the answer: never the stand-ins
+
+
+class _Name(type):
+    """A class of which any attribute exists: enums, decorators' arguments, base classes."""
+
+    def __getattr__(cls, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return name
+
+
+class _Module(types.ModuleType):
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Name(name, (), {})
+
+
+class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] == "torchvision":
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return None
+
+    def create_module(self, spec):
+        return _Module(spec.name)
+
+    def exec_module(self, module):
+        pass
+
+
+def _import():
+    stand_ins = _StandIns()
+    sys.meta_path.insert(0, stand_ins)
+    try:
+        import open_clip
+        import timm
+    finally:
+        sys.meta_path.remove(stand_ins)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+    return open_clip, timm
+
+
+open_clip, timm = _import()
+
+
+def randomise(model, seed=0):
+    """Every parameter and buffer away from its initial zero or one, so that each matters."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, x in model.state_dict().items():
+            if not x.is_floating_point() or name in ("logit_scale", "logit_bias"):
+                continue
+            spread = 0.1 if x.ndim < 2 else x[0].numel() ** -0.5
+            noise = spread * torch.randn(x.shape, generator=generator)
+            if name.endswith("running_var"):
+                x.copy_(1 + noise.abs())
+            elif x.ndim < 2 and name.endswith("weight"):
+                x.copy_(1 + noise)
+            else:
+                x.copy_(noise)
+    return model.eval()
+
+
+def state_of(model):
+    return {name: x.numpy() for name, x in model.state_dict().items()}
+
+
+def outputs_of(model, batch, mean, std):
+    """Unit embeddings of a batch as mmjax has it, and the logits per image."""
+    image = (batch["image"].astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    with torch.inference_mode():
+        image, text = torch.tensor(image.transpose(0, 3, 1, 2)), torch.tensor(batch["text"]).long()
+        return {
+            "image_embed": model.encode_image(image, normalize=True).numpy(),
+            "text_embed": model.encode_text(text, normalize=True).numpy(),
+            "logits": model.get_logits(image, text)[0].numpy(),
+        }
