@@ -94,12 +94,14 @@ def _check_required(config: ConfigDict) -> None:
 def _check_model(config: ConfigDict) -> None:
     for name in ("image", "text"):
         tower = config.model[name]
-        if tower.width % tower.heads:
+        if name == "image" and tower.kind == "resnet":
+            _check_resnet(tower)
+        elif tower.width % tower.heads:
             raise UserError(
                 f"config.model.{name}: heads={tower.heads} does not divide width={tower.width}."
             )
     image, text = config.model.image, config.model.text
-    if image.patch_size > image.size:
+    if image.kind == "vit" and image.patch_size > image.size:
         raise UserError(
             f"config.model.image.patch_size={image.patch_size} is larger than the image "
             f"(size={image.size})."
@@ -123,6 +125,19 @@ def _check_model(config: ConfigDict) -> None:
         raise UserError(
             "config.data.text_lengths must be () for this text tower: it attends to its padding, "
             "so shorter texts would give other embeddings."
+        )
+
+
+def _check_resnet(image: ConfigDict) -> None:
+    if len(image.stages) != 4 or image.size % 32 or image.width % 2:
+        raise UserError(
+            f"config.model.image: a resnet has four stages={image.stages}, a size={image.size} "
+            f"that 32 divides and an even width={image.width}."
+        )
+    if 32 * image.width % image.heads:
+        raise UserError(
+            f"config.model.image: heads={image.heads} does not divide the resnet's "
+            f"32 x width={32 * image.width}."
         )
 
 

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from mmjax.models import zoo
 from mmjax.models.multimodal import Multimodal
+from mmjax.models.resnet import ModifiedResNet
 from mmjax.models.text import TextTower
 from mmjax.models.vision import VisionTower
 from mmjax.parallel.mesh import batch_shards, platform
@@ -22,10 +23,12 @@ def create(name: str) -> Multimodal:
 
 def from_config(config: ConfigDict) -> Multimodal:
     """Builds the model of `config.model`."""
-    dtype = compute_dtype(config.dtype)
+    shared = {"embed_dim": config.embed_dim, "dtype": compute_dtype(config.dtype)}
+    image = {"vit": VisionTower, "resnet": ModifiedResNet}[config.image.kind]
+    keys = image.__dataclass_fields__  # the other kind has keys that this one does not read
     return Multimodal(
-        image=VisionTower(**config.image, embed_dim=config.embed_dim, dtype=dtype),
-        text=TextTower(**config.text, embed_dim=config.embed_dim, dtype=dtype),
+        image=image(**{k: v for k, v in config.image.items() if k in keys}, **shared),
+        text=TextTower(**config.text, **shared),
         logit_scale_init=config.logit_scale_init,
         logit_bias_init=config.logit_bias_init,
     )

@@ -10,6 +10,18 @@ def forward_flops(config: ConfigDict, text_length: int | None = None) -> int:
     times as much (Kaplan et al., 2020, appendix B of Chowdhery et al., 2022).
     """
     image, text = config.image, config.text
+    flops = _resnet(image) if image.kind == "resnet" else _vit(image)
+    flops += _blocks(text, text_length or text.context_length)
+    for tower, width in ((image, _image_width(image)), (text, text.width)):
+        flops += 0 if tower.head == "none" else 2 * width * config.embed_dim
+    return int(flops)
+
+
+def _image_width(image: ConfigDict) -> int:
+    return 32 * image.width if image.kind == "resnet" else image.width
+
+
+def _vit(image: ConfigDict) -> int:
     patches = (image.size // image.patch_size) ** 2
     kept = max(1, round(patches * (1 - image.patch_dropout)))
     pixels = 3 * image.patch_size**2
@@ -17,10 +29,25 @@ def forward_flops(config: ConfigDict, text_length: int | None = None) -> int:
     flops += _blocks(image, kept + (image.pool == "cls"))
     if image.pool == "map":  # key and value of every token; query, output and MLP of one
         flops += 2 * kept * 2 * image.width**2 + 4 * (image.width + image.mlp_dim) * image.width
-    flops += _blocks(text, text_length or text.context_length)
-    for tower in (image, text):
-        flops += 0 if tower.head == "none" else 2 * tower.width * config.embed_dim
-    return int(flops)
+    return flops
+
+
+def _resnet(image: ConfigDict) -> int:
+    """Convolutions, and the pool's attention of one query over all cells and their mean."""
+    side, width = image.size // 2, image.width
+    flops = 2 * side**2 * 9 * (3 * width // 2 + (width // 2) ** 2 + width**2 // 2)  # the stem
+    side, channels = side // 2, width
+    for stage, count in enumerate(image.stages):
+        planes = width * 2**stage
+        for block in range(count):
+            flops += 2 * side**2 * (channels * planes + 9 * planes**2)
+            if stage and not block:  # pooled before the last convolution
+                side //= 2
+            flops += 2 * side**2 * planes * 4 * planes
+            flops += 0 if block else 2 * side**2 * channels * 4 * planes  # the shortcut's
+            channels = 4 * planes
+    tokens = side**2 + 1
+    return flops + 2 * channels**2 * (1 + 2 * tokens) + 4 * tokens * channels
 
 
 def _blocks(tower: ConfigDict, tokens: int) -> int:

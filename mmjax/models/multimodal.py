@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmjax.models.resnet import ModifiedResNet
 from mmjax.models.text import TextTower
 from mmjax.models.vision import VisionTower
 
@@ -15,7 +16,7 @@ MODEL_OUTPUTS = ("logit_scale", "logit_bias")  # of the model, not of an example
 class Multimodal(nn.Module):
     """An image tower and a text tower that meet in one embedding space, with scale and bias."""
 
-    image: VisionTower
+    image: VisionTower | ModifiedResNet
     text: TextTower
     logit_scale_init: float
     logit_bias_init: float | None

@@ -12,6 +12,7 @@ import jax
 # Path pattern → role, the first match counts. New parameters need a line here.
 _ROLES = (
     (r"(^|/)norm\w*/(scale|bias)$", "norm"),
+    (r"(^|/)norm\w*/(mean|var)$", "statistic"),
     (r"/bias$", "bias"),
     (r"/kernel$", "matrix"),
     (r"/token_embed/embedding$", "embedding"),
@@ -23,7 +24,7 @@ _ROLES = (
 
 class Role(NamedTuple):
     """One parameter: its `path` ("image/blocks/mlp/fc1/kernel"), `kind` (matrix, embedding, token,
-    position, norm, bias, scale) and whether a layer axis leads (`stacked`)."""
+    position, norm, statistic, bias, scale) and whether a layer axis leads (`stacked`)."""
 
     path: str
     kind: str

@@ -1,8 +1,9 @@
 """Named architectures: the `model` part of a config, as published.
 
-Sources: OpenAI CLIP (Radford et al., 2021), open_clip's H/14 and g/14 (LAION), SigLIP (Zhai et
-al., 2023; So400m from Alabdulmohsin et al., 2023). The weights of OpenAI use QuickGELU, LAION's
-and DataComp's GELU: "ViT-B/32" is the GELU form, "ViT-B/32-quickgelu" the other.
+Sources: OpenAI CLIP (Radford et al., 2021; its ResNets to read weights), open_clip's H/14 and g/14
+(LAION), SigLIP (Zhai et al., 2023; So400m from Alabdulmohsin et al., 2023). The weights of OpenAI
+use QuickGELU, LAION's and DataComp's GELU: "ViT-B/32" is the GELU form, "ViT-B/32-quickgelu" the
+other.
 """
 
 import difflib
@@ -22,6 +23,18 @@ def _clip(size, patch, vision, text, embed_dim) -> dict[str, Any]:
         "image": {"size": size, "patch_size": patch, **_tower(*vision)},
         "text": _tower(*text),
     }
+
+
+def _resnet(size, width, stages, text, embed_dim) -> dict[str, Any]:
+    """OpenAI's CLIP ResNets: `width` is of the first stage's middle, `text` as for `_clip`."""
+    return {
+        "embed_dim": embed_dim,
+        "image": {
+            "kind": "resnet", "size": size, "width": width, "stages": stages,
+            "heads": width // 2, "head": "linear_bias",
+        },
+        "text": _tower(*text),
+    }  # fmt: skip
 
 
 def _siglip(size, patch, tower, context) -> dict[str, Any]:
@@ -61,6 +74,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "ViT-L/14-336": _clip(336, 14, _L, (768, 12, 12), 768),
     "ViT-H/14": _clip(224, 14, (1280, 32, 16), (1024, 24, 16), 1024),
     "ViT-g/14": _clip(224, 14, (1408, 40, 16, 6144), (1024, 24, 16), 1024),
+    "RN50": _resnet(224, 64, (3, 4, 6, 3), (512, 12, 8), 1024),
+    "RN101": _resnet(224, 64, (3, 4, 23, 3), (512, 12, 8), 512),
+    "RN50x4": _resnet(288, 80, (4, 6, 10, 6), (640, 12, 10), 640),
     "SigLIP-B/16-224": _siglip(224, 16, _B, 64),
     "SigLIP-L/16-256": _siglip(256, 16, _L, 64),
     "SigLIP-So400m/14-224": _siglip(224, 14, _SO, 16),

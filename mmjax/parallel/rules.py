@@ -22,7 +22,8 @@ _TENSOR_DIMENSION = (
     (r"/blocks/mlp/fc1/(kernel|bias)$", 1),
     (r"/blocks/mlp/fc2/kernel$", 2),
 )
-_WHOLE = ("norm", "bias", "scale", "token")  # roles too small to be worth an all-gather
+# Roles too small to be worth an all-gather.
+_WHOLE = ("norm", "statistic", "bias", "scale", "token")
 
 
 def param_spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P:

@@ -34,7 +34,8 @@ def schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
 def rates(config: ConfigDict, params: Any) -> Any:
     """Factors on the learning rate: a tree like `params` of float, or of [layers, 1, …] arrays.
 
-    A frozen parameter's factor is 0. UserError: a pattern that matches no parameter.
+    A frozen parameter's factor is 0, and that of a statistic always: it is no weight.
+    UserError: a pattern that matches no parameter.
     """
     scales = [(pattern, 0.0) for pattern in config.freeze] + [tuple(x) for x in config.lr_scale]
     depths = {
@@ -53,6 +54,8 @@ def rates(config: ConfigDict, params: Any) -> Any:
         return value
 
     def of(role: Role, leaf: Any) -> float | np.ndarray:
+        if role.kind == "statistic":
+            return 0.0
         depth = depths.get(role.path.split("/")[0], 0)
         if role.stacked:
             paths = [role.path.replace("/blocks/", f"/blocks/{i}/") for i in range(depth)]

@@ -58,7 +58,22 @@ def test_vit_b_32_has_151_277_313_parameters():
     assert count(shapes("ViT-B/32")) == 151_277_313
 
 
-@pytest.mark.parametrize("name", zoo.names())
+RESNETS = {"RN50": 102_007_137, "RN101": 119_688_033, "RN50x4": 178_300_601}  # as open_clip counts
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_resnets_have_the_published_parameters_and_statistics(name):
+    sizes = {"statistic": 0, "weight": 0}
+    for path, x in jax.tree_util.tree_leaves_with_path(shapes(name)):
+        kind = roles.role(roles.path_string(path)).kind
+        sizes["statistic" if kind == "statistic" else "weight"] += x.size
+    assert sizes["weight"] == RESNETS[name]
+    norms = [x for x in jax.tree_util.tree_leaves_with_path(shapes(name)["image"])
+             if roles.path_string(x[0]).endswith("/var")]  # fmt: skip
+    assert sizes["statistic"] == 2 * sum(x.size for _, x in norms) > 0
+
+
+@pytest.mark.parametrize("name", sorted(set(zoo.names()) - set(RESNETS)))
 def test_parameters_are_as_many_as_in_transformers(name):
     theirs = sum(p.numel() for p in peer(zoo.config(name)).parameters())
     assert count(shapes(name)) == theirs
@@ -73,7 +88,8 @@ def test_every_parameter_has_a_role(name):
         assert role.stacked == ("blocks" in role.path.split("/"))
         assert (role.kind == "matrix") == role.path.endswith("kernel")
         assert x.dtype == "float32"
-    assert found == {"matrix", "embedding", "token", "position", "norm", "bias", "scale"}
+    own = "statistic" if name in RESNETS else "token"
+    assert found == {"matrix", "embedding", own, "position", "norm", "bias", "scale"}
 
 
 def test_a_parameter_without_a_role_is_named():
@@ -100,6 +116,9 @@ def product_flops(jaxpr):
             (contracted, _), _ = eqn.params["dimension_numbers"]
             inner = math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
             total += 2 * inner * math.prod(eqn.outvars[0].aval.shape)
+        if eqn.primitive.name == "conv_general_dilated":
+            *window, _ = eqn.invars[1].aval.shape  # [k, k, in, out]
+            total += 2 * math.prod(window) * math.prod(eqn.outvars[0].aval.shape)
         subs = sum(product_flops(sub) for sub in core.jaxprs_in_params(eqn.params))
         total += subs * eqn.params.get("length", 1)
     return total
