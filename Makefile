@@ -37,10 +37,15 @@ format: $(VENV)/test.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Oracles of the tests, without their dependencies: these would bring torchvision, which is tied to
+# one build of torch, and which nothing here calls (tests/interop/open_clip_oracle.py).
+BARE_test := open_clip_torch==3.3.0 timm==1.0.31
+
 # Each extra is installed once, and again when setup.py changes.
 $(VENV)/%.installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	$(if $(BARE_$*),$(BIN)/python -m pip install --quiet --no-deps $(BARE_$*))
 	touch $@
 
 clean:

@@ -20,6 +20,7 @@ setup(
         "etils[epath]",
         "flax>=0.12",
         "fsspec",
+        "ftfy",
         "grain>=0.2.12",
         "jax>=0.10",
         "ml_collections>=1.1",

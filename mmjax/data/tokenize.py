@@ -4,6 +4,8 @@ Every row is [start] tokens… [end] padding, whatever the tokenizer; over-long 
 the end token stays last; the mask comes from lengths, because padding may share an id with a token.
 """
 
+import gzip
+import itertools
 import json
 import logging
 import os
@@ -14,23 +16,34 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from mmjax.data.clean import cleaner
 from mmjax.errors import UserError
 
 # transformers advises to install PyTorch; its tokenizers need none.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+OPENAI_MERGES = 49_408 - 2 * 256 - 2  # ids less the bytes, these at word ends, start and end
 
 
 class Tokenizer:
     """Wraps a transformers tokenizer.
 
     Attributes: `vocab_size` (every id is below it), `start_id` (None if the tokenizer has none),
-    `eot_id` (the last token of each text), `pad_id`.
+    `eot_id` (the last token of each text), `pad_id`, `clean`.
+
+    Args:
+      wrapped: of transformers.
+      clean: what texts go through first, a name of `data/clean.py`; None is what the tokenizer was
+        saved with, usually "".
+      pad_id: where it is not the tokenizer's own: open_clip pads with 0.
     """
 
-    def __init__(self, wrapped: Any):
+    def __init__(self, wrapped: Any, clean: str | None = None, pad_id: int | None = None):
         self._wrapped = wrapped
+        saved = wrapped.init_kwargs.setdefault("mmjax", {})
+        self.clean: str = saved.get("clean", "") if clean is None else clean
+        pad_id = saved.get("pad_id") if pad_id is None else pad_id
         # The Rust tokenizer alone does the encoding where there is one: it is faster, it pickles,
         # and worker processes need not import transformers.
         self._backend = getattr(wrapped, "backend_tokenizer", None)
@@ -38,6 +51,8 @@ class Tokenizer:
             self._backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
             self._backend.no_padding()
             self._backend.no_truncation()
+            if self.clean == "lower" and type(wrapped).__name__ == "CLIPTokenizer":
+                self._backend.normalizer = None  # it would compose accents; the cleaning does not
         prefix, suffix = _special_ids(wrapped)
         if not suffix:
             suffix = [i for i in (wrapped.eos_token_id, wrapped.sep_token_id) if i is not None][:1]
@@ -48,7 +63,10 @@ class Tokenizer:
         self._prefix, self._suffix = prefix, suffix
         self.start_id: int | None = prefix[0] if prefix else None
         self.eot_id: int = suffix[-1]
-        self.pad_id: int = self.eot_id if wrapped.pad_token_id is None else wrapped.pad_token_id
+        if pad_id is None:
+            pad_id = self.eot_id if wrapped.pad_token_id is None else wrapped.pad_token_id
+        self.pad_id: int = pad_id
+        saved |= {"clean": self.clean, "pad_id": self.pad_id}
         self.vocab_size: int = max(len(wrapped), self.eot_id + 1, self.pad_id + 1)
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +76,8 @@ class Tokenizer:
             raise UserError(f"A text length of {length} has no room for the special tokens.")
         ids = np.full((len(texts), length), self.pad_id, np.int32)
         lengths = np.zeros(len(texts), np.int64)
-        for row, tokens in enumerate(self._encode(list(texts))):
+        clean = cleaner(self.clean)
+        for row, tokens in enumerate(self._encode([clean(text) for text in texts])):
             tokens = [*self._prefix, *tokens[:room], *self._suffix]
             ids[row, : len(tokens)] = tokens
             lengths[row] = len(tokens)
@@ -80,8 +99,12 @@ class Tokenizer:
         return state
 
 
-def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
+def load_tokenizer(
+    name_or_folder: str | Path, clean: str | None = None, pad_id: int | None = None
+) -> Tokenizer:
     """A tokenizer of transformers from a local folder or by its hub name.
+
+    `clean` and `pad_id` are those of `Tokenizer`.
 
     Raises:
       UserError: it cannot be found, or the hub cannot be reached.
@@ -93,12 +116,13 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
     try:
         try:
             # What is on this machine first: no network, and no wait for one that is not there.
-            return Tokenizer(_tokenizer_class(name).from_pretrained(name, local_files_only=True))
+            found = _tokenizer_class(name).from_pretrained(name, local_files_only=True)
         except OSError:
             if Path(name).is_dir():
                 raise
             HfApi().model_info(name, timeout=10)  # one quick question, where a download retries
-            return Tokenizer(_tokenizer_class(name).from_pretrained(name))
+            found = _tokenizer_class(name).from_pretrained(name)
+        return Tokenizer(found, clean, pad_id)
     except UserError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, hub errors, …
@@ -111,6 +135,35 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
             )
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(f"Cannot load the tokenizer {name!r}: {remedy} ({reason}).") from error
+
+
+def clip_tokenizer(merges_file: str | Path) -> Tokenizer:
+    """OpenAI's tokenizer of CLIP from its own file, bpe_simple_vocab_16e6.txt.gz: 49,408 ids.
+
+    Cleans and pads as OpenAI and open_clip do, and gives the ids that open_clip's SimpleTokenizer
+    gives, but for two things: a text that spells a special token out, and characters so new that
+    Unicode versions differ on whether they are letters.
+
+    Raises:
+      UserError: the file is missing or is another.
+    """
+    from transformers import CLIPTokenizer
+
+    try:
+        with gzip.open(merges_file, "rt", encoding="utf-8") as file:
+            lines = list(itertools.islice(file, 1, 1 + OPENAI_MERGES))  # of the 262,144 in it
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{merges_file} is not OpenAI's bpe_simple_vocab_16e6.txt.gz ({error}): copy it again."
+        ) from error
+    merges: list[Any] = [tuple(line.split()) for line in lines]
+    if len(merges) < OPENAI_MERGES:
+        raise UserError(
+            f"{merges_file} holds {len(merges)} merges, not the {OPENAI_MERGES} of OpenAI's "
+            "bpe_simple_vocab_16e6.txt.gz: copy it again."
+        )
+    vocab = _vocabulary(_byte_alphabet(), merges)
+    return Tokenizer(CLIPTokenizer(vocab=vocab, merges=merges), clean="lower", pad_id=0)
 
 
 def _tokenizer_class(name: str) -> Any:
@@ -156,10 +209,14 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     model.train_from_iterator(_non_empty(captions), trainer)
     merges: list[Any] = [tuple(pair) for pair in json.loads(model.to_str())["model"]["merges"]]
     merges = merges[:merges_wanted]
-    tokens = [*alphabet, *(b + "</w>" for b in alphabet), *("".join(m) for m in merges), START, END]
-    vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    vocab = _vocabulary(alphabet, merges)
     logging.getLogger("mmjax.data").info("trained a tokenizer of %d tokens", len(vocab))
     return Tokenizer(CLIPTokenizer(vocab=vocab, merges=merges))
+
+
+def _vocabulary(alphabet: Sequence[str], merges: Iterable[Sequence[str]]) -> dict[str, int]:
+    tokens = [*alphabet, *(b + "</w>" for b in alphabet), *("".join(m) for m in merges), START, END]
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
 
 
 def _byte_alphabet() -> list[str]:

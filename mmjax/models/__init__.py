@@ -1,5 +1,6 @@
 """Models: `create("ViT-B/32")` by name, `from_config(config.model)` from a config, `init` both."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -24,8 +25,8 @@ def create(name: str) -> Multimodal:
 def from_config(config: ConfigDict) -> Multimodal:
     """Builds the model of `config.model`."""
     shared = {"embed_dim": config.embed_dim, "dtype": compute_dtype(config.dtype)}
-    image = {"vit": VisionTower, "resnet": ModifiedResNet}[config.image.kind]
-    keys = image.__dataclass_fields__  # the other kind has keys that this one does not read
+    image: Any = {"vit": VisionTower, "resnet": ModifiedResNet}[config.image.kind]
+    keys = {field.name for field in dataclasses.fields(image)}  # the other kind has other keys
     return Multimodal(
         image=image(**{k: v for k, v in config.image.items() if k in keys}, **shared),
         text=TextTower(**config.text, **shared),

@@ -189,6 +189,7 @@ def test_folder_holds_tokenizer_and_preprocessing(tmp_path):
 @pytest.mark.parametrize(
     ("tower", "key", "value", "reason"),
     [
+        ("image", "kind", "resnet", "image tower is a ResNet"),
         ("image", "pool", "map", "pooled by 'map'"),
         ("image", "pool", "mean", "pooled by 'mean'"),
         ("image", "position", "sincos", "positions are 'sincos'"),

@@ -41,6 +41,7 @@ ROWS: tuple[Row, ...] = (
 def obstacles(model: ConfigDict) -> list[str]:
     image, text = model.image, model.text
     present = {
+        "the image tower is a ResNet": image.kind == "resnet",
         f"the image is pooled by {image.pool!r}, not by a class token": image.pool != "cls",
         f"image positions are {image.position!r}, not learned": image.position != "learned",
         "there is no norm before the image blocks": not image.norm_pre,
