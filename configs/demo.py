@@ -48,7 +48,7 @@ def get_config(arg=None):
         "evals", task="retrieval", candidates="data/emoji/labels.txt", **twitter
     )
     config.evals.groups = config_lib.entry(
-        "evals", task="zeroshot", classes="data/emoji/groups.txt", **twitter
+        "evals", task="classification", classes="data/emoji/groups.txt", **twitter
     )
     config.checkpoint.every = 250
     config.log.every = 25

@@ -101,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command("eval", _eval, "Evaluate the newest checkpoint of a run.", _EVAL_EXAMPLE)
     evaluate.add_argument("--workdir", metavar="DIR", required=True, help="of the run")
-    evaluate.add_argument("--task", help="retrieval, zeroshot or loss; default: the config's evals")
+    evaluate.add_argument(
+        "--task",
+        help="what to measure (see mmjax train --keys); default: the evals of the run",
+    )
     evaluate.add_argument("--data", metavar="PATH", help="pairs to evaluate on, with --task")
     evaluate.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[],

@@ -157,14 +157,21 @@ KEYS: tuple[Key, ...] = (
     # Evaluation while training.
     *(Key(f"evals.*.{name}", default, meaning, resumable=True)
       for name, default, meaning in _SOURCE),
-    Key("evals.*.task", str, "What is measured.", ("retrieval", "zeroshot", "loss"),
-        resumable=True),
+    Key("evals.*.task", str, "What is measured.",
+        ("classification", "imagenet", "retrieval", "loss"), resumable=True),
     Key("evals.*.every", 0, "Steps between evaluations; 0: at the end only.", resumable=True),
     Key("evals.*.batch_size", 256, "Global batch of the evaluation.", resumable=True),
-    Key("evals.*.classes", "", "zeroshot: a file of one class name a line in order of label, or "
-        "imagenet.", resumable=True),
-    Key("evals.*.templates", "plain", "zeroshot: a file of prompts with {} for the name, imagenet "
-        "(80 of them) or plain (the name alone).", resumable=True),
+    Key("evals.*.allow_skips", False, "Leave out images that cannot be read, counted and named; "
+        "else they fail the evaluation.", resumable=True),
+    Key("evals.*.classes", "", "classification: a file of one class name a line in order of label, "
+        "or imagenet (imagenet's default).", resumable=True),
+    Key("evals.*.templates", "", "classification: a file of prompts with {} for the name, imagenet "
+        "(80 of them, imagenet's default) or plain (the name alone).", resumable=True),
+    Key("evals.*.protocol", "open_clip", "classification: words as they are, or big_vision: lower "
+        "case and no punctuation.", ("open_clip", "big_vision"), resumable=True),
+    Key("evals.*.subset", "", "classification: the classes to choose from: a file of one a line, "
+        "present (those that occur) or all; '' is all, but present for -A and -R.", resumable=True),
+    Key("evals.*.real", "", "imagenet: the file real.json of ReaL labels.", resumable=True),
     Key("evals.*.candidates", "", "retrieval: '' each caption is a text of its own (COCO); "
         "captions: the distinct ones; a file of one text a line: these too.", resumable=True),
     # Checkpoints and logs.

@@ -119,9 +119,7 @@ def _check_model(config: ConfigDict) -> None:
             f"config.data.text_lengths: {too_long[0]} is above "
             f"config.model.text.context_length={text.context_length}."
         )
-    # Trimming is exact only where nothing that is kept ever looks at padding.
-    indifferent = (text.causal or text.mask_padding) and text.pool != "last"
-    if config.data.text_lengths and not indifferent:
+    if config.data.text_lengths and not ignores_padding(text):
         raise UserError(
             "config.data.text_lengths must be () for this text tower: it attends to its padding, "
             "so shorter texts would give other embeddings."
@@ -139,6 +137,11 @@ def _check_resnet(image: ConfigDict) -> None:
             f"config.model.image: heads={image.heads} does not divide the resnet's "
             f"32 x width={32 * image.width}."
         )
+
+
+def ignores_padding(text: ConfigDict) -> bool:
+    """Whether a text tower gives the same with less padding: nothing that is kept looks at it."""
+    return (text.causal or text.mask_padding) and text.pool != "last"
 
 
 def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:

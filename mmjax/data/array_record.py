@@ -165,6 +165,9 @@ def _from_tfds(
     texts: tuple[str, ...] = ()
     for feature in captions:
         texts += clean_captions(_nested(example, feature.split("/")))
+    if isinstance(example.get("file_name"), bytes | str):  # as ImageNet's: 'n01440764_42.JPEG'
+        file = example["file_name"]
+        key = f"{key} ({file.decode() if isinstance(file, bytes) else file})"
     return Record(
         key=key,
         image=example[image],

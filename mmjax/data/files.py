@@ -8,7 +8,7 @@ import io
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,21 +94,31 @@ def open_folder(folder: Path, name: str) -> FileSource:
     """
     if not folder.is_dir():
         raise UserError(f"{name}: {folder} is not a folder.")
-    images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    images = _images(folder)
     texts = [path.with_suffix(".txt") for path in images]
     if any(text.exists() for text in texts):
         rows = (Row(str(p), _read_captions(t)) for p, t in zip(images, texts, strict=True))
         return FileSource(rows, name)
-    classes = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    images = [p for p in images if p.parent != folder]
-    if not images:
+    if all(p.parent == folder for p in images):
         raise UserError(
             f"{name}: {folder} holds images but no captions; put x.txt beside x.jpg, or the images "
             "into one subfolder a class."
         )
-    label = {name: number for number, name in enumerate(classes)}
-    rows = (Row(str(p), (), label[p.relative_to(folder).parts[0]]) for p in images)
+    return open_classes(folder, sorted(p.name for p in folder.iterdir() if p.is_dir()), name)
+
+
+def open_classes(folder: Path, classes: Sequence[str], name: str) -> FileSource:
+    """One subfolder of images a class, labelled by its place in `classes`; others are ignored."""
+    rows = (
+        Row(str(path), (), label)
+        for label, subfolder in enumerate(classes)
+        for path in _images(folder / subfolder)
+    )
     return FileSource(rows, name)
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _unusable(row: Row) -> str:

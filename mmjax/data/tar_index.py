@@ -34,7 +34,8 @@ ShardIndex = tuple[np.ndarray, Counter[str], dict[str, str]]
 
 
 class Fields(NamedTuple):
-    """Which members and JSON fields hold what: `captions` as ("txt", "json:tags", …)."""
+    """Which members and JSON fields hold what: `captions` as ("txt", "json:tags", …), () where none
+    are wanted; `label` a JSON field, or "cls" for webdataset's member of that name."""
 
     captions: tuple[str, ...] = ("txt",)
     label: str = ""
@@ -101,7 +102,9 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap, fields: Fields) -> Sha
         stem, suffix = os.path.splitext(name)
         suffix = suffix.lower()
         part = "image" if suffix in IMAGE_SUFFIXES else suffix[1:]
-        if part in ("image", "txt", "json") and not PurePosixPath(name).name.startswith("._"):
+        if part in ("image", "txt", "json", "cls") and not PurePosixPath(name).name.startswith(
+            "._"
+        ):
             pairs.setdefault(stem, {})[part] = (at, length)
     if not pairs:
         raise _BadShard("holds no images")
@@ -127,9 +130,12 @@ def _index_row(data: mmap.mmap, parts: dict[str, tuple[int, int]], fields: Field
     values = {}
     if fields.label or fields.group or any(f != "txt" for f in fields.captions):
         values = parse_json(content.get("json"))
+    if fields.label == "cls":
+        values["cls"] = content.get("cls")
     label, group = _integer(values, fields.label), _integer(values, fields.group)
     # Pictures with a class number are of use without a caption (zero-shot evaluation).
-    if not parse_captions(fields.captions, content.get("txt"), values) and not fields.label:
+    captions = parse_captions(fields.captions, content.get("txt"), values)
+    if fields.captions and not captions and not fields.label:
         raise Unusable("without a caption")
     places = (parts.get(part, (0, 0)) for part in ("image", "txt", "json"))
     return label, group, *itertools.chain(*places)

@@ -1,7 +1,8 @@
 """Batches for evaluation: every record of a source once, in order, nothing random, nothing skipped.
 
 The last batch is padded with rows whose `mask` is False; every host yields the same number of
-batches, each its own rows.
+batches, each its own rows. What cannot be read is marked and not raised: the other hosts, which
+read other rows, have to hear of it.
 """
 
 from collections.abc import Generator
@@ -13,7 +14,6 @@ from mmjax.data.images import eval_transform, open_image
 from mmjax.data.pipeline import Batch, group_of, read_ahead
 from mmjax.data.records import BadRecord, Source
 from mmjax.data.tokenize import Tokenizer
-from mmjax.errors import UserError
 
 PREFETCH = 4
 
@@ -46,10 +46,8 @@ def eval_batches(
       image uint8 [b, S, S, 3]; text int32 and text_mask bool [b, L]: the record's first caption,
       all padding if it has none; label int32 [b], -1 if there is none; group int32 [b], the
       record's, or without one a negative number of its own; index int32 [b], the record's number;
-      mask bool [b], False on padding rows.
-
-    Raises:
-      UserError: an image cannot be decoded. An evaluation does not change its denominator.
+      mask bool [b], False on padding rows; unreadable bool [b], True where the record cannot be
+      read or decoded (its image is black): see `why_unreadable`.
     """
     load = _EvalBatch(
         source, image_size, tokenizer, text_length, batch_size, np.asarray(rows),
@@ -57,6 +55,19 @@ def eval_batches(
     )  # fmt: skip
     steps = -(-len(source) // batch_size)
     return read_ahead(load, 0, steps, workers=workers, prefetch=PREFETCH)
+
+
+def why_unreadable(source: Source, number: int) -> str:
+    """What is wrong with a record that was unreadable, by name."""
+    try:
+        record = source[number]
+    except BadRecord as error:
+        return str(error)
+    try:
+        open_image(record.image)
+    except BadRecord as error:
+        return f"{record.key} {error}"
+    return f"{record.key} could not be read a moment ago"
 
 
 @dataclass
@@ -79,6 +90,7 @@ class _EvalBatch:
             "group": np.full(len(numbers), -1, np.int32),
             "index": np.where(mask, numbers, 0).astype(np.int32),
             "mask": mask,
+            "unreadable": np.zeros(len(numbers), bool),
         }
         if self.image_size is not None:
             shape = (len(numbers), self.image_size, self.image_size, 3)
@@ -88,17 +100,15 @@ class _EvalBatch:
             number = int(numbers[row])
             try:
                 record = self.source[number]
-            except BadRecord as error:
-                raise _stop(self.source, error) from error
+                if self.image_size is not None:
+                    image = open_image(record.image)
+                    batch["image"][row] = eval_transform(image, self.image_size, **self.fit)
+            except BadRecord:
+                batch["unreadable"][row] = True
+                continue
             batch["label"][row] = record.label
             batch["group"][row] = group_of(record, number)
             captions[row] = record.captions[0] if record.captions else ""
-            if self.image_size is not None:
-                try:
-                    image = open_image(record.image)
-                except BadRecord as error:
-                    raise _stop(self.source, f"{record.key} {error}") from error
-                batch["image"][row] = eval_transform(image, self.image_size, **self.fit)
         if self.tokenizer is not None:
             batch |= _encode(captions, self.tokenizer, self.text_length)
         return batch
@@ -110,7 +120,3 @@ def _encode(captions: list[str], tokenizer: Tokenizer, length: int) -> Batch:
     absent = np.array([not caption for caption in captions])
     text[absent], text_mask[absent] = tokenizer.pad_id, False
     return {"text": text, "text_mask": text_mask}
-
-
-def _stop(source: Source, error: object) -> UserError:
-    return UserError(f"{source.name}: {error}; an evaluation skips nothing: repair or remove it.")

@@ -4,11 +4,12 @@ An evaluator is built once, with everything that can be wrong with its data foun
 with parameters as often as wanted. Counts and ranks do not depend on batch size, devices or hosts.
 """
 
+from mmjax.evaluation.accuracy import accuracy
 from mmjax.evaluation.command import run
 from mmjax.evaluation.ranks import ranks
 from mmjax.evaluation.retrieval import rank_metrics, retrieval_metrics
 from mmjax.evaluation.tasks import TASKS, Evaluator, build
-from mmjax.evaluation.zeroshot import accuracy, classifier, prompts
+from mmjax.evaluation.zeroshot import classifier, prompts
 
 __all__ = [
     "TASKS",

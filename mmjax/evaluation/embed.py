@@ -6,7 +6,9 @@ none is special.
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,14 +18,21 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from mmjax.config_check import ignores_padding
 from mmjax.data import Source, Tokenizer, eval_batches
+from mmjax.data.walk import why_unreadable
+from mmjax.errors import UserError
+from mmjax.evaluation.progress import track
 from mmjax.models import Multimodal
 from mmjax.parallel.mesh import BATCH, local_rows, make_mesh, put_batch
 
 Columns = dict[str, np.ndarray]
 INPUTS = {"image_embed": ("image",), "text_embed": ("text", "text_mask")}
+NAMED = 3  # unreadable images that a message names
+log = logging.getLogger("mmjax.evaluation")
 
 
+@dataclass(frozen=True)
 class Embedder:
     """Embeds images and texts with a model, `batch_size` at a time over all devices.
 
@@ -31,52 +40,103 @@ class Embedder:
     never which rows count.
     """
 
-    def __init__(
-        self, model: Multimodal, config: ConfigDict, tokenizer: Tokenizer, batch_size: int
-    ):
-        self.config, self.tokenizer = config, tokenizer
-        self._batch_size = batch_size
-        self._image = _jitted(model, "image_embed")
-        self._text = _jitted(model, "text_embed")
+    model: Multimodal
+    tokenizer: Tokenizer
+    batch_size: int
+    image_size: int
+    context_length: int
+    trim: bool  # texts to their longest
+    resize: str
+    interpolation: str
+    workers: int
+    allow_skips: bool  # of unreadable images
 
-    def images(self, params: Any, source: Source) -> Columns:
-        """All images of a source in order: image_embed float32 [N, D], label int32 [N]."""
+    @classmethod
+    def of(
+        cls, spec: Any, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+    ) -> "Embedder":
+        """For an evaluator with the keys `spec` of a run's model."""
+        return cls(
+            model=model,
+            tokenizer=tokenizer,
+            batch_size=spec["batch_size"],
+            image_size=config.model.image.size,
+            context_length=config.model.text.context_length,
+            trim=ignores_padding(config.model.text),
+            resize=config.data.resize,
+            interpolation=config.data.interpolation,
+            workers=config.data.workers,
+            allow_skips=bool(spec.get("allow_skips")),
+        )
+
+    def images(self, params: Any, source: Source) -> tuple[Columns, dict[str, float]]:
+        """All images of a source in order.
+
+        Returns:
+          image_embed float32 [N, D], label int32 [N] and index int32 [N] (the record's number) of
+          the images that can be read; and with `allow_skips` how many cannot, as "skipped".
+
+        Raises:
+          UserError: some cannot, and may not be skipped; on every host, after all were tried.
+        """
         size, rows = self._global_batch()
-        batches = eval_batches(
+        batches: Iterable[Columns] = eval_batches(
             source,
-            image_size=self.config.model.image.size,
+            image_size=self.image_size,
             tokenizer=None,
             text_length=0,
             batch_size=size,
             rows=rows,
-            workers=self.config.data.workers,
-            resize=self.config.data.resize,
-            interpolation=self.config.data.interpolation,
+            workers=self.workers,
+            resize=self.resize,
+            interpolation=self.interpolation,
         )
-        return _collect(self._image, params, batches, size)
+        batches = track(batches, len(source), size, f"{source.name}: images")
+        columns = _collect(_jitted(self.model, "image_embed"), params, batches, size)
+        unreadable = columns.pop("unreadable")
+        skipped = report_unreadable(source, columns["index"][unreadable], self.allow_skips)
+        kept = {name: value[~unreadable] for name, value in columns.items()}
+        return kept, {"skipped": float(skipped)} if self.allow_skips else {}
 
     def texts(self, params: Any, tokens: Columns) -> np.ndarray:
         """float32 [N, D] of what `tokenize` returned."""
         size, rows = self._global_batch()
-        return _collect(self._text, params, _cut(tokens, size, rows), size)["text_embed"]
+        batches = track(_cut(tokens, size, rows), len(tokens["text"]), size, "texts")
+        return _collect(_jitted(self.model, "text_embed"), params, batches, size)["text_embed"]
 
     def tokenize(self, texts: Sequence[str]) -> Columns:
         """text int32 and text_mask bool [N, L], the same on every host.
 
-        L is the smallest of `data.text_lengths` that holds the longest of the texts, else the full
-        context. That is exact: a tower that sees its padding may not have such lengths.
+        L is the full context, or for a tower that does not look at padding what the longest of the
+        texts needs, rounded up to a multiple of 8: the same embeddings for less.
         """
-        text, mask = self.tokenizer.encode(texts, self.config.model.text.context_length)
+        text, mask = self.tokenizer.encode(texts, self.context_length)
         longest = int(mask.sum(axis=1).max())
-        lengths = [n for n in self.config.data.text_lengths if n >= longest]
-        length = min(lengths, default=text.shape[1])
+        length = (
+            min(-(-longest // 8) * 8, self.context_length) if self.trim else self.context_length
+        )
         return {"text": text[:, :length], "text_mask": mask[:, :length]}
 
     def _global_batch(self) -> tuple[int, np.ndarray]:
         """The batch size on the current mesh and this host's rows of it."""
         shards = batch_shards()
-        size = -(-self._batch_size // shards) * shards
+        size = -(-self.batch_size // shards) * shards
         return size, local_rows(size)
+
+
+def report_unreadable(source: Source, numbers: np.ndarray, allowed: bool) -> int:
+    """Counts and names images that cannot be read: a warning if `allowed`, else a UserError."""
+    if not len(numbers):
+        return 0
+    named = "; ".join(why_unreadable(source, int(number)) for number in numbers[:NAMED])
+    more = f"; and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
+    message = (
+        f"{source.name}: {len(numbers)} of {len(source)} images cannot be read ({named}{more})"
+    )
+    if not allowed:
+        raise UserError(f"{message}; repair or remove them, or leave them out by --allow-skips.")
+    log.warning("%s; they are left out", message)
+    return len(numbers)
 
 
 @contextlib.contextmanager
@@ -101,7 +161,8 @@ def _jitted(model: Multimodal, output: str) -> Callable:
     inputs = INPUTS[output]
 
     def embed(params, batch):
-        kept = {name: batch[name] for name in ("label", "mask") if name in batch}
+        passed = ("label", "index", "unreadable", "mask")
+        kept = {name: batch[name] for name in passed if name in batch}
         columns = {name: batch[name] for name in inputs}
         embeds: Any = model.apply({"params": params}, columns, (output,))
         return kept | embeds

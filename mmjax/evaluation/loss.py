@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from mmjax import objectives
 from mmjax.data import Tokenizer, eval_batches, open_source
 from mmjax.errors import UserError
-from mmjax.evaluation.embed import batch_shards, on_mesh
+from mmjax.evaluation.embed import batch_shards, on_mesh, report_unreadable
 from mmjax.models import Multimodal
 from mmjax.parallel.mesh import local_rows, put_batch
 from mmjax.training.step import run_views, total_loss
@@ -44,9 +44,10 @@ class HeldOutLoss:
         goals = objectives.build(config.objectives)
 
         def loss(params, batch, key):
+            unreadable = batch.pop("unreadable")
             outputs = run_views(model, goals, params, batch, key, train=False)
             total, metrics = total_loss(goals, outputs, batch)
-            return metrics | {"loss": total}
+            return metrics | {"loss": total}, unreadable
 
         self._loss = jax.jit(loss, out_shardings=P())
 
@@ -57,7 +58,9 @@ class HeldOutLoss:
                 self._loss(params, put_batch(batch, self._batch_size), key)
                 for batch, key in zip(self._batches(), self._keys(), strict=False)
             ]
-        means = {name: float(np.mean([r[name] for r in results])) for name in results[0]}
+        metrics, unreadable = zip(*results, strict=True)
+        report_unreadable(self._source, np.flatnonzero(np.concatenate(unreadable)), allowed=False)
+        means = {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]}
         return means | {"examples": float(len(results) * self._batch_size)}
 
     def _batches(self):
@@ -73,7 +76,7 @@ class HeldOutLoss:
             resize=self._config.data.resize,
             interpolation=self._config.data.interpolation,
         )
-        columns = ("image", "text", "text_mask", "group")
+        columns = ("image", "text", "text_mask", "group", "unreadable")
         for batch in itertools.islice(batches, len(self._source) // self._batch_size):
             yield {name: batch[name] for name in columns}
 

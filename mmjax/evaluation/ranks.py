@@ -29,17 +29,22 @@ def ranks(
     if not np.array_equal(np.unique(pairs[:, 0]), np.arange(len(query))):
         raise ValueError("each query needs at least one right answer")
     columns = candidates.astype(np.float64).T  # [D, M]
-    index = np.arange(len(candidates))
     rows = max(1, block // len(candidates))
     result = np.empty(len(query), np.int64)
     for start in range(0, len(query), rows):
         stop = min(start + rows, len(query))
         scores = (query[start:stop].astype(np.float64) @ columns).astype(np.float32)  # [rows, M]
         first, last = np.searchsorted(pairs[:, 0], (start, stop))
-        right = np.zeros(scores.shape, bool)
-        right[pairs[first:last, 0] - start, pairs[first:last, 1]] = True
-        best = np.where(right, scores, -np.inf).argmax(axis=1)[:, None]  # lowest index of equals
-        score = np.take_along_axis(scores, best, axis=1)
-        behind = (scores < score) | ((scores == score) & (index > best))
-        result[start:stop] = len(candidates) - 1 - behind.sum(axis=1)
+        result[start:stop] = rank_of_right(scores, pairs[first:last] - (start, 0))
     return result
+
+
+def rank_of_right(scores: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The 0-based rank of each row's best right answer, by scores [Q, M] and `pairs` as above."""
+    right = np.zeros(scores.shape, bool)
+    right[pairs[:, 0], pairs[:, 1]] = True
+    best = np.where(right, scores, -np.inf).argmax(axis=1)[:, None]  # lowest index of equals
+    score = np.take_along_axis(scores, best, axis=1)
+    index = np.arange(scores.shape[1])
+    behind = (scores < score) | ((scores == score) & (index > best))
+    return scores.shape[1] - 1 - behind.sum(axis=1)

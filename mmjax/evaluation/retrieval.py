@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from mmjax.data import BadRecord, Source, Tokenizer, open_source
 from mmjax.errors import UserError
+from mmjax.evaluation.bootstrap import estimates
 from mmjax.evaluation.embed import Embedder, on_mesh
 from mmjax.evaluation.ranks import ranks
 from mmjax.evaluation.words import read_lines
@@ -35,30 +36,39 @@ def retrieval_metrics(
     Returns:
       "image_to_text/R@1" … as shares in 0..1, "…/median_rank" and "…/mean_rank" counted from 1
       (the median of an even number is rounded down), and the same for "text_to_image"; and the
-      numbers of "images" and "texts".
+      numbers of "images" and "texts". The bootstrap intervals of R@K and mean rank draw images,
+      each with its captions.
     """
-    asked, query = np.unique(pairs[:, 1], return_inverse=True)
+    asked, first, query = np.unique(pairs[:, 1], return_index=True, return_inverse=True)
     found = {
         "image_to_text": ranks(image_embed, text_embed, pairs),
         "text_to_image": ranks(
             text_embed[asked], image_embed, np.stack([query, pairs[:, 0]], axis=1)
         ),
     }
+    images = len(image_embed)
+    cluster = {"image_to_text": np.arange(images), "text_to_image": pairs[first, 0]}
     metrics = {
         f"{direction}/{name}": value
         for direction, rank in found.items()
-        for name, value in rank_metrics(rank).items()
+        for name, value in rank_metrics(rank, cluster[direction], images).items()
     }
-    return metrics | {"images": float(len(image_embed)), "texts": float(len(text_embed))}
+    return metrics | {"images": float(images), "texts": float(len(text_embed))}
 
 
-def rank_metrics(rank: np.ndarray) -> dict[str, float]:
-    """R@K, median and mean of 0-based ranks [N]; the last two are counted from 1."""
-    return {
-        **{f"R@{k}": float((rank < k).mean()) for k in TOP},
-        "median_rank": float(np.floor(np.median(rank)) + 1),
-        "mean_rank": float(rank.mean() + 1),
-    }
+def rank_metrics(rank: np.ndarray, cluster: np.ndarray, clusters: int) -> dict[str, float]:
+    """R@K, median and mean of 0-based ranks [N]; the last two are counted from 1.
+
+    `cluster` int [N] says which queries the bootstrap draws together, of 0 … clusters - 1.
+    """
+
+    def metrics(counts: np.ndarray) -> dict[str, float]:
+        weights = counts[cluster]
+        hits = {f"R@{k}": weights @ (rank < k) / weights.sum() for k in TOP}
+        return hits | {"mean_rank": weights @ rank / weights.sum() + 1}
+
+    median = float(np.floor(np.median(rank)) + 1)
+    return {**estimates(metrics, clusters), "median_rank": median}
 
 
 class Retrieval:
@@ -73,7 +83,7 @@ class Retrieval:
         self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
     ):
         self._source = open_source(spec, name)
-        self._embedder = Embedder(model, config, tokenizer, spec["batch_size"])
+        self._embedder = Embedder.of(spec, config, model, tokenizer)
         captions = captions_of(self._source)
         candidates = spec.get("candidates") or ""
         if candidates:
@@ -88,9 +98,12 @@ class Retrieval:
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `retrieval_metrics` names them, the same on every host."""
         with on_mesh(params) as params:
-            images = self._embedder.images(params, self._source)["image_embed"]
+            images, skipped = self._embedder.images(params, self._source)
             texts = self._embedder.texts(params, self._tokens)
-        return retrieval_metrics(images, texts, self._pairs)
+        # The captions of an image that was skipped stay as candidates.
+        pairs = self._pairs[np.isin(self._pairs[:, 0], images["index"])]
+        pairs[:, 0] = np.searchsorted(images["index"], pairs[:, 0])
+        return retrieval_metrics(images["image_embed"], texts, pairs) | skipped
 
 
 def captions_of(source: Source) -> list[tuple[str, ...]]:

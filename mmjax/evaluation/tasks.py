@@ -10,14 +10,15 @@ from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluation.loss import HeldOutLoss
 from mmjax.evaluation.retrieval import Retrieval
-from mmjax.evaluation.zeroshot import ZeroShot
+from mmjax.evaluation.zeroshot import ZeroShot, imagenet
 from mmjax.models import Multimodal
 
 Evaluator = Callable[[Any], dict[str, float]]
 TASKS: dict[str, Callable[..., Evaluator]] = {
+    "classification": ZeroShot,
+    "imagenet": imagenet,
     "loss": HeldOutLoss,
     "retrieval": Retrieval,
-    "zeroshot": ZeroShot,
 }
 
 

@@ -1,5 +1,8 @@
 """Lists of class names, templates and candidate texts: a line each, from a file or shipped here."""
 
+import re
+import string
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmjax.errors import UserError
@@ -30,6 +33,19 @@ def templates_of(given: str, name: str) -> list[str]:
     return lines
 
 
+def big_vision_words(
+    classes: Sequence[str], templates: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Class names and templates as big_vision's zero-shot evaluation writes them.
+
+    Lower case, no punctuation, "_" as a space, spaces collapsed; of a name with commas the part
+    before the first (its `prompt_engineering.py` and `discriminative_classifier.py`, 2023). Its
+    templates are the same 80.
+    """
+    names = [_plain(name.split(",")[0]) for name in classes]
+    return names, ["{}".join(map(_plain_part, line.split("{}"))).strip() for line in templates]
+
+
 def read_lines(path: Path, name: str) -> list[str]:
     """The non-empty lines of a UTF-8 file, stripped."""
     try:
@@ -42,3 +58,12 @@ def read_lines(path: Path, name: str) -> list[str]:
     if not lines:
         raise UserError(f"evals.{name}: {path} holds no lines.")
     return lines
+
+
+def _plain(text: str) -> str:
+    return _plain_part(text).strip()
+
+
+def _plain_part(text: str) -> str:
+    text = text.replace("_", " ").translate(str.maketrans("", "", string.punctuation))
+    return re.sub(r"\s+", " ", text.lower())

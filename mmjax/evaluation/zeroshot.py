@@ -4,17 +4,22 @@ The protocol is OpenAI's and open_clip's: each prompt's embedding is normalised,
 templates normalised again, and the class of the highest cosine is the answer.
 """
 
+import functools
+import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmjax.data import Tokenizer, open_source
+from mmjax.data import Source, Tokenizer, open_source
 from mmjax.errors import UserError
+from mmjax.evaluation.accuracy import Labels, accuracy
 from mmjax.evaluation.embed import Embedder, on_mesh
-from mmjax.evaluation.ranks import ranks
-from mmjax.evaluation.words import class_names, templates_of
+from mmjax.evaluation.imagenet_source import open_imagenet, open_real, wnids
+from mmjax.evaluation.words import big_vision_words, class_names, read_lines, templates_of
 from mmjax.models import Multimodal
 
 
@@ -29,68 +34,153 @@ def classifier(prompt_embed: np.ndarray) -> np.ndarray:
     return (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)
 
 
-def accuracy(image_embed: np.ndarray, weights: np.ndarray, label: np.ndarray) -> dict[str, float]:
-    """How often the right class is first, or among the first five.
-
-    Args:
-      image_embed: float [N, D].
-      weights: float [classes, D], from `classifier`.
-      label: int [N].
-
-    Returns:
-      "top1", "top5" and "mean_per_class_recall" (over the classes that occur) in 0..1, and the
-      numbers of "examples" and "classes". Of equal scores the lower class comes first.
-    """
-    rank = ranks(image_embed, weights, np.stack([np.arange(len(label)), label], axis=1))
-    first = rank == 0
-    count = np.bincount(label, minlength=len(weights))
-    hits = np.bincount(label, weights=first, minlength=len(weights))
-    return {
-        "top1": float(first.mean()),
-        "top5": float((rank < 5).mean()),
-        "mean_per_class_recall": float((hits[count > 0] / count[count > 0]).mean()),
-        "examples": float(len(label)),
-        "classes": float(len(weights)),
-    }
-
-
 class ZeroShot:
     """Evaluator of a source of images with labels. Spec keys beside those of a source:
 
     classes: a file of one class name a line, in order of label, or "imagenet".
     templates: a file of one prompt a line with {} for the name, "imagenet", or "plain" for "{}".
+    protocol: "open_clip" takes the words as they are, "big_vision" without capitals and
+      punctuation.
+    subset: the classes that images and classifier are restricted to: a file of one a line (its
+      name, label or WordNet id), "present" for those that occur, or "all".
     """
 
     def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+        self,
+        name: str,
+        spec: Any,
+        *,
+        config: ConfigDict,
+        model: Multimodal,
+        tokenizer: Tokenizer,
+        source: Source | None = None,
+        answers: Sequence[Sequence[int]] | None = None,
+        ids: Sequence[str] = (),
     ):
-        self._name = name
-        self._classes = class_names(spec.get("classes") or "", name)
-        self._source = open_source(spec, name)
-        self._embedder = Embedder(model, config, tokenizer, spec["batch_size"])
-        filled = prompts(self._classes, templates_of(spec.get("templates") or "plain", name))
-        # Equal prompts (ImageNet has two classes called "missile") are embedded once, so that
-        # their scores tie exactly.
-        distinct, prompt_number = np.unique(filled, return_inverse=True)
-        self._prompt_number = prompt_number.reshape(len(self._classes), -1)
-        self._tokens = self._embedder.tokenize(distinct.tolist())
+        """`source` stands in for that of the spec, `answers` are the right classes by its labels,
+        `ids` other names of the classes in `subset`."""
+        self._name, self._answers = name, answers
+        self._source = source or open_source(spec, name)
+        classes = class_names(spec.get("classes") or "", name)
+        self._subset = subset_of(spec.get("subset") or "all", classes, ids, name)
+        templates = templates_of(spec.get("templates") or "plain", name)
+        if spec.get("protocol") == "big_vision":
+            classes, templates = big_vision_words(classes, templates)
+        self._embedder = Embedder.of(spec, config, model, tokenizer)
+        self._weights = _text_classifier(self._embedder, tuple(classes), tuple(templates))
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `accuracy` names them, the same on every host."""
         with on_mesh(params) as params:
-            images = self._embedder.images(params, self._source)
-            texts = self._embedder.texts(params, self._tokens)
-        self._check(images["label"])
-        weights = classifier(texts[self._prompt_number])
-        return accuracy(images["image_embed"], weights, images["label"])
+            weights = self._weights(params)
+            images, skipped = self._embedder.images(params, self._source)
+        self._check(images, len(weights))
+        label, subset = images["label"], self._subset
+        if isinstance(subset, str):
+            subset = np.unique(label) if subset == "present" else np.arange(len(weights))
+        kept, labels = restrict(label, self._answers, subset)
+        if not len(kept):
+            raise UserError(f"evals.{self._name}: no image is of the classes of its subset.")
+        return accuracy(images["image_embed"][kept], weights[subset], labels) | skipped
 
-    def _check(self, label: np.ndarray) -> None:
-        wrong = np.flatnonzero((label < 0) | (label >= len(self._classes)))
+    def _check(self, images: dict[str, np.ndarray], classes: int) -> None:
+        """All labels are in range, and all classes exist."""
+        label, last = images["label"], classes if self._answers is None else len(self._answers)
+        wrong = np.flatnonzero((label < 0) | (label >= last))
         if wrong.size:
-            number = int(wrong[0])
-            key, found = self._source[number].key, int(label[number])
+            key = self._source[int(images["index"][wrong[0]])].key
+            found = int(label[wrong[0]])
             problem = "no label" if found < 0 else f"the label {found}"
             raise UserError(
-                f"evals.{self._name}: {key} has {problem}, but there are {len(self._classes)} "
-                f"classes, 0 to {len(self._classes) - 1}: check the keys label and classes."
+                f"evals.{self._name}: {key} has {problem}, but there are {classes} classes, "
+                f"0 to {classes - 1}: check the keys label and classes."
             )
+
+
+def imagenet(name: str, spec: Any, **run: Any) -> ZeroShot:
+    """Evaluator of ImageNet-1k, -V2, -A, -R or -Sketch: `open_imagenet` says in what layouts.
+
+    Class names and templates are OpenAI's unless the spec has others. `real` is the real.json of
+    ReaL labels: any of an image's labels is right, and images without one do not count. Sets of
+    fewer classes (-A and -R) restrict the classifier to these unless the spec has a `subset`.
+    """
+    source, few = open_imagenet(spec, name)
+    answers = None
+    if spec.get("real"):
+        source, answers = open_real(source, Path(spec["real"]), name)
+    defaults = {
+        "classes": spec.get("classes") or "imagenet",
+        "templates": spec.get("templates") or "imagenet",
+        "subset": spec.get("subset") or ("present" if few else "all"),
+    }
+    spec = {**spec, **defaults}
+    return ZeroShot(name, spec, source=source, answers=answers, ids=wnids(), **run)
+
+
+def subset_of(given: str, classes: Sequence[str], ids: Sequence[str], name: str) -> Any:
+    """Sorted class numbers int [n] of a file's lines; "all" and "present" as they are."""
+    if given in ("all", "present"):
+        return given
+    number = {str(label): label for label in range(len(classes))}
+    for words in (classes, ids):
+        number |= {word: i for i, word in enumerate(words) if list(words).count(word) == 1}
+    found = []
+    for line in read_lines(Path(given), name):
+        if line not in number:
+            raise UserError(
+                f"evals.{name}.subset: {line!r} in {given} is no label below {len(classes)} and "
+                "not the name of exactly one class."
+            )
+        found.append(number[line])
+    return np.unique(found)
+
+
+def restrict(
+    label: np.ndarray, answers: Sequence[Sequence[int]] | None, subset: np.ndarray
+) -> tuple[np.ndarray, Labels]:
+    """The images whose right classes are (also) in `subset`, int [n], and these classes' places."""
+    place = {int(number): position for position, number in enumerate(subset)}
+    if answers is None:
+        kept = np.flatnonzero(np.isin(label, subset))
+        return kept, np.array([place[int(number)] for number in label[kept]], np.int64)
+    right = [tuple(place[c] for c in answers[number] if c in place) for number in label]
+    kept = np.flatnonzero([len(classes) > 0 for classes in right])
+    return kept, [right[image] for image in kept]
+
+
+class TextClassifier:
+    """The classifier of classes and templates; prompts are embedded once for the same parameters.
+
+    So an evaluator embeds them once, and evaluators of the same words (ImageNet and -V2) share it.
+    """
+
+    def __init__(self, embedder: Embedder, classes: Sequence[str], templates: Sequence[str]):
+        self._embedder = embedder
+        filled = prompts(classes, templates)
+        # Equal prompts (ImageNet has two classes called "missile") are embedded once, so that
+        # their scores tie exactly.
+        distinct, prompt_number = np.unique(filled, return_inverse=True)
+        self._prompt_number = prompt_number.reshape(len(classes), -1)
+        self._tokens = embedder.tokenize(distinct.tolist())
+        self._last: tuple[list[weakref.ref], np.ndarray] = [], np.zeros(0, np.float32)
+
+    def __call__(self, params: Any) -> np.ndarray:
+        """float32 [classes, D]."""
+        leaves = jax.tree.leaves(params)
+        references, weights = self._last
+        if len(references) == len(leaves) and all(
+            reference() is leaf for reference, leaf in zip(references, leaves, strict=True)
+        ):
+            return weights
+        texts = self._embedder.texts(params, self._tokens)
+        weights = classifier(texts[self._prompt_number])
+        if all(isinstance(leaf, jax.Array) for leaf in leaves):  # what nobody can change in place
+            self._last = [weakref.ref(leaf) for leaf in leaves], weights
+        return weights
+
+
+@functools.lru_cache(maxsize=4)
+def _text_classifier(
+    embedder: Embedder, classes: tuple[str, ...], templates: tuple[str, ...]
+) -> TextClassifier:
+    return TextClassifier(embedder, classes, templates)

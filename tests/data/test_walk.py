@@ -1,12 +1,13 @@
-"""Evaluation batches: every record once, in order; padding is marked; nothing is skipped."""
+"""Evaluation batches: every record once, in order; padding and what cannot be read are marked."""
+
+import re
 
 import numpy as np
-import pytest
 from pictures import encode, pair, picture, write_tar
 from PIL import Image
 
 from mmjax.data import eval_batches, eval_transform, open_source
-from mmjax.errors import UserError
+from mmjax.data.walk import why_unreadable
 
 S, L = 24, 8
 
@@ -38,6 +39,7 @@ def test_every_record_once_in_order(source, tokenizer):
         "group": ("int32", ()),
         "index": ("int32", ()),
         "mask": ("bool", ()),
+        "unreadable": ("bool", ()),
     }
     assert columns["mask"].tolist() == [True] * 21 + [False] * 3
     assert columns["index"][:21].tolist() == list(range(21))
@@ -87,9 +89,13 @@ def test_a_record_without_captions_is_a_row_of_padding(tmp_path, tokenizer):
     assert (batch["text"] == tokenizer.pad_id).all()
 
 
-def test_an_undecodable_image_stops_the_evaluation(tmp_path, tokenizer):
+def test_an_unreadable_image_is_marked_and_named(tmp_path, tokenizer):
     cut = encode(picture(0), "JPEG")[:-100]
-    write_tar(tmp_path / "0.tar", [*pair(1), ("bad.jpg", cut), ("bad.txt", b"a")])
+    write_tar(tmp_path / "0.tar", [*pair(1), ("bad.jpg", cut), ("bad.txt", b"a"), *pair(2)])
     source = open_source({"path": str(tmp_path)}, "heldout")
-    with pytest.raises(UserError, match=r"heldout: .*0\.tar: bad\.jpg cannot be decoded"):
-        walk(source, tokenizer)
+    (batch,) = walk(source, tokenizer, batch_size=4)
+    assert batch["unreadable"].tolist() == [False, True, False, False]
+    assert batch["mask"].tolist() == [True, True, True, False]
+    assert not batch["image"][1].any()
+    np.testing.assert_array_equal(batch["image"][2], eval_transform(Image.fromarray(picture(2)), S))
+    assert re.search(r"0\.tar: bad\.jpg cannot be decoded", why_unreadable(source, 1))

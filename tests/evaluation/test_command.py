@@ -39,7 +39,10 @@ def test_task_and_data_make_a_new_one(evals):
     ("arguments", "message"),
     [
         ((None, "new.csv", ()), "--data needs --task"),
-        (("zeroshot", None, ()), "no evaluator of task 'zeroshot': give --task=TASK and --data"),
+        (
+            ("classification", None, ()),
+            "no evaluator of task 'classification': give --task=TASK and --data",
+        ),
         (("loss", None, ("batch_sice=3",)), r"evals\.held\.batch_sice.*batch_size"),
         (("loss", None, ("batch_size=many",)), r"evals\.held\.batch_size='many': a int is wanted"),
         (("loss", None, ("batch_size",)), "write KEY=VALUE"),

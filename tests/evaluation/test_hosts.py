@@ -22,7 +22,7 @@ def specs(tmp_path):
     classes = {"classes": str(tmp_path / "classes.txt"), "label": "class"}
     return {
         "pairs": {"task": "retrieval", "path": table, "batch_size": 7},
-        "names": {"task": "zeroshot", "path": table, "batch_size": 8, **classes},
+        "names": {"task": "classification", "path": table, "batch_size": 8, **classes},
         "held": {"task": "loss", "path": table, "batch_size": 8},
     }
 

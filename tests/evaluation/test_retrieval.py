@@ -31,7 +31,7 @@ def table(tmp_path):
 
 
 def test_rank_metrics_by_hand():
-    metrics = rank_metrics(np.array([0, 0, 3, 4, 5, 9, 10, 99]))
+    metrics = rank_metrics(np.array([0, 0, 3, 4, 5, 9, 10, 99]), np.arange(8), 8)
     assert metrics == {
         "R@1": 2 / 8, "R@5": 4 / 8, "R@10": 6 / 8, "median_rank": 5.0, "mean_rank": 130 / 8 + 1,
     }  # fmt: skip
@@ -116,14 +116,14 @@ def test_does_not_depend_on_batch_size_or_devices(table):
 def test_trimmed_texts_give_the_same(table):
     config, model, params = small_run.run()
     expected = build({"path": table})(params)
+    assert build({"path": table})._tokens["text"].shape[1] == 8  # of 16
     config = config.copy_and_resolve_references()
-    config.data.text_lengths = (2, 8, 12)
+    config.model.text.pool = "last"  # the tower looks at its padding: the full length
     spec = {"task": "retrieval", "path": table}
-    evaluator = evaluation.build(
-        "r", spec, config=config, model=model, tokenizer=small_run.tokenizer()
-    )
-    assert evaluator._tokens["text"].shape[1] == 8
-    assert evaluator(params) == expected
+    run = {"model": model, "tokenizer": small_run.tokenizer()}
+    whole = evaluation.build("r", spec, config=config, **run)
+    assert whole._tokens["text"].shape[1] == 16
+    assert whole(params) == expected
 
 
 def test_candidates_come_from_a_file(tmp_path, table):

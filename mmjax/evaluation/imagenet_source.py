@@ -1,0 +1,187 @@
+"""ImageNet-1k and the sets made after it, in the layouts people have; labels are 0 … 999.
+
+Labels follow the sorted WordNet ids (imagenet/wnids.txt). A layout that is not recognised is
+refused, since a wrong order of classes would give a number and no error.
+"""
+
+import dataclasses
+import io
+import json
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmjax.data import BadRecord, Record, Source, open_source
+from mmjax.data.files import open_classes
+from mmjax.data.tar import open_tar
+from mmjax.data.tar_index import Fields
+from mmjax.errors import UserError
+from mmjax.evaluation.words import IMAGENET
+
+VALIDATION_TAR = "ILSVRC2012_img_val.tar"
+DEVKIT = "ILSVRC2012_devkit_t12"
+TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+CLASSES = 1000
+_NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+
+def wnids() -> list[str]:
+    """The WordNet ids of the classes in order of label: n01440764, n01443537, …"""
+    return (IMAGENET / "wnids.txt").read_text(encoding="utf-8").split()
+
+
+def open_imagenet(spec: Mapping[str, Any], name: str) -> tuple[Source, bool]:
+    """Opens ImageNet-1k, -V2, -A, -R or -Sketch.
+
+    Args:
+      spec: as `open_source` takes it; its path may be
+        - tfds://imagenet2012, imagenet_v2, imagenet_a, imagenet_r, imagenet_sketch, or the folder
+          of one (split: validation, or the only one, test);
+        - ILSVRC2012_img_val.tar or its folder, with the devkit beside it;
+        - a folder of classes (or a parent of it: the subfolder `split`, by default val), named by
+          WordNet id, or 0 … 999 as ImageNet-V2 has them;
+        - webdataset shards: the member `.cls` is the label, or the JSON field `label`;
+        - a table with `label`.
+      name: of the evaluator, for messages.
+
+    Returns:
+      The source, and whether it is of fewer classes than the 1000: -A and -R have 200 each.
+
+    Raises:
+      UserError: nothing there, no known layout, or a devkit that is missing or does not fit.
+    """
+    given, path = str(spec["path"]), Path(str(spec["path"]))
+    if path.name == VALIDATION_TAR or (path / VALIDATION_TAR).is_file():
+        tar = path if path.name == VALIDATION_TAR else path / VALIDATION_TAR
+        return open_validation_tar(tar, name), False
+    if path.is_dir() and spec.get("format", "auto") == "auto":
+        for folder in (path, path / (spec.get("split") or "val")):
+            names, count = _class_folders(folder)
+            if count:
+                return open_classes(folder, names, name), count < CLASSES
+        if not any(path.glob("*.tar")) and not (path / "dataset_info.json").is_file():
+            raise UserError(
+                f"{name}: the folder {path} holds none of: classes by WordNet id (n01440764, …) or "
+                f"number (0 … 999), also in {spec.get('split') or 'val'}/; {VALIDATION_TAR}; *.tar "
+                "shards; a prepared TFDS data set."
+            )
+    few = bool(re.search(r"imagenet_[ar]\b", given))
+    only_test = few or re.search(r"imagenet_(v2|sketch)\b", given)
+    defaults = {"split": spec.get("split") or ("test" if only_test else "validation")}
+    if given.endswith(".tar") or (path.is_dir() and any(path.glob("*.tar"))):
+        defaults["label"] = spec.get("label") or "cls"
+    return open_source({**spec, **defaults}, name), few
+
+
+def open_validation_tar(tar: Path, name: str) -> Source:
+    """The 50,000 validation images of 2012 as they are distributed.
+
+    Their labels come from the devkit, which lies beside the tar packed
+    (ILSVRC2012_devkit_t12.tar.gz), unpacked, or as its files meta.mat and
+    ILSVRC2012_validation_ground_truth.txt.
+    """
+    if not tar.is_file():
+        raise UserError(f"{name}: there is no file {tar}.")
+    labels = _devkit_labels(tar.parent, name)
+    return Numbered(open_tar([str(tar)], Fields(captions=()), name), labels)
+
+
+def open_real(source: Source, file: Path, name: str) -> tuple[Source, list[tuple[int, ...]]]:
+    """ReaL labels (Beyer et al., 2020) for the validation images of 2012.
+
+    Args:
+      source: has the files' names in its keys (ILSVRC2012_val_00000001.JPEG, …).
+      file: their real.json: a list of lists of labels, by the number of the image.
+
+    Returns:
+      The source with labels that say which image it is, 0 … 49999, and the right answers by that
+      number; () where nothing is.
+    """
+    try:
+        answers = [tuple(map(int, labels)) for labels in json.loads(file.read_bytes())]
+    except OSError as error:
+        raise UserError(f"evals.{name}.real: cannot read {file}: {error.strerror}.") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"evals.{name}.real: {file} is no list of lists of labels.") from error
+    wrong = [label for labels in answers for label in labels if not 0 <= label < CLASSES]
+    if wrong:
+        raise UserError(
+            f"evals.{name}.real: {file} has the label {wrong[0]}; labels are 0 to {CLASSES - 1}."
+        )
+    numbered = Numbered(source, np.arange(len(answers), dtype=np.int32))
+    try:
+        numbered[0]
+    except BadRecord as error:
+        raise UserError(f"evals.{name}.real: {error}, as ReaL labels need.") from error
+    return numbered, answers
+
+
+class Numbered:
+    """Validation images with labels looked up by the number in their file names."""
+
+    def __init__(self, source: Source, labels: np.ndarray):
+        self.name, self.skipped = source.name, source.skipped
+        self._source, self._labels = source, labels
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._source[index]
+        found = _NUMBER.search(record.key)
+        if not found:
+            raise BadRecord(f"{record.key} has no number as ILSVRC2012_val_00000001 has")
+        number = int(found[1])
+        if not 1 <= number <= len(self._labels):
+            raise BadRecord(f"{record.key} is not one of {len(self._labels)} labelled images")
+        return dataclasses.replace(record, label=int(self._labels[number - 1]))
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self._source.captions(index)
+
+
+def _class_folders(folder: Path) -> tuple[Sequence[str], int]:
+    """How the classes' subfolders are named, in order of label, and how many there are."""
+    found = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    by_number = [str(number) for number in range(CLASSES)]
+    names = max(wnids(), by_number, key=lambda names: len(found.intersection(names)))
+    return names, len(found.intersection(names))
+
+
+def _devkit_labels(folder: Path, name: str) -> np.ndarray:
+    """Labels int32 [images] by number: the devkit has its own ids, meta.mat says whose they are."""
+    from scipy.io import loadmat
+
+    try:
+        synsets = loadmat(io.BytesIO(_devkit_file(folder, "meta.mat", name)), squeeze_me=True)
+        ids = zip(synsets["synsets"]["ILSVRC2012_ID"], synsets["synsets"]["WNID"], strict=True)
+        label = {wnid: number for number, wnid in enumerate(wnids())}
+        label_of_id = {int(number): label[wnid] for number, wnid in ids if wnid in label}
+        truth = _devkit_file(folder, TRUTH, name).split()
+        return np.array([label_of_id[int(number)] for number in truth], np.int32)
+    except UserError:
+        raise
+    except Exception as error:  # loadmat raises what it meets
+        raise UserError(
+            f"{name}: the devkit in {folder} is damaged ({error!r}); unpack it again."
+        ) from error
+
+
+def _devkit_file(folder: Path, file: str, name: str) -> bytes:
+    for place in (folder, folder / "data", folder / DEVKIT / "data", folder / DEVKIT):
+        if (place / file).is_file():
+            return (place / file).read_bytes()
+    packed = folder / f"{DEVKIT}.tar.gz"
+    if packed.is_file():
+        with tarfile.open(packed) as tar:
+            member = tar.extractfile(f"{DEVKIT}/data/{file}")
+            if member:
+                return member.read()
+    raise UserError(
+        f"{name}: labels of {VALIDATION_TAR} come from {file} of the devkit: put "
+        f"{packed.name} (or its files) into {folder}."
+    )

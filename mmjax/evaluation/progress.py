@@ -1,0 +1,47 @@
+"""Progress bars of an evaluation, with the time that is left: for `mmjax eval`, on the first host.
+
+Library calls and evaluators inside of training show none: only within `shown()` is there a bar.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from typing import TypeVar
+
+import jax
+from rich import progress
+from rich.console import Console
+
+T = TypeVar("T")
+_BARS: ContextVar[progress.Progress | None] = ContextVar("bars", default=None)
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[None]:
+    """Shows the bars of all `track` inside, on stderr."""
+    columns = (
+        progress.TextColumn("{task.description}"), progress.BarColumn(),
+        progress.MofNCompleteColumn(), progress.TimeRemainingColumn(),
+    )  # fmt: skip
+    if jax.process_index() != 0:
+        yield
+        return
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        token = _BARS.set(bars)
+        try:
+            yield
+        finally:
+            _BARS.reset(token)
+
+
+def track(batches: Iterable[T], total: int, batch_size: int, what: str) -> Iterator[T]:
+    """The batches as they are; the bar advances by `batch_size` up to `total` as they are taken."""
+    bars = _BARS.get()
+    if bars is None:
+        yield from batches
+        return
+    task = bars.add_task(what, total=total)
+    for number, batch in enumerate(batches):
+        bars.update(task, completed=min(number * batch_size, total))
+        yield batch
+    bars.update(task, completed=total)
