@@ -12,6 +12,7 @@ import numpy as np
 
 from mmjax.data.images import WHITE, composite, decode, is_jpeg, jpeg_size
 
+LINEAR_UP_TO = 1.25  # pixels on one of the view; measured, see _resize
 GRAY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as Pillow and torchvision
 
 
@@ -117,10 +118,8 @@ def warp(
     scale = (image.shape[1] / shape[1], image.shape[0] / shape[0])
     upright = box[0, 1] == box[1, 0] == 0
     if upright and (part := _cut(image, box, scale)) is not None:
-        fine = min(part.shape[:2]) > size
-        return cv2.resize(
-            part, (size, size), interpolation=cv2.INTER_AREA if fine else cv2.INTER_LINEAR
-        )
+        view = _resize(part, size)
+        return view if box[0, 0] > 0 else cv2.flip(view, 1)
     shrink = _shrink(box, scale, size)
     if shrink >= 2:  # average over whole pixels: what is left to the warp is less than 1.5
         small = (max(1, image.shape[1] // int(shrink)), max(1, image.shape[0] // int(shrink)))
@@ -199,14 +198,29 @@ def _factor(rng: np.random.Generator, strength: float) -> float:
 
 
 def _cut(image: np.ndarray, box: np.ndarray, scale: tuple[float, float]) -> np.ndarray | None:
-    """The pixels in an upright box, mirrored if it is; None if it reaches beyond the picture."""
+    """The pixels in an upright box; None if it reaches beyond the picture."""
     half = abs(box[0, 0]) / 2, abs(box[1, 1]) / 2
     left, right = (round((box[0, 2] + side) * scale[0]) for side in (-half[0], half[0]))
     top, bottom = (round((box[1, 2] + side) * scale[1]) for side in (-half[1], half[1]))
     if left < 0 or top < 0 or right > image.shape[1] or bottom > image.shape[0]:
         return None
-    part = image[top : max(bottom, top + 1), left : max(right, left + 1)]
-    return part if box[0, 0] > 0 else cv2.flip(part, 1)
+    return image[top : max(bottom, top + 1), left : max(right, left + 1)]
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    """To [size, size, 3], antialiased; benchmarks/data_loader.py has its distance from Pillow's.
+
+    Averaging every pixel (INTER_AREA) is slow unless the factor is whole, and a JPEG comes with one
+    below 2: there, linear sampling at twice the density and averaging by fours is as good; up to
+    LINEAR_UP_TO linear sampling alone is.
+    """
+    shrink = min(image.shape[:2]) / size
+    if shrink >= 2:
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    if shrink > LINEAR_UP_TO:
+        image = cv2.resize(image, (2 * size, 2 * size), interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 def _shrink(box: np.ndarray, scale: tuple[float, float], size: int) -> float:

@@ -14,11 +14,13 @@ from PIL import Image, UnidentifiedImageError
 from mmjax.data.records import BadRecord
 
 WHITE = (255, 255, 255)
+# By 1/reduction. IMREAD_REDUCED_GRAYSCALE_n with IMREAD_COLOR_RGB is reduced RGB: what IMREAD_COLOR
+# asks for is BGR, and the two exclude each other.
 _JPEG_FLAGS = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 
 
@@ -75,6 +77,8 @@ def decode(data: bytes, reduce: int = 1) -> np.ndarray:
         if b"\xff\xd9" not in data[-1024:]:
             open_image(data)  # OpenCV fills what is missing with gray; Pillow says so
         image = _decode(data, _JPEG_FLAGS[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is not None:
+            return image
     elif data:
         image = _decode(data, cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype not in (np.uint8, np.uint16):

@@ -5,12 +5,14 @@ The batch of step s is a function of (seed, s) alone: not of hosts, workers, thr
 
 import atexit
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,30 +94,41 @@ def read_ahead(
     if not flags.FLAGS.is_parsed():
         # grain's worker processes read absl flags; a user of the library has none to parse.
         flags.FLAGS.mark_as_parsed()
-    dataset = grain.MapDataset.range(start, stop).map(load)
-    if workers:
+    if workers and stop - start > 1:
         # One thread a worker: several would take turns at the same interpreter lock.
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        iterator = iter(
-            dataset.to_iter_dataset(options).mp_prefetch(
-                grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch)),
-                worker_init_fn=_start_worker,
-            )
-        )
+        dataset = grain.MapDataset.range(start + 1, stop).map(load).to_iter_dataset(options)
+        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch))
+        iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_start_worker))
+        batches = _read_from_workers(functools.partial(load, start), iterator)
     else:
         threads = max(1, min(prefetch, os.cpu_count() or 1))
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(1, prefetch))
-        iterator = iter(dataset.to_iter_dataset(options))
-    batches = _read(iterator, copy=workers > 0)
+        dataset = grain.MapDataset.range(start, stop).map(load).to_iter_dataset(options)
+        batches = _read(iter(dataset))
     _reading.add(batches)
     return batches
 
 
-def _read(iterator: grain.DatasetIterator, copy: bool) -> Generator[Batch]:
+def _read(iterator: grain.DatasetIterator) -> Generator[Batch]:
     try:
-        # Plain arrays go out: those of a worker lie in shared memory that it must get back.
-        yield from map(_copy, iterator) if copy else iterator
+        yield from iterator
     finally:
+        iterator.close()
+
+
+def _read_from_workers(
+    first: Callable[[], Batch], iterator: grain.DatasetIterator
+) -> Generator[Batch]:
+    starter = ThreadPoolExecutor(1)
+    try:
+        second = starter.submit(next, iterator)  # starts the workers, which takes them seconds
+        yield first()
+        # Plain arrays go out: those of a worker lie in shared memory that it must get back.
+        yield _copy(second.result())
+        yield from map(_copy, iterator)
+    finally:
+        starter.shutdown()
         iterator.close()
 
 

@@ -56,7 +56,7 @@ def scan_shards(
     """The index of all shards, the counts of what was left out, and the first of each kind."""
     log.info("%s: indexing %d tar shards", name, len(shards))
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        results = list(pool.map(_scan, itertools.count(), shards, itertools.repeat(fields)))
+        results = list(pool.map(scan_shard, itertools.count(), shards, itertools.repeat(fields)))
     broken = [result for result in results if isinstance(result, str)]
     if broken:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
@@ -80,7 +80,7 @@ def scan_shards(
     return index, dict(skipped), first
 
 
-def _scan(number: int, shard: str, fields: Fields) -> ShardIndex | str:
+def scan_shard(number: int, shard: str, fields: Fields) -> ShardIndex | str:
     """Index rows of one shard with counts of what was left out, or a string: what is wrong."""
     try:
         with open(shard, "rb") as file:

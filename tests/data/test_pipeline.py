@@ -241,6 +241,7 @@ SCRIPT = """
         source = open_source(dict(path="generated:64"), "a")
         tokenizer = pickle.load(open(sys.argv[1], "rb"))
         batches = train_batches([source], config, tokenizer, rows=np.arange(4), start_step=0)
+        next(batches)  # comes from here, while the workers start
         print(next(batches)["image"].shape)
         END
 """
