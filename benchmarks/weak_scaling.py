@@ -2,7 +2,7 @@
 
     python benchmarks/weak_scaling.py --markdown        (needs mmjax[tpu]; about five minutes)
 
-configs/clip_vit_b16.py with the ring loss and fsdp = 16, compiled for 16, 64, 256 and 1,024 v5e
+configs/clip_vit_b16.py with the ring loss, fsdp = 16 and one microbatch, compiled for 16, 64, 256 and 1,024 v5e
 chips (four slices). Beside the bytes that the compiled program sends stand those of a formula:
 
     all-gather, reduce-scatter along fsdp (f):  what the smallest slice sends; f is the same
@@ -30,6 +30,7 @@ def main() -> None:
         config = load_config("configs/clip_vit_b16.py")
         config.objectives.clip = {"weight": 1.0, "implementation": "ring"}
         config.mesh.update(data=-1, fsdp=FSDP)
+        config.optim.microbatches = 1
         config.batch_size = PAIRS * chips(topology)
         plans.append(make_plan(config, topology))
     header = ("chips", "batch", "peak GiB", "along fsdp MB", "along data MB (formula)",

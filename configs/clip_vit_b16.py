@@ -3,8 +3,9 @@
     mmjax train --config=configs/clip_vit_b16.py --config.data.train.pairs.path=SHARDS \
         --config.data.tokenizer=openai/clip-vit-base-patch16 --workdir=runs/b16
 
-Cost: on 256 v5e chips no step is faster than 0.20 s by `mmjax plan` (bound by memory, MFU at most
-39 %), so the run takes at least 4.5 hours; 10.3 of 15.75 GiB a chip.
+Cost: on 256 v5e chips no step is faster than 0.108 s by `mmjax plan` (bound by compute, MFU at most
+74 %), so the run takes at least 2.4 hours; 4.2 of 15.75 GiB a chip. Microbatches of 16 pairs a chip
+keep a block's activations out of HBM (benchmarks/README.md has the sweep).
 
 Recipe: Radford et al. (2021) with the batch and schedule of open_clip's LAION runs (Cherti et al.,
 2023). 34B examples seen reach 70.2 % zero-shot ImageNet in their paper; this is 2.6B, a thirteenth.
@@ -26,6 +27,7 @@ def get_config(arg=None):
 
     config.objectives.clip = config_lib.entry("objectives")
     config.optim.update(lr=1e-3, warmup_steps=2_000, weight_decay=0.2, grad_clip=1.0)
+    config.optim.microbatches = 8
     config.mesh.update(data=-1, fsdp=1, tensor=1)
 
     config.data.train.pairs = config_lib.entry("data.train")
