@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
 
 from mmjax.errors import UserError
+from mmjax.interop.torchscript import is_archive, open_archive
 
 Tensors = Mapping[str, Any]  # name → Tensor
 
@@ -45,7 +47,7 @@ def open_tensors(path: Path) -> Tensors:
     if path.suffix == ".npz":
         return _npz(path)
     if path.suffix in (".bin", ".pt", ".pth"):
-        return of_torch(torch_load(path))
+        return open_archive(path) if is_archive(path) else of_torch(_state_dict(path))
     raise UserError(f"{path} is no file of weights: .safetensors, .bin, .pt, .pth and .npz are.")
 
 
@@ -75,6 +77,15 @@ def torch_load(path: Path) -> Any:
         raise _damaged(path, error) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise _damaged(path, error) from error
+
+
+def _state_dict(path: Path) -> Mapping[str, Any]:
+    """What `path` holds, or has under "state_dict" as trainers write it, beside an optimizer."""
+    state = torch_load(path)
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds a {type(state).__name__}, not a state dict of weights.")
+    return state
 
 
 def of_torch(state: Any) -> Tensors:
@@ -129,10 +140,13 @@ def _npz(path: Path) -> Tensors:
             shapes = {name: header(archive, f"{name}.npy") for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from error
-    return {
-        name: Tensor(shape, functools.partial(file.__getitem__, name))
-        for name, shape in shapes.items()
-    }
+
+    def read(name: str) -> np.ndarray:
+        array = file[name]
+        # NumPy writes a bfloat16 as two bytes of nothing in particular.
+        return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
+
+    return {name: Tensor(shape, functools.partial(read, name)) for name, shape in shapes.items()}
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -93,3 +93,25 @@ def outputs_of(model, batch, mean, std):
             "text_embed": model.encode_text(text, normalize=True).numpy(),
             "logits": model.get_logits(image, text)[0].numpy(),
         }
+
+
+def register_tiny_siglip():
+    """Lets open_clip build timm's SigLIP tower in a size for tests: vit_tiny_patch8_siglip_32."""
+    if timm.is_model("vit_tiny_patch8_siglip_32"):
+        return
+
+    def vit_tiny_patch8_siglip_32(pretrained=False, **kwargs):
+        unused = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+        kwargs = {name: value for name, value in kwargs.items() if name not in unused}
+        return timm.models.VisionTransformer(
+            img_size=32,
+            patch_size=8,
+            embed_dim=64,
+            depth=2,
+            num_heads=4,
+            class_token=False,
+            **kwargs,
+        )
+
+    vit_tiny_patch8_siglip_32.__module__ = "timm.models.vision_transformer"
+    timm.models.register_model(vit_tiny_patch8_siglip_32)

@@ -1,0 +1,27 @@
+"""Where OpenAI's vocabulary of CLIP is on this machine: its weights bring none of their own."""
+
+import importlib.util
+from pathlib import Path
+
+from mmjax.errors import UserError
+
+BPE = "bpe_simple_vocab_16e6.txt.gz"
+
+
+def find_bpe(folder: Path) -> Path:
+    """OpenAI's vocabulary in the folder of the weights, else in an installed open_clip or clip.
+
+    Raises:
+      UserError: it is in none of them.
+    """
+    places = [folder]
+    for package in ("open_clip", "clip"):
+        spec = importlib.util.find_spec(package)  # imports nothing
+        places += [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
+    for place in places:
+        if (place / BPE).is_file():
+            return place / BPE
+    raise UserError(
+        f"{folder} holds weights without a tokenizer: put OpenAI's {BPE} or a tokenizer's files "
+        "(tokenizer.json, …) beside them, or pip install --no-deps open_clip_torch, which has it."
+    )

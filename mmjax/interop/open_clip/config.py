@@ -1,0 +1,281 @@
+"""open_clip_config.json ↔ `config.model`: `model_cfg` is the architecture, `preprocess_cfg` how
+pictures come to their size. What is set there and not known here is an error, never overlooked."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmjax import config as config_lib
+from mmjax.data import Tokenizer
+from mmjax.errors import UserError
+from mmjax.interop.open_clip import timm
+from mmjax.interop.open_clip.tables import is_siglip
+
+_GELU, _TANH = "gelu", "gelu_tanh"
+# What the two towers' settings may hold beside what is read below, and what each must then be.
+_FIXED: dict[str, dict[str, Any]] = {
+    "vision_cfg": {
+        "ls_init_value": None, "attentional_pool": False, "pos_embed_type": "learnable",
+        "pool_type": "tok", "block_type": None, "qk_norm": False, "scaled_cosine_attn": False,
+        "scale_heads": False, "scale_attn_inner": False, "scale_attn": False, "scale_fc": False,
+    },
+    "text_cfg": {
+        "ls_init_value": None, "embed_cls": False, "block_type": None, "qk_norm": False,
+        "scaled_cosine_attn": False, "scale_heads": False, "scale_attn_inner": False,
+        "scale_attn": False, "scale_fc": False, "tokenizer_mode": None, "hf_model_name": None,
+    },
+}  # fmt: skip
+# Read below, or without a meaning once the weights are there.
+_READ: dict[str, set[str]] = {
+    "model_cfg": {
+        "embed_dim", "quick_gelu", "init_logit_scale", "init_logit_bias", "custom_text",
+        "nonscalar_logit_scale", "vision_cfg", "text_cfg", "output_dict",
+    },
+    "vision_cfg": {
+        "layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "no_ln_pre",
+        "final_ln_after_pool", "act_kwargs", "norm_kwargs", "timm_model_name", "timm_pool",
+        "timm_proj", "timm_proj_bias", "patch_dropout", "attn_pooler_queries", "attn_pooler_heads",
+        "output_tokens", "timm_model_pretrained", "timm_drop", "timm_drop_path",
+    },
+    "text_cfg": {
+        "context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "act_kwargs",
+        "norm_kwargs", "no_causal_mask", "pool_type", "proj_bias", "proj_type", "pad_id", "eos_id",
+        "hf_tokenizer_name", "tokenizer_kwargs", "final_ln_after_pool", "output_tokens",
+        "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
+    },
+}  # fmt: skip
+_HEADS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "linear_bias": {"proj_bias": True},
+    "none": {"proj_type": "none"},
+}
+_POOL = {"argmax": "eot", "eos": "eot", "first": "cls", "last": "last"}
+
+
+def read_model(settings: Mapping[str, Any]) -> ConfigDict:
+    """`model_cfg` as `config.model`. UserError: it holds what no model here can be."""
+    _check_known("model_cfg", settings)
+    image, text = settings["vision_cfg"], settings["text_cfg"]
+    _check_known("vision_cfg", image)
+    _check_known("text_cfg", text)
+    quick = settings.get("quick_gelu", False)
+    model = config_lib.default().model
+    model.embed_dim = settings["embed_dim"]
+    model.logit_scale_init = float(settings.get("init_logit_scale", model.logit_scale_init))
+    if settings.get("init_logit_bias") is not None:
+        model.logit_bias_init = float(settings["init_logit_bias"])
+        model.logit_scale_max = 0.0
+    if image.get("timm_model_name"):
+        timm.read(image, model.image)
+    elif isinstance(image.get("layers", 12), list):
+        _read_resnet(image, model)
+    else:
+        _read_vit(image, quick, model)
+    _read_text(text, quick, model)
+    return model
+
+
+def _read_vit(image: Mapping[str, Any], quick: bool, model: ConfigDict) -> None:
+    width = image.get("width", 768)
+    model.image.update(
+        size=_side(image.get("image_size", 224)),
+        patch_size=image.get("patch_size", 16),
+        width=width,
+        depth=image.get("layers", 12),
+        heads=width // image.get("head_width", 64),
+        mlp_dim=int(width * image.get("mlp_ratio", 4.0)),
+        activation=_activation(image, quick),
+        norm_eps=_eps(image),
+        norm_pre=not image.get("no_ln_pre", False),
+    )
+
+
+def _read_resnet(image: Mapping[str, Any], model: ConfigDict) -> None:
+    width = image.get("width", 64)
+    model.image.update(
+        kind="resnet",
+        size=_side(image.get("image_size", 224)),
+        width=width,
+        stages=tuple(image["layers"]),
+        heads=width * 32 // image.get("head_width", 64),
+        head="linear_bias",
+    )
+
+
+def _read_text(text: Mapping[str, Any], quick: bool, model: ConfigDict) -> None:
+    width = text.get("width", 512)
+    pool = text.get("pool_type", "argmax")
+    if pool not in _POOL:
+        raise UserError(f"open_clip_config.json: text_cfg.pool_type={pool!r} is unknown here.")
+    head = "linear_bias" if text.get("proj_bias") else "linear"
+    model.text.update(
+        vocab_size=text.get("vocab_size", 49_408),
+        context_length=text.get("context_length", 77),
+        width=width,
+        depth=text.get("layers", 12),
+        heads=text.get("heads", 8),
+        mlp_dim=int(width * text.get("mlp_ratio", 4.0)),
+        activation=_activation(text, quick),
+        norm_eps=_eps(text),
+        causal=not text.get("no_causal_mask", False),
+        pool=_POOL[pool],
+        head="none" if text.get("proj_type", "linear") == "none" else head,
+    )
+
+
+def read_preprocess(settings: Mapping[str, Any], model: ConfigDict) -> dict[str, str]:
+    """Puts the mean and deviation of `preprocess_cfg` into `model`; returns the keys of
+    `config.data` that say how a picture comes to its size."""
+    for key in ("mean", "std"):
+        if settings.get(key) is not None:
+            model.image[key] = tuple(float(x) for x in settings[key])
+    resize = settings.get("resize_mode") or ("squash" if is_siglip(model) else "shortest")
+    interpolation = settings.get("interpolation") or "bicubic"
+    interpolation = "bicubic" if interpolation == "random" else interpolation  # as evaluation does
+    if resize not in ("shortest", "squash") or interpolation not in ("bicubic", "bilinear"):
+        raise UserError(
+            f"open_clip_config.json: preprocess_cfg.resize_mode={resize!r} with interpolation="
+            f"{interpolation!r} is unknown here: shortest and squash, bicubic and bilinear are."
+        )
+    return {"resize": resize, "interpolation": interpolation}
+
+
+def obstacles(model: ConfigDict) -> list[str]:
+    """What of `config.model` open_clip has no place for."""
+    image, text = model.image, model.text
+    present = {
+        f"text is pooled by {text.pool!r}": text.pool not in _POOL.values(),
+        "padding is masked from its text tower": text.mask_padding and not text.causal,
+    }
+    if is_siglip(model):
+        return [*(reason for reason, found in present.items() if found), *timm.obstacles(image)]
+    if image.kind == "resnet":
+        present["its image head is not 'linear_bias'"] = image.head != "linear_bias"
+    else:
+        quick = [tower.activation == "quick_gelu" for tower in (image, text)]
+        present |= {
+            f"the image is pooled by {image.pool!r}, not by a class token": image.pool != "cls",
+            f"image positions are {image.position!r}, not learned": image.position != "learned",
+            "the patch embedding has a bias": image.patch_bias,
+            f"the image head is {image.head!r}, not 'linear'": image.head != "linear",
+            "only one of its towers has QuickGELU": quick[0] != quick[1],
+        }
+    return [reason for reason, found in present.items() if found]
+
+
+def write_model(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """`config.model` as `model_cfg`; the model has passed `obstacles`."""
+    image, text = model.image, model.text
+    settings: dict[str, Any] = {"embed_dim": model.embed_dim}
+    if text.activation == "quick_gelu":
+        settings["quick_gelu"] = True
+    settings["init_logit_scale"] = model.logit_scale_init
+    if model.logit_bias_init is not None:
+        settings["init_logit_bias"] = model.logit_bias_init
+    vision: dict[str, Any] = {"image_size": image.size}
+    if is_siglip(model):
+        settings["custom_text"] = True
+        vision |= timm.write(image)
+    elif image.kind == "resnet":
+        vision |= {"layers": list(image.stages), "width": image.width, "patch_size": None,
+                   "head_width": image.width * 32 // image.heads}  # fmt: skip
+    else:
+        vision |= {"layers": image.depth, "patch_size": image.patch_size,
+                   "head_width": image.width // image.heads, **_write_tower(image)}  # fmt: skip
+        if not image.norm_pre:
+            vision["no_ln_pre"] = True
+    settings["vision_cfg"] = vision
+    settings["text_cfg"] = {
+        "context_length": text.context_length,
+        "vocab_size": text.vocab_size,
+        "heads": text.heads,
+        "layers": text.depth,
+        **_write_tower(text),
+        **({} if text.causal else {"no_causal_mask": True}),
+        **_HEADS[text.head],
+        **_write_pool(text.pool, tokenizer),
+        **_write_tokenizer(model.name, tokenizer),
+    }  # fmt: skip
+    return settings
+
+
+def write_preprocess(config: ConfigDict) -> dict[str, Any]:
+    image = config.model.image
+    return {
+        "size": image.size,
+        "mode": "RGB",
+        "mean": list(image.mean),
+        "std": list(image.std),
+        "interpolation": config.data.interpolation,
+        "resize_mode": config.data.resize,
+        "fill_color": 0,
+    }
+
+
+def is_openais(tokenizer: Tokenizer) -> bool:
+    """Whether it is the tokenizer that open_clip has inside."""
+    return (tokenizer.clean, tokenizer.vocab_size, tokenizer.eot_id) == ("lower", 49_408, 49_407)
+
+
+def _write_tower(tower: ConfigDict) -> dict[str, Any]:
+    ratio = tower.mlp_dim / tower.width
+    if int(tower.width * ratio) != tower.mlp_dim:  # it multiplies and cuts
+        ratio = (tower.mlp_dim + 0.5) / tower.width
+    found: dict[str, Any] = {"width": tower.width, "mlp_ratio": ratio}
+    if tower.norm_eps != 1e-5:
+        found["norm_kwargs"] = {"eps": tower.norm_eps}
+    if tower.activation == _TANH:
+        found["act_kwargs"] = {"approximate": "tanh"}
+    return found
+
+
+def _write_pool(pool: str, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """ "argmax" is open_clip's default and right where the end token has the largest id."""
+    if pool != "eot":
+        return {"pool_type": {"cls": "first", "last": "last"}[pool]}
+    if tokenizer is None or tokenizer.eot_id == tokenizer.vocab_size - 1:
+        return {}
+    return {"pool_type": "eos", "eos_id": tokenizer.eot_id}
+
+
+def _write_tokenizer(name: str, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """Any name makes open_clip load the tokenizer from the folder, and clean texts at least so."""
+    if tokenizer is None or is_openais(tokenizer):
+        return {}
+    clean = tokenizer.clean or "whitespace"
+    return {"hf_tokenizer_name": name, "tokenizer_kwargs": {"clean": clean}}
+
+
+def _activation(tower: Mapping[str, Any], quick: bool) -> str:
+    kwargs = tower.get("act_kwargs") or {}
+    if kwargs not in ({}, {"approximate": "tanh"}, {"approximate": "none"}):
+        raise UserError(f"open_clip_config.json: act_kwargs={kwargs!r} is unknown here.")
+    if quick:
+        return "quick_gelu"
+    return _TANH if kwargs.get("approximate") == "tanh" else _GELU
+
+
+def _eps(tower: Mapping[str, Any]) -> float:
+    kwargs = tower.get("norm_kwargs") or {}
+    if not kwargs.keys() <= {"eps"}:
+        raise UserError(f"open_clip_config.json: norm_kwargs={kwargs!r} is unknown here.")
+    return float(kwargs.get("eps", 1e-5))
+
+
+def _side(size: Any) -> int:
+    if isinstance(size, int):
+        return size
+    if len(set(size)) != 1:
+        raise UserError(f"open_clip_config.json: image_size={size} is not square, as here all are.")
+    return int(size[0])
+
+
+def _check_known(part: str, settings: Mapping[str, Any]) -> None:
+    fixed = _FIXED.get(part, {})
+    for key, value in settings.items():
+        if key not in _READ[part] and (key not in fixed or value != fixed[key]):
+            shown = "" if isinstance(value, dict) else f"={value!r}"
+            raise UserError(
+                f"open_clip_config.json: {part}.{key}{shown} makes a model that mmjax has not."
+            )

@@ -1,0 +1,135 @@
+"""Name tables of open_clip: its own CLIP (the names are OpenAI's), its ResNet, and SigLIP, whose
+image tower is timm's."""
+
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from mmjax.interop.huggingface.architecture import linear, norm
+from mmjax.interop.table import CONV, LINEAR, Row
+
+
+def rows(model: ConfigDict) -> Sequence[Row]:
+    """The table of `config.model`, as open_clip's CLIP or, for SigLIP, its CustomTextCLIP."""
+    siglip = is_siglip(model)
+    if siglip:
+        image = _timm(model)
+    else:
+        image = _resnet(model) if model.image.kind == "resnet" else _vit(model)
+    bias = [] if model.logit_bias_init is None else [Row("logit_bias", "logit_bias")]
+    return [
+        *image,
+        *_text(model, "text." if siglip else ""),
+        Row("logit_scale", "logit_scale"),
+        *bias,
+    ]
+
+
+def is_siglip(model: ConfigDict) -> bool:
+    """Whether the image tower is one that open_clip takes from timm."""
+    return model.image.pool == "map"
+
+
+def _vit(model: ConfigDict) -> list[Row]:
+    return [
+        Row("image/patch_embed/kernel", "visual.conv1.weight", CONV),
+        Row("image/class_embed", "visual.class_embedding"),
+        Row("image/position_embed", "visual.positional_embedding"),
+        *(norm("image/norm_pre", "visual.ln_pre") if model.image.norm_pre else []),
+        *_blocks("image/blocks", "visual.transformer.resblocks.{}"),
+        *norm("image/norm_post", "visual.ln_post"),
+        Row("image/head/kernel", "visual.proj"),
+    ]
+
+
+def _text(model: ConfigDict, prefix: str) -> list[Row]:
+    head = {
+        "none": [],
+        "linear": [Row("text/head/kernel", f"{prefix}text_projection")],
+        "linear_bias": linear("text/head", f"{prefix}text_projection"),
+    }[model.text.head]
+    return [
+        Row("text/token_embed/embedding", f"{prefix}token_embedding.weight"),
+        Row("text/position_embed", f"{prefix}positional_embedding"),
+        *_blocks("text/blocks", prefix + "transformer.resblocks.{}"),
+        *norm("text/norm_post", f"{prefix}ln_final"),
+        *head,
+    ]
+
+
+def _blocks(ours: str, theirs: str) -> list[Row]:
+    attention = f"{ours}/attention"
+    return [
+        *norm(f"{ours}/norm1", f"{theirs}.ln_1"),
+        *_packed(attention, ("query", "key", "value"), f"{theirs}.attn.in_proj_"),
+        *linear(f"{attention}/out", f"{theirs}.attn.out_proj"),
+        *norm(f"{ours}/norm2", f"{theirs}.ln_2"),
+        *linear(f"{ours}/mlp/fc1", f"{theirs}.mlp.c_fc"),
+        *linear(f"{ours}/mlp/fc2", f"{theirs}.mlp.c_proj"),
+    ]
+
+
+def _timm(model: ConfigDict) -> list[Row]:
+    width, trunk = model.image.width, "visual.trunk"
+    tokens = (model.image.size // model.image.patch_size) ** 2
+    ours, theirs = "image/blocks", trunk + ".blocks.{}"
+    pool, attn_pool = "image/pool", f"{trunk}.attn_pool"
+    return [
+        Row("image/patch_embed/kernel", f"{trunk}.patch_embed.proj.weight", CONV),
+        Row("image/patch_embed/bias", f"{trunk}.patch_embed.proj.bias"),
+        Row("image/position_embed", f"{trunk}.pos_embed", shape=(1, tokens, width)),
+        *norm(f"{ours}/norm1", f"{theirs}.norm1"),
+        *_packed(f"{ours}/attention", ("query", "key", "value"), f"{theirs}.attn.qkv."),
+        *linear(f"{ours}/attention/out", f"{theirs}.attn.proj"),
+        *norm(f"{ours}/norm2", f"{theirs}.norm2"),
+        *linear(f"{ours}/mlp/fc1", f"{theirs}.mlp.fc1"),
+        *linear(f"{ours}/mlp/fc2", f"{theirs}.mlp.fc2"),
+        *norm("image/norm_post", f"{trunk}.norm"),
+        Row(f"{pool}/probe", f"{attn_pool}.latent", shape=(1, 1, width)),
+        *linear(f"{pool}/attention/query", f"{attn_pool}.q"),
+        *_packed(f"{pool}/attention", ("key", "value"), f"{attn_pool}.kv."),
+        *linear(f"{pool}/attention/out", f"{attn_pool}.proj"),
+        *norm(f"{pool}/norm", f"{attn_pool}.norm"),
+        *linear(f"{pool}/mlp/fc1", f"{attn_pool}.mlp.fc1"),
+        *linear(f"{pool}/mlp/fc2", f"{attn_pool}.mlp.fc2"),
+    ]
+
+
+def _resnet(model: ConfigDict) -> list[Row]:
+    result = []
+    for i in (1, 2, 3):
+        result += _conv_and_norm("image/stem", i, "visual", f"conv{i}", f"bn{i}")
+    for stage, count in enumerate(model.image.stages, start=1):
+        for block in range(count):
+            ours, theirs = f"image/stage{stage}_block{block}", f"visual.layer{stage}.{block}"
+            for i in (1, 2, 3):
+                result += _conv_and_norm(ours, i, theirs, f"conv{i}", f"bn{i}")
+            if block == 0:
+                result += _conv_and_norm(ours, "_shortcut", theirs, "downsample.0", "downsample.1")
+    pool = "visual.attnpool"
+    return [
+        *result,
+        Row("image/position_embed", f"{pool}.positional_embedding"),
+        *(row for name in ("query", "key", "value")
+          for row in linear(f"image/pool_{name}", f"{pool}.{name[0]}_proj")),
+        *linear("image/head", f"{pool}.c_proj"),
+    ]  # fmt: skip
+
+
+def _conv_and_norm(
+    ours: str, which: int | str, theirs: str, conv: str, batch_norm: str
+) -> list[Row]:
+    return [
+        Row(f"{ours}/conv{which}/kernel", f"{theirs}.{conv}.weight", CONV),
+        *norm(f"{ours}/norm{which}", f"{theirs}.{batch_norm}"),
+        Row(f"{ours}/norm{which}/mean", f"{theirs}.{batch_norm}.running_mean"),
+        Row(f"{ours}/norm{which}/var", f"{theirs}.{batch_norm}.running_var"),
+    ]
+
+
+def _packed(ours: str, names: Sequence[str], theirs: str) -> list[Row]:
+    """Several linear layers as one, their outputs side by side."""
+    return [
+        Row(tuple(f"{ours}/{name}/kernel" for name in names), f"{theirs}weight", LINEAR),
+        Row(tuple(f"{ours}/{name}/bias" for name in names), f"{theirs}bias"),
+    ]

@@ -1,0 +1,210 @@
+"""OpenAI's CLIP: one .pt file, a TorchScript archive as published or a state dict.
+
+It names no architecture: all is told by the shapes, as OpenAI's own build_model does, and by what
+all of its models have in common (QuickGELU, heads of 64, pictures cut from the centre).
+"""
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmjax import config as config_lib
+from mmjax.data import Tokenizer
+from mmjax.data.tokenize import clip_tokenizer, load_tokenizer
+from mmjax.errors import UserError
+from mmjax.interop import open_clip
+from mmjax.interop.files import Tensors, open_tensors
+from mmjax.interop.formats import Family, Format, Weights, weights
+from mmjax.interop.open_clip.bpe import find_bpe
+from mmjax.interop.open_clip.tables import rows
+from mmjax.interop.torchscript import is_archive
+
+FILE = "model.pt"  # of a folder that is written here
+MARKS = ("input_resolution", "context_length", "vocab_size")  # OpenAI's files have them as tensors
+_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+# What stays float32 in OpenAI's files; all other parameters are float16.
+_FULL = re.compile(r"(^|\.)(ln_\w+|bn\d|downsample\.1)\.|embedding|logit_scale")
+
+
+def detect(path: Path) -> bool:
+    """A file with OpenAI's names, or a folder that `write` made. A state dict that has none of
+    OpenAI's marks and a config of open_clip beside it is open_clip's."""
+    if path.is_dir():
+        return (path / FILE).is_file() and not (path / open_clip.CONFIG).is_file()
+    if path.suffix not in _SUFFIXES:
+        return False
+    tensors = open_tensors(path)
+    known = any(name.endswith("text_projection") for name in tensors) and any(
+        name.endswith(("visual.proj", "visual.attnpool.c_proj.weight")) for name in tensors
+    )
+    marked = all(name in tensors for name in MARKS)
+    return known and (marked or not (path.parent / open_clip.CONFIG).is_file())
+
+
+def read(path: Path) -> Weights:
+    """The weights of a file, or of a folder that `write` made.
+
+    Raises:
+      UserError: nothing says which activation they were trained with.
+    """
+    file = path / FILE if path.is_dir() else path
+    tensors = open_tensors(file)
+    if not (is_archive(file) or all(name in tensors for name in MARKS)):
+        raise UserError(
+            f"{file} holds weights of a CLIP, but not which: for OpenAI's own give the published "
+            f"file, for open_clip's put its {open_clip.CONFIG} (or model_configs/NAME.json of "
+            "open_clip, under that name) beside it."
+        )
+    model = _model(tensors)
+    model.name = path.absolute().stem
+    folder = file.parent
+    return weights(path, FAMILY, model, tensors, tokenizer=functools.partial(_tokenizer, folder))
+
+
+def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | None) -> None:
+    """Writes model.pt, which OpenAI's `clip.load` and open_clip's `load_openai_model` read.
+
+    Values that float16 holds exactly are float16 where OpenAI's are, all others float32.
+    """
+    state = FAMILY.write(params, config.model)
+    if (config.data.resize, config.data.interpolation) != ("shortest", "bicubic"):
+        raise UserError(
+            "OpenAI's CLIP cuts pictures from the centre and resizes them bicubically, this model "
+            f"wants {config.data.resize!r} and {config.data.interpolation!r}: use another format."
+        )
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            "OpenAI's format is a file of PyTorch, which is not installed: "
+            "pip install 'mmjax[torch]', or use another format."
+        ) from error
+    values = (
+        config.model.image.size,
+        config.model.text.context_length,
+        config.model.text.vocab_size,
+    )
+    marks = {name: np.array(value) for name, value in zip(MARKS, values, strict=True)}
+    arrays = {name: _as_published(name, array) for name, array in state.items()} | marks
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, folder / FILE)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def obstacles(model: ConfigDict) -> list[str]:
+    image, text, usual = model.image, model.text, config_lib.default().model.image
+    towers = {"text": text} | ({"image": image} if image.kind == "vit" else {})
+    present = {
+        "it has a logit bias": model.logit_bias_init is not None,
+        "its pixels are normalised by another mean and deviation": (image.mean, image.std)
+        != (usual.mean, usual.std),
+        "the text tower is not causal": not text.causal,
+        f"text is pooled by {text.pool!r}, not at its end token": text.pool != "eot",
+        f"the text head is {text.head!r}, not 'linear'": text.head != "linear",
+    }
+    for name, tower in towers.items():
+        present |= {
+            f"the {name} tower's activation is {tower.activation!r}, not 'quick_gelu'": (
+                tower.activation != "quick_gelu"
+            ),
+            f"the {name} tower's heads are not 64 wide": tower.heads * 64 != tower.width,
+            f"the {name} tower's MLP is not 4 times as wide": tower.mlp_dim != 4 * tower.width,
+            f"the {name} tower's norm_eps is {tower.norm_eps}": tower.norm_eps != 1e-5,
+        }
+    if image.kind == "resnet":
+        present |= {
+            "the image tower's heads are not 64 wide": image.heads * 2 != image.width,
+            "the image head is not 'linear_bias'": image.head != "linear_bias",
+        }
+    else:
+        present |= {
+            f"the image is pooled by {image.pool!r}, not by a class token": image.pool != "cls",
+            f"image positions are {image.position!r}, not learned": image.position != "learned",
+            "there is no norm before the image blocks": not image.norm_pre,
+            "the patch embedding has a bias": image.patch_bias,
+            f"the image head is {image.head!r}, not 'linear'": image.head != "linear",
+        }
+    return [reason for reason, found in present.items() if found]
+
+
+FAMILY = Family(
+    "OpenAI's CLIP", rows=rows, obstacles=obstacles, ignored=(*MARKS, r".*\.num_batches_tracked")
+)
+
+
+def _model(tensors: Tensors) -> ConfigDict:
+    """`config.model` of these shapes."""
+
+    def shape(name: str) -> tuple[int, ...]:
+        return tuple(tensors[name].shape)
+
+    def count(pattern: str) -> int:
+        return len({match[1] for name in tensors if (match := re.match(pattern, name))})
+
+    model = config_lib.default().model
+    width, model.embed_dim = shape("text_projection")
+    model.text.update(
+        vocab_size=shape("token_embedding.weight")[0],
+        context_length=shape("positional_embedding")[0],
+        depth=count(r"transformer\.resblocks\.(\d+)\."),
+        **_tower(width),
+    )
+    if "visual.proj" in tensors:
+        width, _, patch, _ = shape("visual.conv1.weight")
+        grid = round((shape("visual.positional_embedding")[0] - 1) ** 0.5)
+        depth = count(r"visual\.transformer\.resblocks\.(\d+)\.")
+        model.image.update(size=grid * patch, patch_size=patch, depth=depth, **_tower(width))
+    else:
+        width = shape("visual.layer1.0.conv1.weight")[0]
+        grid = round((shape("visual.attnpool.positional_embedding")[0] - 1) ** 0.5)
+        stages = tuple(count(rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+        model.image.update(
+            kind="resnet", size=32 * grid, width=width, stages=stages, heads=width // 2,
+            head="linear_bias",
+        )  # fmt: skip
+    return model
+
+
+def _tower(width: int) -> dict[str, Any]:
+    return {
+        "width": width,
+        "heads": width // 64,
+        "mlp_dim": 4 * width,
+        "activation": "quick_gelu",
+    }
+
+
+def _as_published(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.float32 or _FULL.search(name):
+        return array
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    return half if np.array_equal(half.astype(np.float32), array) else array
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    if any((folder / file).is_file() for file in open_clip.TOKENIZERS):
+        return load_tokenizer(folder, clean="lower", pad_id=0)
+    return clip_tokenizer(find_bpe(folder))
+
+
+def _card(config: ConfigDict) -> tuple[str, str]:
+    return (
+        "pipeline_tag: zero-shot-image-classification",
+        """\
+import clip  # OpenAI's
+import torch
+from PIL import Image
+
+model, preprocess = clip.load("model.pt", device="cpu")
+image, text = preprocess(Image.open("picture.jpg"))[None], clip.tokenize(["a cat", "a dog"])
+with torch.inference_mode():
+    print(model(image, text)[0].softmax(dim=-1))""",
+    )
+
+
+FORMAT = Format("openai", detect, read, write, _card)

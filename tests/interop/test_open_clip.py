@@ -1,0 +1,317 @@
+"""open_clip's folders, both ways, against open_clip's own models on random weights."""
+
+import copy
+import json
+
+import flax.traverse_util
+import jax
+import numpy as np
+import open_clip_oracle as oracle
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+from open_clip_oracle import open_clip
+
+from mmjax import models
+from mmjax.data.tokenize import clip_tokenizer, train_tokenizer
+from mmjax.errors import UserError
+from mmjax.interop import formats, registry
+from mmjax.interop.open_clip import config as settings_lib
+from mmjax.interop.open_clip import tables, timm
+
+EOT = 511
+VISION = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 16}
+TEXT = {"context_length": 16, "vocab_size": 512, "width": 64, "heads": 4, "layers": 3}
+CLIP = {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT}
+SIGLIP = {
+    "embed_dim": 64,
+    "init_logit_bias": -10,
+    "custom_text": True,
+    "vision_cfg": {
+        "image_size": 32,
+        "timm_model_name": "vit_tiny_patch8_siglip_32",
+        "timm_pool": "map",
+        "timm_proj": "none",
+    },
+    "text_cfg": {
+        **TEXT,
+        "no_causal_mask": True,
+        "proj_bias": True,
+        "pool_type": "last",
+        "norm_kwargs": {"eps": 1e-6},
+        "act_kwargs": {"approximate": "tanh"},
+    },
+}
+MODELS = {
+    "gelu": CLIP,
+    "quick_gelu, text tower of its own": CLIP | {"quick_gelu": True, "custom_text": True},
+    "tanh, eps, bias, first token, no norm": {
+        "embed_dim": 32,
+        "init_logit_bias": -3.0,
+        "vision_cfg": VISION
+        | {"act_kwargs": {"approximate": "tanh"}, "norm_kwargs": {"eps": 1e-6}, "no_ln_pre": True},
+        "text_cfg": TEXT | {"pool_type": "first", "no_causal_mask": True, "mlp_ratio": 3.7362},
+    },
+    "siglip": SIGLIP,
+    "resnet": {
+        "embed_dim": 32,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None},
+        "text_cfg": TEXT | {"layers": 1},
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def tiny_timm(monkeypatch):
+    """A SigLIP tower for tests: timm's own class, under a name that both sides know."""
+    monkeypatch.setitem(timm.TOWERS, "tiny", (64, 2, 4, 256))
+    monkeypatch.setitem(timm.NAMES, ("tiny", 8, 32), "gelu")
+    oracle.register_tiny_siglip()
+
+
+def build(settings):
+    settings = copy.deepcopy(settings)
+    custom = settings.pop("custom_text", False)
+    kind = open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP
+    return oracle.randomise(kind(**settings))
+
+
+def save(folder, settings, model, **preprocess):
+    folder.mkdir(exist_ok=True)
+    content = {"model_cfg": settings, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    safetensors.torch.save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def batch_of(config, count=4):
+    rng, size = np.random.default_rng(1), config.model.image.size
+    length = config.model.text.context_length
+    lengths = np.linspace(2, length, count).astype(int)
+    text = np.zeros((count, length), np.int32)
+    for row, n in zip(text, lengths, strict=True):
+        row[: n - 1], row[n - 1] = rng.integers(1, EOT, n - 1), EOT
+    image = rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)  # coarse: ResNets average noise
+    return {
+        "image": image.repeat(size // 4, axis=1).repeat(size // 4, axis=2),
+        "text": text,
+        "text_mask": np.arange(length) < lengths[:, None],
+    }
+
+
+def ours(config, params, batch):
+    model = models.from_config(config.model)
+    outputs = tuple(name for name in model.outputs() if not name.endswith("tokens"))
+    found = jax.jit(model.apply, static_argnums=2)({"params": params}, batch, outputs)
+    found = {name: np.asarray(value) for name, value in found.items()}
+    scale = found["logit_scale"]
+    found["logits"] = scale * found["image_embed"] @ found["text_embed"].T
+    found["logits"] += found.get("logit_bias", 0)
+    return found
+
+
+def assert_same(config, params, model):
+    batch = batch_of(config)
+    mine = ours(config, params, batch)
+    theirs = oracle.outputs_of(model, batch, config.model.image.mean, config.model.image.std)
+    for name in ("image_embed", "text_embed"):
+        np.testing.assert_allclose(mine[name], theirs[name], atol=1e-5, rtol=0)
+        assert np.abs(theirs[name][0] - theirs[name][1]).max() > 1e-3, "examples are all alike"
+    scale = float(mine["logit_scale"])
+    np.testing.assert_allclose(mine["logits"], theirs["logits"], atol=1e-6 * scale, rtol=0)
+
+
+def load(path):
+    weights = registry.open_weights(path)
+    return weights.config, weights.read(formats.shapes(weights.config.model))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_open_clip_reads_computes_and_writes_as_there(tmp_path, name):
+    settings = MODELS[name]
+    theirs = build(settings)
+    config, params = load(save(tmp_path / "theirs", settings, theirs))
+    assert_same(config, params, theirs)
+
+    registry.export(tmp_path / "ours", "open_clip", config=config, params=params)
+    written = safetensors.numpy.load_file(tmp_path / "ours" / "open_clip_model.safetensors")
+    expected = {
+        key if name == "siglip" else key.removeprefix("text."): value.numpy()
+        for key, value in theirs.state_dict().items()
+        if not key.endswith("num_batches_tracked")  # of batch norms: counted in training only
+    }
+    assert set(written) == set(expected)
+    for key, value in expected.items():
+        assert written[key].dtype == value.dtype
+        np.testing.assert_array_equal(written[key], value, err_msg=key)
+
+    again = open_clip.create_model(f"local-dir:{tmp_path / 'ours'}").eval()  # strict
+    batch = batch_of(config)
+    mean, std = config.model.image.mean, config.model.image.std
+    for a, b in zip(
+        oracle.outputs_of(again, batch, mean, std).values(),
+        oracle.outputs_of(theirs, batch, mean, std).values(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_half_precision_weights_become_float32_without_loss(tmp_path):
+    half = build(CLIP).half()
+    _, params = load(save(tmp_path / "half", CLIP, half))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    np.testing.assert_equal(params, load(save(tmp_path / "full", CLIP, half.float()))[1])
+
+
+def test_a_training_checkpoint_reads_with_the_config_beside_it(tmp_path):
+    settings = CLIP | {"custom_text": True}
+    theirs = build(settings)
+    file = tmp_path / "epoch_3.pt"
+    state = {f"module.{name}": value for name, value in theirs.state_dict().items()}
+    torch.save({"epoch": 3, "name": "run", "state_dict": state, "optimizer": {"lr": 0.1}}, file)
+    with pytest.raises(UserError, match=r"open_clip_config\.json .*beside it"):
+        registry.open_weights(file)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(settings))
+    found, expected = load(file), load(save(tmp_path / "folder", settings, theirs))
+    np.testing.assert_equal(found[1], expected[1])
+    expected[0].model.name = "epoch_3"
+    assert found[0] == expected[0]
+
+
+@pytest.mark.parametrize(("size", "length"), [(56, 16), (16, 11), (32, 20)])
+def test_positions_of_another_size_are_resized_as_open_clip_does(tmp_path, size, length):
+    folder = save(tmp_path, CLIP, build(CLIP))
+    settings = copy.deepcopy(CLIP)
+    settings["vision_cfg"]["image_size"] = size
+    settings["text_cfg"]["context_length"] = length
+    content = {"model_cfg": settings, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    theirs = open_clip.create_model(f"local-dir:{folder}").eval()
+    config, params = load(folder)
+    for mine, name in (("image", "visual.positional_embedding"), ("text", "positional_embedding")):
+        expected = theirs.state_dict()[name].numpy()
+        found = params[mine]["position_embed"]
+        np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max(), rtol=0)
+    shapes = jax.tree.map(np.shape, formats.shapes(config.model))
+    assert jax.tree.map(np.shape, params) == shapes
+
+
+def test_preprocessing_goes_there_and_back(tmp_path):
+    folder = save(
+        tmp_path / "theirs", CLIP, build(CLIP), size=32, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6],
+        interpolation="bilinear", resize_mode="squash",
+    )  # fmt: skip
+    config, params = load(folder)
+    assert (config.data.resize, config.data.interpolation) == ("squash", "bilinear")
+    registry.export(tmp_path / "ours", "open_clip", config=config, params=params)
+    model = open_clip.create_model(f"local-dir:{tmp_path / 'ours'}")
+    assert model.visual.preprocess_cfg == {
+        "size": (32, 32), "mode": "RGB", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6],
+        "interpolation": "bilinear", "resize_mode": "squash", "fill_color": 0,
+    }  # fmt: skip
+
+
+def test_tokenizers_are_those_that_open_clip_takes(tmp_path):
+    texts = ["a photo of a CAT", "it&#39;s  a dog!", "", "x " * 40]
+    own = clip_tokenizer(open_clip.tokenizer.default_bpe())
+    trained = train_tokenizer(["a photo of a cat", "two dogs"] * 3, 530)
+    for name, tokenizer in {"openai": own, "trained": trained}.items():
+        settings = copy.deepcopy(CLIP)
+        settings["text_cfg"]["vocab_size"] = tokenizer.vocab_size
+        config, params = load(save(tmp_path / "theirs", settings, build(settings)))
+        folder = tmp_path / name
+        registry.export(folder, "open_clip", config=config, params=params, tokenizer=tokenizer)
+        theirs = open_clip.get_tokenizer(f"local-dir:{folder}")
+        assert isinstance(theirs, open_clip.SimpleTokenizer) == (name == "openai")
+        mine = registry.open_weights(folder).tokenizer()
+        np.testing.assert_array_equal(mine.encode(texts, 16)[0], theirs(texts).numpy())
+    bare = registry.open_weights(tmp_path / "theirs").tokenizer()  # found in open_clip's wheel
+    np.testing.assert_array_equal(bare.encode(texts, 16)[0], own.encode(texts, 16)[0])
+
+
+PUBLISHED = {
+    "ViT-B-32": (302, 151_277_313), "ViT-L-14-336": (446, 427_944_193), "ViT-H-14-quickgelu": None,
+    "ViT-B-16-SigLIP": None, "ViT-SO400M-16-SigLIP2-256": None, "RN50x4": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_architectures_have_the_names_and_shapes_of_open_clips(name):
+    settings = open_clip.get_model_config(name)
+    model = settings_lib.read_model(settings)
+    shapes = flax.traverse_util.flatten_dict(formats.shapes(model), sep="/")
+    mine = {}
+    for row in tables.rows(model):
+        of = [shapes[path].shape for path in row.paths]
+        mine |= dict.fromkeys(row.names(of[0]), row.their_shape(of))
+    custom = settings.pop("custom_text", False)
+    with torch.device("meta"):
+        kind = open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP
+        theirs = kind(**settings).state_dict()
+    theirs = {k: tuple(v.shape) for k, v in theirs.items() if "num_batches_tracked" not in k}
+    assert mine == theirs
+    if PUBLISHED[name]:
+        assert (len(mine), sum(map(np.prod, mine.values()))) == PUBLISHED[name]
+    assert settings_lib.obstacles(model) == []
+    written = settings_lib.write_model(model, None)
+    assert settings_lib.read_model(written) == model
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (CLIP | {"multimodal_cfg": {}}, "model_cfg.multimodal_cfg makes a model"),
+        (CLIP | {"vision_cfg": VISION | {"pool_type": "avg"}}, "vision_cfg.pool_type='avg'"),
+        (CLIP | {"text_cfg": TEXT | {"hf_model_name": "bert"}}, "text_cfg.hf_model_name='bert'"),
+        (CLIP | {"vision_cfg": {"timm_model_name": "convnext"}}, "timm_model_name='convnext'"),
+        (CLIP | {"vision_cfg": VISION | {"image_size": [32, 64]}}, "is not square"),
+        (CLIP | {"text_cfg": TEXT | {"norm_kwargs": {"bias": False}}}, "norm_kwargs="),
+        (CLIP | {"text_cfg": TEXT | {"act_kwargs": {"a": 1}}}, "act_kwargs="),
+        ({"embed_dim": 3}, "no config of open_clip"),
+    ],
+)
+def test_what_mmjax_has_no_model_for_is_said(tmp_path, settings, said):
+    folder = save(tmp_path, settings, build(CLIP))
+    with pytest.raises(UserError, match=said):
+        registry.open_weights(folder)
+
+
+def test_weights_of_another_model_are_said(tmp_path):
+    folder = save(tmp_path, CLIP | {"text_cfg": TEXT | {"layers": 4}}, build(CLIP))
+    with pytest.raises(UserError, match=r"lack transformer\.resblocks\.3"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"text": {"pool": "mean"}}, "text is pooled by 'mean'"),
+        ({"image": {"activation": "quick_gelu"}}, "only one of its towers has QuickGELU"),
+        ({"image": {"pool": "mean"}}, "the image is pooled by 'mean'"),
+        ({"image": {"pool": "map"}}, "timm has no SigLIP image tower"),
+    ],
+)
+def test_what_open_clip_cannot_hold_is_said(tmp_path, change, reason):
+    config, params = load(save(tmp_path / "theirs", CLIP, build(CLIP)))
+    config.model.update(change)
+    with pytest.raises(UserError, match=f"open_clip cannot hold this model: .*{reason}"):
+        registry.export(tmp_path / "ours", "open_clip", config=config, params=params)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_an_activation_that_timm_does_not_have_is_said():
+    model = models.zoo.config("SigLIP-B/16-224")  # as Google trained it; timm took another GELU
+    (reason,) = settings_lib.obstacles(model)
+    assert "vit_base_patch16_siglip_224 of timm has the activation 'gelu'" in reason
+
+
+def test_open_clip_to_hugging_face_and_back_changes_no_bit(tmp_path):
+    theirs = build(CLIP | {"quick_gelu": True})
+    config, params = load(save(tmp_path / "a", CLIP | {"quick_gelu": True}, theirs))
+    registry.export(tmp_path / "b", "huggingface", config=config, params=params)
+    config, params = load(tmp_path / "b")
+    registry.export(tmp_path / "c", "open_clip", config=config, params=params)
+    found = safetensors.numpy.load_file(tmp_path / "c" / "open_clip_model.safetensors")
+    np.testing.assert_equal(found, oracle.state_of(theirs))
