@@ -45,14 +45,20 @@ def make_mesh(
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
+        # An axis may be smaller than any side of the torus: then a side is split.
+        array = mesh_utils.create_device_mesh(
+            tuple(sizes.values()), devices, allow_split_physical_axes=True
+        )
+        return jax.sharding.Mesh(array, AXES, axis_types=types)
     if sizes["data"] % slices:
         raise UserError(
             f"config.mesh.data={sizes['data']} is no multiple of the {slices} slices: replicas go "
             "over the slow network between them, parameters and heads never do."
         )
     inside = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
-    array = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices)
+    array = mesh_utils.create_hybrid_device_mesh(
+        inside, (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
     return jax.sharding.Mesh(array, AXES, axis_types=types)
 
 

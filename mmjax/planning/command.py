@@ -41,7 +41,7 @@ def run(
         configs = variants(next(iter(configs.values())), sweep)
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = 140  # a file or a pipe cuts no columns
+        console.width = 160  # a file or a pipe cuts no columns
     plans: dict[str, Plan] = {}
     for name, config in configs.items():
         with console.status(f"compiling {name} for {topology} (a minute or two)"):
@@ -166,7 +166,7 @@ def comparison(plans: dict[str, Plan]) -> Table:
     """Plans as rows, the fastest that fits in bold."""
     table = Table(
         "", "peak GiB", "fits", "temp. GiB", "TFLOP", "HBM GB", "sent MB", "bound by", "step ms",
-        "examples/s", "MFU bound",
+        "examples/s", "MFU bound", box=None,
     )  # fmt: skip
     table.columns[0].no_wrap = True
     rates = {n: p.examples_per_second or 0.0 for n, p in plans.items() if p.fits}

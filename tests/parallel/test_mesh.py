@@ -7,6 +7,7 @@ from jax.sharding import PartitionSpec as P
 
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel.hardware import describe
 
 
 @pytest.mark.parametrize(
@@ -83,3 +84,11 @@ def test_an_activation_is_split_by_batch_and_tensor():
     with jax.set_mesh(mesh):
         y = jax.jit(lambda x: mesh_lib.constrain(x, "batch", "tensor"))(np.ones((8, 4)))
     assert y.sharding.spec == P(("data", "fsdp"), "tensor")
+
+
+@pytest.mark.parametrize("topology", ["v5p:8x8x16", "2*v5p:4x4x4", "v5e:16x16"])
+def test_an_axis_may_be_smaller_than_every_side_of_the_torus(topology):
+    devices = describe(topology).devices
+    mesh = mesh_lib.make_mesh(-1, 2, 1, devices=devices)
+    assert dict(mesh.shape) == {"data": len(devices) // 2, "fsdp": 2, "tensor": 1}
+    assert set(mesh.devices.flat) == set(devices)
