@@ -32,7 +32,7 @@ class Key:
 
 
 _ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu")
-_HEADS = ("linear", "linear_bias", "none")
+_HEADS = ("linear", "linear_bias", "tanh", "none")
 _ATTENTION = ("auto", "xla", "cudnn", "splash")
 _REMAT = ("none", "dots", "full")
 _SOURCE = (
@@ -60,7 +60,8 @@ def _tower(name: str, **defaults) -> tuple[Key, ...]:
         key("mlp_dim", 3072, "Hidden width of the blocks' MLP."),
         key("activation", "gelu", "Activation of the MLP.", _ACTIVATIONS),
         key("norm_eps", 1e-5, "Epsilon of the layer norms."),
-        key("head", "linear", "Projection into the shared space.", _HEADS),
+        key("head", "linear", "Projection into the shared space; tanh: with bias and tanh, as "
+            "BERT's pooler.", _HEADS),
         key("attention", "auto", "Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.",
             _ATTENTION, True),
         key("remat", "none", "What the backward pass recomputes to save memory.", _REMAT, True),
@@ -75,6 +76,7 @@ KEYS: tuple[Key, ...] = (
     Key("batch_size", 256, "Global batch: pairs a step over all devices."),
     # Model. `mmjax.models.zoo.config(NAME)` fills these in for a named architecture.
     Key("model.name", "custom", "Name of the architecture, for logs and exports."),
+    Key("model.towers", ("image", "text"), "Both, or the one that there is: ('text',) is a BERT."),
     Key("model.embed_dim", 512, "Width of the shared embedding space."),
     Key("model.logit_scale_init", 2.6592600, "Initial log of the logit scale; CLIP: ln(1/0.07)."),
     Key("model.logit_scale_max", 100.0, "Largest logit scale, clamped after each update; 0: none."),
@@ -99,6 +101,13 @@ KEYS: tuple[Key, ...] = (
     Key("model.text.vocab_size", 49_408, "Rows of the token embedding."),
     Key("model.text.context_length", 77, "Most tokens of a text, start and end included."),
     *_tower("text", width=512, heads=8, mlp_dim=2048),
+    Key("model.text.norm", "pre", "Layer norms before attention and MLP, or after them (BERT).",
+        ("pre", "post")),
+    Key("model.text.embed_norm", False, "A layer norm before the blocks, as BERT has."),
+    Key("model.text.token_types", 0, "Rows of BERT's type embedding, the first of which is used."),
+    Key("model.text.position_offset", 0, "Row of the position embedding where a text begins; "
+        "RoBERTa: 2."),
+    Key("model.text.mlm_head", False, "BERT's masked-language head, for token_logits."),
     Key("model.text.causal", True, "A token sees earlier tokens only."),
     Key("model.text.mask_padding", False, "Padding is not attended to (needless if causal)."),
     Key("model.text.pool", "eot", "Which token is the text: end, first, last place, or mean.",

@@ -92,7 +92,12 @@ def _check_required(config: ConfigDict) -> None:
 
 
 def _check_model(config: ConfigDict) -> None:
-    for name in ("image", "text"):
+    towers = config.model.towers
+    if not towers or set(towers) - {"image", "text"}:
+        raise UserError(
+            f"config.model.towers={towers!r}: choose ('image', 'text'), ('image',) or ('text',)."
+        )
+    for name in towers:
         tower = config.model[name]
         if name == "image" and tower.kind == "resnet":
             _check_resnet(tower)
@@ -106,11 +111,11 @@ def _check_model(config: ConfigDict) -> None:
             f"config.model.image.patch_size={image.patch_size} is larger than the image "
             f"(size={image.size})."
         )
-    for name in ("image", "text"):
+    for name in towers:
         tower = config.model[name]
-        if tower.head == "none" and tower.width != config.model.embed_dim:
+        if tower.head in ("none", "tanh") and tower.width != config.model.embed_dim:
             raise UserError(
-                f"config.model.{name}.head='none' wants width={tower.width} equal to "
+                f"config.model.{name}.head={tower.head!r} wants width={tower.width} equal to "
                 f"config.model.embed_dim={config.model.embed_dim}; or set head='linear'."
             )
     too_long = [n for n in config.data.text_lengths if n > text.context_length]
@@ -159,7 +164,7 @@ def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
                 + (f" and {parts} microbatches" if share > devices else "")
                 + f"; the nearest that does is {near}."
             )
-    for name in ("image", "text"):
+    for name in config.model.towers:
         heads = config.model[name].heads
         if heads % sizes["tensor"]:
             raise UserError(
@@ -170,7 +175,7 @@ def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
 
 def validate_on_platform(config: ConfigDict, platform: str) -> None:
     """Checks that the kernels asked for exist on "cpu", "gpu" or "tpu"."""
-    for name in ("image", "text"):
+    for name in config.model.towers:
         kernel = config.model[name].attention
         home = {"cudnn": "gpu", "splash": "tpu"}.get(kernel, platform)
         if home != platform:

@@ -28,8 +28,10 @@ def from_config(config: ConfigDict) -> Multimodal:
     image: Any = {"vit": VisionTower, "resnet": ModifiedResNet}[config.image.kind]
     keys = {field.name for field in dataclasses.fields(image)}  # the other kind has other keys
     return Multimodal(
-        image=image(**{k: v for k, v in config.image.items() if k in keys}, **shared),
-        text=TextTower(**config.text, **shared),
+        image=image(**{k: v for k, v in config.image.items() if k in keys}, **shared)
+        if "image" in config.towers
+        else None,
+        text=TextTower(**config.text, **shared) if "text" in config.towers else None,
         logit_scale_init=config.logit_scale_init,
         logit_bias_init=config.logit_bias_init,
     )
@@ -48,12 +50,15 @@ def dummy_batch(model: Multimodal) -> dict[str, jax.Array]:
     One example for each part that the current mesh cuts a batch into: a kernel inside a shard_map
     takes no fewer.
     """
-    rows, size, length = batch_shards(), model.image.size, model.text.context_length
-    return {
-        "image": jnp.zeros((rows, size, size, 3), jnp.uint8),
-        "text": jnp.zeros((rows, length), jnp.int32),
-        "text_mask": jnp.broadcast_to(jnp.arange(length) == 0, (rows, length)),
-    }
+    rows, batch = batch_shards(), {}
+    if model.image is not None:
+        size = model.image.size
+        batch["image"] = jnp.zeros((rows, size, size, 3), jnp.uint8)
+    if model.text is not None:
+        length = model.text.context_length
+        batch["text"] = jnp.zeros((rows, length), jnp.int32)
+        batch["text_mask"] = jnp.broadcast_to(jnp.arange(length) == 0, (rows, length))
+    return batch
 
 
 def init(model: Multimodal, key: jax.Array) -> Any:

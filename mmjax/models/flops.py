@@ -4,17 +4,24 @@ from ml_collections import ConfigDict
 
 
 def forward_flops(config: ConfigDict, text_length: int | None = None) -> int:
-    """FLOPs of embedding one image–text pair with `config.model`; matmuls only, as MFU counts.
+    """FLOPs of embedding one image–text pair (what of it the model has a tower for) with
+    `config.model`; matmuls only, as MFU counts.
 
     `text_length`: tokens a text is padded to; None is the full context. A train step is three
     times as much (Kaplan et al., 2020, appendix B of Chowdhery et al., 2022).
     """
-    image, text = config.image, config.text
-    flops = _resnet(image) if image.kind == "resnet" else _vit(image)
-    flops += _blocks(text, text_length or text.context_length)
-    for tower, width in ((image, _image_width(image)), (text, text.width)):
-        flops += 0 if tower.head == "none" else 2 * width * config.embed_dim
+    flops, image, text = 0, config.image, config.text
+    if "image" in config.towers:
+        flops += _resnet(image) if image.kind == "resnet" else _vit(image)
+        flops += _head(image.head, _image_width(image), config.embed_dim)
+    if "text" in config.towers:
+        flops += _blocks(text, text_length or text.context_length)
+        flops += _head(text.head, text.width, config.embed_dim)
     return int(flops)
+
+
+def _head(head: str, width: int, embed_dim: int) -> int:
+    return 0 if head == "none" else 2 * width * embed_dim
 
 
 def _image_width(image: ConfigDict) -> int:

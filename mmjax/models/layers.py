@@ -97,11 +97,13 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Transformer block of norm "pre": x + attention(norm(x)), then x + mlp(norm(x)); or "post" as
+    in Vaswani et al. (2017) and BERT: norm(x + attention(x)), then norm(x + mlp(x))."""
 
     heads: int
     mlp_dim: int
     activation: str
+    norm: str
     norm_eps: float
     causal: bool
     attention: str
@@ -112,11 +114,16 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, None]:
         out_std = (2 * self.depth * x.shape[-1]) ** -0.5
         x = constrain(x, "batch", None, None)
-        y = layer_norm(self.norm_eps, self.dtype, "norm1")(x)
+        norm1 = layer_norm(self.norm_eps, self.dtype, "norm1")
+        norm2 = layer_norm(self.norm_eps, self.dtype, "norm2")
         attention = Attention(self.heads, self.dtype, out_std, self.attention, name="attention")
-        x = x + attention(y, mask=mask, causal=self.causal)
-        y = layer_norm(self.norm_eps, self.dtype, "norm2")(x)
-        x = x + Mlp(self.mlp_dim, self.activation, self.dtype, out_std, name="mlp")(y)
+        mlp = Mlp(self.mlp_dim, self.activation, self.dtype, out_std, name="mlp")
+        if self.norm == "post":
+            x = norm1(x + attention(x, mask=mask, causal=self.causal))
+            x = norm2(x + mlp(x))
+        else:
+            x = x + attention(norm1(x), mask=mask, causal=self.causal)
+            x = x + mlp(norm2(x))
         return x, None  # (carry, no per-layer output), as nn.scan wants it
 
 
@@ -133,6 +140,7 @@ def stack(
     heads: int,
     mlp_dim: int,
     activation: str,
+    norm: str,
     norm_eps: float,
     causal: bool,
     attention: str,
@@ -158,5 +166,5 @@ def stack(
         in_axes=nn.broadcast,
         length=depth,
         unroll=depth if unroll else 1,
-    )(heads, mlp_dim, activation, norm_eps, causal, attention, depth, dtype, name="blocks")
+    )(heads, mlp_dim, activation, norm, norm_eps, causal, attention, depth, dtype, name="blocks")
     return layers(x, mask)[0]

@@ -5,6 +5,8 @@ too: frozen, they are constants of a fine-tuned model, and of no use to one that
 scratch (`config_check` says so).
 """
 
+from collections.abc import Collection
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ STRIDE = 32  # pixels a side of a cell of the last feature map
 
 
 class ModifiedResNet(nn.Module):
-    """uint8 images [B, S, S, 3] -> {"image_tokens": [B, N, 32 W], "image_embed": [B, D]}.
+    """uint8 images [B, S, S, 3] -> {"image_tokens": [B, N, 32 W], "image_features": [B, D]}.
 
     Against the usual ResNet: three convolutions at the start, average pooling in place of strides,
     and one attention query pools (Radford et al., 2021, section 2.4; OpenAI's code). The fields are
@@ -39,12 +41,12 @@ class ModifiedResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: jax.Array, outputs: tuple[str, ...], train: bool = False
+        self, image: jax.Array, outputs: Collection[str], train: bool = False
     ) -> dict[str, jax.Array]:
         """Computes the named outputs; `train` changes nothing.
 
-        "image_tokens" are the cells of the last feature map row by row, "image_embed" is the pooled
-        and projected embedding, not yet of unit length.
+        "image_tokens" are the cells of the last feature map row by row, "image_features" is what is
+        pooled of them and projected.
         """
         x = (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
         x = Stem(self.width, self.dtype, name="stem")(x.astype(self.dtype))  # [B, S/4, S/4, W]
@@ -58,8 +60,8 @@ class ModifiedResNet(nn.Module):
         result = {}
         if "image_tokens" in outputs:
             result["image_tokens"] = x
-        if "image_embed" in outputs:
-            result["image_embed"] = project(self.pool(x), self.head, self.embed_dim, self.dtype)
+        if "image_features" in outputs:
+            result["image_features"] = project(self.pool(x), self.head, self.embed_dim, self.dtype)
         return result
 
     def pool(self, x: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """The image tower: a vision transformer (Dosovitskiy et al., 2021) in CLIP's and SigLIP's forms."""
 
+from collections.abc import Collection
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ normal = nn.initializers.normal
 
 
 class VisionTower(nn.Module):
-    """uint8 images [B, S, S, 3] -> {"image_tokens": [B, N, W], "image_embed": [B, D]}.
+    """uint8 images [B, S, S, 3] -> {"image_tokens": [B, N, W], "image_features": [B, D]}.
 
     The fields are the config keys `model.image.*`; `mmjax/config.py` says what each means.
     """
@@ -41,12 +43,12 @@ class VisionTower(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: jax.Array, outputs: tuple[str, ...], train: bool = False
+        self, image: jax.Array, outputs: Collection[str], train: bool = False
     ) -> dict[str, jax.Array]:
         """Computes the named outputs; `train` turns patch dropout on (rng "dropout").
 
         "image_tokens" are the normalised last-layer tokens (class token first, where there is
-        one), "image_embed" is the pooled and projected embedding, not yet of unit length.
+        one), "image_features" is what is pooled of them and projected.
         """
         x = self.embed_patches(image)  # [B, N, W]
         if self.pool == "cls":
@@ -65,6 +67,7 @@ class VisionTower(nn.Module):
             heads=self.heads,
             mlp_dim=self.mlp_dim,
             activation=self.activation,
+            norm="pre",
             norm_eps=self.norm_eps,
             causal=False,
             attention=self.attention,
@@ -76,10 +79,10 @@ class VisionTower(nn.Module):
         result = {}
         if "image_tokens" in outputs:
             result["image_tokens"] = norm(x)
-        if "image_embed" in outputs:
+        if "image_features" in outputs:
             # CLIP normalises the class token alone, the others every token before pooling.
             pooled = norm(x[:, 0]) if self.pool == "cls" else self.pool_tokens(norm(x))
-            result["image_embed"] = project(pooled, self.head, self.embed_dim, self.dtype)
+            result["image_features"] = project(pooled, self.head, self.embed_dim, self.dtype)
         return result
 
     def embed_patches(self, image: jax.Array) -> jax.Array:
@@ -157,13 +160,15 @@ class MapPool(nn.Module):
 
 
 def project(pooled: jax.Array, head: str, embed_dim: int, dtype: jnp.dtype) -> jax.Array:
-    """The projection into the shared space, [B, W] -> [B, D]: "linear", "linear_bias", "none"."""
+    """The projection into the shared space, [B, W] -> [B, D]: "linear", "linear_bias", "none", or
+    "tanh": linear with bias, then tanh, the pooler of BERT and of Hugging Face's ViT."""
     if head == "none":
         return pooled
     init = normal(pooled.shape[-1] ** -0.5)
-    return nn.Dense(
-        embed_dim, use_bias=head == "linear_bias", dtype=dtype, kernel_init=init, name="head"
-    )(pooled)
+    y = nn.Dense(embed_dim, use_bias=head != "linear", dtype=dtype, kernel_init=init, name="head")(
+        pooled
+    )
+    return jnp.tanh(y) if head == "tanh" else y
 
 
 def sincos_2d(side: int, width: int, temperature: float = 10_000.0) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Named architectures: the `model` part of a config, as published.
 
 Sources: OpenAI CLIP (Radford et al., 2021; its ResNets to read weights), open_clip's H/14 and g/14
-(LAION), SigLIP (Zhai et al., 2023; So400m from Alabdulmohsin et al., 2023). The weights of OpenAI
-use QuickGELU, LAION's and DataComp's GELU: "ViT-B/32" is the GELU form, "ViT-B/32-quickgelu" the
-other.
+(LAION), SigLIP (Zhai et al., 2023; So400m from Alabdulmohsin et al., 2023), SigLIP 2 (Tschannen et
+al., 2025), BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019), ViT (Dosovitskiy et al., 2021).
+The weights of OpenAI use QuickGELU, LAION's and DataComp's GELU: "ViT-B/32" is the GELU form,
+"ViT-B/32-quickgelu" the other.
 """
 
 import difflib
@@ -37,7 +38,7 @@ def _resnet(size, width, stages, text, embed_dim) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _siglip(size, patch, tower, context) -> dict[str, Any]:
+def _siglip(size, patch, tower, context, vocab_size=32_000) -> dict[str, Any]:
     """SigLIP: both towers alike, attention pooling, padding attended to, tanh GELU, a bias."""
     both = {**_tower(*tower), "activation": "gelu_tanh", "norm_eps": 1e-6}
     half = (0.5, 0.5, 0.5)
@@ -51,8 +52,37 @@ def _siglip(size, patch, tower, context) -> dict[str, Any]:
             "norm_pre": False, "patch_bias": True, "mean": half, "std": half,
         },
         "text": {
-            **both, "vocab_size": 32_000, "context_length": context, "causal": False,
+            **both, "vocab_size": vocab_size, "context_length": context, "causal": False,
             "pool": "last", "head": "linear_bias",
+        },
+    }  # fmt: skip
+
+
+def _siglip2(size, patch, tower) -> dict[str, Any]:
+    """SigLIP 2 of a fixed resolution: SigLIP with Gemma's vocabulary."""
+    return _siglip(size, patch, tower, 64, vocab_size=256_000)
+
+
+def _bert(tower, vocab_size, context, *, eps, **text) -> dict[str, Any]:
+    """BERT and RoBERTa: post-norm, padding masked, with the masked-language head."""
+    return {
+        "towers": ("text",), "embed_dim": tower[0],
+        "text": {
+            **_tower(*tower), "vocab_size": vocab_size, "context_length": context, "norm": "post",
+            "embed_norm": True, "token_types": 2, "causal": False, "mask_padding": True,
+            "pool": "cls", "head": "none", "mlm_head": True, "norm_eps": eps, **text,
+        },
+    }  # fmt: skip
+
+
+def _vit(size, patch, tower, classes) -> dict[str, Any]:
+    """A ViT that scores classes ("image_features"), as google/vit-* on the hub."""
+    half = (0.5, 0.5, 0.5)
+    return {
+        "towers": ("image",), "embed_dim": classes,
+        "image": {
+            **_tower(*tower), "size": size, "patch_size": patch, "norm_pre": False,
+            "patch_bias": True, "head": "linear_bias", "norm_eps": 1e-12, "mean": half, "std": half,
         },
     }  # fmt: skip
 
@@ -81,6 +111,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "SigLIP-L/16-256": _siglip(256, 16, _L, 64),
     "SigLIP-So400m/14-224": _siglip(224, 14, _SO, 16),
     "SigLIP-So400m/14-384": _siglip(384, 14, _SO, 64),
+    "SigLIP2-B/16-224": _siglip2(224, 16, _B),
+    "SigLIP2-L/16-256": _siglip2(256, 16, _L),
+    "SigLIP2-So400m/14-224": _siglip2(224, 14, _SO),
+    "SigLIP2-So400m/14-384": _siglip2(384, 14, _SO),
+    "bert-base-uncased": _bert(_B, 30_522, 512, eps=1e-12),
+    "roberta-base": _bert(_B, 50_265, 512, eps=1e-5, token_types=1, position_offset=2),
+    "vit-base-patch16-224": _vit(224, 16, _B, 1000),
     "tiny": _TINY,
     "tiny-siglip": _TINY_SIGLIP,
 }
@@ -95,7 +132,8 @@ def names() -> list[str]:
 def config(name: str) -> ConfigDict:
     """The `model` config of a named architecture; UserError names the nearest one."""
     base = name.removesuffix(_QUICK)
-    if base not in ARCHITECTURES or (base != name and "logit_bias_init" in ARCHITECTURES[base]):
+    is_clip = base.startswith(("ViT-", "RN", "tiny")) and "siglip" not in base
+    if base not in ARCHITECTURES or (base != name and not is_clip):
         near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.0)[0]
         raise UserError(f"There is no architecture {name!r}; the nearest is {near!r}.")
     model = config_lib.default().model

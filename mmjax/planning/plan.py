@@ -169,7 +169,7 @@ def advice(config: ConfigDict, compiled: Compiled, state: float) -> list[str]:
         tries.append(
             f"config.mesh.fsdp={fsdp} (parameters and optimizer are {state / 2**30:.1f} GiB)"
         )
-    for tower in ("image", "text"):
+    for tower in config.model.towers:
         if config.model[tower].remat != "full":
             tries.append(f"config.model.{tower}.remat=full")
     share = config.batch_size // (sizes["data"] * sizes["fsdp"])

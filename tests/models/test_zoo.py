@@ -36,10 +36,22 @@ def peer(config):
         }  # fmt: skip
 
     vision = {**tower(image), "image_size": image.size, "patch_size": image.patch_size}
+    if config.towers == ("image",):
+        with torch.device("meta"):
+            settings = transformers.ViTConfig(**vision, num_labels=config.embed_dim)
+            return transformers.ViTForImageClassification(settings)
     words = {
         **tower(text), "vocab_size": text.vocab_size,
         "max_position_embeddings": text.context_length,
     }  # fmt: skip
+    if config.towers == ("text",):
+        offset = text.position_offset
+        words |= {"max_position_embeddings": text.context_length + offset}
+        words["type_vocab_size"] = text.token_types
+        kind = "Roberta" if offset else "Bert"
+        with torch.device("meta"):
+            settings = getattr(transformers, f"{kind}Config")(**words)
+            return getattr(transformers, f"{kind}ForMaskedLM")(settings)
     siglip = config.logit_bias_init is not None
     with torch.device("meta"):
         if siglip:
@@ -88,8 +100,10 @@ def test_every_parameter_has_a_role(name):
         assert role.stacked == ("blocks" in role.path.split("/"))
         assert (role.kind == "matrix") == role.path.endswith("kernel")
         assert x.dtype == "float32"
-    own = "statistic" if name in RESNETS else "token"
-    assert found == {"matrix", "embedding", own, "position", "norm", "bias", "scale"}
+    towers = zoo.config(name).towers
+    wanted = {"matrix", "position", "norm", "bias", "statistic" if name in RESNETS else "token"}
+    wanted |= {"embedding"} if "text" in towers else set()
+    assert found == wanted | ({"scale"} if len(towers) == 2 else set())
 
 
 def test_a_parameter_without_a_role_is_named():
@@ -102,7 +116,7 @@ def test_flops_are_those_of_the_matrix_products(name):
     config = zoo.config(name)
     config.image.unroll = config.text.unroll = False
     model = models.from_config(config)
-    outputs = ("image_embed", "text_embed")
+    outputs = tuple(f"{tower}_embed" for tower in config.towers)
     jaxpr = jax.make_jaxpr(
         lambda params, batch: model.apply({"params": params}, batch, outputs)
     )(shapes(name), models.dummy_batch(model))  # fmt: skip

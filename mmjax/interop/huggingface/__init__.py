@@ -17,10 +17,10 @@ from mmjax.data.tokenize import load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import open_tensors
 from mmjax.interop.formats import Format, Weights, weights
-from mmjax.interop.huggingface import clip
+from mmjax.interop.huggingface import bert, clip, siglip, vit
 from mmjax.interop.huggingface.architecture import Architecture
 
-ARCHITECTURES: tuple[Architecture, ...] = (clip.MODEL,)
+ARCHITECTURES: tuple[Architecture, ...] = (*clip.MODELS, siglip.MODEL, vit.MODEL, *bert.MODELS)
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",

@@ -1,6 +1,6 @@
-"""CLIPModel of transformers: the weights of OpenAI, LAION and DataComp on the hub."""
+"""CLIPModel of transformers (OpenAI's, LAION's and DataComp's weights), and its towers alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -38,8 +38,21 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def obstacles(model: ConfigDict) -> list[str]:
-    image, text = model.image, model.text
+def rows(model: ConfigDict) -> list[Row]:
+    """Of both towers, or of the only one."""
+    parts = (*model.towers, "logit_scale") if len(model.towers) == 2 else model.towers
+    return [row for row in ROWS if row.paths[0].split("/")[0] in parts]
+
+
+def obstacles(model: ConfigDict, towers: tuple[str, ...]) -> list[str]:
+    found = [f"it has no {tower} tower" for tower in towers if tower not in model.towers]
+    found += [f"it has a {tower} tower" for tower in model.towers if tower not in towers]
+    found += _image_obstacles(model.image) if "image" in model.towers else []
+    found += _text_obstacles(model.text) if "text" in model.towers else []
+    return found + ["it has a logit bias"] * (model.logit_bias_init is not None)
+
+
+def _image_obstacles(image: ConfigDict) -> list[str]:
     present = {
         "the image tower is a ResNet": image.kind == "resnet",
         f"the image is pooled by {image.pool!r}, not by a class token": image.pool != "cls",
@@ -47,95 +60,130 @@ def obstacles(model: ConfigDict) -> list[str]:
         "there is no norm before the image blocks": not image.norm_pre,
         "the patch embedding has a bias": image.patch_bias,
         f"the image head is {image.head!r}, not 'linear'": image.head != "linear",
-        "the text tower is not causal": not text.causal,
-        f"text is pooled by {text.pool!r}, not at its end token": text.pool != "eot",
-        f"the text head is {text.head!r}, not 'linear'": text.head != "linear",
-        "it has a logit bias": model.logit_bias_init is not None,
     }
     return [reason for reason, found in present.items() if found]
 
 
-def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
+def _text_obstacles(text: ConfigDict) -> list[str]:
+    present = {
+        "the text tower is not causal": not text.causal,
+        f"text is pooled by {text.pool!r}, not at its end token": text.pool != "eot",
+        f"the text head is {text.head!r}, not 'linear'": text.head != "linear",
+        "the text tower is BERT's": text.norm != "pre" or text.embed_norm or text.mlm_head,
+    }
+    return [reason for reason, found in present.items() if found]
+
+
+def _read_config(part: str) -> Callable[[Mapping[str, Any], Tensors], ConfigDict]:
     """Any `eos_token_id`, also the 2 of configs before transformers' PR #24773, means the same
     here: a text is pooled at its last real token."""
-    from transformers import CLIPConfig
 
-    theirs: Any = CLIPConfig.from_dict(dict(settings))
-    model = config_lib.default().model
-    model.embed_dim = theirs.projection_dim
-    model.logit_scale_init = float(theirs.logit_scale_init_value)
-    model.image.update(read_tower(theirs.vision_config))
-    model.image.update(size=theirs.vision_config.image_size,
-                       patch_size=theirs.vision_config.patch_size)  # fmt: skip
-    model.text.update(read_tower(theirs.text_config))
-    model.text.update(vocab_size=theirs.text_config.vocab_size,
-                      context_length=theirs.text_config.max_position_embeddings)  # fmt: skip
-    return model
+    def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
+        import transformers  # seconds to import
+
+        theirs: Any = getattr(transformers, f"CLIP{part}Config").from_dict(dict(settings))
+        model = config_lib.default().model
+        model.embed_dim = theirs.projection_dim
+        if part != "Text":
+            image = theirs if part else theirs.vision_config
+            model.image.update(read_tower(image))
+            model.image.update(size=image.image_size, patch_size=image.patch_size)
+        if part != "Vision":
+            text = theirs if part else theirs.text_config
+            model.text.update(read_tower(text), vocab_size=text.vocab_size)
+            model.text.context_length = text.max_position_embeddings
+        if part:
+            model.towers = ("text",) if part == "Text" else ("image",)
+        else:
+            model.logit_scale_init = float(theirs.logit_scale_init_value)
+        return model
+
+    return read_config
 
 
-def write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
-    """transformers pools text at the first `eos_token_id`, except that 2 stands for "the largest
-    id", as in configs written before its PR #24773. Without a tokenizer the end token is taken
-    to be the last of the vocabulary, as in CLIP's own."""
-    from transformers import CLIPConfig  # seconds to import
+def _write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
+    import transformers
 
-    tokens: dict[str, Any] = {"eos_token_id": model.text.vocab_size - 1}
-    if tokenizer is not None:
-        tokens = {
-            "bos_token_id": tokenizer.start_id,
-            "eos_token_id": tokenizer.eot_id,
-            "pad_token_id": tokenizer.pad_id,
+    settings: dict[str, dict[str, Any]] = {}
+    if "image" in model.towers:
+        size = {"image_size": model.image.size, "patch_size": model.image.patch_size}
+        settings["Vision"] = write_tower(model.image) | size
+    if "text" in model.towers:
+        settings["Text"] = write_tower(model.text) | {
+            "vocab_size": model.text.vocab_size,
+            "max_position_embeddings": model.text.context_length,
+            **_tokens(model, tokenizer),
         }
-    if tokens["eos_token_id"] == 2:
-        raise UserError(
-            "The tokenizer's end token has id 2, which transformers' CLIPModel takes for an old "
-            "config and pools text at its largest id: use a tokenizer with another end id."
+    for tower in settings.values():
+        tower["projection_dim"] = model.embed_dim
+    if len(settings) == 1:
+        part, tower = settings.popitem()
+        return getattr(transformers, f"CLIP{part}Config")(
+            architectures=[f"CLIP{part}ModelWithProjection"], dtype="float32", **tower
         )
-    shared = {"projection_dim": model.embed_dim}
-    return CLIPConfig(
+    return transformers.CLIPConfig(
         architectures=["CLIPModel"],
         dtype="float32",
         projection_dim=model.embed_dim,
         logit_scale_init_value=model.logit_scale_init,
-        vision_config={
-            **write_tower(model.image),
-            **shared,
-            "image_size": model.image.size,
-            "patch_size": model.image.patch_size,
-        },
-        text_config={
-            **write_tower(model.text),
-            **shared,
-            **tokens,
-            "vocab_size": model.text.vocab_size,
-            "max_position_embeddings": model.text.context_length,
-        },
+        vision_config=settings["Vision"],
+        text_config=settings["Text"],
     )
 
 
-CARD = (
-    "library_name: transformers\npipeline_tag: zero-shot-image-classification",
-    """\
+def _tokens(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """transformers pools text at the first `eos_token_id`, except that 2 stands for "the largest
+    id", as in configs written before its PR #24773. Without a tokenizer the end token is taken
+    to be the last of the vocabulary, as in CLIP's own."""
+    if tokenizer is None:
+        return {"eos_token_id": model.text.vocab_size - 1}
+    if tokenizer.eot_id == 2:
+        raise UserError(
+            "The tokenizer's end token has id 2, which transformers' CLIPModel takes for an old "
+            "config and pools text at its largest id: use a tokenizer with another end id."
+        )
+    ids = {"eos_token_id": tokenizer.eot_id, "pad_token_id": tokenizer.pad_id}
+    return ids | {"bos_token_id": tokenizer.start_id}
+
+
+def _architecture(part: str) -> Architecture:
+    """CLIPModel, or its "Text" or "Vision" tower with its projection alone."""
+    name = f"CLIP{part}ModelWithProjection" if part else "CLIPModel"
+    towers = {"": ("image", "text"), "Text": ("text",), "Vision": ("image",)}[part]
+    example = (
+        _EXAMPLE
+        if not part
+        else f"""\
+from transformers import {name}
+
+model = {name}.from_pretrained(".")"""
+    )
+    return Architecture(
+        family=Family(
+            f"Hugging Face's {name}",
+            rows=rows,
+            obstacles=lambda model: obstacles(model, towers),
+            ignored=(r"(vision|text)_model\.embeddings\.position_ids",),
+        ),
+        model_type={"": "clip", "Text": "clip_text_model", "Vision": "clip_vision_model"}[part],
+        classes=(name,),
+        read_config=_read_config(part),
+        write_config=_write_config,
+        preprocessor=lambda config: (
+            write_preprocessor("CLIPImageProcessor", config) if "image" in towers else {}
+        ),
+        card=("library_name: transformers\npipeline_tag: zero-shot-image-classification", example),
+    )
+
+
+_EXAMPLE = """\
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 model, processor = CLIPModel.from_pretrained("."), CLIPProcessor.from_pretrained(".")
 inputs = processor(text=["a cat", "a dog"], images=Image.open("picture.jpg"), return_tensors="pt",
                    padding=True, truncation=True)
-print(model(**inputs).logits_per_image.softmax(dim=-1))""",
-)
+print(model(**inputs).logits_per_image.softmax(dim=-1))"""
 
-MODEL = Architecture(
-    family=Family(
-        "Hugging Face's CLIPModel",
-        rows=lambda model: ROWS,
-        obstacles=obstacles,
-        ignored=(r"(vision|text)_model\.embeddings\.position_ids",),
-    ),
-    model_type="clip",
-    classes=("CLIPModel",),
-    read_config=read_config,
-    write_config=write_config,
-    preprocessor=lambda config: write_preprocessor("CLIPImageProcessor", config),
-    card=CARD,
-)
+MODELS = tuple(map(_architecture, ("", "Text", "Vision")))
+MODEL = MODELS[0]

@@ -1,0 +1,118 @@
+"""Small random models of transformers in PyTorch, saved as it saves them, and their outputs."""
+
+import functools
+import inspect
+
+import jax
+import numpy as np
+import torch
+import transformers
+from ml_collections import ConfigDict
+
+from mmjax import models
+
+SIZE, LENGTH, VOCAB = 16, 12, 64
+TOWER = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+}  # fmt: skip
+VISION = {**TOWER, "image_size": SIZE, "patch_size": 4}
+TEXT = {**TOWER, "vocab_size": VOCAB, "max_position_embeddings": LENGTH}
+CLIP_TEXT = {**TEXT, "eos_token_id": VOCAB - 1, "bos_token_id": 0}
+SETTINGS = {
+    "CLIPModel": ("CLIPConfig", {"vision_config": VISION, "text_config": CLIP_TEXT,
+                                 "projection_dim": 24}),
+    "CLIPTextModelWithProjection": ("CLIPTextConfig", {**CLIP_TEXT, "projection_dim": 24}),
+    "CLIPVisionModelWithProjection": ("CLIPVisionConfig", {**VISION, "projection_dim": 24}),
+    "SiglipModel": ("SiglipConfig", {"vision_config": VISION,
+                                     "text_config": {**TEXT, "projection_size": 32}}),
+    "ViTModel": ("ViTConfig", VISION),
+    "ViTForImageClassification": ("ViTConfig", {**VISION, "num_labels": 7}),
+    "BertModel": ("BertConfig", TEXT),
+    "BertForMaskedLM": ("BertConfig", TEXT),
+    "RobertaModel": ("RobertaConfig", {**TEXT, "max_position_embeddings": LENGTH + 2}),
+    "RobertaForMaskedLM": ("RobertaConfig", {**TEXT, "max_position_embeddings": LENGTH + 2}),
+}  # fmt: skip
+OUTPUTS = {  # of ours ↔ of theirs
+    "CLIPModel": {"image_embed": "image_embeds", "text_embed": "text_embeds"},
+    "CLIPTextModelWithProjection": {"text_features": "text_embeds"},
+    "CLIPVisionModelWithProjection": {"image_features": "image_embeds"},
+    "SiglipModel": {"image_embed": "image_embeds", "text_embed": "text_embeds"},
+    "ViTModel": {"image_tokens": "last_hidden_state", "image_features": "pooler_output"},
+    "ViTForImageClassification": {"image_features": "logits"},
+    "BertModel": {"text_tokens": "last_hidden_state", "text_features": "pooler_output"},
+    "BertForMaskedLM": {"token_logits": "logits"},
+    "RobertaModel": {"text_tokens": "last_hidden_state", "text_features": "pooler_output"},
+    "RobertaForMaskedLM": {"token_logits": "logits"},
+}
+
+
+def make(name, seed=0, **changes):
+    """A model of class `name` in eval mode, every parameter away from zero and one."""
+    config_class, settings = SETTINGS[name]
+    settings = {**settings, **changes}
+    torch.manual_seed(seed)
+    model = getattr(transformers, name)(getattr(transformers, config_class)(**settings)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        if hasattr(model, "logit_scale"):
+            model.logit_scale.fill_(float(np.log(50.0)))
+    return model
+
+
+def batch(seed=1, count=5, pad=0, eot=VOCAB - 1, size=SIZE, length=LENGTH):
+    """Noise pictures, and texts of every length up to the longest that end in `eot`."""
+    rng = np.random.default_rng(seed)
+    lengths = np.linspace(3, length, count).astype(int)
+    text = np.full((count, length), pad)
+    for row, n in zip(text, lengths, strict=True):
+        row[:n] = [2, *rng.integers(3, eot, n - 2), eot]
+    return {
+        "image": rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8),
+        "text": text.astype(np.int32),
+        "text_mask": np.arange(length) < lengths[:, None],
+    }
+
+
+def theirs(model, batch, mean, std):
+    """Outputs of the model of transformers, for the inputs that it takes."""
+    image = (batch["image"].astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    inputs = {
+        "pixel_values": torch.tensor(image.transpose(0, 3, 1, 2)),
+        "input_ids": torch.tensor(batch["text"]).long(),
+        "attention_mask": torch.tensor(batch["text_mask"]).long(),
+    }
+    if type(model).__name__.startswith(("Siglip", "ViT")):
+        del inputs["attention_mask"]  # SigLIP's text is padded to the end and attends to all of it
+    with torch.inference_mode():
+        wanted = inspect.signature(model.forward).parameters
+        return model(**{name: x for name, x in inputs.items() if name in wanted})
+
+
+def ours(config: ConfigDict, params, batch, outputs=None):
+    """All outputs of our model (or those named), as NumPy."""
+    model = models.from_config(config.model)
+    apply = _jitted(model, outputs or model.outputs())
+    return jax.tree.map(np.asarray, apply({"params": params}, batch))
+
+
+@functools.lru_cache
+def _jitted(model, outputs):
+    return jax.jit(functools.partial(model.apply, outputs=outputs))
+
+
+def assert_same(name, config, params, model, batch, atol=1e-5):
+    """Embeddings agree to 1e-5, logits to 1e-6 × scale, and examples differ by far more."""
+    mine = ours(config, params, batch)
+    other = theirs(model, batch, config.model.image.mean, config.model.image.std)
+    for output, of_theirs in OUTPUTS[name].items():
+        found, expected = mine[output], np.asarray(other[of_theirs])
+        assert np.abs(expected[0] - expected[1]).max() > 0.01
+        if output in ("text_tokens", "token_logits"):
+            found, expected = (x[batch["text_mask"]] for x in (found, expected))
+        np.testing.assert_allclose(found, expected, atol=atol, rtol=0, err_msg=output)
+    if "logit_scale" in mine:
+        scale = float(mine["logit_scale"])
+        logits = scale * mine["image_embed"] @ mine["text_embed"].T + mine.get("logit_bias", 0)
+        expected = np.asarray(other["logits_per_image"])
+        np.testing.assert_allclose(logits, expected, atol=1e-6 * scale, rtol=0)
