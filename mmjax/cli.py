@@ -4,6 +4,7 @@ Heavy imports happen inside the commands, so that `--help` and a wrong flag answ
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,11 +43,20 @@ example:
 """
 
 
+_CONVERT_EXAMPLE = """\
+examples:
+  mmjax convert openai/clip-vit-base-patch32 clip-b32 --format=open_clip
+  mmjax convert runs/demo demo-openai --format=openai
+"""
+_FORMATS = "huggingface, open_clip, openai or big_vision"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command; a UserError is printed as its sentence, exit status 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
+    args.command = shlex.join(["mmjax", *argv])
     overrides = [arg for arg in rest if arg.startswith("--config.")]
     unknown = [arg for arg in rest if arg not in overrides]
     if unknown or (overrides and args.run not in (_train, _plan)):
@@ -113,9 +123,19 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", metavar="FILE", help="write the results there, too")
 
     export = command("export", _export, "Write the weights for other libraries.", _EXPORT_EXAMPLE)
-    export.add_argument("--workdir", metavar="DIR", required=True, help="of the run")
-    export.add_argument("--format", choices=["huggingface"], default="huggingface")
+    export.add_argument(
+        "--workdir", metavar="DIR", required=True,
+        help="of the run (its newest checkpoint), or DIR/checkpoints/STEP",
+    )  # fmt: skip
+    export.add_argument("--format", metavar="NAME", default="huggingface", help=_FORMATS)
     export.add_argument("--output", metavar="DIR", required=True, help="the folder to write")
+
+    convert = command(
+        "convert", _convert, "Write weights of any format in another.", _CONVERT_EXAMPLE
+    )
+    convert.add_argument("source", metavar="SRC", help="folder, file, workdir or hub name")
+    convert.add_argument("target", metavar="DST", help="the folder to write")
+    convert.add_argument("--format", metavar="NAME", required=True, help=_FORMATS)
     return parser
 
 
@@ -136,7 +156,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
         distributed.initialize()
     from mmjax.training import loop
 
-    loop.train(config, args.workdir)
+    loop.train(config, args.workdir, command=args.command)
 
 
 def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -159,12 +179,19 @@ def _eval(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _export(args: argparse.Namespace, _: list[str]) -> None:
-    from mmjax.interop import registry
-    from mmjax.training.workdir import restore_for_inference
+    from mmjax.interop import pretrained, run
 
-    config, _model, params, tokenizer = restore_for_inference(args.workdir)
-    registry.export(args.output, args.format, config=config, params=params, tokenizer=tokenizer)
+    if not run.detect(Path(args.workdir)):
+        raise UserError(f"{args.workdir} is not a workdir of a run, nor a checkpoint of one.")
+    pretrained.load(args.workdir).export(args.output, args.format)
     print(f"wrote {args.output}")
+
+
+def _convert(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax.interop import pretrained
+
+    pretrained.load(args.source).export(args.target, args.format)
+    print(f"wrote {args.target}")
 
 
 def load_config(file_and_arg: str, overrides: Sequence[str] = ()) -> Any:

@@ -112,6 +112,11 @@ KEYS: tuple[Key, ...] = (
     Key("model.text.mask_padding", False, "Padding is not attended to (needless if causal)."),
     Key("model.text.pool", "eot", "Which token is the text: end, first, last place, or mean.",
         ("eot", "cls", "last", "mean")),
+    # Weights to start from: read once, before the first step of a fresh run.
+    Key("init_from.source", "", "Folder, file, workdir or hub name of the weights that a fresh run "
+        "starts from; '': random.", resumable=True),
+    Key("init_from.parts", (), "Patterns of what is taken, e.g. ('image/',) for LiT; (): all that "
+        "fits.", resumable=True),
     # Objectives: a name in the registry → its weight and options (`mmjax/objectives`).
     Key("objectives.*.weight", 1.0, "Weight in the total loss."),
     # Mesh.
@@ -140,7 +145,8 @@ KEYS: tuple[Key, ...] = (
     *(Key(f"data.train.*.{name}", default, meaning) for name, default, meaning in _SOURCE),
     Key("data.train.*.weight", 1.0, "Share in the mixture of sources."),
     Key("data.tokenizer", "captions:4096", "Local folder or hub name of a tokenizer, or captions:N "
-        "for a CLIP-style BPE of at most N tokens trained on the training captions."),
+        "for a CLIP-style BPE of at most N tokens trained on the training captions, or init_from "
+        "for that of the weights."),
     Key("data.text_lengths", (), "Lengths that texts are trimmed to, e.g. (16, 32); (): full."),
     Key("data.resize", "shortest", "Outside training: shortest side to size, then the centre; or "
         "squash to the square.", ("shortest", "squash")),
@@ -268,6 +274,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.data.train = {"generated": entry("data.train", path="generated:64")}
     config.data.workers = min(config.data.workers, 1)
     config.data.tokenizer = "captions:600"
+    config.init_from.source = ""  # towers of another size
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
     for name, spec in config.evals.items():
         config.evals[name] = entry(

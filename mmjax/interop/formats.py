@@ -57,6 +57,15 @@ class Family:
 
 
 @dataclasses.dataclass(frozen=True)
+class Training:
+    """The run that weights come from, for their model card: steps, command, what was measured."""
+
+    steps: int
+    command: str
+    metrics: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Weights:
     """Weights as they were found: the architecture is known, no parameter is read yet.
 
@@ -67,12 +76,14 @@ class Weights:
       read: shapes (of `config.model`'s tree, or of a part of it; with shardings, if it is to lie on
         a mesh) → parameters. One parameter at a time is in host memory.
       tokenizer: loads the weights' own tokenizer; None if they have none.
+      training: of a run, for model cards.
     """
 
     source: str
     config: ConfigDict
     read: Callable[[Any], Any]
     tokenizer: Callable[[], Tokenizer] | None = None
+    training: Training | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The weight formats, reading a source whatever its format, and writing a complete folder."""
 
-import dataclasses
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +9,15 @@ from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
 from mmjax.errors import UserError
-from mmjax.interop import huggingface, open_clip, openai
+from mmjax.interop import huggingface, open_clip, openai, run
 from mmjax.interop.folder import replaced
-from mmjax.interop.formats import Format, Weights
+from mmjax.interop.formats import Format, Training, Weights
 
 # In the order in which a source is tried: LAION's folders are open_clip's and Hugging Face's at
 # once, and open_clip's config says more.
 _ALL = (openai.FORMAT, open_clip.FORMAT, huggingface.FORMAT)
 FORMATS: dict[str, Format] = {format.name: format for format in _ALL}
 _MARK = "tags: [mmjax]"  # in the model card of every export, and how an earlier one is known
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """The run that weights come from, for their model card: steps, command, what was measured."""
-
-    steps: int
-    command: str
-    metrics: dict[str, float]
 
 
 def open_weights(path: str | Path) -> Weights:
@@ -36,6 +27,8 @@ def open_weights(path: str | Path) -> Weights:
       UserError: nothing is there, no format recognises it, or it is damaged.
     """
     path = Path(path)
+    if run.detect(path):
+        return run.read(path)
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder of weights.")
     for format in FORMATS.values():
@@ -70,6 +63,12 @@ def export(
     Raises:
       UserError: the format cannot hold the model or use the tokenizer, or `folder` is in the way.
     """
+    if format not in FORMATS:
+        near = difflib.get_close_matches(format, FORMATS, n=1, cutoff=0.0)[0]
+        raise UserError(
+            f"--format={format}: there is no such format; there are {', '.join(FORMATS)} "
+            f"(nearest: {near})."
+        )
     target = FORMATS[format]
     card = _card(target, config, params, training)
     with replaced(folder, _is_export) as new:
@@ -91,7 +90,8 @@ def _card(format: Format, config: ConfigDict, params: Any, training: Training | 
         origin = f"from {training.steps:,} steps of an mmjax (JAX) run"
         origin += f" with batches of {config.batch_size:,}"
     lines += [f"{count:,} parameters, {origin}.", "", "```python", example, "```"]
-    if training:
+    if training and training.command:
         lines += ["", "Trained by", "", "```", training.command, "```"]
+    if training and training.metrics:
         lines += ["", *(f"- {name}: {value:.6g}" for name, value in training.metrics.items())]
     return "\n".join(lines) + "\n"

@@ -69,7 +69,7 @@ class Row:
         return np.asarray(np.concatenate(parts) if len(parts) > 1 else parts[0], order="C")
 
     def from_theirs(self, array: np.ndarray, shapes: Sequence[Shape]) -> Iterator[np.ndarray]:
-        """Theirs (of one layer) as ours, one of `paths` after the other; `shapes` are of ours."""
+        """Theirs (of one layer) as views of ours, for each of `paths`; `shapes` are of ours."""
         start = 0
         for shape in shapes:
             part = array
@@ -129,9 +129,9 @@ def from_theirs(
     _check_covered(table, shapes)
     rows = [row for row in table if any(path in shapes for path in row.paths)]
     others = [row for row in table if row not in rows]
+    full = {row: _shapes_of(row, shapes) for row in rows}
     theirs: dict[str, Shape] = {}
-    for row in rows:
-        ours = [shapes[path] for path in row.paths]
+    for row, ours in full.items():
         theirs |= dict.fromkeys(row.names(ours[0]), row.their_shape(ours))
 
     def known(name: str) -> bool:
@@ -144,16 +144,26 @@ def from_theirs(
     _check_names(state, theirs, known, "the weights", "this model")
     _check_shapes(state, theirs, "the weights", "this model")
     result = {}
-    for row in rows:
-        ours = [shapes[path] for path in row.paths]
-        arrays = [np.empty(wanted[path].shape, wanted[path].dtype) for path in row.paths]
+    for row, ours in full.items():
+        arrays = {
+            path: np.empty(wanted[path].shape, wanted[path].dtype)
+            for path in row.paths
+            if path in wanted
+        }
         for layer, name in enumerate(row.names(ours[0])):
             parts = row.from_theirs(np.asarray(state[name]), ours)
-            for array, part in zip(arrays, parts, strict=True):
-                array[layer if row.stacked else ...] = part
-        for path, array in zip(row.paths, arrays, strict=True):
-            result[path] = _put(array, wanted[path])
+            for path, part in zip(row.paths, parts, strict=True):
+                if path in arrays:
+                    arrays[path][layer if row.stacked else ...] = part
+        for path in list(arrays):
+            result[path] = _put(arrays.pop(path), wanted[path])
     return flax.traverse_util.unflatten_dict(result, sep="/")
+
+
+def _shapes_of(row: Row, shapes: Mapping[str, Shape]) -> list[Shape]:
+    """Shapes of a row's paths; what is not wanted of a fused one is as large as what is."""
+    present = next(shapes[path] for path in row.paths if path in shapes)
+    return [shapes.get(path, present) for path in row.paths]
 
 
 def _put(array: np.ndarray, target: Any) -> Any:

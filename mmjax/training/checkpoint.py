@@ -101,20 +101,23 @@ def checkpoint_steps(workdir: epath.Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def restore_params(workdir: epath.Path, abstract: Any, *, ema: bool) -> Any:
-    """The parameters of the newest checkpoint of a run, laid out as `abstract`.
+def restore_params(
+    workdir: epath.Path, abstract: Any, *, ema: bool, step: int | None = None
+) -> Any:
+    """The parameters of a run's checkpoint (of `step`; None is the newest), laid out as `abstract`.
 
     UserError: there is no checkpoint in the workdir, or it cannot be read.
     """
     folder, steps = workdir / FOLDER, checkpoint_steps(workdir)
     if not steps:
         raise UserError(f"There is no checkpoint in {folder}: train first, or name another one.")
-    path = folder / str(steps[-1]) / ("ema" if ema else "params")
+    step = steps[-1] if step is None else step
+    path = folder / str(step) / ("ema" if ema else "params")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(path, abstract)
     except Exception as error:
         raise UserError(
             f"The checkpoint {path} cannot be read ({str(error).splitlines()[0]}); move the folder "
-            f"{folder / str(steps[-1])} away to use the one before it."
+            f"{folder / str(step)} away to use the one before it."
         ) from error

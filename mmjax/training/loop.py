@@ -10,18 +10,22 @@ from ml_collections import ConfigDict
 
 from mmjax import config_check, data, evaluation, models, objectives
 from mmjax.errors import UserError
+from mmjax.interop import pretrained, start
 from mmjax.models.flops import forward_flops
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import optim
-from mmjax.training.checkpoint import Checkpoints
+from mmjax.training.checkpoint import Checkpoints, checkpoint_steps
 from mmjax.training.metrics import Meter, MetricWriter, ProgressLine
-from mmjax.training.state import TrainState, abstract_state, init_state
+from mmjax.training.state import TrainState, abstract_state, init_state, with_params
 from mmjax.training.step import make_train_step
 from mmjax.training.workdir import open_workdir, workdir_path, workdir_tokenizer
 
 
-def train(config: ConfigDict, workdir: str) -> TrainState:
+def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
     """Trains until `config.total_steps`, going on from the newest checkpoint in `workdir`.
+
+    A fresh run starts from random parameters, or from those of `config.init_from`. `command` is
+    what the user typed, for the model card.
 
     Everything that can be known to be wrong is raised as UserError before the first step.
     """
@@ -41,10 +45,16 @@ def train(config: ConfigDict, workdir: str) -> TrainState:
         rate_tree = optim.rates(config.optim, shapes)
         optimizer = optim.optimizer(config.optim, rate_tree)
 
+        # Weights to start from: matched with the model by name and shape, not read yet.
+        weights = None
+        if config.init_from.source and not checkpoint_steps(folder):
+            weights = pretrained.find(config.init_from.source)
+            start.plan(weights, config.model, config.init_from.parts)
+
         # Data and evaluators.
         sources = data.open_sources(config.data.train)
-        open_workdir(folder, config)
-        tokenizer = workdir_tokenizer(folder, config, sources)
+        open_workdir(folder, config, command)
+        tokenizer = workdir_tokenizer(folder, config, sources, weights and weights.tokenizer)
         config_check.validate_vocabulary(config, tokenizer.vocab_size)
         evaluators = {
             name: evaluation.build(name, spec, config=config, model=model, tokenizer=tokenizer)
@@ -56,12 +66,18 @@ def train(config: ConfigDict, workdir: str) -> TrainState:
         cleanup.callback(checkpoints.close)
         ema = config.optim.ema > 0
         abstract = abstract_state(model, optimizer, ema=ema, mesh=mesh)
-        state = checkpoints.restore_newest(abstract) or init_state(
-            model, optimizer, seed=config.seed, ema=ema, mesh=mesh
-        )
+        line = ProgressLine(config.total_steps)
+        state = checkpoints.restore_newest(abstract)
+        if state is None:
+            state = init_state(model, optimizer, seed=config.seed, ema=ema, mesh=mesh)
+            if weights is not None:
+                params, report = start.start_from(
+                    weights, config.model, state.params, config.init_from.parts
+                )
+                state = with_params(state, params)
+                line.say(f"from {weights.source}: {report}")
         first = int(state.step)
 
-        line = ProgressLine(config.total_steps)
         parameters = sum(x.size for x in jax.tree.leaves(shapes))
         line.say(
             f"[bold]{config.model.name}[/]  {parameters:,} parameters  "

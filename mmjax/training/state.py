@@ -39,6 +39,12 @@ def new_state(params: Any, optimizer: optax.GradientTransformation, *, ema: bool
     )
 
 
+def with_params(state: TrainState, params: Any) -> TrainState:
+    """The state of a fresh run with other parameters; moments are zero whatever they are."""
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return state.replace(params=params, ema=ema)  # type: ignore[attr-defined]
+
+
 def abstract_state(
     model: Multimodal,
     optimizer: optax.GradientTransformation,

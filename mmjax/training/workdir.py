@@ -4,6 +4,7 @@ WORKDIR/config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/.
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,6 +20,8 @@ from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
 from mmjax.training.checkpoint import checkpoint_steps, restore_params
 
+COMMAND = "command.txt"  # that the run was last started or resumed with, for model cards
+
 
 def workdir_path(workdir: str | epath.PathLike) -> epath.Path:
     """A workdir as an absolute path (Orbax wants one), or as the URL that it is."""
@@ -26,8 +29,10 @@ def workdir_path(workdir: str | epath.PathLike) -> epath.Path:
     return path if "://" in str(workdir) else path.absolute()
 
 
-def open_workdir(workdir: epath.Path, config: ConfigDict) -> None:
+def open_workdir(workdir: epath.Path, config: ConfigDict, command: str = "") -> None:
     """Makes the workdir and writes config.json, or checks the run that is already there.
+
+    `command` is kept in command.txt, for the model card.
 
     Before the first checkpoint nothing depends on the config, so it may still be mended.
     UserError: it cannot be written, or holds a run whose config differs in what may not change.
@@ -44,6 +49,8 @@ def open_workdir(workdir: epath.Path, config: ConfigDict) -> None:
             temporary = workdir / "config.json.tmp"
             temporary.write_text(config_lib.to_json(config))
             temporary.replace(path)
+            if command:
+                (workdir / COMMAND).write_text(command + "\n")
         except OSError as error:
             raise UserError(
                 f"--workdir={workdir} cannot be written ({error.strerror}): name a folder that can."
@@ -62,8 +69,16 @@ def read_config(workdir: epath.Path) -> ConfigDict:
         raise UserError(f"{path} is not JSON ({error}): restore it from a copy.") from error
 
 
-def workdir_tokenizer(workdir: epath.Path, config: ConfigDict, sources: Any) -> data.Tokenizer:
-    """The run's tokenizer in WORKDIR/tokenizer: read, or made (trained on the captions) once."""
+def workdir_tokenizer(
+    workdir: epath.Path,
+    config: ConfigDict,
+    sources: Any,
+    of_weights: Callable[[], data.Tokenizer] | None = None,
+) -> data.Tokenizer:
+    """The run's tokenizer in WORKDIR/tokenizer: read, or made (trained on the captions) once.
+
+    `of_weights` loads the one of `config.init_from`.
+    """
     folder = workdir / "tokenizer"
     if not folder.exists() and jax.process_index() == 0:
         kind, _, size = config.data.tokenizer.partition(":")
@@ -72,6 +87,13 @@ def workdir_tokenizer(workdir: epath.Path, config: ConfigDict, sources: Any) -> 
                 c for source in sources for i in range(len(source)) for c in source.captions(i)
             )
             tokenizer = data.train_tokenizer(captions, int(size))
+        elif kind == "init_from":
+            if of_weights is None:
+                raise UserError(
+                    "config.data.tokenizer=init_from, but config.init_from.source="
+                    f"{config.init_from.source!r} has no tokenizer: name one."
+                )
+            tokenizer = of_weights()
         else:
             tokenizer = data.load_tokenizer(config.data.tokenizer)
         temporary = workdir / "tokenizer.tmp"
@@ -88,16 +110,21 @@ def restore_for_inference(workdir: str) -> tuple[ConfigDict, Multimodal, Any, da
     """
     folder = workdir_path(workdir)
     config = read_config(folder)
-    model = models.from_config(config.model)
+    params = restore_params(folder, inference_shapes(config.model), ema=config.optim.ema > 0)
+    tokenizer = data.load_tokenizer(folder / "tokenizer")
+    return config, models.from_config(config.model), params, tokenizer
+
+
+def inference_shapes(model_config: ConfigDict) -> Any:
+    """Shapes, dtypes and shardings of the parameters of `config.model` on the current mesh, or on
+    the first device without one."""
+    model = models.from_config(model_config)
     shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
-    shardings = rules.param_shardings(shapes, mesh)
-    abstract = jax.tree.map(
+    return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
-        shardings,
+        rules.param_shardings(shapes, mesh),
     )
-    params = restore_params(folder, abstract, ema=config.optim.ema > 0)
-    return config, model, params, data.load_tokenizer(folder / "tokenizer")

