@@ -126,6 +126,15 @@ def weights(
     return Weights(str(source), config, functools.partial(family.read, tensors, model), tokenizer)
 
 
+def unlike_clip(model: ConfigDict, towers: tuple[str, ...] = ("image", "text")) -> list[str]:
+    """Obstacles of every family of CLIP and SigLIP: other towers, or a text tower like BERT."""
+    text = model.text
+    found = [f"it has no {tower} tower" for tower in towers if tower not in model.towers]
+    found += [f"it has the {tower} tower" for tower in model.towers if tower not in towers]
+    bert = (text.norm != "pre", text.embed_norm, text.token_types, text.mlm_head)
+    return found + ["its text tower is BERT's"] * ("text" in model.towers and any(bert))
+
+
 def shapes(model: ConfigDict) -> Any:
     """Shapes and dtypes of the parameters of `config.model`."""
     module = models.from_config(model)

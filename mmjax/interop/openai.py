@@ -18,7 +18,7 @@ from mmjax.data.tokenize import clip_tokenizer, load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import open_clip
 from mmjax.interop.files import Tensors, open_tensors
-from mmjax.interop.formats import Family, Format, Weights, weights
+from mmjax.interop.formats import Family, Format, Weights, unlike_clip, weights
 from mmjax.interop.open_clip.bpe import find_bpe
 from mmjax.interop.open_clip.tables import rows
 from mmjax.interop.torchscript import is_archive
@@ -96,6 +96,8 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
 
 
 def obstacles(model: ConfigDict) -> list[str]:
+    if unlike := unlike_clip(model):
+        return unlike
     image, text, usual = model.image, model.text, config_lib.default().model.image
     towers = {"text": text} | ({"image": image} if image.kind == "vit" else {})
     present = {

@@ -90,6 +90,9 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
             )
 
     def wanted(path: str) -> bool:
+        tower, _, rest = path.partition("/")
+        if rest.startswith("head/") and source[tower].head != model[tower].head:
+            return False  # BERT's pooler is no projection
         return not parts or any(re.match(pattern, path) for pattern in parts)
 
     taken = [path for path in theirs if path in ours and wanted(path)]
@@ -111,7 +114,7 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
         for tower in ("image", "text")
         if any(path.startswith(f"{tower}/blocks/") for path in taken)
         for key in _HIDDEN
-        if model[tower][key] != source[tower][key]
+        if key in model[tower] and model[tower][key] != source[tower][key]
     ]
     left = [path for path in theirs if path not in taken]
     missing = [path for path in ours if path not in taken]

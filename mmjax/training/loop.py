@@ -5,12 +5,15 @@ import os
 import time
 
 import jax
+import optax
 from etils import epath
 from ml_collections import ConfigDict
 
 from mmjax import config_check, data, evaluation, models, objectives
 from mmjax.errors import UserError
 from mmjax.interop import pretrained, start
+from mmjax.interop.formats import Weights
+from mmjax.models import Multimodal
 from mmjax.models.flops import forward_flops
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import optim
@@ -54,7 +57,8 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         # Data and evaluators.
         sources = data.open_sources(config.data.train)
         open_workdir(folder, config, command)
-        tokenizer = workdir_tokenizer(folder, config, sources, weights and weights.tokenizer)
+        of_weights = weights.tokenizer if weights else None
+        tokenizer = workdir_tokenizer(folder, config, sources, of_weights)
         config_check.validate_vocabulary(config, tokenizer.vocab_size)
         evaluators = {
             name: evaluation.build(name, spec, config=config, model=model, tokenizer=tokenizer)
@@ -67,15 +71,9 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         ema = config.optim.ema > 0
         abstract = abstract_state(model, optimizer, ema=ema, mesh=mesh)
         line = ProgressLine(config.total_steps)
-        state = checkpoints.restore_newest(abstract)
-        if state is None:
-            state = init_state(model, optimizer, seed=config.seed, ema=ema, mesh=mesh)
-            if weights is not None:
-                params, report = start.start_from(
-                    weights, config.model, state.params, config.init_from.parts
-                )
-                state = with_params(state, params)
-                line.say(f"from {weights.source}: {report}")
+        state = checkpoints.restore_newest(abstract) or fresh_state(
+            model, optimizer, weights, config=config, mesh=mesh, line=line
+        )
         first = int(state.step)
 
         parameters = sum(x.size for x in jax.tree.leaves(shapes))
@@ -132,6 +130,26 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         if first < config.total_steps:
             evaluate(lambda every: True)
     return state
+
+
+def fresh_state(
+    model: Multimodal,
+    optimizer: optax.GradientTransformation,
+    weights: Weights | None,
+    *,
+    config: ConfigDict,
+    mesh: jax.sharding.Mesh,
+    line: ProgressLine,
+) -> TrainState:
+    """The state before the first step: random, then what there is in `weights`; says which."""
+    ema = config.optim.ema > 0
+    state = init_state(model, optimizer, seed=config.seed, ema=ema, mesh=mesh)
+    if weights is None:
+        return state
+    parts = config.init_from.parts
+    params, report = start.start_from(weights, config.model, state.params, parts)
+    line.say(f"from {weights.source}: {report}")
+    return with_params(state, params)
 
 
 def is_due(every: int, step: int) -> bool:

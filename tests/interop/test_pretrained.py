@@ -137,7 +137,13 @@ def test_a_hub_name_while_offline(monkeypatch):
 
 
 def test_what_is_fetched_of_a_repository():
-    both = ["config.json", "model.safetensors", "pytorch_model.bin", "vocab.txt", "flax_model.msgpack"]
+    both = [
+        "config.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+        "vocab.txt",
+        "flax_model.msgpack",
+    ]
     assert hub.wanted(both) == ["config.json", "model.safetensors", "vocab.txt"]
     parts = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     index = "model.safetensors.index.json"

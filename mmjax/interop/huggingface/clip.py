@@ -9,7 +9,7 @@ from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensors
-from mmjax.interop.formats import Family
+from mmjax.interop.formats import Family, unlike_clip
 from mmjax.interop.huggingface.architecture import (
     Architecture,
     clip_blocks,
@@ -45,8 +45,7 @@ def rows(model: ConfigDict) -> list[Row]:
 
 
 def obstacles(model: ConfigDict, towers: tuple[str, ...]) -> list[str]:
-    found = [f"it has no {tower} tower" for tower in towers if tower not in model.towers]
-    found += [f"it has a {tower} tower" for tower in model.towers if tower not in towers]
+    found = unlike_clip(model, towers)
     found += _image_obstacles(model.image) if "image" in model.towers else []
     found += _text_obstacles(model.text) if "text" in model.towers else []
     return found + ["it has a logit bias"] * (model.logit_bias_init is not None)
@@ -69,7 +68,6 @@ def _text_obstacles(text: ConfigDict) -> list[str]:
         "the text tower is not causal": not text.causal,
         f"text is pooled by {text.pool!r}, not at its end token": text.pool != "eot",
         f"the text head is {text.head!r}, not 'linear'": text.head != "linear",
-        "the text tower is BERT's": text.norm != "pre" or text.embed_norm or text.mlm_head,
     }
     return [reason for reason, found in present.items() if found]
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.interop.files import Tensors
-from mmjax.interop.formats import Family
+from mmjax.interop.formats import Family, unlike_clip
 from mmjax.interop.huggingface.architecture import (
     Architecture,
     clip_blocks,
@@ -59,7 +59,6 @@ def rows(model: ConfigDict) -> list[Row]:
 def obstacles(model: ConfigDict) -> list[str]:
     image, text = model.image, model.text
     present = {
-        f"it has the towers {model.towers}, not both": len(model.towers) != 2,
         f"the image is pooled by {image.pool!r}, not by attention ('map')": image.pool != "map",
         f"image positions are {image.position!r}, not learned": image.position != "learned",
         "there is a norm before the image blocks": image.norm_pre,
@@ -69,10 +68,9 @@ def obstacles(model: ConfigDict) -> list[str]:
         "the text tower masks its padding": text.mask_padding,
         f"text is pooled by {text.pool!r}, not at its last place": text.pool != "last",
         f"the text head is {text.head!r}, not 'linear_bias'": text.head != "linear_bias",
-        "the text tower is BERT's": text.norm != "pre" or text.embed_norm or text.mlm_head,
         "it has no logit bias": model.logit_bias_init is None,
     }
-    return [reason for reason, found in present.items() if found]
+    return unlike_clip(model) + [reason for reason, found in present.items() if found]
 
 
 def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:

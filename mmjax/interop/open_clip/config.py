@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.errors import UserError
+from mmjax.interop.formats import unlike_clip
 from mmjax.interop.open_clip import timm
 from mmjax.interop.open_clip.tables import is_siglip
 
@@ -144,6 +145,8 @@ def read_preprocess(settings: Mapping[str, Any], model: ConfigDict) -> dict[str,
 def obstacles(model: ConfigDict) -> list[str]:
     """What of `config.model` open_clip has no place for."""
     image, text = model.image, model.text
+    if unlike := unlike_clip(model):
+        return unlike
     present = {
         f"text is pooled by {text.pool!r}": text.pool not in _POOL.values(),
         "padding is masked from its text tower": text.mask_padding and not text.causal,
