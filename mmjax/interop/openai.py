@@ -134,7 +134,7 @@ def obstacles(model: ConfigDict) -> list[str]:
 
 
 FAMILY = Family(
-    "OpenAI's CLIP", rows=rows, obstacles=obstacles, ignored=(*MARKS, r".*\.num_batches_tracked")
+    "OpenAI's CLIP", rows=rows, obstacles=obstacles, ignored=(*MARKS, *open_clip.NO_PARAMETERS)
 )
 
 

@@ -9,13 +9,13 @@ from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
 from mmjax.errors import UserError
-from mmjax.interop import huggingface, open_clip, openai, run
+from mmjax.interop import big_vision, huggingface, open_clip, openai, run
 from mmjax.interop.folder import replaced
 from mmjax.interop.formats import Format, Training, Weights
 
 # In the order in which a source is tried: LAION's folders are open_clip's and Hugging Face's at
 # once, and open_clip's config says more.
-_ALL = (openai.FORMAT, open_clip.FORMAT, huggingface.FORMAT)
+_ALL = (openai.FORMAT, open_clip.FORMAT, huggingface.FORMAT, big_vision.FORMAT)
 FORMATS: dict[str, Format] = {format.name: format for format in _ALL}
 _MARK = "tags: [mmjax]"  # in the model card of every export, and how an earlier one is known
 

@@ -95,23 +95,18 @@ def outputs_of(model, batch, mean, std):
         }
 
 
-def register_tiny_siglip():
-    """Lets open_clip build timm's SigLIP tower in a size for tests: vit_tiny_patch8_siglip_32."""
-    if timm.is_model("vit_tiny_patch8_siglip_32"):
+def register_tiny_siglip(name="vit_tiny_patch8_siglip_32", **options):
+    """Lets open_clip build timm's SigLIP tower in a size for tests, under a name."""
+    if timm.is_model(name):
         return
 
-    def vit_tiny_patch8_siglip_32(pretrained=False, **kwargs):
+    def entry(pretrained=False, **kwargs):
         unused = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
-        kwargs = {name: value for name, value in kwargs.items() if name not in unused}
+        kwargs = {key: value for key, value in kwargs.items() if key not in unused}
         return timm.models.VisionTransformer(
-            img_size=32,
-            patch_size=8,
-            embed_dim=64,
-            depth=2,
-            num_heads=4,
-            class_token=False,
-            **kwargs,
-        )
+            img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=4, class_token=False,
+            **options, **kwargs,
+        )  # fmt: skip
 
-    vit_tiny_patch8_siglip_32.__module__ = "timm.models.vision_transformer"
-    timm.models.register_model(vit_tiny_patch8_siglip_32)
+    entry.__module__, entry.__name__ = "timm.models.vision_transformer", name
+    timm.models.register_model(entry)

@@ -288,6 +288,8 @@ def test_weights_of_another_model_are_said(tmp_path):
     ("change", "reason"),
     [
         ({"text": {"pool": "mean"}}, "text is pooled by 'mean'"),
+        ({"text": {"norm": "post"}}, "its text tower is BERT's"),
+        ({"towers": ("image",)}, "it has no text tower"),
         ({"image": {"activation": "quick_gelu"}}, "only one of its towers has QuickGELU"),
         ({"image": {"pool": "mean"}}, "the image is pooled by 'mean'"),
         ({"image": {"pool": "map"}}, "timm has no SigLIP image tower"),

@@ -29,12 +29,14 @@ WEIGHTS = (
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth",
 )
+# Masks are constants, and batch norms count for training's sake.
+NO_PARAMETERS = (r"(.*\.)?attn_mask", r".*\.num_batches_tracked")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
 FAMILY = Family(
     "open_clip",
     rows=rows,
     obstacles=settings_lib.obstacles,
-    ignored=(r"(text\.)?attn_mask", r".*\.num_batches_tracked"),
+    ignored=NO_PARAMETERS,
 )
 
 

@@ -149,6 +149,7 @@ def obstacles(model: ConfigDict) -> list[str]:
         return unlike
     present = {
         f"text is pooled by {text.pool!r}": text.pool not in _POOL.values(),
+        f"the text head is {text.head!r}": text.head not in _HEADS,
         "padding is masked from its text tower": text.mask_padding and not text.causal,
     }
     if is_siglip(model):
