@@ -100,7 +100,7 @@ def _check_model(config: ConfigDict) -> None:
     for name in towers:
         tower = config.model[name]
         if name == "image" and tower.kind == "resnet":
-            _check_resnet(tower)
+            _check_resnet(tower, config.init_from.source)
         elif tower.width % tower.heads:
             raise UserError(
                 f"config.model.{name}: heads={tower.heads} does not divide width={tower.width}."
@@ -131,7 +131,13 @@ def _check_model(config: ConfigDict) -> None:
         )
 
 
-def _check_resnet(image: ConfigDict) -> None:
+def _check_resnet(image: ConfigDict, init_from: str) -> None:
+    if not init_from:
+        raise UserError(
+            "config.model.image.kind='resnet' cannot be trained from scratch: its batch norms keep "
+            "the statistics they come with. Set config.init_from.source to weights of a resnet, or "
+            "train a vit."
+        )
     if len(image.stages) != 4 or image.size % 32 or image.width % 2:
         raise UserError(
             f"config.model.image: a resnet has four stages={image.stages}, a size={image.size} "

@@ -110,6 +110,20 @@ def test_batch_that_does_not_divide_the_mesh(config):
         config_check.validate_on_mesh(config, sizes)
 
 
+def test_a_resnet_starts_from_weights(config):
+    config.model = models.zoo.config("RN50")
+    with pytest.raises(UserError, match=r"cannot be trained from scratch.*config\.init_from"):
+        config_check.validate(config)
+    config.init_from.source = "RN50.pt"
+    config_check.validate(config)
+    config.model.image.heads = 48
+    with pytest.raises(UserError, match="heads=48 does not divide the resnet's 32 x width=2048"):
+        config_check.validate(config)
+    config.model.image.update(size=100, heads=32)
+    with pytest.raises(UserError, match="size=100 that 32 divides"):
+        config_check.validate(config)
+
+
 def test_tensor_that_splits_a_head(config):
     with pytest.raises(UserError, match=r"config\.mesh\.tensor=8 does not divide .*heads=4"):
         config_check.validate_on_mesh(config, {"data": 1, "fsdp": 1, "tensor": 8})
