@@ -90,7 +90,7 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
     )
     marks = {name: np.array(value) for name, value in zip(MARKS, values, strict=True)}
     arrays = {name: _as_published(name, array) for name, array in state.items()} | marks
-    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, folder / FILE)
+    torch.save({name: torch.tensor(array) for name, array in arrays.items()}, folder / FILE)
     if tokenizer is not None:
         tokenizer.save(folder)
 
