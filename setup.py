@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["mmjax", "mmjax.*"]),
-    package_data={"mmjax": ["**/*.txt", "**/*.json", "py.typed"]},
+    package_data={"mmjax": ["**/*.txt", "**/*.json", "**/*.html", "py.typed"]},
     install_requires=[
         "absl-py",
         "array-record",
@@ -41,7 +41,9 @@ setup(
     ],
     extras_require={
         "demo": ["matplotlib", "resvg-py"],
+        "report": ["jinja2", "matplotlib"],
         "test": [
+            "jinja2",
             "libtpu",
             "matplotlib",
             "mypy==2.4.1",

@@ -1,4 +1,4 @@
-"""`mmjax train | plan | eval | export`: thin doors to the modules.
+"""`mmjax train | plan | eval | …`: thin doors to the modules.
 
 Heavy imports happen inside the commands, so that `--help` and a wrong flag answer at once.
 """
@@ -40,6 +40,15 @@ _EXPORT_EXAMPLE = """\
 example:
   mmjax export --workdir=runs/demo --format=huggingface --output=runs/demo/huggingface
   python -c "from transformers import CLIPModel; CLIPModel.from_pretrained('runs/demo/huggingface')"
+"""
+_MODELS_EXAMPLE = """\
+examples:
+  mmjax models
+  mmjax models ViT-B/16
+"""
+_REPORT_EXAMPLE = """\
+example:
+  mmjax report --workdir=runs/demo
 """
 
 
@@ -136,6 +145,13 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("source", metavar="SRC", help="folder, file, workdir or hub name")
     convert.add_argument("target", metavar="DST", help="the folder to write")
     convert.add_argument("--format", metavar="NAME", required=True, help=_FORMATS)
+
+    zoo = command("models", _models, "List the named architectures, or show one.", _MODELS_EXAMPLE)
+    zoo.add_argument("name", nargs="?", help="one of them, as a tree of parameters")
+
+    report = command("report", _report, "A run as one HTML page.", _REPORT_EXAMPLE)
+    report.add_argument("--workdir", metavar="DIR", required=True, help="of the run")
+    report.add_argument("--output", metavar="FILE", help="default: report.html in the workdir")
     return parser
 
 
@@ -192,6 +208,20 @@ def _convert(args: argparse.Namespace, _: list[str]) -> None:
 
     pretrained.load(args.source).export(args.target, args.format)
     print(f"wrote {args.target}")
+
+
+def _models(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax.models import page
+
+    page.run(args.name)
+
+
+def _report(args: argparse.Namespace, _: list[str]) -> None:
+    try:
+        from mmjax.reporting import page
+    except ImportError as error:
+        raise UserError("mmjax report needs its libraries: pip install 'mmjax[report]'.") from error
+    print(f"wrote {page.run(args.workdir, args.output)}")
 
 
 def load_config(file_and_arg: str, overrides: Sequence[str] = ()) -> Any:

@@ -1,0 +1,65 @@
+"""What a run wrote down of itself: its metrics, step by step."""
+
+import collections
+import json
+
+from etils import epath
+
+from mmjax.errors import UserError
+
+Series = tuple[list[int], list[float]]  # steps ascending, values
+
+
+def read_history(workdir: epath.Path) -> dict[str, Series]:
+    """Every metric of WORKDIR/metrics.jsonl as steps and values.
+
+    Where a restarted run went over the same steps again, the later values count. A line that a
+    killed process left half-written is passed over.
+
+    Raises:
+      UserError: there are no metrics.
+    """
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        raise UserError(f"{workdir} is not a workdir of a run: {path} is missing.")
+    found: dict[str, dict[int, float]] = collections.defaultdict(dict)
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        for name, value in row.items():
+            if name != "step":
+                found[name][row["step"]] = value
+    if not found:
+        raise UserError(f"{path} is empty: the run has not logged a step yet.")
+    return {
+        name: (sorted(values), [values[step] for step in sorted(values)])
+        for name, values in found.items()
+    }
+
+
+def groups(history: dict[str, Series]) -> dict[str, list[str]]:
+    """The metrics that belong into one plot, by its title: what is read together is drawn together.
+
+    The parts of the loss share a plot, which comes first, and so do the shares of an evaluator
+    ("coco/image_to_text/R@1" and "…/R@5"); all else has its own. What never changed, or was
+    measured once, makes no curve.
+    """
+    plots: dict[str, list[str]] = {"loss": []}
+    for name, (_, values) in history.items():
+        if len(set(values)) == 1:
+            continue
+        title, _, metric = name.rpartition("/")
+        if name == "loss" or title == "loss":
+            key = "loss"
+        elif not title:
+            key = metric.replace("_", " ")
+        else:
+            share = metric.startswith(("R@", "top", "mean_per_class", "accuracy"))
+            key = title if share else name
+        plots.setdefault(key, []).append(name)
+    parts = plots["loss"]
+    if len(parts) == 2:  # the total of a single objective is that objective
+        parts.remove("loss")
+    return {title: names for title, names in plots.items() if names}

@@ -1,0 +1,81 @@
+"""The page of a run: latest numbers, curves, sample retrievals, and its config."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from ml_collections import ConfigDict
+
+from mmjax import config_check
+from mmjax.errors import UserError
+from mmjax.reporting import curves, pictures
+from mmjax.reporting.history import Series, groups, read_history
+from mmjax.training.checkpoint import checkpoint_steps
+from mmjax.training.workdir import read_config, workdir_path
+
+
+def run(workdir: str, output: str | None = None) -> Path:
+    """Writes the page of the run in `workdir`; to WORKDIR/report.html, or to `output`.
+
+    A run that has no checkpoint yet, or whose evaluation data is not there, has no sample
+    retrievals, and the page says why.
+
+    Raises:
+      UserError: no run is there, or it has not logged a step.
+    """
+    folder = workdir_path(workdir)
+    config, history = read_config(folder), read_history(folder)
+    evaluator, samples, warnings = "", [], []
+    if checkpoint_steps(folder):
+        try:
+            evaluator, samples = pictures.retrievals(workdir)
+        except UserError as error:
+            warnings.append(f"No sample retrievals: {error}")
+    else:
+        warnings.append("No sample retrievals: the run has no checkpoint yet.")
+    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(
+        Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    )
+    page = template.render(
+        title=f"{config.model.name}: {folder.name}",
+        subtitle=_subtitle(config, history),
+        warnings=warnings,
+        latest=latest(history),
+        plots=[
+            curves.draw(title, {name: history[name] for name in names})
+            for title, names in groups(history).items()
+        ],
+        evaluator=evaluator,
+        samples=samples,
+        candidates=pictures.CANDIDATES,
+        config=differences(config),
+    )
+    path = Path(output or folder / "report.html")
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def latest(history: dict[str, Series]) -> list[tuple[str, str, str]]:
+    """(metric, step, value) of each metric's last value."""
+    return [
+        (name, f"{steps[-1]:,}", f"{values[-1]:,.6g}") for name, (steps, values) in history.items()
+    ]
+
+
+def differences(config: ConfigDict) -> list[tuple[str, Any, Any]]:
+    """(key, value, default) of the keys whose value is not the default."""
+    rows = []
+    for path, value in config_check.leaves(config):
+        default = config_check.key_of(path).default
+        default = "" if isinstance(default, type) else default  # it has none
+        if value != default:
+            rows.append((path, value, default))
+    return rows
+
+
+def _subtitle(config: ConfigDict, history: dict[str, Series]) -> str:
+    steps = max(steps[-1] for steps, _ in history.values())
+    return (
+        f"step {steps:,} of {config.total_steps:,}, batch {config.batch_size:,}, objectives "
+        f"{', '.join(sorted(config.objectives))}"
+    )

@@ -1,0 +1,80 @@
+"""Sample retrievals of a run: pictures it is evaluated on, and the texts it finds for them."""
+
+import base64
+import dataclasses
+import io
+
+import numpy as np
+from PIL import Image
+
+from mmjax.data import open_source
+from mmjax.evaluation.embed import Embedder, on_mesh
+from mmjax.training.workdir import restore_for_inference
+
+PICTURES, CANDIDATES, FOUND = 8, 512, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A picture as a data URL, and the nearest texts: (text, cosine similarity, is it its own)."""
+
+    picture: str
+    texts: list[tuple[str, float, bool]]
+
+
+def retrievals(workdir: str) -> tuple[str, list[Sample]]:
+    """The name of the run's first retrieval evaluator and samples of its data; none without one.
+
+    The candidates are the captions of the first CANDIDATES pictures; shown are PICTURES of them,
+    evenly spread.
+    """
+    config, model, params, tokenizer = restore_for_inference(workdir)
+    specs = {n: spec for n, spec in config.evals.items() if spec.task == "retrieval"}
+    if not specs:
+        return "", []
+    name, spec = sorted(specs.items())[0]
+    source = open_source(spec, name)
+    first = range(min(CANDIDATES, len(source)))
+    texts = list(dict.fromkeys(caption for i in first for caption in source.captions(i)))
+    # A picture that cannot be read is no reason to have no page.
+    embedder = dataclasses.replace(Embedder.of(spec, config, model, tokenizer), allow_skips=True)
+    shown = np.unique(np.linspace(0, len(first) - 1, PICTURES).astype(int))
+    with on_mesh(params) as params:
+        images, _ = embedder.images(params, Rows(source, shown))
+        text_embed = embedder.texts(params, embedder.tokenize(texts))
+    samples = []
+    for i, scores in zip(shown[images["index"]], images["image_embed"] @ text_embed.T, strict=True):
+        own = set(source.captions(int(i)))
+        best = np.argsort(-scores, kind="stable")[:FOUND]
+        lines = [(texts[j], float(scores[j]), texts[j] in own) for j in best]
+        samples.append(Sample(_data_url(source[int(i)].image), lines))
+    return name, samples
+
+
+class Rows:
+    """Some records of a source, as a source."""
+
+    def __init__(self, source, numbers):
+        self._source, self._numbers = source, numbers
+        self.name, self.skipped = source.name, {}
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, i: int):
+        return self._source[int(self._numbers[i])]
+
+    def captions(self, i: int):
+        return self._source.captions(int(self._numbers[i]))
+
+
+def _data_url(image: bytes | np.ndarray, side: int = 160) -> str:
+    opened = (
+        Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(io.BytesIO(image))
+    )
+    picture = opened.convert("RGBA")
+    picture.thumbnail((side, side))
+    white = Image.new("RGBA", picture.size, "white")
+    out = io.BytesIO()
+    Image.alpha_composite(white, picture).convert("RGB").save(out, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
