@@ -35,6 +35,8 @@ _EVAL_EXAMPLE = """\
 examples:
   mmjax eval --workdir=runs/demo
   mmjax eval --workdir=runs/demo --task=retrieval --data=my/captions.csv
+  mmjax eval --workdir=runs/demo --task=imagenet --data=tfds://imagenet2012
+  mmjax eval --workdir=runs/demo --task=suite --data=suite.yaml --output=robustness.md
 """
 _EXPORT_EXAMPLE = """\
 example:
@@ -129,7 +131,14 @@ def _parser() -> argparse.ArgumentParser:
         "--set", metavar="KEY=VALUE", action="append", default=[],
         help="a key of the evaluator, e.g. --set classes=names.txt (mmjax train --keys: evals.*)",
     )  # fmt: skip
-    evaluate.add_argument("--json", metavar="FILE", help="write the results there, too")
+    evaluate.add_argument(
+        "--allow-skips", action="store_true", help="leave out images that cannot be read"
+    )
+    evaluate.add_argument(
+        "--output", metavar="FILE", action="append", default=[],
+        help="write the results there, too: .json, .csv or .md (may be repeated)",
+    )  # fmt: skip
+    evaluate.add_argument("--distributed", action="store_true", help="as for train")
 
     export = command("export", _export, "Write the weights for other libraries.", _EXPORT_EXAMPLE)
     export.add_argument(
@@ -191,7 +200,10 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
 def _eval(args: argparse.Namespace, _: list[str]) -> None:
     from mmjax import evaluation
 
-    evaluation.run(args.workdir, task=args.task, data=args.data, options=args.set, json=args.json)
+    options = [*args.set, *(["allow_skips=true"] if args.allow_skips else [])]
+    evaluation.run(
+        args.workdir, task=args.task, data=args.data, options=options, output=args.output
+    )
 
 
 def _export(args: argparse.Namespace, _: list[str]) -> None:

@@ -173,7 +173,7 @@ KEYS: tuple[Key, ...] = (
     *(Key(f"evals.*.{name}", default, meaning, resumable=True)
       for name, default, meaning in _SOURCE),
     Key("evals.*.task", str, "What is measured.",
-        ("classification", "imagenet", "retrieval", "loss"), resumable=True),
+        ("classification", "imagenet", "knn", "loss", "probe", "retrieval"), resumable=True),
     Key("evals.*.every", 0, "Steps between evaluations; 0: at the end only.", resumable=True),
     Key("evals.*.batch_size", 256, "Global batch of the evaluation.", resumable=True),
     Key("evals.*.allow_skips", False, "Leave out images that cannot be read, counted and named; "
@@ -187,6 +187,14 @@ KEYS: tuple[Key, ...] = (
     Key("evals.*.subset", "", "classification: the classes to choose from: a file of one a line, "
         "present (those that occur) or all; '' is all, but present for -A and -R.", resumable=True),
     Key("evals.*.real", "", "imagenet: the file real.json of ReaL labels.", resumable=True),
+    Key("evals.*.train", "", "probe, knn: path of the training set; '' is the same path.",
+        resumable=True),
+    Key("evals.*.train_split", "", "probe, knn: its split; '' is train.", resumable=True),
+    Key("evals.*.shots", (), "probe: images a class of few-shot probes, e.g. (1, 2, 4, 8, 16).",
+        resumable=True),
+    Key("evals.*.k", 20, "knn: how many neighbours vote.", resumable=True),
+    Key("evals.*.temperature", 0.07, "knn: a neighbour's weight is exp(cosine / temperature).",
+        resumable=True),
     Key("evals.*.candidates", "", "retrieval: '' each caption is a text of its own (COCO); "
         "captions: the distinct ones; a file of one text a line: these too.", resumable=True),
     # Checkpoints and logs.

@@ -1,10 +1,11 @@
-"""Images as plain files: a table (CSV, TSV) of paths and captions, or a folder with texts beside.
+"""Images as plain files, listed by a table (CSV, TSV) or Karpathy's JSON, or in folders.
 
 Everything but the pixels is read when the source is opened, so both keep their captions in memory.
 """
 
 import csv
 import io
+import json
 import os
 import stat
 from collections import Counter
@@ -84,6 +85,42 @@ def open_table(
             integers = (_integer(values, column, file, number) for column in (label, group))
             rows[path] = Row(path, captions, *integers)
     return FileSource(rows.values(), name)
+
+
+def open_karpathy(file: Path, images: str, split: str, name: str) -> FileSource:
+    """Karpathy's splits of COCO, Flickr30k or Flickr8k: dataset_coco.json, dataset_flickr30k.json.
+
+    Args:
+      file: the JSON file.
+      images: the folder that holds the images (for COCO train2014 and val2014); "" is the file's.
+      split: train, restval, val or test, several joined by +; "" is test.
+      name: for messages.
+    """
+    wanted = (split or "test").split("+")
+    try:
+        entries = json.loads(file.read_bytes())["images"]
+        found = {entry["split"] for entry in entries}
+        if not found.intersection(wanted):
+            raise UserError(
+                f"{name}: {file} has no split {split or 'test'!r}, but {', '.join(sorted(found))}."
+            )
+        root = Path(images) if images else file.parent
+        rows = [
+            Row(
+                str(root / entry.get("filepath", "") / entry["filename"]),
+                clean_captions([sentence["raw"] for sentence in entry["sentences"]]),
+            )
+            for entry in entries
+            if entry["split"] in wanted
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{name}: {file} is no JSON of Karpathy's splits ({error!r}): it should hold images "
+            "with split, filename and sentences."
+        ) from error
+    return FileSource(rows, name)
 
 
 def open_folder(folder: Path, name: str) -> FileSource:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.data.array_record import open_array_record, open_tfds
-from mmjax.data.files import open_folder, open_table
+from mmjax.data.files import open_folder, open_karpathy, open_table
 from mmjax.data.generated import open_generated
 from mmjax.data.records import IMAGE_SUFFIXES, Source
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
 from mmjax.errors import UserError
 
-FORMATS = ("tar", "csv", "folder", "tfds", "arrayrecord", "generated")
+FORMATS = ("tar", "csv", "karpathy", "folder", "tfds", "arrayrecord", "generated")
 
 
 def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
@@ -32,9 +32,9 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
         format: one of FORMATS, or "auto" (default): found from the path.
         caption: where captions come from. Tar: "txt" (default) and "json:FIELD", comma-separated;
           csv (or tsv): columns; TFDS and ArrayRecord: features; folder: always the .txt beside.
-        image: column or feature of the image ("" finds it).
+        image: column or feature of the image ("" finds it); karpathy: the folder of the images.
         label, group: JSON field, column or feature holding an integer ("" for none).
-        split: of a TFDS dataset, "train" by default.
+        split: of a TFDS dataset, "train" by default; karpathy: "test".
       name: what messages call it; the last part of the path by default.
 
     Raises:
@@ -64,6 +64,8 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
         return open_tfds(path, split, caption, image, label, group, name)
     if kind == "arrayrecord":
         return open_array_record(_inside(files, "*.array_record*", name), caption, name)
+    if kind == "karpathy":
+        return open_karpathy(files[0], image, spec.get("split") or "", name)
     if kind == "csv":
         return open_table(files, caption, image, label, group, name)
     return open_folder(files[0], name)
@@ -126,6 +128,8 @@ def _format(files: list[Path], path: str, name: str) -> str:
         return "tar"
     if first.suffix in (".csv", ".tsv"):
         return "csv"
+    if first.suffix == ".json":
+        return "karpathy"
     if ".array_record" in first.name:
         return "arrayrecord"
     raise UserError(f"{name}: cannot tell the format of {path}; set format to one of {FORMATS}.")

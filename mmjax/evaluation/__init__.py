@@ -6,6 +6,7 @@ with parameters as often as wanted. Counts and ranks do not depend on batch size
 
 from mmjax.evaluation.accuracy import accuracy
 from mmjax.evaluation.command import run
+from mmjax.evaluation.knn import knn_scores
 from mmjax.evaluation.ranks import ranks
 from mmjax.evaluation.retrieval import rank_metrics, retrieval_metrics
 from mmjax.evaluation.tasks import TASKS, Evaluator, build
@@ -17,6 +18,7 @@ __all__ = [
     "accuracy",
     "build",
     "classifier",
+    "knn_scores",
     "prompts",
     "rank_metrics",
     "ranks",

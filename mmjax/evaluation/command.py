@@ -1,22 +1,23 @@
 """`mmjax eval`: evaluates the newest checkpoint of a run and prints a table."""
 
-import json as json_lib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
-import rich.table
-from etils import epath
+import rich
+import yaml
 from ml_collections import ConfigDict
 
 from mmjax import config as config_lib
 from mmjax import config_check
 from mmjax.errors import UserError
+from mmjax.evaluation import progress, report
 from mmjax.evaluation.tasks import build
 from mmjax.parallel.mesh import make_mesh
 from mmjax.training.workdir import restore_for_inference
 
-Results = dict[str, dict[str, float]]
+SUITE = "suite"  # a task of the command, not of a config: `data` is a YAML file of evaluators
 
 
 def run(
@@ -25,18 +26,19 @@ def run(
     task: str | None = None,
     data: str | None = None,
     options: Sequence[str] = (),
-    json: str | None = None,
-) -> Results:
-    """Evaluates a run, by the evaluators of its own config or by one named here.
+    output: Sequence[str] = (),
+) -> report.Results:
+    """Evaluates a run, by the evaluators of its own config or by those named here.
 
     The parameters are split over all devices (axis fsdp), so that what was trained fits.
 
     Args:
       workdir: of the run.
-      task: one of the tasks; without `data`, the config's own evaluators of that task.
+      task: one of the tasks; without `data`, the config's own evaluators of that task. "suite"
+        takes a YAML file as data.
       data: path of the data, with `task`.
       options: "KEY=VALUE" of the keys `evals.*`, set on every evaluator that runs.
-      json: a file for the results.
+      output: files for the results, .json, .csv or .md.
 
     Returns:
       Evaluator name → metric → value.
@@ -45,7 +47,9 @@ def run(
       UserError: no run there, nothing to evaluate, or an evaluator that cannot be built; all before
         the first is run.
     """
-    with jax.set_mesh(make_mesh(data=1, fsdp=-1)):
+    for file in output:
+        report.check(file)
+    with jax.set_mesh(make_mesh(data=1, fsdp=-1)), progress.shown():
         config, model, params, tokenizer = restore_for_inference(workdir)
         specs = choose(config.evals, task, data, options)
         evaluators = {
@@ -54,19 +58,21 @@ def run(
         }
         results = {name: evaluator(params) for name, evaluator in evaluators.items()}
     if jax.process_index() == 0:
-        rich.print(table(results))
-        if json:
-            epath.Path(json).write_text(json_lib.dumps(results, indent=2) + "\n")
+        rich.print(report.table(results))
+        for file in output:
+            report.write(results, file)
     return results
 
 
 def choose(
     evals: Mapping[str, ConfigDict], task: str | None, data: str | None, options: Sequence[str]
 ) -> dict[str, ConfigDict]:
-    """The evaluators to run: the config's (of one task, if named), or a new one on `data`."""
+    """The evaluators to run: the config's (of one task, if named), or new ones on `data`."""
     if data and not task:
         raise UserError("--data needs --task, which says what to measure on it.")
-    if task and data:
+    if task == SUITE:
+        specs = read_suite(data)
+    elif task and data:
         specs = {task: config_lib.entry("evals", task=task, path=data)}
     else:
         specs = {name: spec for name, spec in evals.items() if task in (None, spec.task)}
@@ -82,20 +88,39 @@ def choose(
     return specs
 
 
-def table(results: Results) -> rich.table.Table:
-    """Shares as percentages to two digits, ranks and counts as they are."""
-    grid = rich.table.Table("evaluator", "metric", rich.table.Column("value", justify="right"))
-    for name, metrics in results.items():
-        for metric, value in metrics.items():
-            share = metric.rpartition("/")[2].startswith(("R@", "top", "mean_per_class"))
-            grid.add_row(name, metric, f"{100 * value:.2f} %" if share else f"{value:,.6g}")
-        grid.add_section()
-    return grid
+def read_suite(file: str | None) -> dict[str, ConfigDict]:
+    """The evaluators of a YAML file: name → keys `evals.*`. Paths are relative to its folder."""
+    if not file:
+        raise UserError("--task=suite needs --data=FILE.yaml, a mapping of names to evals.* keys.")
+    try:
+        entries = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--data={file}: cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--data={file} is no YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
+        raise UserError(f"--data={file}: write NAME: {{task: …, path: …}} for each data set.")
+    specs = {}
+    for name, keys in entries.items():
+        spec = specs[str(name)] = config_lib.entry("evals")
+        for key, value in keys.items():
+            value = _value(f"evals.{name}.{key}", value)
+            beside = Path(file).parent / str(value)
+            spec[key] = str(beside) if key in _FILES and value and beside.exists() else value
+    return specs
 
 
-def _value(path: str, text: str) -> Any:
+_FILES = ("path", "train", "image", "classes", "templates", "subset", "real", "candidates")
+
+
+def _value(path: str, value: Any) -> Any:
+    """A value of a key, from text where it is some; UserError names the key."""
     kind = config_check.key_of(path).type()
     try:
-        return kind(text)
-    except ValueError as error:
-        raise UserError(f"config.{path}={text!r}: a {kind.__name__} is wanted.") from error
+        if kind is tuple:
+            return tuple(int(part) for part in str(value).strip("()[]").split(",") if part.strip())
+        if kind is bool:
+            return {"true": True, "false": False}[str(value).lower()]
+        return kind(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"config.{path}={value!r}: a {kind.__name__} is wanted.") from error

@@ -6,7 +6,6 @@ none is special.
 
 import contextlib
 import functools
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +19,13 @@ from ml_collections import ConfigDict
 
 from mmjax.config_check import ignores_padding
 from mmjax.data import Source, Tokenizer, eval_batches
-from mmjax.data.walk import why_unreadable
-from mmjax.errors import UserError
 from mmjax.evaluation.progress import track
+from mmjax.evaluation.skips import report_unreadable
 from mmjax.models import Multimodal
 from mmjax.parallel.mesh import BATCH, local_rows, make_mesh, put_batch
 
 Columns = dict[str, np.ndarray]
 INPUTS = {"image_embed": ("image",), "text_embed": ("text", "text_mask")}
-NAMED = 3  # unreadable images that a message names
-log = logging.getLogger("mmjax.evaluation")
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class Embedder:
 
         Returns:
           image_embed float32 [N, D], label int32 [N] and index int32 [N] (the record's number) of
-          the images that can be read; and with `allow_skips` how many cannot, as "skipped".
+          the images that can be read; and with `allow_skips` how many are left out, as "skipped".
 
         Raises:
           UserError: some cannot, and may not be skipped; on every host, after all were tried.
@@ -122,21 +118,6 @@ class Embedder:
         shards = batch_shards()
         size = -(-self.batch_size // shards) * shards
         return size, local_rows(size)
-
-
-def report_unreadable(source: Source, numbers: np.ndarray, allowed: bool) -> int:
-    """Counts and names images that cannot be read: a warning if `allowed`, else a UserError."""
-    if not len(numbers):
-        return 0
-    named = "; ".join(why_unreadable(source, int(number)) for number in numbers[:NAMED])
-    more = f"; and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
-    message = (
-        f"{source.name}: {len(numbers)} of {len(source)} images cannot be read ({named}{more})"
-    )
-    if not allowed:
-        raise UserError(f"{message}; repair or remove them, or leave them out by --allow-skips.")
-    log.warning("%s; they are left out", message)
-    return len(numbers)
 
 
 @contextlib.contextmanager

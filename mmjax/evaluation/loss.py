@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from mmjax import objectives
 from mmjax.data import Tokenizer, eval_batches, open_source
 from mmjax.errors import UserError
-from mmjax.evaluation.embed import batch_shards, on_mesh, report_unreadable
+from mmjax.evaluation.embed import batch_shards, on_mesh
+from mmjax.evaluation.skips import unreadable as unreadable_records
 from mmjax.models import Multimodal
 from mmjax.parallel.mesh import local_rows, put_batch
 from mmjax.training.step import run_views, total_loss
@@ -59,7 +60,9 @@ class HeldOutLoss:
                 for batch, key in zip(self._batches(), self._keys(), strict=False)
             ]
         metrics, unreadable = zip(*results, strict=True)
-        report_unreadable(self._source, np.flatnonzero(np.concatenate(unreadable)), allowed=False)
+        bad = np.flatnonzero(np.concatenate(unreadable))
+        if len(bad):
+            raise UserError(f"{unreadable_records(self._source, bad)}; repair or remove them.")
         means = {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]}
         return means | {"examples": float(len(results) * self._batch_size)}
 

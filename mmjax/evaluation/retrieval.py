@@ -16,6 +16,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation.bootstrap import estimates
 from mmjax.evaluation.embed import Embedder, on_mesh
 from mmjax.evaluation.ranks import ranks
+from mmjax.evaluation.skips import check_complete
 from mmjax.evaluation.words import read_lines
 from mmjax.models import Multimodal
 
@@ -83,6 +84,7 @@ class Retrieval:
         self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
     ):
         self._source = open_source(spec, name)
+        check_complete(self._source, bool(spec.get("allow_skips")))
         self._embedder = Embedder.of(spec, config, model, tokenizer)
         captions = captions_of(self._source)
         candidates = spec.get("candidates") or ""

@@ -8,7 +8,9 @@ from ml_collections import ConfigDict
 from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.errors import UserError
+from mmjax.evaluation.knn import NearestNeighbours
 from mmjax.evaluation.loss import HeldOutLoss
+from mmjax.evaluation.probe import Probe
 from mmjax.evaluation.retrieval import Retrieval
 from mmjax.evaluation.zeroshot import ZeroShot, imagenet
 from mmjax.models import Multimodal
@@ -17,7 +19,9 @@ Evaluator = Callable[[Any], dict[str, float]]
 TASKS: dict[str, Callable[..., Evaluator]] = {
     "classification": ZeroShot,
     "imagenet": imagenet,
+    "knn": NearestNeighbours,
     "loss": HeldOutLoss,
+    "probe": Probe,
     "retrieval": Retrieval,
 }
 

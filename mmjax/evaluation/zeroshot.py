@@ -19,6 +19,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation.accuracy import Labels, accuracy
 from mmjax.evaluation.embed import Embedder, on_mesh
 from mmjax.evaluation.imagenet_source import open_imagenet, open_real, wnids
+from mmjax.evaluation.skips import check_complete
 from mmjax.evaluation.words import big_vision_words, class_names, read_lines, templates_of
 from mmjax.models import Multimodal
 
@@ -61,6 +62,7 @@ class ZeroShot:
         `ids` other names of the classes in `subset`."""
         self._name, self._answers = name, answers
         self._source = source or open_source(spec, name)
+        check_complete(self._source, bool(spec.get("allow_skips")))
         classes = class_names(spec.get("classes") or "", name)
         self._subset = subset_of(spec.get("subset") or "all", classes, ids, name)
         templates = templates_of(spec.get("templates") or "plain", name)

@@ -1,5 +1,7 @@
 """Tables and folders of images."""
 
+import json
+
 import pytest
 from pictures import encode, picture
 
@@ -97,3 +99,47 @@ def test_a_folder_of_classes(tmp_path):
 def test_images_alone_are_no_data(images):
     with pytest.raises(UserError, match=r"holds images but no captions; put x\.txt beside"):
         open_source({"path": str(images)})
+
+
+def write_karpathy(folder, **change):
+    """Two test images, one of val; images lie in folders as COCO's do."""
+    images = []
+    for number, split in enumerate(("test", "val", "test")):
+        (folder / "val2014").mkdir(exist_ok=True)
+        (folder / "val2014" / f"{number}.jpg").write_bytes(encode(picture(number), "JPEG"))
+        sentences = [{"raw": f"A picture {number}. "}, {"raw": f"Number {number}"}]
+        entry = {"filepath": "val2014", "filename": f"{number}.jpg", "split": split}
+        images.append(entry | {"sentences": sentences} | change)
+    (folder / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+    return str(folder / "dataset_coco.json")
+
+
+def test_karpathys_test_split_with_all_captions(tmp_path):
+    source = open_source({"path": write_karpathy(tmp_path)})
+    assert len(source) == 2
+    assert source.captions(1) == ("A picture 2.", "Number 2")
+    assert source[1].image == encode(picture(2), "JPEG")
+    both = open_source({"path": str(tmp_path / "dataset_coco.json"), "split": "val+test"})
+    assert len(both) == 3
+
+
+def test_karpathys_images_may_lie_elsewhere_and_flat(tmp_path):
+    """As Flickr30k's, whose entries have no filepath."""
+    path = write_karpathy(tmp_path, filepath="")
+    source = open_source({"path": path, "image": str(tmp_path / "val2014")})
+    assert source[0].key == str(tmp_path / "val2014" / "0.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"images": [{"split": "dev"}]}', r"has no split 'test', but dev"),
+        ('{"images": [{"split": "test"}]}', r"is no JSON of Karpathy's splits \(KeyError"),
+        ("[1]", "is no JSON of Karpathy's splits"),
+        ("{", "is no JSON of Karpathy's splits"),
+    ],
+)
+def test_a_json_that_is_not_karpathys_is_said(tmp_path, content, message):
+    (tmp_path / "dataset_coco.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        open_source({"path": str(tmp_path / "dataset_coco.json")})

@@ -1,5 +1,7 @@
 """`mmjax eval`: which evaluators run, and that their results are printed and kept."""
 
+import csv
+import io
 import json
 
 import pytest
@@ -8,7 +10,7 @@ import small_run
 from mmjax import config as config_lib
 from mmjax import evaluation
 from mmjax.errors import UserError
-from mmjax.evaluation import command
+from mmjax.evaluation import command, progress
 
 
 @pytest.fixture
@@ -60,10 +62,79 @@ def test_results_are_printed_and_written(evals, tmp_path, monkeypatch, capsys):
         config.evals = evals
     restored = (config, model, params, small_run.tokenizer())
     monkeypatch.setattr(command, "restore_for_inference", lambda workdir: restored)
-    results = evaluation.run("run", json=str(tmp_path / "results.json"))
+    files = [tmp_path / f"results{suffix}" for suffix in (".json", ".csv", ".md")]
+    results = evaluation.run("run", output=list(map(str, files)))
     assert results["held"]["examples"] == 8
     assert results["pairs"]["texts"] == 9
-    assert json.loads((tmp_path / "results.json").read_text()) == results
+    _check_files(results, *(file.read_text() for file in files))
     printed = capsys.readouterr().out
     assert "image_to_text/R@1" in printed
     assert f"{100 * results['pairs']['image_to_text/R@1']:.2f} %" in printed
+
+
+def _check_files(results, as_json, as_csv, as_markdown):
+    recall = results["pairs"]["image_to_text/R@1"]
+    read = json.loads(as_json)
+    assert {name: {k: v for k, v in found.items() if not k.endswith("95")}
+            for name, found in read.items()} == results  # fmt: skip
+    assert read["pairs"]["image_to_text/R@1/low95"] == recall.low <= recall <= recall.high
+    rows = {(row["evaluator"], row["metric"]): row for row in csv.DictReader(io.StringIO(as_csv))}
+    row = rows["pairs", "image_to_text/R@1"]
+    assert [float(row[k]) for k in ("value", "low95", "high95")] == [
+        recall, recall.low, recall.high,
+    ]  # fmt: skip
+    assert rows["held", "loss"]["low95"] == ""
+    assert len(rows) == sum(map(len, results.values()))
+    cell = f"{100 * recall:.2f} % ({100 * recall.low:.2f}–{100 * recall.high:.2f})"
+    assert f"| pairs | {cell} |" in as_markdown
+    assert "| held | " in as_markdown
+
+
+def test_a_suite_is_a_file_of_evaluators(tmp_path):
+    path = small_run.write_table(tmp_path, [["a cat"], ["a dog"]])
+    (tmp_path / "suite.yaml").write_text(
+        "coco: {task: retrieval, path: pairs.csv}\n"
+        "digits:\n  task: probe\n  path: tfds://mnist\n  shots: [1, 2]\n  allow_skips: true\n"
+    )
+    specs = command.choose({}, "suite", str(tmp_path / "suite.yaml"), ("batch_size=32",))
+    assert {name: spec.task for name, spec in specs.items()} == {
+        "coco": "retrieval", "digits": "probe",
+    }  # fmt: skip
+    assert specs["coco"].path == path
+    digits = specs["digits"]
+    assert (digits.path, digits.shots, digits.allow_skips) == ("tfds://mnist", (1, 2), True)
+    assert specs["coco"].batch_size == digits.batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"suite\.yaml: cannot be read"),
+        ("a: {", "is no YAML"),
+        ("a: retrieval", r"write NAME: \{task: …, path: …\}"),
+        ("a: {taks: loss}", r"evals\.a\.taks.*evals\.a\.task"),
+        ("a: {k: many}", r"evals\.a\.k='many': a int is wanted"),
+        ("a: {allow_skips: 3}", r"evals\.a\.allow_skips=3: a bool is wanted"),
+    ],
+)
+def test_a_suite_that_is_wrong_is_said(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "suite.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        command.choose({}, "suite", str(tmp_path / "suite.yaml"), ())
+
+
+@pytest.mark.parametrize(
+    ("file", "message"), [("a.txt", r"ends in \.json, \.csv or \.md"), ("no/a.md", "no folder no")]
+)
+def test_where_results_cannot_go_is_said_first(file, message):
+    with pytest.raises(UserError, match=message):
+        evaluation.run("no run", output=[file])
+
+
+def test_bars_are_shown_on_stderr_only_when_asked_for(capsys):
+    assert list(progress.track(range(3), 20, 8, "images")) == [0, 1, 2]
+    with progress.shown():
+        assert list(progress.track(range(3), 20, 8, "images")) == [0, 1, 2]
+        assert progress._BARS.get().tasks[0].completed == 20
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,77 @@
+"""Image features of a training and a test set with labels: what probe and k-NN start from."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmjax.data import Source, Tokenizer, open_source
+from mmjax.errors import UserError
+from mmjax.evaluation.embed import Embedder
+from mmjax.evaluation.skips import check_complete
+from mmjax.models import Multimodal
+
+
+class Labelled(NamedTuple):
+    x: np.ndarray  # float32 [N, D], of unit length
+    label: np.ndarray  # int32 [N]
+
+
+class Features:
+    """The two sets of an evaluator. Spec keys beside those of the test source:
+
+    train: path of the training set, which is read as the test set is; "" is the same `path`.
+    train_split: its split, "train" by default.
+    """
+
+    def __init__(
+        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+    ):
+        self._name = name
+        train_path = spec.get("train") or spec["path"]
+        train = {"path": train_path, "split": spec.get("train_split") or "train"}
+        test = {"split": spec.get("split") or "test"}
+        has_splits = str(spec["path"]).startswith("tfds://") or spec.get("format") == "tfds"
+        same_split = train["split"] == test["split"] or not has_splits
+        if train_path == spec["path"] and same_split:
+            raise UserError(f"evals.{name}: training and test set are the same: set train.")
+        _check_folders(Path(train_path), Path(spec["path"]), name)
+        self._train = open_source({**spec, **train}, f"{name} (train)")
+        self._test = open_source({**spec, **test}, name)
+        self._embedder = Embedder.of(spec, config, model, tokenizer)
+        for source in (self._train, self._test):
+            check_complete(source, self._embedder.allow_skips)
+
+    def __call__(self, params: Any) -> tuple[Labelled, Labelled, dict[str, float]]:
+        """Training set, test set, and what was skipped."""
+        train, _ = self._embedder.images(params, self._train)
+        test, skipped = self._embedder.images(params, self._test)
+        self._check(self._train, train, int(np.iinfo(np.int32).max))
+        self._check(self._test, test, int(train["label"].max()) + 1)
+        first, second = (Labelled(c["image_embed"], c["label"]) for c in (train, test))
+        return first, second, skipped
+
+    def _check(self, source: Source, columns: dict[str, np.ndarray], classes: int) -> None:
+        label = columns["label"]
+        wrong = np.flatnonzero((label < 0) | (label >= classes))
+        if wrong.size:
+            found, key = int(label[wrong[0]]), source[int(columns["index"][wrong[0]])].key
+            problem = "no label" if found < 0 else f"the label {found}"
+            raise UserError(
+                f"evals.{self._name}: {key} has {problem}"
+                + (f", but the training set's are 0 to {classes - 1}" if found >= 0 else "")
+                + ": check the keys label and train."
+            )
+
+
+def _check_folders(train: Path, test: Path, name: str) -> None:
+    """Folders of classes are labelled in sorted order: both must have the same."""
+    if train.is_dir() and test.is_dir():
+        sets = [{p.name for p in path.iterdir() if p.is_dir()} for path in (train, test)]
+        if all(sets) and sets[0] != sets[1]:
+            only = min(sets[0] ^ sets[1])
+            raise UserError(
+                f"evals.{name}: {train} and {test} have other classes: {only} is in one of them "
+                "alone, so that labels would not be the same."
+            )

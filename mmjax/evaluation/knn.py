@@ -1,0 +1,71 @@
+"""k nearest neighbours on frozen image features, weighted as in Wu et al. (2018).
+
+The k training images of the highest cosine vote for their class with exp(cosine / temperature).
+"""
+
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmjax.data import Tokenizer
+from mmjax.errors import UserError
+from mmjax.evaluation.accuracy import score_accuracy
+from mmjax.evaluation.embed import on_mesh
+from mmjax.evaluation.features import Features
+from mmjax.evaluation.ranks import BLOCK
+from mmjax.models import Multimodal
+
+
+def knn_scores(
+    query: np.ndarray,
+    x: np.ndarray,
+    label: np.ndarray,
+    *,
+    k: int,
+    temperature: float,
+    block: int = BLOCK,
+) -> np.ndarray:
+    """The votes for each class, float64 [Q, classes].
+
+    Args:
+      query: float [Q, D] of unit length.
+      x: float [N, D] of unit length, the neighbours.
+      label: int [N], their classes.
+      k: how many of them vote; of equal cosines the lower index does.
+      temperature: of the weights.
+      block: cosines [rows, N] computed at once.
+    """
+    neighbours = x.astype(np.float64).T
+    k = min(k, len(x))
+    rows = max(1, block // len(x))
+    votes = np.zeros((len(query), int(label.max()) + 1))
+    for start in range(0, len(query), rows):
+        # Rounded, so that they do not depend on how the product is cut (see ranks.py).
+        cosine = (query[start : start + rows].astype(np.float64) @ neighbours).astype(np.float32)
+        least = np.partition(cosine, -k, axis=1)[:, -k]
+        for row, scores in enumerate(cosine):
+            near = np.flatnonzero(scores >= least[row])
+            near = near[np.argsort(-scores[near], kind="stable")][:k]
+            weight = np.exp((scores[near].astype(np.float64) - 1) / temperature)
+            votes[start + row] = np.bincount(label[near], weight, minlength=votes.shape[1])
+    return votes
+
+
+class NearestNeighbours:
+    """Evaluator of two sources of images with labels (`Features`); keys k and temperature."""
+
+    def __init__(
+        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+    ):
+        self._k, self._temperature = spec["k"], spec["temperature"]
+        if self._k < 1 or self._temperature <= 0:
+            raise UserError(f"evals.{name}: k must be 1 or more and temperature above 0.")
+        self._features = Features(name, spec, config=config, model=model, tokenizer=tokenizer)
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """Metrics as `rank_accuracy` names them, the same on every host."""
+        with on_mesh(params) as params:
+            train, test, skipped = self._features(params)
+        votes = knn_scores(test.x, train.x, train.label, k=self._k, temperature=self._temperature)
+        return score_accuracy(votes, test.label) | skipped

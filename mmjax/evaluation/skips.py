@@ -1,0 +1,43 @@
+"""Images that an evaluation cannot use: they fail it, or are left out, counted and named."""
+
+import logging
+
+import numpy as np
+
+from mmjax.data import Source
+from mmjax.data.walk import why_unreadable
+from mmjax.errors import UserError
+
+NAMED = 3  # in a message
+REMEDY = "repair or remove them, or leave them out by --allow-skips"
+log = logging.getLogger("mmjax.evaluation")
+
+
+def check_complete(source: Source, allow_skips: bool) -> None:
+    """UserError if records were left out when the source was opened, unless that is allowed."""
+    if source.skipped and not allow_skips:
+        reasons = ", ".join(f"{count:,} {why}" for why, count in sorted(source.skipped.items()))
+        raise UserError(
+            f"{source.name}: there are records that cannot be used ({reasons}); {REMEDY}."
+        )
+
+
+def report_unreadable(source: Source, numbers: np.ndarray, allow_skips: bool) -> int:
+    """Counts and names the records that `numbers` says could not be read: see `check_complete`.
+
+    Returns:
+      How many records of the source do not count in all.
+    """
+    if len(numbers):
+        message = unreadable(source, numbers)
+        if not allow_skips:
+            raise UserError(f"{message}; {REMEDY}.")
+        log.warning("%s; they are left out", message)
+    return len(numbers) + sum(source.skipped.values())
+
+
+def unreadable(source: Source, numbers: np.ndarray) -> str:
+    """Says of these records how many they are, and what is wrong with the first."""
+    named = "; ".join(why_unreadable(source, int(number)) for number in numbers[:NAMED])
+    more = f"; and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
+    return f"{source.name}: {len(numbers)} of {len(source)} images cannot be read ({named}{more})"
