@@ -171,7 +171,9 @@ KEYS: tuple[Key, ...] = (
         resumable=True),
     # Evaluation while training.
     *(Key(f"evals.*.{name}", default, meaning, resumable=True)
-      for name, default, meaning in _SOURCE),
+      for name, default, meaning in _SOURCE if name != "split"),
+    Key("evals.*.split", "", "Split of a TFDS data set or Karpathy's; '' is test, validation for "
+        "imagenet2012, train for the task loss.", resumable=True),
     Key("evals.*.task", str, "What is measured.",
         ("classification", "imagenet", "knn", "loss", "probe", "retrieval"), resumable=True),
     Key("evals.*.every", 0, "Steps between evaluations; 0: at the end only.", resumable=True),

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from mmjax.data import Source, Tokenizer, open_source
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import Embedder
-from mmjax.evaluation.skips import check_complete
+from mmjax.evaluation.skips import check_complete, open_test
 from mmjax.models import Multimodal
 
 
@@ -31,17 +31,15 @@ class Features:
         self._name = name
         train_path = spec.get("train") or spec["path"]
         train = {"path": train_path, "split": spec.get("train_split") or "train"}
-        test = {"split": spec.get("split") or "test"}
         has_splits = str(spec["path"]).startswith("tfds://") or spec.get("format") == "tfds"
-        same_split = train["split"] == test["split"] or not has_splits
+        same_split = train["split"] == (spec.get("split") or "test") or not has_splits
         if train_path == spec["path"] and same_split:
             raise UserError(f"evals.{name}: training and test set are the same: set train.")
         _check_folders(Path(train_path), Path(spec["path"]), name)
         self._train = open_source({**spec, **train}, f"{name} (train)")
-        self._test = open_source({**spec, **test}, name)
+        self._test = open_test(spec, name)
         self._embedder = Embedder.of(spec, config, model, tokenizer)
-        for source in (self._train, self._test):
-            check_complete(source, self._embedder.allow_skips)
+        check_complete(self._train, self._embedder.allow_skips)
 
     def __call__(self, params: Any) -> tuple[Labelled, Labelled, dict[str, float]]:
         """Training set, test set, and what was skipped."""

@@ -71,7 +71,9 @@ def open_imagenet(spec: Mapping[str, Any], name: str) -> tuple[Source, bool]:
             )
     few = bool(re.search(r"imagenet_[ar]\b", given))
     only_test = few or re.search(r"imagenet_(v2|sketch)\b", given)
-    defaults = {"split": spec.get("split") or ("test" if only_test else "validation")}
+    defaults = {}
+    if not spec.get("split") and "split=" not in given:
+        defaults["split"] = "test" if only_test else "validation"
     if given.endswith(".tar") or (path.is_dir() and any(path.glob("*.tar"))):
         defaults["label"] = spec.get("label") or "cls"
     return open_source({**spec, **defaults}, name), few

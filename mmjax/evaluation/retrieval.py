@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmjax.data import BadRecord, Source, Tokenizer, open_source
+from mmjax.data import BadRecord, Source, Tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluation.bootstrap import estimates
 from mmjax.evaluation.embed import Embedder, on_mesh
 from mmjax.evaluation.ranks import ranks
-from mmjax.evaluation.skips import check_complete
+from mmjax.evaluation.skips import open_test
 from mmjax.evaluation.words import read_lines
 from mmjax.models import Multimodal
 
@@ -83,8 +83,7 @@ class Retrieval:
     def __init__(
         self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
     ):
-        self._source = open_source(spec, name)
-        check_complete(self._source, bool(spec.get("allow_skips")))
+        self._source = open_test(spec, name)
         self._embedder = Embedder.of(spec, config, model, tokenizer)
         captions = captions_of(self._source)
         candidates = spec.get("candidates") or ""

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmjax.data import Source, Tokenizer, open_source
+from mmjax.data import Source, Tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluation.accuracy import Labels, accuracy
 from mmjax.evaluation.embed import Embedder, on_mesh
 from mmjax.evaluation.imagenet_source import open_imagenet, open_real, wnids
-from mmjax.evaluation.skips import check_complete
+from mmjax.evaluation.skips import check_complete, open_test
 from mmjax.evaluation.words import big_vision_words, class_names, read_lines, templates_of
 from mmjax.models import Multimodal
 
@@ -61,8 +61,7 @@ class ZeroShot:
         """`source` stands in for that of the spec, `answers` are the right classes by its labels,
         `ids` other names of the classes in `subset`."""
         self._name, self._answers = name, answers
-        self._source = source or open_source(spec, name)
-        check_complete(self._source, bool(spec.get("allow_skips")))
+        self._source = source or open_test(spec, name)
         classes = class_names(spec.get("classes") or "", name)
         self._subset = subset_of(spec.get("subset") or "all", classes, ids, name)
         templates = templates_of(spec.get("templates") or "plain", name)
@@ -107,6 +106,7 @@ def imagenet(name: str, spec: Any, **run: Any) -> ZeroShot:
     fewer classes (-A and -R) restrict the classifier to these unless the spec has a `subset`.
     """
     source, few = open_imagenet(spec, name)
+    check_complete(source, bool(spec.get("allow_skips")))
     answers = None
     if spec.get("real"):
         source, answers = open_real(source, Path(spec["real"]), name)
