@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns each")
     parser.add_argument("--markdown", action="store_true", help="print the table for README.md")
     args = parser.parse_args()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Before the first import of jax, whose thread pool has the size of the affinity.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
 
@@ -117,8 +118,10 @@ def torch_program(
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
             return (pixels.float() / 255 - mean) / std
 
-    def batches():
-        return torch.utils.data.DataLoader(Pictures(), batch_size=batch, num_workers=workers)
+    batches = torch.utils.data.DataLoader(
+        Pictures(), batch_size=batch, num_workers=workers, persistent_workers=True
+    )
+    next(iter(batches))  # starts the workers: they fork, which must not be after JAX has threads
 
     def embed(pixels: torch.Tensor) -> torch.Tensor:
         found = model.get_image_features(pixel_values=pixels)
@@ -126,7 +129,7 @@ def torch_program(
 
     def evaluate() -> np.ndarray:
         with torch.inference_mode():
-            found = [embed(pixels) @ classifier.T for pixels in batches()]
+            found = [embed(pixels) @ classifier.T for pixels in batches]
             cosines = torch.cat(found)
             cosines.topk(5)
         return cosines.numpy()
@@ -138,7 +141,7 @@ def torch_program(
                 embed(pixels) @ classifier.T
 
     def decode() -> None:
-        for _ in batches():
+        for _ in batches:
             pass
 
     state = {name: x.detach().numpy().copy() for name, x in model.state_dict().items()}

@@ -294,6 +294,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
             path="generated:24",
             batch_size=16,
             classes="imagenet" if spec.classes else "",
+            templates="plain",
+            train="generated:32",
         )
     config.checkpoint.every = 3
     config.log.every = 2

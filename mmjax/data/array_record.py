@@ -25,8 +25,15 @@ class ConvertedSource:
     Their content is not known before it is read, so nothing is filtered when the source is opened.
     """
 
-    def __init__(self, open_elements: Callable[[], Any], convert: Callable[..., Record], name: str):
+    def __init__(
+        self,
+        open_elements: Callable[[], Any],
+        convert: Callable[..., Record],
+        name: str,
+        classes: int = 0,
+    ):
         self.name = name
+        self.classes = classes  # of the labels; 0 if that is not known
         self.skipped: Mapping[str, int] = {}
         self._open, self._convert = open_elements, convert
         self._elements = open_elements()
@@ -119,7 +126,9 @@ def open_tfds(
             )
         elements = partial(_tfds_elements, path, options.get("data_dir"), split, image)
         convert = partial(_from_tfds, captions=captions, image=image, label=label, group=group)
-        return ConvertedSource(elements, convert, name)
+        feature = builder.info.features[label] if label in features else None
+        classes = getattr(feature, "num_classes", None) or 0
+        return ConvertedSource(elements, convert, name, classes)
     except UserError:
         raise
     except Exception as error:  # TFDS raises its own kinds, AssertionError, NotImplementedError, …

@@ -30,8 +30,9 @@ class Row(NamedTuple):
 class FileSource:
     """Image files with the captions that were found for them."""
 
-    def __init__(self, rows: Iterable[Row], name: str):
+    def __init__(self, rows: Iterable[Row], name: str, classes: int = 0):
         self.name = name
+        self.classes = classes  # of the labels; 0 if that is not known
         self.skipped: Counter[str] = Counter()
         first: dict[str, str] = {}
         self._rows: list[Row] = []
@@ -151,7 +152,7 @@ def open_classes(folder: Path, classes: Sequence[str], name: str) -> FileSource:
         for label, subfolder in enumerate(classes)
         for path in _images(folder / subfolder)
     )
-    return FileSource(rows, name)
+    return FileSource(rows, name, len(classes))
 
 
 def _images(folder: Path) -> list[Path]:

@@ -63,6 +63,12 @@ class ZeroShot:
         self._name, self._answers = name, answers
         self._source = source or open_test(spec, name)
         classes = class_names(spec.get("classes") or "", name)
+        known = getattr(self._source, "classes", 0)
+        if answers is None and known not in (0, len(classes)):
+            raise UserError(
+                f"evals.{name}: {len(classes)} class names are given, but {self._source.name} has "
+                f"{known} classes: check the key classes."
+            )
         self._subset = subset_of(spec.get("subset") or "all", classes, ids, name)
         templates = templates_of(spec.get("templates") or "plain", name)
         if spec.get("protocol") == "big_vision":

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import small_run
+from PIL import Image
 
 from mmjax import evaluation
 from mmjax.data import eval_batches, open_source
@@ -147,3 +148,21 @@ def test_classes_are_asked_for(spec):
     del spec["classes"]
     with pytest.raises(UserError, match="zero-shot needs classes"):
         build(spec)
+
+
+def test_another_number_of_names_than_classes_is_said(tmp_path, spec):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "pets" / name / "1.png")
+    with pytest.raises(UserError, match=r"z: 6 class names are given, but z has 2 classes"):
+        build(spec | {"path": str(tmp_path / "pets"), "label": ""})
+
+
+def test_a_record_that_was_left_out_fails_the_run_unless_allowed(spec, tmp_path):
+    _, _, params = small_run.run()
+    (tmp_path / "3.png").unlink()
+    message = r"z: there are records that cannot be used \(1 whose image file is missing\); repair"
+    with pytest.raises(UserError, match=message):
+        build(spec)
+    metrics = build(spec | {"allow_skips": True})(params)
+    assert (metrics["examples"], metrics["skipped"]) == (20, 1)
