@@ -25,7 +25,8 @@ def run(workdir: str, output: str | None = None) -> Path:
     """
     folder = workdir_path(workdir)
     config, history = read_config(folder), read_history(folder)
-    evaluator, samples, warnings = "", [], []
+    evaluator, samples = "", list[pictures.Sample]()
+    warnings: list[str] = []
     if checkpoint_steps(folder):
         try:
             evaluator, samples = pictures.retrievals(workdir)
