@@ -30,6 +30,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11",
         "pillow",
+        "pyyaml",
         "rich",
         "safetensors",
         "tensorboardX",

@@ -174,9 +174,9 @@ def _join(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.keys:
-        from mmjax import config
+        from mmjax import config as config_lib
 
-        print(config.describe())
+        print(config_lib.describe())
         return
     if not args.config or not args.workdir:
         raise UserError(

@@ -3,6 +3,7 @@
 Every process measures itself; process 0 prints all of them, and what looks wrong.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -36,7 +37,7 @@ PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grai
             "libtpu", "jax-cuda13-plugin")  # fmt: skip
 GB, TERA = 1e9, 1e12
 # What is worth a warning.
-SLOW_HOST = 0.8  # of the median host's rate
+SLOW_HOST, SLOW_STORAGE = 0.8, 0.5  # of the median host's rate
 SLOW_CHIP = 0.5  # of the published peak
 SKEW = 1.0  # seconds between the clocks of two hosts
 FREE_DISK = 10 * GB
@@ -50,7 +51,10 @@ def run(workdir: str | None, json_file: str | None) -> bool:
     """
     report = examine(workdir)
     if jax.process_index() == 0:
-        show(Console(highlight=False, soft_wrap=True), report)
+        console = Console(highlight=False, soft_wrap=True)
+        if not console.is_terminal:
+            console.width = 140  # a file or a pipe cuts no columns
+        show(console, report)
         if json_file:
             Path(json_file).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return not report["warnings"]
@@ -58,6 +62,7 @@ def run(workdir: str | None, json_file: str | None) -> bool:
 
 def examine(workdir: str | None) -> dict[str, Any]:
     """The report, as JSON would hold it; the same on all processes. Rates are bytes/s, FLOP/s."""
+    storage = storage_rates(workdir_path(workdir)) if workdir else {}
     on_cpu = jax.default_backend() == "cpu"
     here = {
         "host": socket.gethostname(),
@@ -67,7 +72,7 @@ def examine(workdir: str | None) -> dict[str, Any]:
         "devices": len(jax.local_devices()),
         "matmul": matmul_rate(1024 if on_cpu else 8192),
         "free": free_disk(workdir),
-        **(storage_rates(workdir_path(workdir)) if workdir else {}),
+        **storage,
     }
     hosts = _gather(here)
     for host, skew in zip(hosts, clock_skews(), strict=True):
@@ -115,7 +120,7 @@ def all_reduce_rate(size: int) -> float | None:
     count = jax.device_count()
     if count == 1:
         return None
-    with jax.set_mesh(make_mesh()) as _:
+    with jax.set_mesh(make_mesh()):
         mesh = jax.sharding.get_mesh()
 
         @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
@@ -129,7 +134,7 @@ def all_reduce_rate(size: int) -> float | None:
         )
         x = make()
         total = add(x)
-        if float(total.addressable_shards[0].data[0]) != count:
+        if np.asarray(total.addressable_shards[0].data)[0] != count:
             raise UserError("The devices add up to a wrong sum: one of them, or a link, is broken.")
         return 2 * (count - 1) / count * 4 * size / _fastest(lambda: add(x))
 
@@ -155,7 +160,8 @@ def storage_rates(workdir: epath.Path, size: int = 64 * 2**20) -> dict[str, floa
             f"--workdir={workdir} cannot be written and read ({str(error).splitlines()[0]})."
         ) from error
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(Exception):  # what kept us from writing keeps us from this
+            path.unlink(missing_ok=True)
     if not same:
         raise UserError(f"--workdir={workdir} gives back other bytes than were written.")
     return {"write": size / (written - started), "read": size / (read - written)}
@@ -193,10 +199,14 @@ def warnings(report: dict[str, Any]) -> list[str]:
     """What looks wrong in a report, a sentence each."""
     found = []
     hosts = report["hosts"]
-    for key, meaning in (("matmul", "computes"), ("write", "writes"), ("read", "reads")):
+    for key, meaning, share in (
+        ("matmul", "computes", SLOW_HOST),
+        ("write", "writes", SLOW_STORAGE),
+        ("read", "reads", SLOW_STORAGE),
+    ):
         rates = [host[key] for host in hosts if key in host]
         for number, rate in enumerate(rates):
-            if rate < SLOW_HOST * statistics.median(rates):
+            if rate < share * statistics.median(rates):
                 found.append(
                     f"process {number} ({hosts[number]['host']}) {meaning} at "
                     f"{rate / statistics.median(rates):.0%} of the median"
@@ -230,16 +240,16 @@ def show(console: Console, report: dict[str, Any]) -> None:
         f"{report['processes']} process(es), {report['slices']} slice(s)\n"
     )
     table = Table("process", "host", "devices", "CPUs", "RAM GB", "matmul TFLOP/s", "write MB/s",
-                  "read MB/s", "clock s", "free GB", box=None)  # fmt: skip
+                  "read MB/s", "clock s", "least free", box=None)  # fmt: skip
     for column in table.columns[2:-1]:
         column.justify = "right"
     for number, host in enumerate(hosts):
         rates = [f"{host[key] / 1e6:,.0f}" if key in host else "-" for key in ("write", "read")]
-        free = ", ".join(f"{place} {size / GB:,.0f}" for place, size in host["free"].items())
+        place, free = min(host["free"].items(), key=lambda item: item[1])
         table.add_row(
             str(number), host["host"], str(host["devices"]), str(host["cpus"]),
             f"{host['memory'] / GB:,.0f}", f"{host['matmul'] / TERA:,.3g}", *rates,
-            f"{host['clock_skew']:+.4f}", free,
+            f"{host['clock_skew']:+.4f}", f"{free / GB:,.0f} GB in {place}",
         )  # fmt: skip
     console.print(table)
     if report["all_reduce"]:

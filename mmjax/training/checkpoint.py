@@ -55,8 +55,14 @@ class Checkpoints:
         """Starts writing; the arrays are copied before it returns, so the state may be donated.
 
         `results` are those of the evaluators after this step. UserError: the checkpoint before this
-        one could not be written.
+        one could not be written, or config.checkpoint.best is none of them.
         """
+        evaluation = self._best.partition("/")[0] + "/"
+        measured = [name for name in results if name.startswith(evaluation)]
+        if self._best and measured and self._best not in results:
+            raise UserError(
+                f"config.checkpoint.best={self._best!r}: choose one of {', '.join(measured)}."
+            )
         items = _items(state)
         items["sums"] = checksums(items)
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}

@@ -51,6 +51,12 @@ def test_newest_periodic_and_best_stay_also_after_a_restart(tmp_path):
     assert save_all(tmp_path, [0.2, 0.3, 0.3], first=5, **rules) == [2, 4, 6, 7]
 
 
+def test_best_of_what_is_not_measured(tmp_path):
+    kept = checkpoints(tmp_path, best="coco/R@2")
+    with pytest.raises(UserError, match="best='coco/R@2': choose one of coco/R@1, coco/R@5"):
+        kept.save(1, state(1), {"coco/R@1": 0.5, "coco/R@5": 0.6, "other/x": 1.0})
+
+
 def test_smallest_may_be_the_best(tmp_path):
     rules = {"best": "val/loss", "best_is": "smallest"}
     assert save_all(tmp_path, [3.0, 1.0, 2.0, 2.0, 2.0], **rules) == [2, 4, 5]
