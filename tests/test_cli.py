@@ -115,12 +115,11 @@ def test_missing_flags_and_unknown_flags(config_file, capsys):
 
 
 def test_distributed_joins_the_processes_before_training(config_file, monkeypatch):
-    import jax
-
+    from mmjax.parallel import distributed
     from mmjax.training import loop
 
     calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: calls.append("join"))
+    monkeypatch.setattr(distributed, "initialize", lambda *_: calls.append("join"))
     monkeypatch.setattr(loop, "train", lambda config, workdir, command: calls.append(workdir))
     cli.main(["train", f"--config={config_file}:smoke", "--workdir=w", "--distributed"])
     assert calls == ["join", "w"]

@@ -81,6 +81,14 @@ BAD = {
     "heads": (lambda c: c.model.image.update(heads=7), r"heads=7 does not divide width=64"),
     "patch": (lambda c: c.model.image.update(patch_size=64), "larger than the image"),
     "head none": (lambda c: c.model.image.update(head="none"), r"width=64 equal to .*embed_dim=32"),
+    "best of nothing": (
+        lambda c: c.checkpoint.update(best="hold/R@1"),
+        r"best='hold/R@1' should be NAME/METRIC of an evaluation \(there is: held\)",
+    ),
+    "best at no checkpoint": (
+        lambda c: (c.checkpoint.update(best="held/R@1", every=10), c.evals.held.update(every=4)),
+        r"every=4 does not meet config\.checkpoint\.every=10",
+    ),
     "long text": (lambda c: c.data.update(text_lengths=(99,)), "99 is above"),
     "trimmed padding": (
         lambda c: (c.data.update(text_lengths=(8,)), c.model.text.update(causal=False)),

@@ -85,6 +85,14 @@ def describe(topology: str) -> Topology:
       UserError: no such generation or slice, a string of another form, or the compiler for it is
         not installed.
     """
+    slices, generation, shape = parse_topology(topology)
+    if generation in _GPU:
+        return _gpus(topology, generation, shape)
+    return _tpus(topology, generation, shape, slices)
+
+
+def parse_topology(topology: str) -> tuple[int, str, str]:
+    """(slices, generation, shape) of e.g. "4*v5e:16x16"; UserError: nobody can have that."""
     form = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)", topology)
     if not form:
         raise UserError(
@@ -98,10 +106,13 @@ def describe(topology: str) -> Topology:
             f"--topology={topology}: there is no {generation}; the nearest is {near} (known: "
             f"{', '.join(CHIPS)})."
         )
-    if generation in _GPU:
-        return _gpus(topology, generation, shape, slices)
-    _check_slice(topology, generation, shape)
-    return _tpus(topology, generation, shape, slices)
+    if generation not in _GPU:
+        _check_slice(topology, generation, shape)
+    elif shape.count("x") != 1 or slices != 1:
+        raise UserError(
+            f"--topology={topology}: GPU clusters are written HOSTSxGPUS, like {generation}:32x8."
+        )
+    return slices, generation, shape
 
 
 def _check_slice(topology: str, generation: str, shape: str) -> None:
@@ -148,12 +159,7 @@ def _tpus(topology: str, generation: str, shape: str, slices: int) -> Topology:
     return Topology(topology, CHIPS[generation], found, slices)
 
 
-def _gpus(topology: str, generation: str, shape: str, slices: int) -> Topology:
-    sides = shape.split("x")
-    if len(sides) != 2 or slices != 1:
-        raise UserError(
-            f"--topology={topology}: GPU clusters are written HOSTSxGPUS, like {generation}:32x8."
-        )
+def _gpus(topology: str, generation: str, shape: str) -> Topology:
     if importlib.util.find_spec("jax_cuda13_plugin") is None:
         raise UserError(
             f"--topology={topology} needs the CUDA compiler: pip install 'mmjax[gpu]' (4 GB; no "
@@ -165,7 +171,7 @@ def _gpus(topology: str, generation: str, shape: str, slices: int) -> Topology:
         os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
     options = {"target_config": _target_config(generation)}
     found = _topology("cuda", "", {"topology": f"1x{shape}", **options})
-    return Topology(topology, CHIPS[generation], found, int(sides[0]))
+    return Topology(topology, CHIPS[generation], found, int(shape.split("x")[0]))
 
 
 def _topology(platform: str, name: str, options: dict) -> Sequence[jax.Device]:

@@ -1,18 +1,25 @@
-"""Checkpoints: written asynchronously by Orbax, the newest readable one wins.
+"""Checkpoints: written asynchronously by Orbax, the newest sound one wins.
 
-A checkpoint has three items: `params`, `ema` (where one is kept) and `rest` (step, optimizer,
-counter), so that evaluation and export read what they need. There is no iterator state: the batch
-of a step is a function of (seed, step).
+A checkpoint has the items `params`, `ema` (where one is kept), `rest` (step, optimizer, counters)
+and `sums` (a checksum of every array), so that evaluation and export read what they need and a bit
+that flipped on the disk is noticed. There is no iterator state: the batch of a step is a function
+of (seed, step).
 """
 
+import contextlib
 import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers as managers
 
 from mmjax.errors import UserError
 from mmjax.training.state import TrainState
@@ -25,73 +32,180 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.Path, config: ConfigDict):
         self._folder = workdir / FOLDER
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=config.keep, create=True, enable_async_checkpointing=True
-            ),
-        )
+        self._best = config.best
+        kept: list[Any] = [managers.LatestN(config.keep)]
+        if config.keep_every:
+            kept.append(managers.EveryNSteps(config.keep_every, exact_interval=True))
+        if config.best:
+            best = managers.BestN(
+                get_metric_fn=self._metric, reverse=config.best_is == "smallest", n=1,
+                keep_checkpoints_without_metrics=False,
+            )  # fmt: skip
+            kept.append(best)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy(kept), create=True,
+            best_fn=self._metric if config.best else None,
+        )  # fmt: skip
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Starts writing; the arrays are copied before it returns, so the state may be donated."""
-        items = {"params": state.params, "rest": _rest(state)}
-        if state.ema is not None:
-            items["ema"] = state.ema
+    def _metric(self, found: Mapping[str, float]) -> float:
+        return found[self._best]
+
+    def save(self, step: int, state: TrainState, results: Mapping[str, float]) -> None:
+        """Starts writing; the arrays are copied before it returns, so the state may be donated.
+
+        `results` are those of the evaluators after this step. UserError: the checkpoint before this
+        one could not be written, or config.checkpoint.best is none of them.
+        """
+        evaluation = self._best.partition("/")[0] + "/"
+        measured = [name for name in results if name.startswith(evaluation)]
+        if self._best and measured and self._best not in results:
+            raise UserError(
+                f"config.checkpoint.best={self._best!r}: choose one of {', '.join(measured)}."
+            )
+        items = _items(state)
+        items["sums"] = checksums(items)
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-        self._manager.save(step, args=ocp.args.Composite(**args))
+        metrics = {self._best: results[self._best]} if self._best in results else None
+        with self._failures_named():
+            self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics)
 
     def restore_newest(self, abstract: TrainState) -> TrainState | None:
-        """The newest checkpoint that can be read, laid out as `abstract`; None if there is none.
+        """The newest sound checkpoint, laid out as `abstract`; None if there is none.
 
-        A checkpoint that cannot be read is moved aside to WORKDIR/checkpoints/unreadable, never
-        deleted. UserError: there are checkpoints, and none can be read.
+        All hosts take the same one. A checkpoint that one of them cannot read, or in which an
+        array is not what was saved, is moved aside to WORKDIR/checkpoints/unreadable, never
+        deleted. UserError: there are checkpoints, and none is sound.
         """
-        items = {"params": abstract.params, "rest": _rest(abstract)}
-        if abstract.ema is not None:
-            items["ema"] = abstract.ema
-        args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-        unreadable = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                found = self._manager.restore(step, args=ocp.args.Composite(**args))
-            except Exception as error:  # Orbax raises many kinds for damaged files
-                logging.warning("checkpoint %d cannot be read: %s", step, error)
-                unreadable.append((step, error))
-                continue
-            self._set_aside(step for step, _ in unreadable)
-            return TrainState(params=found.params, ema=found.get("ema"), **found.rest)
-        if unreadable:
-            step, why = unreadable[0]
+        damaged: list[tuple[int, str]] = []
+        for step in _first_hosts(sorted(self._manager.all_steps(), reverse=True)):
+            found, problem = self._read(step, abstract)
+            if found is not None:
+                self._set_aside([step for step, _ in damaged])
+                return TrainState(params=found["params"], ema=found.get("ema"), **found["rest"])
+            logging.warning("checkpoint %d is damaged: %s", step, problem)
+            damaged.append((step, problem))
+        if damaged:
+            step, problem = damaged[0]
             raise UserError(
                 f"None of the checkpoints in {self._folder} can be read (the newest, {step}: "
-                f"{str(why).splitlines()[0]}); restore them from a copy, or start in another "
-                "--workdir."
+                f"{problem}); restore them from a copy, or start in another --workdir."
             )
         return None
 
     def close(self) -> None:
-        """Waits for the last write."""
-        self._manager.wait_until_finished()
+        """Waits for the last write; UserError: it failed."""
+        with self._failures_named():
+            self._manager.wait_until_finished()
         self._manager.close()
 
-    def _set_aside(self, steps) -> None:
+    def _read(self, step: int, abstract: TrainState) -> tuple[dict[str, Any] | None, str]:
+        """The items of a checkpoint that is sound on every host, or None and what is wrong."""
+        found, problem = None, ""
+        try:
+            found = _restore(self._folder / str(step), _items(abstract), _items(abstract))
+        except Exception as error:  # Orbax raises many kinds for damaged files
+            problem = _first_line(error)
+        if not _everywhere(found is not None):
+            return None, problem or "another host cannot read it"
+        assert found is not None
+        problem = _changed(found)
+        return (None, problem) if problem else (found, "")
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
         aside = self._folder / "unreadable"
-        for step in steps:
-            if jax.process_index() == 0:
-                aside.mkdir(parents=True, exist_ok=True)
-                numbered = (f"{step}-{again}" for again in itertools.count(2))
-                names = itertools.chain([str(step)], numbered)
-                free = next(name for name in names if not (aside / name).exists())
-                (self._folder / str(step)).rename(aside / free)
-        self._manager.reload()
+        for step in steps if jax.process_index() == 0 else ():
+            aside.mkdir(parents=True, exist_ok=True)
+            numbered = (f"{step}-{again}" for again in itertools.count(2))
+            names = itertools.chain([str(step)], numbered)
+            free = next(name for name in names if not (aside / name).exists())
+            (self._folder / str(step)).rename(aside / free)
+        if steps:
+            multihost_utils.sync_global_devices("damaged checkpoints are aside")
+            self._manager.reload()
+
+    @contextlib.contextmanager
+    def _failures_named(self) -> Iterator[None]:
+        """Orbax reports a failed write at the next call, as whatever the writing thread raised."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(
+                f"A checkpoint could not be written to {self._folder} ({_first_line(error)}): is "
+                "there space left? Those before it are intact; the same command goes on from the "
+                "newest."
+            ) from error
 
 
-def _rest(state: TrainState) -> dict[str, Any]:
+def _items(state: TrainState) -> dict[str, Any]:
+    counters = ("step", "opt_state", "nonfinite", "skipped", "loss_mean")
+    items = {"params": state.params, "rest": {name: getattr(state, name) for name in counters}}
+    return items if state.ema is None else {**items, "ema": state.ema}
+
+
+def _restore(folder: epath.Path, items: Mapping[str, Any], saved: Iterable[str]) -> dict[str, Any]:
+    """Reads this host's shards of `items`, and the checksums of all that were `saved`.
+
+    No host waits for another one, which may have failed to read its own.
+    """
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=None, active_processes={jax.process_index()}
+    )
+    args: dict[str, Any] = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+    args["sums"] = ocp.args.PyTreeRestore(
+        item=dict.fromkeys(saved, 0), restore_args=dict.fromkeys(saved, as_numpy)
+    )
+    handler = ocp.CompositeCheckpointHandler()
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+        return dict(reader.restore(folder, args=ocp.args.Composite(**args)).items())
+
+
+def _changed(found: dict[str, Any]) -> str:
+    """Takes the checksums out, and says which array is not what was saved; "" if all are."""
+    expected = found.pop("sums")
+    for name, sums in checksums(found).items():
+        different = np.flatnonzero(np.asarray(sums) != expected[name])
+        if different.size:
+            path, _ = jax.tree.leaves_with_path(found[name])[different[0]]
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            return f"{name}/{where} is not what was saved"
+    return ""
+
+
+@jax.jit
+def checksums(items: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The checksum of every array of each item, uint32 [arrays]."""
     return {
-        "step": state.step,
-        "opt_state": state.opt_state,
-        "nonfinite": state.nonfinite,
+        name: jnp.stack([checksum(leaf) for leaf in jax.tree.leaves(tree)])
+        for name, tree in items.items()
     }
+
+
+def checksum(x: jax.Array) -> jax.Array:
+    """A uint32 that any one flipped bit changes, the same however `x` is laid out.
+
+    Σ bits·(2i + 1) modulo 2³² over the elements i in order: sums of integers are exact in any
+    order, and an odd factor keeps every bit and tells elements apart.
+    """
+    bits = x.view(f"uint{8 * x.dtype.itemsize}")
+    index = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):
+        index = index * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    return jnp.sum(bits.astype(jnp.uint32) * (2 * index + 1), dtype=jnp.uint32)
+
+
+def _first_hosts(steps: Sequence[int]) -> list[int]:
+    """The list of the first host: a network folder may show it to others later."""
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
+    mine = np.zeros(count, np.int32)
+    mine[: len(steps)] = steps[:count]
+    return multihost_utils.broadcast_one_to_all(mine).tolist() if count else []
+
+
+def _everywhere(sound: bool) -> bool:
+    """Whether it is so on all hosts."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(sound))))
 
 
 def checkpoint_steps(workdir: epath.Path) -> list[int]:
@@ -112,12 +226,19 @@ def restore_params(
     if not steps:
         raise UserError(f"There is no checkpoint in {folder}: train first, or name another one.")
     step = steps[-1] if step is None else step
-    path = folder / str(step) / ("ema" if ema else "params")
+    path, item = folder / str(step), "ema" if ema else "params"
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(path, abstract)
+        found = _restore(path, {item: abstract}, ("params", "rest", "ema")[: 3 if ema else 2])
+        problem = _changed(found)
     except Exception as error:
+        problem = _first_line(error)
+    if problem:
         raise UserError(
-            f"The checkpoint {path} cannot be read ({str(error).splitlines()[0]}); move the folder "
-            f"{folder / str(step)} away to use the one before it."
-        ) from error
+            f"The checkpoint {path} cannot be read ({problem}); move the folder away to use the "
+            "one before it."
+        )
+    return found[item]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

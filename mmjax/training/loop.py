@@ -1,16 +1,21 @@
 """A run from its config to its last checkpoint; read it from top to bottom."""
 
 import contextlib
+import json
 import os
 import time
+from collections.abc import Callable, Generator, Sequence
 
 import jax
+import numpy as np
 import optax
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
 from mmjax import config_check, data, evaluation, models, objectives
-from mmjax.errors import UserError
+from mmjax.data.order import Order
+from mmjax.errors import Preempted, UserError
 from mmjax.interop import pretrained, start
 from mmjax.interop.formats import Weights
 from mmjax.models import Multimodal
@@ -19,9 +24,14 @@ from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import optim
 from mmjax.training.checkpoint import Checkpoints, checkpoint_steps
 from mmjax.training.metrics import Meter, MetricWriter, ProgressLine
+from mmjax.training.preemption import Preemption
 from mmjax.training.state import TrainState, abstract_state, init_state, with_params
 from mmjax.training.step import make_train_step
+from mmjax.training.watchdog import Watchdog
 from mmjax.training.workdir import open_workdir, workdir_path, workdir_tokenizer
+
+Batch = dict[str, np.ndarray]
+RELOADS = 3  # tries to load a batch whose worker dies
 
 
 def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
@@ -31,6 +41,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
     what the user typed, for the model card.
 
     Everything that can be known to be wrong is raised as UserError before the first step.
+    Preempted: SIGTERM came; the step it came in is saved.
     """
     config_check.validate(config)
     use_compilation_cache()
@@ -38,7 +49,8 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
     mesh = mesh_lib.make_mesh(**config.mesh)
     config_check.validate_on_mesh(config, dict(mesh.shape))
 
-    with jax.set_mesh(mesh), contextlib.ExitStack() as cleanup:
+    preemption = Preemption()
+    with jax.set_mesh(mesh), preemption.watch(), contextlib.ExitStack() as cleanup:
         # Model, loss and optimizer, as shapes.
         model = models.from_config(config.model)
         config_check.validate_on_platform(config, mesh_lib.platform())
@@ -56,7 +68,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
 
         # Data and evaluators.
         sources = data.open_sources(config.data.train)
-        open_workdir(folder, config, command)
+        open_workdir(folder, config, cleanup, command)
         of_weights = weights.tokenizer if weights else None
         tokenizer = workdir_tokenizer(folder, config, sources, of_weights)
         config_check.validate_vocabulary(config, tokenizer.vocab_size)
@@ -88,24 +100,37 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         train_step = jax.jit(
             make_train_step(model, goals, optimizer, rate_tree, config), donate_argnums=0
         )
-        batches = data.train_batches(
-            sources, config, tokenizer, rows=mesh_lib.local_rows(config.batch_size),
-            start_step=first,
+        rows = mesh_lib.local_rows(config.batch_size)
+        batches = unfailing(
+            lambda step: data.train_batches(
+                sources, config, tokenizer, rows=rows, start_step=step
+            ),
+            first,
         )  # fmt: skip
         cleanup.callback(batches.close)
         meter = Meter(config.batch_size)
+        watchdog = Watchdog(config.log.watchdog)
+        cleanup.callback(watchdog.close)
 
-        def evaluate(due) -> None:
-            for name, evaluator in evaluators.items():
-                if due(config.evals[name].every):
-                    result = evaluator(state.eval_params())
-                    writer.write(step, {f"{name}/{k}": v for k, v in result.items()})
-                    line.evaluation(name, result)
+        def evaluate(names: Sequence[str]) -> dict[str, float]:
+            results: dict[str, float] = {}
+            for name in names:
+                watchdog.enter(f"eval {name}", step)
+                jax.block_until_ready(state)
+                result = evaluators[name](state.eval_params())
+                line.evaluation(name, result)
+                results |= {f"{name}/{k}": v for k, v in result.items()}
+            if names:
+                writer.write(step, results)
+                meter.reset()
+            return results
 
         for step in range(first + 1, config.total_steps + 1):
+            watchdog.enter("data", step)
             waited = time.perf_counter()
             local = next(batches)
             waited = time.perf_counter() - waited
+            watchdog.enter("step", step)
             batch = mesh_lib.put_batch(local, config.batch_size)
             state, metrics = train_step(state, batch)
             forward = forward_flops(config.model, batch["text"].shape[1])
@@ -117,18 +142,23 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
                 values |= meter.read()
                 writer.write(step, values)
                 line.step(step, values)
-                stop_if_diverged(config, values["nonfinite"], step, folder)
-                meter.reset()
-            if step % config.checkpoint.every == 0 or last:
-                checkpoints.save(step, state)
-            if not last and any(is_due(spec.every, step) for spec in config.evals.values()):
-                jax.block_until_ready(state)
-                evaluate(lambda every, step=step: is_due(every, step))
+                if values["nonfinite"] >= config.optim.max_nonfinite:
+                    raise diverged(config, sources, step, int(values["nonfinite"]), folder)
                 meter.reset()
 
-        step = config.total_steps
-        if first < config.total_steps:
-            evaluate(lambda every: True)
+            results: dict[str, float] = {}
+            due = [name for name, spec in config.evals.items() if last or is_due(spec.every, step)]
+            if config.checkpoint.best:  # what the evaluators say decides which checkpoints stay
+                results, due = evaluate(due), []
+            stop = preemption.reached(step)
+            if last or stop or is_due(config.checkpoint.every, step):
+                watchdog.enter("save", step)
+                checkpoints.save(step, state, results)
+            if stop and not last:
+                raise Preempted(
+                    f"asked to end, saving step {step} to {folder}; the same command goes on."
+                )
+            evaluate(due)
     return state
 
 
@@ -157,14 +187,52 @@ def is_due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def stop_if_diverged(config: ConfigDict, nonfinite: float, step: int, workdir: epath.Path) -> None:
-    """Stops a run whose loss has not been finite for too long; its parameters are untouched."""
-    if nonfinite >= config.optim.max_nonfinite:
-        raise UserError(
-            f"The loss was not finite in the {nonfinite:.0f} steps up to {step}, which changed no "
-            f"parameter; the checkpoints in {workdir} are intact: go on with a lower "
-            "config.optim.lr or config.optim.grad_clip=1.0 in a new --workdir."
-        )
+def unfailing(make: Callable[[int], Generator[Batch]], first: int) -> Generator[Batch]:
+    """The batches of `make(first)`, gone on with by new worker processes where one has died.
+
+    The system kills them when memory is short; a batch is a function of its step, so nothing is
+    lost. A step whose batch failed RELOADS times in a row stops the run.
+    """
+    step, failures = first, 0
+    while True:
+        with contextlib.closing(make(step)) as batches:
+            try:
+                for batch in batches:
+                    yield batch
+                    step, failures = step + 1, 0
+            except RuntimeError as error:  # grain's, of a dead worker
+                failures += 1
+                if "terminated unexpectedly" not in str(error) or failures == RELOADS:
+                    raise
+                logging.warning(
+                    "step %d: %s Starting new ones.", step + 1, str(error).split("\n")[0]
+                )
+
+
+def diverged(
+    config: ConfigDict, sources: Sequence[data.Source], step: int, count: int, workdir: epath.Path
+) -> UserError:
+    """Why a run stops whose last `count` losses were not finite or jumped.
+
+    WORKDIR/skipped_batches.json then names the records of those batches.
+    """
+    weights = [config.data.train[name].weight for name in sorted(config.data.train)]
+    order = Order([len(source) for source in sources], weights, config.seed)
+    batches = {}
+    for bad in range(step - count, step):  # `state.step` at the start of the step
+        places = [order(bad * config.batch_size + row) for row in range(config.batch_size)]
+        batches[bad + 1] = [
+            f"{sources[p.source].name}: {p.index} (epoch {p.epoch})" for p in places
+        ]
+    path = workdir / "skipped_batches.json"
+    if jax.process_index() == 0:
+        path.write_text(json.dumps(batches, indent=1) + "\n")
+    what = "not finite" + (" or jumped" if config.optim.max_spike else "")
+    return UserError(
+        f"The loss was {what} in the {count} steps up to {step}, which changed no parameter (their "
+        f"records: {path}); the checkpoints in {workdir} are intact: go on with a lower "
+        "config.optim.lr or config.optim.grad_clip=1.0 in a new --workdir."
+    )
 
 
 def use_compilation_cache() -> None:

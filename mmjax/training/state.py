@@ -14,14 +14,17 @@ from mmjax.parallel import rules
 
 @flax.struct.dataclass
 class TrainState:
-    """`step`: updates tried so far. `ema`: an average of `params`, or None. `nonfinite`: losses in
-    a row that were not finite."""
+    """`step`: updates tried so far. `ema`: an average of `params`, or None. `nonfinite`: updates in
+    a row that were skipped, as the loss was not finite or jumped; `skipped`: all of them.
+    `loss_mean`: a running mean of the loss, 0 before the first."""
 
     step: jax.Array
     params: Any
     opt_state: optax.OptState
     ema: Any
     nonfinite: jax.Array
+    skipped: jax.Array
+    loss_mean: jax.Array
 
     def eval_params(self) -> Any:
         """The parameters to evaluate and export: the average, where one is kept."""
@@ -36,6 +39,8 @@ def new_state(params: Any, optimizer: optax.GradientTransformation, *, ema: bool
         opt_state=optimizer.init(params),
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         nonfinite=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        loss_mean=jnp.zeros((), jnp.float32),
     )
 
 

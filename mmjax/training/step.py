@@ -22,6 +22,7 @@ from mmjax.training.state import TrainState
 
 Objectives = Mapping[str, tuple[Objective, float]]
 Metrics = dict[str, jax.Array]
+LOSS_MEAN_STEPS = 50  # that the running mean of the loss looks back
 
 
 def make_train_step(
@@ -33,8 +34,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds the step. Jit it under the mesh, donating the state.
 
-    A step whose loss or gradient is not finite changes no parameter; `state.step` advances all the
-    same and `state.nonfinite` counts such steps in a row.
+    A step whose loss or gradient is not finite, or whose loss is above optim.max_spike times its
+    running mean, changes no parameter; `state.step` advances all the same, `state.nonfinite` counts
+    such steps in a row and `state.skipped` all of them.
     """
     schedule = optim.schedule(config.optim, config.total_steps)
 
@@ -68,16 +70,23 @@ def make_train_step(
             decay = jnp.minimum(config.optim.ema, (1 + state.step) / (10 + state.step))
             ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
 
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        old = (state.params, state.opt_state, state.ema)
-        params, opt_state, ema = jax.tree.map(
-            lambda new, kept: jnp.where(finite, new, kept), (params, opt_state, ema), old
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        known = state.loss_mean != 0
+        if config.optim.max_spike:
+            most = state.loss_mean + (config.optim.max_spike - 1) * jnp.abs(state.loss_mean)
+            good &= ~known | (loss <= most)
+        mean = jnp.where(known, state.loss_mean + (loss - state.loss_mean) / LOSS_MEAN_STEPS, loss)
+        old = (state.params, state.opt_state, state.ema, state.loss_mean)
+        params, opt_state, ema, mean = jax.tree.map(
+            lambda new, kept: jnp.where(good, new, kept), (params, opt_state, ema, mean), old
         )
-        nonfinite = jnp.where(finite, 0, state.nonfinite + 1)
-        metrics |= {"loss": loss, "grad_norm": grad_norm, "lr": lr, "nonfinite": nonfinite}
+        nonfinite = jnp.where(good, 0, state.nonfinite + 1)
+        skipped = state.skipped + ~good
+        metrics |= {"loss": loss, "grad_norm": grad_norm, "lr": lr}
+        metrics |= {"nonfinite": nonfinite, "skipped": skipped}
         if "logit_scale" in params:
             metrics["logit_scale"] = jnp.exp(params["logit_scale"])
-        new = TrainState(state.step + 1, params, opt_state, ema, nonfinite)
+        new = TrainState(state.step + 1, params, opt_state, ema, nonfinite, skipped, mean)
         return rules.pin_state(new), metrics
 
     return train_step

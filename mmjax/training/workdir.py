@@ -3,6 +3,7 @@
 WORKDIR/config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/.
 """
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from mmjax.models import Multimodal
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
 from mmjax.training.checkpoint import checkpoint_steps, restore_params
+from mmjax.training.lock import locked
 
 COMMAND = "command.txt"  # that the run was last started or resumed with, for model cards
 
@@ -29,21 +31,26 @@ def workdir_path(workdir: str | epath.PathLike) -> epath.Path:
     return path if "://" in str(workdir) else path.absolute()
 
 
-def open_workdir(workdir: epath.Path, config: ConfigDict, command: str = "") -> None:
-    """Makes the workdir and writes config.json, or checks the run that is already there.
+def open_workdir(
+    workdir: epath.Path, config: ConfigDict, cleanup: contextlib.ExitStack, command: str = ""
+) -> None:
+    """Makes and locks the workdir and writes config.json, or checks the run that is there.
 
-    `command` is kept in command.txt, for the model card.
+    `command` is kept in command.txt, for the model card. Before the first checkpoint nothing
+    depends on the config, so it may still be mended. `cleanup` unlocks the workdir in the end.
 
-    Before the first checkpoint nothing depends on the config, so it may still be mended.
-    UserError: it cannot be written, or holds a run whose config differs in what may not change.
+    UserError: it cannot be reached or written, another job is at it, or it holds a run whose config
+    differs in what may not change.
     """
     path = workdir / "config.json"
-    if checkpoint_steps(workdir):
-        config_check.validate_resume(read_config(workdir), config, workdir)
-    if jax.process_index() == 0:
-        try:
+    try:
+        begun = bool(checkpoint_steps(workdir))
+        if begun:
+            config_check.validate_resume(read_config(workdir), config, workdir)
+        if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            if not checkpoint_steps(workdir):
+            cleanup.enter_context(locked(workdir))
+            if not begun:
                 for stale in ("tokenizer", "tokenizer.tmp"):  # made from the old config's data
                     (workdir / stale).rmtree(missing_ok=True)
             temporary = workdir / "config.json.tmp"
@@ -51,10 +58,13 @@ def open_workdir(workdir: epath.Path, config: ConfigDict, command: str = "") -> 
             temporary.replace(path)
             if command:
                 (workdir / COMMAND).write_text(command + "\n")
-        except OSError as error:
-            raise UserError(
-                f"--workdir={workdir} cannot be written ({error.strerror}): name a folder that can."
-            ) from error
+    except UserError:
+        raise
+    except Exception as error:  # the libraries of buckets raise their own
+        problem = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({problem}): name a folder that can."
+        ) from error
     multihost_utils.sync_global_devices("workdir")
 
 

@@ -14,6 +14,7 @@ from mmjax import config as config_lib
 from mmjax import data, models
 from mmjax.errors import UserError
 from mmjax.training import loop
+from mmjax.training import workdir as workdir_lib
 from mmjax.training.workdir import read_config, restore_for_inference
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -151,6 +152,11 @@ def test_run_that_diverges_stops_and_keeps_its_checkpoints(tmp_path):
     config.model.logit_scale_init = float("inf")
     with pytest.raises(UserError, match=r"not finite in the 3 steps up to 3.*lower config"):
         loop.train(config, tmp_path)
+    named = json.loads((tmp_path / "skipped_batches.json").read_text())
+    assert [(step, len(records)) for step, records in named.items()] == [
+        (str(step), config.batch_size) for step in (1, 2, 3)
+    ]
+    assert named["1"][0].startswith("generated: ")
 
 
 def test_vocabulary_smaller_than_the_tokenizers(tmp_path):
@@ -176,6 +182,18 @@ def test_unwritable_workdir(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         loop.train(small_config(), tmp_path / "file" / "run")
+
+
+def test_bucket_that_cannot_be_reached_is_said_before_anything_compiles(monkeypatch):
+    def unreachable(_):
+        raise ConnectionError("no route to host\nand a page of details")
+
+    monkeypatch.setattr(workdir_lib, "checkpoint_steps", unreachable)
+    monkeypatch.setattr(loop, "init_state", lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(
+        UserError, match=r"--workdir=gs:/.*/run cannot be written \(no route to host"
+    ):
+        loop.train(small_config(), "gs://bucket/run")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -129,6 +129,25 @@ def test_a_bad_loss_or_gradient_changes_nothing_but_the_step(strained):
     assert [int(state.step) for state in states] == [0, 1, 2, 3, 4, 5]
     assert [int(state.nonfinite) for state in states] == [0, 0, 0, 1, 2, 0]
     assert [m["nonfinite"] for m in metrics] == [0, 0, 1, 2, 0]
+    assert [m["skipped"] for m in metrics] == [0, 0, 1, 2, 2]
+
+
+def test_a_loss_that_jumps_is_skipped_where_asked_for():
+    config = tiny.config(max_spike=1.5)
+    run = tiny.run(config)
+    calm, wild = tiny.batch(config.model), tiny.batch(config.model, seed=2)
+    # The state of a run whose losses were about 1 so far: those of random parameters are above 2.
+    state = run.state.replace(loss_mean=jnp.float32(1.0))
+    with jax.set_mesh(run.mesh):
+        after, metrics = run.jitted(state, mesh_lib.put_batch(wild, len(wild["image"])))
+        assert float(metrics["loss"]) > 1.5
+        assert int(metrics["skipped"]) == int(after.nonfinite) == 1
+        assert jax.tree.all(jax.tree.map(np.array_equal, after.params, state.params))
+        assert float(after.loss_mean) == 1.0
+        used = state.replace(loss_mean=jnp.float32(metrics["loss"]))
+        after, metrics = run.jitted(used, mesh_lib.put_batch(calm, len(calm["image"])))
+    assert int(metrics["skipped"]) == 0
+    assert 0 < abs(float(after.loss_mean) - float(used.loss_mean)) < 0.2
 
 
 def test_the_schedule_counts_the_skipped_steps(strained):

@@ -1,0 +1,97 @@
+"""Which checkpoints stay, and bits that are not those that were saved."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from absl import logging
+from etils import epath
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mmjax import config as config_lib
+from mmjax.errors import UserError
+from mmjax.training.checkpoint import Checkpoints, checkpoint_steps, checksum, restore_params
+from mmjax.training.state import TrainState
+
+
+def state(step: int, value: float = 1.0) -> TrainState:
+    params = {"w": jnp.arange(12, dtype=jnp.float32).reshape(3, 4) * value, "b": jnp.ones(4)}
+    zero = jnp.zeros((), jnp.int32)
+    moments = jax.tree.map(jnp.zeros_like, params)
+    return TrainState(jnp.int32(step), params, moments, None, zero, zero, jnp.float32(0))
+
+
+def shapes(tree):
+    def shape(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+    return jax.tree.map(shape, tree)
+
+
+def checkpoints(folder, **changes) -> Checkpoints:
+    config = config_lib.default().checkpoint
+    config.update(keep=2, **changes)
+    return Checkpoints(epath.Path(folder), config)
+
+
+def save_all(folder, scores, first=1, **changes):
+    kept = checkpoints(folder, **changes)
+    for step, score in enumerate(scores, first):
+        results = {} if score is None else {changes.get("best", ""): score}
+        kept.save(step, state(step, step), results)
+    kept.close()
+    return checkpoint_steps(epath.Path(folder))
+
+
+def test_newest_periodic_and_best_stay_also_after_a_restart(tmp_path):
+    rules = {"best": "coco/R@1", "keep_every": 4}
+    assert save_all(tmp_path, [0.1, 0.9, None, 0.3], **rules) == [2, 3, 4]
+    assert save_all(tmp_path, [0.2, 0.3, 0.3], first=5, **rules) == [2, 4, 6, 7]
+
+
+def test_best_of_what_is_not_measured(tmp_path):
+    kept = checkpoints(tmp_path, best="coco/R@2")
+    with pytest.raises(UserError, match="best='coco/R@2': choose one of coco/R@1, coco/R@5"):
+        kept.save(1, state(1), {"coco/R@1": 0.5, "coco/R@5": 0.6, "other/x": 1.0})
+
+
+def test_smallest_may_be_the_best(tmp_path):
+    rules = {"best": "val/loss", "best_is": "smallest"}
+    assert save_all(tmp_path, [3.0, 1.0, 2.0, 2.0, 2.0], **rules) == [2, 4, 5]
+
+
+def test_array_that_is_not_what_was_saved(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+    save_all(tmp_path, [None] * 2)
+    other = state(2, 2)
+    bits = np.array(other.params["w"])
+    bits.view(np.uint32)[2, 1] ^= 1 << 7  # as a bad memory cell or disk would
+    params = other.params | {"w": jnp.asarray(bits)}
+    with ocp.StandardCheckpointer() as writer:  # sound for Orbax, whose files are whole
+        writer.save(tmp_path / "checkpoints" / "2" / "params", params, force=True)
+    with pytest.raises(UserError, match="params/w is not what was saved"):
+        restore_params(epath.Path(tmp_path), shapes(other.params), ema=False)
+    found = checkpoints(tmp_path).restore_newest(shapes(other))
+    assert int(found.step) == 1
+    assert "checkpoint 2 is damaged: params/w is not what was saved" in said
+    assert (tmp_path / "checkpoints" / "unreadable" / "2").is_dir()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "bool"])
+def test_checksum_sees_every_bit_and_no_layout(dtype):
+    rng = np.random.default_rng(0)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    x = jnp.asarray(rng.integers(0, 2, (16, 3))).astype(dtype)
+    whole = jax.jit(checksum)(x)
+    split = jax.jit(checksum)(jax.device_put(x, NamedSharding(mesh, P("x"))))
+    assert int(whole) == int(split)
+    raw = np.asarray(x)
+    for place in (0, 17, raw.size - 1):
+        for bit in range(1 if dtype == "bool" else 8 * raw.itemsize):
+            flipped = raw.copy()
+            bits = flipped.reshape(-1).view(f"u{raw.itemsize}")
+            bits[place] ^= np.array(1 << bit, bits.dtype)
+            assert int(jax.jit(checksum)(flipped)) != int(whole)
