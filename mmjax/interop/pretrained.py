@@ -66,7 +66,11 @@ def load(source: str | Path, *, image_size: int | None = None) -> "Pretrained":
 def find(source: str | Path) -> Weights:
     """The weights of `load`'s `source`, of which no parameter is read yet."""
     here = Path(source).exists() or not str(source) or str(source).startswith((".", "/", "~"))
-    return registry.open_weights(source if here else hub.fetch(str(source)))
+    if here:
+        return registry.open_weights(source)
+    weights = registry.open_weights(hub.fetch(str(source)))
+    weights.config.model.name = str(source).rpartition("/")[2]  # the folder is called by a hash
+    return weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import safetensors.numpy
 import torch
 import transformers
 
+from mmjax import models
 from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import shapes
@@ -125,6 +126,19 @@ def test_a_headless_class_reads_files_of_the_whole_model(tmp_path):
     ).last_hidden_state.detach()
     mask = batch["text_mask"]
     np.testing.assert_allclose(found[mask], expected.numpy()[mask], atol=1e-5, rtol=0)
+
+
+def test_the_masked_language_head_scores_chosen_tokens_alone(tmp_path):
+    peers.make("BertForMaskedLM").save_pretrained(tmp_path)
+    config, params = read(tmp_path)
+    found = peers.ours(config, params, peers.batch(), ("text_tokens", "token_logits"))
+    chosen = found["text_tokens"][:, [1, 4]]  # [B, 2, W]
+    model = models.from_config(config.model)
+    logits = model.apply({"params": params}, chosen, method="token_logits")
+    np.testing.assert_allclose(logits, found["token_logits"][:, [1, 4]], atol=1e-6, rtol=0)
+    headless = models.create("tiny")
+    with pytest.raises(ValueError, match="no MLM head"):
+        headless.apply({"params": {}}, chosen, method="token_logits")
 
 
 @pytest.mark.parametrize("name", ["CLIPModel", "SiglipModel", "BertForMaskedLM"])

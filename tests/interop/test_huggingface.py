@@ -14,6 +14,7 @@ from mmjax import models
 from mmjax.data.tokenize import train_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import registry
+from mmjax.interop.formats import shapes
 from mmjax.interop.huggingface import clip
 
 CAPTIONS = ["a red cat on a mat", "two dogs run", "the moon over a dark sea at night"]
@@ -117,6 +118,8 @@ def test_full_size_vit_b32(tmp_path):
     export(tmp_path / "out", config=config, params=params, tokenizer=tokenizer())
     model = load(tmp_path / "out")
     assert sum(p.numel() for p in model.parameters()) == 151_277_313
+    found = registry.open_weights(tmp_path / "out").read(shapes(config.model))
+    jax.tree.map(np.testing.assert_array_equal, found, params)
     assert_same(config, params, model, batch_of(config, count=3))
 
 

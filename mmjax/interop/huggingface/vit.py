@@ -76,6 +76,8 @@ def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
     theirs: Any = ViTConfig.from_dict(dict(settings))
     if not theirs.qkv_bias:
         raise ValueError("its attention has no biases")
+    if theirs.pooler_act != "tanh":
+        raise ValueError(f"its pooler's activation is {theirs.pooler_act!r}")
     head, width = "none", theirs.hidden_size
     if "classifier.weight" in tensors:
         head, width = "linear_bias", theirs.num_labels
