@@ -171,8 +171,7 @@ def mmjax_program(
         params = jax.device_put(clip.MODEL.family.read(weights, config.model))
     spec = config_lib.entry("evals", path=str(folder), batch_size=batch)
     source = open_source(spec)
-    tokenizer: Any = None  # the classifier is given
-    embedder = Embedder.of(spec, config, model, tokenizer)
+    embedder = Embedder.of(spec, config, model, tokenizer=None)  # the classifier is given
     labels = np.arange(len(source)) % CLASSES
 
     def evaluate() -> np.ndarray:

@@ -44,7 +44,7 @@ _EVAL_EXAMPLE = """\
 examples:
   mmjax eval --workdir=runs/demo
   mmjax eval --workdir=runs/demo --task=retrieval --data=my/captions.csv
-  mmjax eval --workdir=runs/demo --task=imagenet --data=tfds://imagenet2012
+  mmjax eval --weights=openai/clip-vit-base-patch32 --task=imagenet --data=tfds://imagenet2012
   mmjax eval --workdir=runs/demo --task=suite --data=suite.yaml --output=robustness.md
 """
 _EXPORT_EXAMPLE = """\
@@ -152,13 +152,16 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--print-shardings", action="store_true", help="how each parameter lies")
     plan.add_argument("--json", metavar="FILE", help="write the numbers there, too")
 
-    evaluate = command("eval", _eval, "Evaluate the newest checkpoint of a run.", _EVAL_EXAMPLE)
-    evaluate.add_argument("--workdir", metavar="DIR", required=True, help="of the run")
+    evaluate = command("eval", _eval, "Evaluate a run, or other libraries' weights.", _EVAL_EXAMPLE)
+    evaluate.add_argument("--workdir", metavar="DIR", help="of a run: its newest checkpoint")
+    evaluate.add_argument(
+        "--weights", metavar="PATH", help="or weights in any format that convert reads, or hub name"
+    )
     evaluate.add_argument(
         "--task",
         help="what to measure (see mmjax train --keys); default: the evals of the run",
     )
-    evaluate.add_argument("--data", metavar="PATH", help="pairs to evaluate on, with --task")
+    evaluate.add_argument("--data", metavar="PATH", help="what to evaluate on, with --task")
     evaluate.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[],
         help="a key of the evaluator, e.g. --set classes=names.txt (mmjax train --keys: evals.*)",
@@ -261,10 +264,15 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
 def _eval(args: argparse.Namespace, _: list[str]) -> None:
     from mmjax import evaluation
 
+    if args.distributed:
+        from mmjax.parallel import distributed
+
+        distributed.initialize()
     options = [*args.set, *(["allow_skips=true"] if args.allow_skips else [])]
     evaluation.run(
-        args.workdir, task=args.task, data=args.data, options=options, output=args.output
-    )
+        args.workdir, weights=args.weights, task=args.task, data=args.data, options=options,
+        output=args.output,
+    )  # fmt: skip
 
 
 def _export(args: argparse.Namespace, _: list[str]) -> None:

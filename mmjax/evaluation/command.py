@@ -1,4 +1,4 @@
-"""`mmjax eval`: evaluates the newest checkpoint of a run and prints a table."""
+"""`mmjax eval`: evaluates the newest checkpoint of a run, or foreign weights; prints a table."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ from mmjax import config_check
 from mmjax.errors import UserError
 from mmjax.evaluation import progress, report
 from mmjax.evaluation.tasks import build
+from mmjax.models import Multimodal
 from mmjax.parallel.mesh import make_mesh
 from mmjax.training.workdir import restore_for_inference
 
@@ -21,19 +22,21 @@ SUITE = "suite"  # a task of the command, not of a config: `data` is a YAML file
 
 
 def run(
-    workdir: str,
+    workdir: str | None = None,
     *,
+    weights: str | None = None,
     task: str | None = None,
     data: str | None = None,
     options: Sequence[str] = (),
     output: Sequence[str] = (),
 ) -> report.Results:
-    """Evaluates a run, by the evaluators of its own config or by those named here.
+    """Evaluates a model, by the evaluators of its own run's config or by those named here.
 
     The parameters are split over all devices (axis fsdp), so that what was trained fits.
 
     Args:
-      workdir: of the run.
+      workdir: of a run, whose newest checkpoint is evaluated; or
+      weights: whatever `mmjax.load` takes: other libraries' weights, a hub name.
       task: one of the tasks; without `data`, the config's own evaluators of that task. "suite"
         takes a YAML file as data.
       data: path of the data, with `task`.
@@ -44,13 +47,13 @@ def run(
       Evaluator name → metric → value.
 
     Raises:
-      UserError: no run there, nothing to evaluate, or an evaluator that cannot be built; all before
-        the first is run.
+      UserError: no run or weights there, nothing to evaluate, or an evaluator that cannot be
+        built; all before the first is run.
     """
     for file in output:
         report.check(file)
     with jax.set_mesh(make_mesh(data=1, fsdp=-1)), progress.shown():
-        config, model, params, tokenizer = restore_for_inference(workdir)
+        config, model, params, tokenizer = _model(workdir, weights)
         specs = choose(config.evals, task, data, options)
         evaluators = {
             name: build(name, spec, config=config, model=model, tokenizer=tokenizer)
@@ -78,7 +81,7 @@ def choose(
         specs = {name: spec for name, spec in evals.items() if task in (None, spec.task)}
     if not specs:
         what = f"no evaluator of task {task!r}" if task else "no evaluator"
-        raise UserError(f"the run's config has {what}: give --task=TASK and --data=PATH.")
+        raise UserError(f"the config has {what}: give --task=TASK and --data=PATH.")
     for name, spec in specs.items():
         for option in options:
             key, separator, text = option.partition("=")
@@ -108,6 +111,18 @@ def read_suite(file: str | None) -> dict[str, ConfigDict]:
             beside = Path(file).parent / str(value)
             spec[key] = str(beside) if key in _FILES and value and beside.exists() else value
     return specs
+
+
+def _model(workdir: str | None, weights: str | None) -> tuple[ConfigDict, Multimodal, Any, Any]:
+    """(config, model, parameters, tokenizer or None)"""
+    if (workdir is None) == (weights is None):
+        raise UserError("mmjax eval needs either --workdir=DIR of a run or --weights=PATH.")
+    if workdir is not None:
+        return restore_for_inference(workdir)
+    from mmjax.interop.pretrained import load  # which imports training, and this
+
+    loaded = load(str(weights))
+    return loaded.config, loaded.model, loaded.params, loaded.tokenizer
 
 
 _FILES = ("path", "train", "image", "classes", "templates", "subset", "real", "candidates")

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from mmjax.config_check import ignores_padding
 from mmjax.data import Source, Tokenizer, eval_batches
+from mmjax.errors import UserError
 from mmjax.evaluation.progress import track
 from mmjax.evaluation.skips import report_unreadable
 from mmjax.models import Multimodal
@@ -37,7 +38,7 @@ class Embedder:
     """
 
     model: Multimodal
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     batch_size: int
     image_size: int
     context_length: int
@@ -49,7 +50,7 @@ class Embedder:
 
     @classmethod
     def of(
-        cls, spec: Any, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+        cls, spec: Any, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer | None
     ) -> "Embedder":
         """For an evaluator with the keys `spec` of a run's model."""
         return cls(
@@ -75,6 +76,8 @@ class Embedder:
         Raises:
           UserError: some cannot, and may not be skipped; on every host, after all were tried.
         """
+        if "image_embed" not in self.model.outputs():
+            raise UserError("this model has no image tower, so it cannot embed images.")
         size, rows = self._global_batch()
         batches: Iterable[Columns] = eval_batches(
             source,
@@ -106,6 +109,11 @@ class Embedder:
         L is the full context, or for a tower that does not look at padding what the longest of the
         texts needs, rounded up to a multiple of 8: the same embeddings for less.
         """
+        if "text_embed" not in self.model.outputs() or self.tokenizer is None:
+            lacks = "tokenizer" if "text_embed" in self.model.outputs() else "text tower"
+            raise UserError(
+                f"this model has no {lacks}, which texts need; probe and knn need none."
+            )
         text, mask = self.tokenizer.encode(texts, self.context_length)
         longest = int(mask.sum(axis=1).max())
         length = (

@@ -11,6 +11,7 @@ from mmjax import config as config_lib
 from mmjax import evaluation
 from mmjax.errors import UserError
 from mmjax.evaluation import command, progress
+from mmjax.interop import registry
 
 
 @pytest.fixture
@@ -138,3 +139,31 @@ def test_bars_are_shown_on_stderr_only_when_asked_for(capsys):
         assert list(progress.track(range(3), 20, 8, "images")) == [0, 1, 2]
         assert progress._BARS.get().tasks[0].completed == 20
     assert capsys.readouterr().out == ""
+
+
+def test_foreign_weights_are_evaluated(evals, tmp_path):
+    """A transformers folder: the same numbers as the model that it was written from."""
+    config, model, params = small_run.run()
+    tokenizer = small_run.tokenizer()
+    content = {"config": config, "params": params, "tokenizer": tokenizer}
+    registry.export(tmp_path / "clip", "huggingface", **content)
+    options = {"task": "retrieval", "data": evals["pairs"].path, "options": ["batch_size=8"]}
+    found = evaluation.run(weights=str(tmp_path / "clip"), **options)["retrieval"]
+    spec = {**evals["pairs"], "batch_size": 8}
+    expected = evaluation.build("r", spec, config=config, model=model, tokenizer=tokenizer)(params)
+    assert found == expected
+
+
+@pytest.mark.parametrize("both", [{}, {"workdir": "a", "weights": "b"}])
+def test_either_a_run_or_weights_are_named(both):
+    with pytest.raises(UserError, match="either --workdir=DIR of a run or --weights=PATH"):
+        evaluation.run(**both)
+
+
+def test_a_model_without_texts_says_so(evals):
+    config, model, _ = small_run.run()
+    run = {"config": config, "tokenizer": None}
+    with pytest.raises(UserError, match="this model has no tokenizer"):
+        evaluation.build("r", evals["pairs"], model=model, **run)
+    with pytest.raises(UserError, match="this model has no text tower"):
+        evaluation.build("r", evals["pairs"], model=model.clone(text=None), **run)
