@@ -68,6 +68,7 @@ def train_batches(
     if len(names) != len(sources):
         raise ValueError(f"{len(sources)} sources for {len(names)} entries of data.train")
     weights = [config.data.train[name].get("weight", 1.0) for name in names]
+    towers = config.model.get("towers", ("image", "text"))
     load = _TrainBatch(
         sources=list(sources),
         order=Order([len(source) for source in sources], weights, config.seed),
@@ -75,7 +76,7 @@ def train_batches(
         seed=config.seed,
         batch_size=config.batch_size,
         rows=np.asarray(rows),
-        image_size=config.model.image.size if "image" in config.model.towers else 0,
+        image_size=config.model.image.size if "image" in towers else 0,
         text_length=config.model.text.context_length,
         text_lengths=tuple(config.data.text_lengths),
         augment=Augment(**config.data.augment),
