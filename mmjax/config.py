@@ -37,7 +37,7 @@ _ATTENTION = ("auto", "xla", "cudnn", "splash")
 _REMAT = ("none", "dots", "full")
 _SOURCE = (
     ("path", str, "Where the pairs are: a folder, a file, a glob, tfds://NAME, generated:N."),
-    ("format", "auto", "auto, tar, csv, folder, tfds, arrayrecord or generated."),
+    ("format", "auto", "auto, tar, csv, folder, tfds, arrayrecord, text or generated."),
     ("image", "", "Column or feature of the image; '' is the format's usual one."),
     ("caption", "", "Where captions are: txt,json:FIELD (tar), column, feature; '' is the usual."),
     ("label", "", "Field, column or feature of the class number; '' is none."),
@@ -98,6 +98,7 @@ KEYS: tuple[Key, ...] = (
     Key("model.image.norm_pre", True, "A layer norm before the blocks, as CLIP has."),
     Key("model.image.patch_bias", False, "A bias in the patch embedding."),
     Key("model.image.patch_dropout", 0.0, "Share of patches dropped in training (FLIP)."),
+    Key("model.image.pixel_head", False, "A head for the pixels of patches, for patch_pixels."),
     Key("model.image.mean", (0.48145466, 0.4578275, 0.40821073), "Mean of RGB in 0..1."),
     Key("model.image.std", (0.26862954, 0.26130258, 0.27577711), "Deviation of RGB in 0..1."),
     Key("model.text.vocab_size", 49_408, "Rows of the token embedding."),
@@ -114,6 +115,12 @@ KEYS: tuple[Key, ...] = (
     Key("model.text.mask_padding", False, "Padding is not attended to (needless if causal)."),
     Key("model.text.pool", "eot", "Which token is the text: end, first, last place, or mean.",
         ("eot", "cls", "last", "mean")),
+    Key("model.fusion.style", "none", "How text and image tokens meet: in one stream, by "
+        "cross-attention of the text, through a few shared tokens.",
+        ("none", "concat", "cross", "bottleneck")),
+    Key("model.fusion.depth", 6, "Layers that fuse, made as the text tower's. 0: a joint head "
+        "alone. Both towers of depth 0: early fusion, all layers are these."),
+    Key("model.fusion.n_bottlenecks", 4, "bottleneck: how many tokens both streams share."),
     # Weights to start from: read once, before the first step of a fresh run.
     Key("init_from.source", "", "Folder, file, workdir or hub name of the weights that a fresh run "
         "starts from; '': random.", resumable=True),
@@ -128,7 +135,8 @@ KEYS: tuple[Key, ...] = (
     # Optimizer.
     Key("optim.name", "adamw", "Optimizer (optax's own).", ("adamw", "lion", "adafactor", "muon")),
     Key("optim.lr", 1e-3, "Peak learning rate."),
-    Key("optim.schedule", "cosine", "After the warm-up.", ("cosine", "constant", "rsqrt")),
+    Key("optim.schedule", "cosine", "After the warm-up.", 
+        ("cosine", "linear", "constant", "rsqrt")),
     Key("optim.warmup_steps", 0, "Steps of linear warm-up from 0."),
     Key("optim.weight_decay", 0.2, "Decoupled weight decay, on matrices only."),
     Key("optim.b1", 0.9, "Decay of the first moment (Muon: of its momentum and Adam's)."),
@@ -216,6 +224,8 @@ KEYS: tuple[Key, ...] = (
     Key("log.every", 50, "Steps between log lines.", resumable=True),
     Key("log.watchdog", 600.0, "Seconds without progress after which the log names host, step and "
         "phase; 0: never.", resumable=True),
+    Key("log.gradient_norms", False, "Also log the gradient's norm of each objective alone; costs a "
+        "backward pass each.", resumable=True),
     Key("log.tensorboard", True, "Write TensorBoard events into the workdir.", resumable=True),
     Key("log.wandb", "", "Weights & Biases project to log to; '': none.", resumable=True),
 )  # fmt: skip
@@ -288,7 +298,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
     model.image.update(size=32, patch_size=8)
     model.text.update(vocab_size=600, context_length=16)
     for tower in (model.image, model.text):
-        tower.update(width=32, depth=2, heads=4, mlp_dim=64)
+        tower.update(width=32, depth=min(tower.depth, 2), heads=4, mlp_dim=64)
+    model.fusion.depth = min(model.fusion.depth, 2)
     config.update(total_steps=6, batch_size=16)
     config.optim.warmup_steps = min(config.optim.warmup_steps, 2)
     config.optim.microbatches = min(config.optim.microbatches, 2)

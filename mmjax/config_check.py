@@ -107,6 +107,11 @@ def _check_model(config: ConfigDict) -> None:
                 f"config.model.{name}: heads={tower.heads} does not divide width={tower.width}."
             )
     image, text = config.model.image, config.model.text
+    if image.pixel_head and image.patch_dropout:
+        raise UserError(
+            "config.model.image.pixel_head wants every patch: set config.model.image.patch_dropout="
+            "0."
+        )
     if image.kind == "vit" and image.patch_size > image.size:
         raise UserError(
             f"config.model.image.patch_size={image.patch_size} is larger than the image "
@@ -119,6 +124,7 @@ def _check_model(config: ConfigDict) -> None:
                 f"config.model.{name}.head={tower.head!r} wants width={tower.width} equal to "
                 f"config.model.embed_dim={config.model.embed_dim}; or set head='linear'."
             )
+    _check_fusion(config.model)
     too_long = [n for n in config.data.text_lengths if n > text.context_length]
     if too_long:
         raise UserError(
@@ -175,6 +181,26 @@ def _check_best(config: ConfigDict) -> None:
         )
 
 
+def _check_fusion(model: ConfigDict) -> None:
+    if model.fusion.style == "none":
+        return
+    if len(model.towers) != 2:
+        raise UserError(
+            f"config.model.fusion.style={model.fusion.style!r} fuses two towers, and "
+            f"config.model.towers={model.towers!r}: set it to 'none'."
+        )
+    if model.image.kind == "resnet":
+        raise UserError(
+            f"config.model.fusion.style={model.fusion.style!r} fuses the tokens of a vision "
+            "transformer: set config.model.image.kind='vit'."
+        )
+    if model.fusion.style != "concat" and not model.fusion.depth:
+        raise UserError(
+            f"config.model.fusion.depth=0 is a joint head on both towers, which style="
+            f"{model.fusion.style!r} has not: set config.model.fusion.style='concat'."
+        )
+
+
 def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
     """Checks what depends on the mesh: `sizes` of its axes `data`, `fsdp`, `tensor`."""
     devices, parts = sizes["data"] * sizes["fsdp"], config.optim.microbatches
@@ -211,15 +237,26 @@ def validate_on_platform(config: ConfigDict, platform: str) -> None:
             )
 
 
+_REMEDIES = {
+    "logit_bias": "set config.model.logit_bias_init, e.g. -10.0",
+    "match_logits": "set config.model.fusion.style to concat, cross or bottleneck",
+    "fused_scores": "set config.model.fusion.style, and config.model.text.mlm_head=True",
+    "caption_scores": "set config.model.fusion.style to concat or cross (a bottleneck is not "
+    "causal), and config.model.text.mlm_head=True",
+    "text_scores": "set config.model.text.mlm_head=True",
+    "patch_pixels": "set config.model.image.pixel_head=True",
+    "image_embed": "a tower of depth 0 embeds nothing; this fusion is early",
+    "text_embed": "a tower of depth 0 embeds nothing; this fusion is early",
+}
+
+
 def validate_outputs(goals: Mapping[str, tuple[Any, float]], given: tuple[str, ...]) -> None:
     """Checks that the model can give what each objective requires."""
     for name, (objective, _) in goals.items():
         for outputs in objective.requires.values():
             lacking = [output for output in outputs if output not in given]
             if lacking:
-                remedy = {"logit_bias": "set config.model.logit_bias_init, e.g. -10.0"}.get(
-                    lacking[0], f"this model gives {', '.join(given)}"
-                )
+                remedy = _REMEDIES.get(lacking[0], f"this model gives {', '.join(given)}")
                 raise UserError(
                     f"config.objectives.{name} needs the model output {lacking[0]!r}: {remedy}."
                 )

@@ -94,7 +94,7 @@ def run(config: ConfigDict, sizes: tuple[int, int, int] = (1, 1, 1)) -> Run:
     rates = optim.rates(config.optim, shapes(model))
     optimizer = optim.optimizer(config.optim, rates)
     mesh = mesh_lib.make_mesh(*sizes, jax.devices()[: int(np.prod(sizes))])
-    goals = objectives.build(config.objectives)
+    goals = objectives.build(config.objectives, config.model)
     step = make_train_step(model, goals, optimizer, rates, config)
     state = jax.jit(lambda p: new_state(p, optimizer, ema=config.optim.ema > 0))(params(model))
     state = jax.device_put(state, rules.state_shardings(state, mesh))

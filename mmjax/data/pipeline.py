@@ -33,6 +33,7 @@ log = logging.getLogger("mmjax.data")
 
 TRIES = 16  # neighbours to try in place of a bad record
 FOREVER = 1 << 40  # steps
+NO_IMAGE = np.zeros(0, np.uint8)
 BAD_WINDOW = 1000  # examples below which the share of bad ones is not judged
 
 
@@ -55,8 +56,9 @@ def train_batches(
       start_step: the first step to yield.
 
     Yields:
-      image uint8 [b, S, S, 3], text int32 [b, L], text_mask bool [b, L], group int32 [b]: records
-      of one group (or, without groups, one record met twice) are positives of each other.
+      image uint8 [b, S, S, 3] (where the model has an image tower), text int32 [b, L], text_mask
+      bool [b, L], group int32 [b]: records of one group (or, without groups, one record met twice)
+      are positives of each other.
       Close the iterator to stop the worker processes.
 
     Raises:
@@ -66,6 +68,7 @@ def train_batches(
     if len(names) != len(sources):
         raise ValueError(f"{len(sources)} sources for {len(names)} entries of data.train")
     weights = [config.data.train[name].get("weight", 1.0) for name in names]
+    towers = config.model.get("towers", ("image", "text"))
     load = _TrainBatch(
         sources=list(sources),
         order=Order([len(source) for source in sources], weights, config.seed),
@@ -73,7 +76,7 @@ def train_batches(
         seed=config.seed,
         batch_size=config.batch_size,
         rows=np.asarray(rows),
-        image_size=config.model.image.size,
+        image_size=config.model.image.size if "image" in towers else 0,
         text_length=config.model.text.context_length,
         text_lengths=tuple(config.data.text_lengths),
         augment=Augment(**config.data.augment),
@@ -164,7 +167,7 @@ class _TrainBatch:
     seed: int
     batch_size: int
     rows: np.ndarray
-    image_size: int
+    image_size: int  # 0: no images
     text_length: int
     text_lengths: tuple[int, ...]
     augment: Augment
@@ -174,13 +177,13 @@ class _TrainBatch:
         images, captions, groups, substituted = zip(*examples, strict=True)
         text, mask = self.tokenizer.encode(captions, self.text_length)
         length = self._length(mask)
-        return {
-            "image": np.stack(images),
+        batch = {
             "text": np.ascontiguousarray(text[:, :length]),
             "text_mask": np.ascontiguousarray(mask[:, :length]),
             "group": np.array(groups, np.int32),
             "substituted": np.array(substituted),
         }
+        return {"image": np.stack(images), **batch} if self.image_size else batch
 
     def _example(self, address: Address) -> tuple[np.ndarray, str, int, str]:
         """Image, caption, group, and why it stands in for another record ("" if it does not)."""
@@ -196,7 +199,9 @@ class _TrainBatch:
                 if not record.captions:
                     raise BadRecord(f"{record.key} is without a caption")
                 caption = record.captions[rng.integers(len(record.captions))]
-                image = _named(record, train_transform, rng, self.image_size, self.augment)
+                image = NO_IMAGE
+                if self.image_size:
+                    image = _named(record, train_transform, rng, self.image_size, self.augment)
             except BadRecord as error:
                 problem = problem or f"{source.name}: {error}"
                 continue

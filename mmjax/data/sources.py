@@ -1,4 +1,4 @@
-"""Opens data by its path: tar shards, a CSV, a folder of images, TFDS, ArrayRecord.
+"""Opens data by its path: tar shards, a CSV, a folder of images, TFDS, ArrayRecord, text lines.
 
 `open_source` takes one entry of `data.train` or of `evals`; what is wrong with the data and can be
 known without reading all of it is a `UserError` here.
@@ -14,12 +14,13 @@ from typing import Any
 from mmjax.data.array_record import open_array_record, open_tfds
 from mmjax.data.files import open_folder, open_karpathy, open_table
 from mmjax.data.generated import open_generated
+from mmjax.data.lines import LineSource
 from mmjax.data.records import IMAGE_SUFFIXES, Source
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
 from mmjax.errors import UserError
 
-FORMATS = ("tar", "csv", "karpathy", "folder", "tfds", "arrayrecord", "generated")
+FORMATS = ("tar", "csv", "karpathy", "folder", "tfds", "arrayrecord", "text", "generated")
 
 
 def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
@@ -31,7 +32,8 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
           `tfds://name[/config][?data_dir=…&split=…]`, or `generated:COUNT`.
         format: one of FORMATS, or "auto" (default): found from the path.
         caption: where captions come from. Tar: "txt" (default) and "json:FIELD", comma-separated;
-          csv (or tsv): columns; TFDS and ArrayRecord: features; folder: always the .txt beside.
+          csv (or tsv): columns; TFDS and ArrayRecord: features; folder: always the .txt beside;
+          text: files of one text a line, without images.
         image: column or feature of the image ("" finds it); karpathy: the folder of the images.
         label, group: JSON field, column or feature holding an integer ("" for none).
         split: of a TFDS dataset, "train" by default; karpathy: "test".
@@ -66,6 +68,8 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
         return open_array_record(_inside(files, "*.array_record*", name), caption, name)
     if kind == "karpathy":
         return open_karpathy(files[0], image, spec.get("split") or "", name)
+    if kind == "text":
+        return LineSource(files, name)
     if kind == "csv":
         return open_table(files, caption, image, label, group, name)
     return open_folder(files[0], name)
@@ -132,6 +136,8 @@ def _format(files: list[Path], path: str, name: str) -> str:
         return "karpathy"
     if ".array_record" in first.name:
         return "arrayrecord"
+    if first.suffix == ".txt":
+        return "text"
     raise UserError(f"{name}: cannot tell the format of {path}; set format to one of {FORMATS}.")
 
 

@@ -87,6 +87,11 @@ class Tokenizer:
         """Writes a folder that `load_tokenizer` and transformers' AutoTokenizer read."""
         self._wrapped.save_pretrained(str(folder))
 
+    @property
+    def wrapped(self) -> Any:
+        """The tokenizer of transformers; None in a worker process, which only encodes."""
+        return self._wrapped
+
     def _encode(self, texts: list[str]) -> list[list[int]]:
         if self._backend is not None:
             return [e.ids for e in self._backend.encode_batch(texts, add_special_tokens=False)]

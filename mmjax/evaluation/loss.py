@@ -14,13 +14,14 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from mmjax import objectives
-from mmjax.data import Tokenizer, eval_batches, open_source
+from mmjax.data import Tokenizer, eval_batches, open_source, vocabulary
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import batch_shards, on_mesh
 from mmjax.evaluation.skips import unreadable as unreadable_records
 from mmjax.models import Multimodal
 from mmjax.parallel.mesh import local_rows, put_batch
-from mmjax.training.step import run_views, total_loss
+from mmjax.training.step import total_loss
+from mmjax.training.views import run_views
 
 
 class HeldOutLoss:
@@ -42,7 +43,8 @@ class HeldOutLoss:
                 f"evals.{name}: batch_size={self._batch_size} is not a multiple of the "
                 f"{batch_shards()} devices that share the batch, and the loss depends on it."
             )
-        goals = objectives.build(config.objectives)
+        words = vocabulary.of_tokenizer(tokenizer, config.model.text.vocab_size)
+        goals = objectives.build(config.objectives, config.model, words)
 
         def loss(params, batch, key):
             unreadable = batch.pop("unreadable")
@@ -68,9 +70,10 @@ class HeldOutLoss:
 
     def _batches(self):
         """The full batches, with the columns that training has."""
+        images = "image" in self._config.model.towers
         batches = eval_batches(
             self._source,
-            image_size=self._config.model.image.size,
+            image_size=self._config.model.image.size if images else None,
             tokenizer=self._tokenizer,
             text_length=self._config.model.text.context_length,
             batch_size=self._batch_size,

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mmjax.models import zoo
+from mmjax.models.decoder import generate
+from mmjax.models.fusion import Fusion
 from mmjax.models.multimodal import Multimodal
 from mmjax.models.resnet import ModifiedResNet
 from mmjax.models.text import TextTower
 from mmjax.models.vision import VisionTower
 from mmjax.parallel.mesh import batch_shards, platform
 
-__all__ = ["Multimodal", "create", "dummy_batch", "from_config", "init", "zoo"]
+__all__ = ["Multimodal", "create", "dummy_batch", "from_config", "generate", "init", "zoo"]
 
 
 def create(name: str) -> Multimodal:
@@ -32,9 +34,17 @@ def from_config(config: ConfigDict) -> Multimodal:
         if "image" in config.towers
         else None,
         text=TextTower(**config.text, **shared) if "text" in config.towers else None,
+        fusion=_fusion(config, shared["dtype"]) if config.fusion.style != "none" else None,
         logit_scale_init=config.logit_scale_init,
         logit_bias_init=config.logit_bias_init,
     )
+
+
+def _fusion(config: ConfigDict, dtype: jnp.dtype) -> Fusion:
+    """The fusion's layers are the text tower's in all but their number."""
+    names = ("width", "heads", "mlp_dim", "activation", "norm", "norm_eps", "attention", "remat",
+             "unroll")  # fmt: skip
+    return Fusion(**config.fusion, **{name: config.text[name] for name in names}, dtype=dtype)
 
 
 def compute_dtype(name: str) -> jnp.dtype:
@@ -54,10 +64,14 @@ def dummy_batch(model: Multimodal) -> dict[str, jax.Array]:
     if model.image is not None:
         size = model.image.size
         batch["image"] = jnp.zeros((rows, size, size, 3), jnp.uint8)
+        if isinstance(model.image, VisionTower) and model.image.pixel_head:
+            batch["patch_mask"] = jnp.zeros((rows, (size // model.image.patch_size) ** 2), bool)
     if model.text is not None:
         length = model.text.context_length
         batch["text"] = jnp.zeros((rows, length), jnp.int32)
         batch["text_mask"] = jnp.broadcast_to(jnp.arange(length) == 0, (rows, length))
+        batch["targets"] = jnp.zeros((rows, 1), jnp.int32)
+        batch["target_places"] = jnp.zeros((rows, 1), jnp.int32)
     return batch
 
 

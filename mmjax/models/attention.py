@@ -59,6 +59,25 @@ def attend(
     return xla(query, key, value, mask=mask)
 
 
+def may_see(valid: jax.Array, ar: jax.Array | None = None) -> jax.Array:
+    """The mask of one rule: with c = cumsum(ar), query i sees key j if c_j ≤ c_i and j is valid.
+
+    All 0: everyone sees everyone; all 1: causal; 0…01…1: a prefix that is seen whole (as in
+    PaliGemma, Beyer et al., 2024). What a query that is padding sees is of no account.
+
+    Args:
+      valid: bool [B, L], False on padding.
+      ar: int32 [B, L], or None for all 0.
+
+    Returns:
+      bool, broadcastable to [B, heads, L, L].
+    """
+    if ar is None:
+        return valid[:, None, None, :]
+    c = jnp.cumsum(ar, axis=1)
+    return ((c[:, None, :] <= c[:, :, None]) & valid[:, None, :])[:, None]
+
+
 def _cudnn(query, key, value, mask, causal):
     """NVIDIA's fused attention; it trains lengths that are multiples of 8 only."""
     length = query.shape[1]

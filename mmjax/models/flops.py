@@ -5,7 +5,8 @@ from ml_collections import ConfigDict
 
 def forward_flops(config: ConfigDict, text_length: int | None = None) -> int:
     """FLOPs of embedding one image–text pair (what of it the model has a tower for) with
-    `config.model`; matmuls only, as MFU counts.
+    `config.model`, and of fusing it where there is a fusion; matmuls only, as MFU counts. More
+    views, and heads over the vocabulary, are the objectives', and do not count.
 
     `text_length`: tokens a text is padded to; None is the full context. A train step is three
     times as much (Kaplan et al., 2020, appendix B of Chowdhery et al., 2022).
@@ -13,11 +14,29 @@ def forward_flops(config: ConfigDict, text_length: int | None = None) -> int:
     flops, image, text = 0, config.image, config.text
     if "image" in config.towers:
         flops += _resnet(image) if image.kind == "resnet" else _vit(image)
-        flops += _head(image.head, _image_width(image), config.embed_dim)
+        embeds = image.kind == "resnet" or image.depth > 0
+        flops += _head(image.head, _image_width(image), config.embed_dim) * embeds
     if "text" in config.towers:
         flops += _blocks(text, text_length or text.context_length)
-        flops += _head(text.head, text.width, config.embed_dim)
+        flops += _head(text.head, text.width, config.embed_dim) * (text.depth > 0)
+    if config.fusion.style != "none":
+        flops += _fusion(config, text_length or text.context_length)
     return int(flops)
+
+
+def _fusion(config: ConfigDict, length: int) -> int:
+    """The layers of the fusion, made as the text tower's, on all tokens of an image and a text."""
+    image, width, fusion = config.image, config.text.width, config.fusion
+    tokens = (image.size // image.patch_size) ** 2
+    tokens = max(1, round(tokens * (1 - image.patch_dropout))) + (image.pool == "cls")
+    flops = 0 if image.width == width else 2 * tokens * image.width * width
+    layers = ConfigDict({**config.text, "depth": fusion.depth})
+    if fusion.style == "concat":
+        return flops + _blocks(layers, tokens + length)
+    if fusion.style == "bottleneck":
+        return flops + sum(_blocks(layers, n + fusion.n_bottlenecks) for n in (tokens, length))
+    to_image = 2 * (2 * length + 2 * tokens) * width**2 + 4 * length * tokens * width
+    return flops + _blocks(layers, length) + fusion.depth * to_image
 
 
 def _head(head: str, width: int, embed_dim: int) -> int:

@@ -6,6 +6,7 @@ holds its blocks' parameters with a leading layer axis however it is executed.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 
 from mmjax.models.attention import attend
 from mmjax.parallel.mesh import constrain
+
+Cache = tuple[jax.Array, jax.Array]  # keys and values [B, M, heads, d] of tokens seen before
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP weights
@@ -54,8 +57,15 @@ class Attention(nn.Module):
         *,
         mask: jax.Array | None = None,
         causal: bool = False,
-    ) -> jax.Array:
-        """`mask` is boolean, broadcastable to [B, heads, L, M]; True means "may be seen"."""
+        cache: Cache | None = None,
+        place: jax.Array | None = None,
+    ) -> tuple[jax.Array, Cache]:
+        """The result [B, L, W], and the keys and values that it was taken over.
+
+        `mask` is boolean, broadcastable to [B, heads, L, M]; True means "may be seen". A `cache` is
+        attended to in place of `context`, after the keys and values of `x` were written into it
+        at `place`; without a place it stays as it is.
+        """
         width = x.shape[-1]
         context = x if context is None else context
 
@@ -70,10 +80,18 @@ class Attention(nn.Module):
 
         std = width**-0.5
         query = split(dense("query", std)(x))
-        key = split(dense("key", std)(context))
-        value = split(dense("value", std)(context))
+        if cache is not None and place is None:
+            key, value = cache
+        else:
+            key = split(dense("key", std)(context))
+            value = split(dense("value", std)(context))
+        if cache is not None and place is not None:
+            key, value = (
+                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), place, axis=1)
+                for old, new in zip(cache, (key, value), strict=True)
+            )
         y = attend(query, key, value, mask=mask, causal=causal, implementation=self.implementation)
-        return dense("out", self.out_std or std)(y.reshape(x.shape))
+        return dense("out", self.out_std or std)(y.reshape(x.shape)), (key, value)
 
 
 class Mlp(nn.Module):
@@ -97,8 +115,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block of norm "pre": x + attention(norm(x)), then x + mlp(norm(x)); or "post" as
-    in Vaswani et al. (2017) and BERT: norm(x + attention(x)), then norm(x + mlp(x))."""
+    """Transformer block: attention, attention to `context` where there is one, MLP.
+
+    Norm "pre": x + attention(norm(x)), then x + mlp(norm(x)); "post", as in Vaswani et al. (2017)
+    and BERT: norm(x + attention(x)), then norm(x + mlp(x)).
+    """
 
     heads: int
     mlp_dim: int
@@ -111,20 +132,49 @@ class Block(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, None]:
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array | None,
+        context: jax.Array | None = None,
+        cache: dict[str, Cache] | None = None,
+        place: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, Cache] | None]:
+        """`mask` is of the tokens among themselves; the whole `context` may be seen.
+
+        With a `cache` ("own" of the tokens, "context" once that was seen) the new one is returned,
+        as nn.scan wants it: (carry, what each layer gives).
+        """
         out_std = (2 * self.depth * x.shape[-1]) ** -0.5
         x = constrain(x, "batch", None, None)
-        norm1 = layer_norm(self.norm_eps, self.dtype, "norm1")
-        norm2 = layer_norm(self.norm_eps, self.dtype, "norm2")
-        attention = Attention(self.heads, self.dtype, out_std, self.attention, name="attention")
+        kept: dict[str, Cache] = {}
+
+        def attention(name: str) -> Attention:
+            return Attention(self.heads, self.dtype, out_std, self.attention, name=name)
+
+        def own(y):
+            old = cache["own"] if cache else None
+            y, kept["own"] = attention("attention")(
+                y, mask=mask, causal=self.causal, cache=old, place=place
+            )
+            return y
+
+        def of_context(y):
+            old = cache.get("context") if cache else None
+            y, kept["context"] = attention("cross")(y, context, cache=old)
+            return y
+
+        x = self.add("norm1", x, own)
+        if context is not None or (cache and "context" in cache):
+            x = self.add("norm_cross", x, of_context)
         mlp = Mlp(self.mlp_dim, self.activation, self.dtype, out_std, name="mlp")
-        if self.norm == "post":
-            x = norm1(x + attention(x, mask=mask, causal=self.causal))
-            x = norm2(x + mlp(x))
-        else:
-            x = x + attention(norm1(x), mask=mask, causal=self.causal)
-            x = x + mlp(norm2(x))
-        return x, None  # (carry, no per-layer output), as nn.scan wants it
+        x = self.add("norm2", x, mlp)
+        return x, kept if cache else None
+
+    def add(self, name: str, x: jax.Array, branch: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """The residual connection, with the layer norm on the branch or on the sum."""
+        norm = layer_norm(self.norm_eps, self.dtype, name)
+        return norm(x + branch(x)) if self.norm == "post" else x + branch(norm(x))
 
 
 def layer_norm(eps: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
@@ -136,35 +186,40 @@ def stack(
     x: jax.Array,
     mask: jax.Array | None,
     *,
+    context: jax.Array | None = None,
+    cache: dict[str, Cache] | None = None,
+    place: jax.Array | None = None,
     depth: int,
-    heads: int,
-    mlp_dim: int,
-    activation: str,
-    norm: str,
-    norm_eps: float,
-    causal: bool,
-    attention: str,
     remat: str,
     unroll: bool,
-    dtype: jnp.dtype,
-) -> jax.Array:
+    **fields: Any,
+) -> tuple[jax.Array, dict[str, Cache] | None]:
     """Runs `depth` blocks on `x` [B, L, W]; call it inside a compact method.
 
-    Parameters lie in `blocks/...` with a leading axis [depth, ...]. `unroll` writes the layers out
-    (faster on CPU, slower to compile); `remat` names what the backward pass recomputes: "none",
-    "dots" (all but matmuls), "full" (all); `attention` the kernel. None of them changes the
-    parameters or the result.
+    `fields` are those of `Block`; `context` [B, M, W], `cache` (each array with a leading layer
+    axis) and `place` are as of `Block` and `Attention`. Returns the tokens and the new cache.
     """
-    block = Block
+    if not depth:
+        return x, cache
+    layers = repeat(Block, depth, remat, unroll, depth=depth, **fields)
+    return layers(x, mask, context, cache, place)
+
+
+def repeat(block: type[nn.Module], count: int, remat: str, unroll: bool, **fields: Any) -> Any:
+    """`count` blocks as one module, called (x, mask, context, cache, place) as a block is.
+
+    Parameters lie in `blocks/...` with a leading axis [count, ...]. `unroll` writes the layers out
+    (faster on CPU, slower to compile); `remat` names what the backward pass recomputes: "none",
+    "dots" (all but matmuls), "full" (all). Neither changes the parameters or the result.
+    """
     if remat != "none":
         # Inside a loop nothing can be shared between passes, so CSE needs no barrier.
-        block = nn.remat(Block, policy=REMAT_POLICIES[remat], prevent_cse=unroll)
-    layers = nn.scan(
+        block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=unroll)
+    return nn.scan(
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast,
-        length=depth,
-        unroll=depth if unroll else 1,
-    )(heads, mlp_dim, activation, norm, norm_eps, causal, attention, depth, dtype, name="blocks")
-    return layers(x, mask)[0]
+        in_axes=(nn.broadcast, nn.broadcast, 0, nn.broadcast),
+        length=count,
+        unroll=count if unroll else 1,
+    )(**fields, name="blocks")

@@ -1,12 +1,15 @@
 """The text tower: causal with EOT pooling (CLIP), bidirectional (SigLIP), or post-norm (BERT)."""
 
 from collections.abc import Collection
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mmjax.models.layers import ACTIVATIONS, Dense, layer_norm, stack
+from mmjax.models.attention import may_see
+from mmjax.models.layers import ACTIVATIONS, Cache, Dense, layer_norm, stack
+from mmjax.models.tokens import TokenScores, token_scores
 from mmjax.models.vision import project
 
 normal = nn.initializers.normal
@@ -50,23 +53,42 @@ class TextTower(nn.Module):
 
     @nn.compact
     def __call__(
-        self, text: jax.Array, text_mask: jax.Array, outputs: Collection[str]
-    ) -> dict[str, jax.Array]:
+        self,
+        text: jax.Array,
+        text_mask: jax.Array,
+        outputs: Collection[str],
+        *,
+        text_ar: jax.Array | None = None,
+        cache: dict[str, Cache] | None = None,
+        place: jax.Array | None = None,
+    ) -> dict[str, Any]:
         """`text_mask` [B, L] is True on real tokens, EOT included: lengths, never ids, say so.
 
         "text_tokens" are the last layer's tokens, normalised; "text_features" what is pooled of
-        them and projected; "token_logits" [B, L, V] are `token_logits` of all of them.
+        them and projected; "token_logits" [B, L, V] are `token_logits` of all of them. `text_ar`
+        says what a token sees (`may_see`) in a tower that is not causal already. With a `cache`
+        the texts are the tokens from `place` on, `text_mask` is of all that the cache holds, and
+        the new "cache" is returned, too.
         """
-        x = stack(
-            self.embed(text),
-            text_mask[:, None, None, :] if self.mask_padding else None,
+        if self.causal and cache is None:
+            mask = text_mask[:, None, None, :] if self.mask_padding else None
+        elif cache is not None or self.mask_padding or text_ar is not None:
+            seen = text_mask if cache is not None or self.mask_padding else text_mask | True
+            mask = may_see(seen, text_ar)
+        else:
+            mask = None
+        x, cache = stack(
+            self.embed(text, place),
+            mask,
+            cache=cache,
+            place=place,
             depth=self.depth,
             heads=self.heads,
             mlp_dim=self.mlp_dim,
             activation=self.activation,
             norm=self.norm,
             norm_eps=self.norm_eps,
-            causal=self.causal,
+            causal=self.causal and cache is None,
             attention=self.attention,
             remat=self.remat,
             unroll=self.unroll,
@@ -75,7 +97,7 @@ class TextTower(nn.Module):
         norm = lambda x: x  # noqa: E731 (post-norm blocks end with one)
         if self.norm == "pre":
             norm = layer_norm(self.norm_eps, self.dtype, "norm_post")
-        result = {}
+        result: dict[str, Any] = {} if cache is None else {"cache": cache}
         if "text_tokens" in outputs:
             result["text_tokens"] = norm(x)
         if "token_logits" in outputs:
@@ -88,11 +110,12 @@ class TextTower(nn.Module):
             result["text_features"] = project(pooled, self.head, self.embed_dim, self.dtype)
         return result
 
-    def embed(self, text: jax.Array) -> jax.Array:
-        """[B, L] -> [B, L, W]: token, place and (BERT) type, of which every token has the first."""
+    def embed(self, text: jax.Array, place: jax.Array | None = None) -> jax.Array:
+        """[B, L] -> [B, L, W]: token, place (from `place` on) and (BERT) type, always the first."""
         rows = self.position_offset + self.context_length
         positions = self.param("position_embed", normal(0.01), (rows, self.width))
-        positions = positions[self.position_offset :][: text.shape[1]]
+        first = self.position_offset + (0 if place is None else place)
+        positions = jax.lax.dynamic_slice_in_dim(positions, first, text.shape[1])
         x = self.token_embed(text) + positions.astype(self.dtype)
         if self.token_types:
             types = self.param("type_embed", normal(0.02), (self.token_types, self.width))
@@ -102,6 +125,22 @@ class TextTower(nn.Module):
     def token_logits(self, tokens: jax.Array) -> jax.Array:
         """Scores of the vocabulary, [..., W] -> [..., V], by the masked-language head."""
         return self.mlm(tokens, self.token_embed)
+
+    def scores(
+        self, tokens: jax.Array, targets: jax.Array, places: jax.Array | None = None
+    ) -> TokenScores:
+        """How well the head tells `targets` [B, K] (-1: none) from `tokens` [B, L, W].
+
+        `places` [B, K] are those of the tokens that tell them; None: token k tells target k.
+        """
+        if places is not None:
+            tokens = jnp.take_along_axis(tokens, places[:, :, None], axis=1)
+        x, bias = self.mlm.hidden(tokens, self.vocab_size)
+        return token_scores(x, targets, self.token_embed.embedding, bias)
+
+    def pool_tokens(self, x: jax.Array, text_mask: jax.Array) -> jax.Array:
+        """[B, L, W] -> [B, W] as `pool` says."""
+        return self.masked_mean(x, text_mask) if self.pool == "mean" else self.pick(x, text_mask)
 
     def pick(self, x: jax.Array, text_mask: jax.Array) -> jax.Array:
         """[B, L, W] -> [B, W]: the first token (cls), the last (last), the last real one (eot)."""
@@ -125,11 +164,15 @@ class MlmHead(nn.Module):
     norm_eps: float
     dtype: jnp.dtype
 
-    @nn.compact
     def __call__(self, tokens: jax.Array, embed: nn.Embed) -> jax.Array:
+        x, bias = self.hidden(tokens, embed.num_embeddings)
+        return embed.attend(x) + bias.astype(self.dtype)
+
+    @nn.compact
+    def hidden(self, tokens: jax.Array, vocab_size: int) -> tuple[jax.Array, jax.Array]:
+        """[..., W] -> what meets the embedding [..., W], and the bias [V] of the scores."""
         width = tokens.shape[-1]
         dense = Dense(width, dtype=self.dtype, kernel_init=normal(width**-0.5), name="dense")
         x = ACTIVATIONS[self.activation](dense(tokens))
         x = layer_norm(self.norm_eps, self.dtype, "norm")(x)
-        bias = self.param("bias", nn.initializers.zeros, (embed.num_embeddings,))
-        return embed.attend(x) + bias.astype(self.dtype)
+        return x, self.param("bias", nn.initializers.zeros, (vocab_size,))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmjax.models.layers import Attention, Mlp, layer_norm, stack
+from mmjax.models.layers import Attention, Dense, Mlp, layer_norm, stack
 from mmjax.parallel.mesh import constrain
 
 normal = nn.initializers.normal
@@ -31,6 +31,7 @@ class VisionTower(nn.Module):
     norm_pre: bool
     patch_bias: bool
     patch_dropout: float
+    pixel_head: bool
     head: str
     norm_eps: float
     mean: tuple[float, float, float]
@@ -43,14 +44,23 @@ class VisionTower(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: jax.Array, outputs: Collection[str], train: bool = False
+        self,
+        image: jax.Array,
+        outputs: Collection[str],
+        train: bool = False,
+        patch_mask: jax.Array | None = None,
     ) -> dict[str, jax.Array]:
         """Computes the named outputs; `train` turns patch dropout on (rng "dropout").
 
         "image_tokens" are the normalised last-layer tokens (class token first, where there is
-        one), "image_features" is what is pooled of them and projected.
+        one), "image_features" is what is pooled of them and projected. "patch_pixels" float32
+        [B, N, 3 P²] are the pixels that the tokens tell of their patches; patches where
+        `patch_mask` bool [B, N] is True are hidden from the tower.
         """
         x = self.embed_patches(image)  # [B, N, W]
+        if self.pixel_head and patch_mask is not None:
+            hidden = self.param("mask_embed", normal(0.02), (self.width,)).astype(x.dtype)
+            x = jnp.where(patch_mask[:, :, None], hidden, x)
         if self.pool == "cls":
             token = self.param("class_embed", normal(self.width**-0.5), (self.width,))
             token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
@@ -74,11 +84,16 @@ class VisionTower(nn.Module):
             remat=self.remat,
             unroll=self.unroll,
             dtype=self.dtype,
-        )
+        )[0]
         norm = layer_norm(self.norm_eps, self.dtype, "norm_post")
         result = {}
         if "image_tokens" in outputs:
             result["image_tokens"] = norm(x)
+        if "patch_pixels" in outputs:
+            pixels = Dense(3 * self.patch_size**2, dtype=self.dtype, name="pixels",
+                           kernel_init=normal(self.width**-0.5))  # fmt: skip
+            patches = norm(x)[:, int(self.pool == "cls") :]
+            result["patch_pixels"] = pixels(patches).astype(jnp.float32)
         if "image_features" in outputs:
             # CLIP normalises the class token alone, the others every token before pooling.
             pooled = norm(x[:, 0]) if self.pool == "cls" else self.pool_tokens(norm(x))
@@ -87,15 +102,15 @@ class VisionTower(nn.Module):
 
     def embed_patches(self, image: jax.Array) -> jax.Array:
         """[B, S, S, 3] uint8 -> [B, (S // P)^2, W]: a convolution of stride P, as one matmul."""
-        p, w, n = self.patch_size, self.width, self.size // self.patch_size
+        p, w = self.patch_size, self.width
         kernel_init = nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
         kernel = PatchKernel((p, p, 3, w), self.patch_bias, kernel_init, name="patch_embed")()
-        image = image[:, : n * p, : n * p]  # a convolution leaves out what fills no whole patch
         pixels = (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
-        patches = pixels.reshape(-1, n, p, n, p, 3).swapaxes(2, 3)
+        patches = cut_patches(pixels, p)
+        count = patches.shape[1]
         patches = patches.reshape(-1, p * p * 3).astype(self.dtype)
         x = patches @ kernel["kernel"].reshape(-1, w).astype(self.dtype)
-        x = x.reshape(-1, n * n, w)
+        x = x.reshape(-1, count, w)
         if self.patch_bias:
             x = x + kernel["bias"].astype(self.dtype)
         return constrain(x, "batch", None, None)
@@ -123,6 +138,15 @@ class VisionTower(nn.Module):
             return x.mean(axis=1)
         return MapPool(self.heads, self.mlp_dim, self.activation, self.norm_eps, self.dtype,
                        name="pool")(x)  # fmt: skip
+
+
+def cut_patches(image: jax.Array, side: int) -> jax.Array:
+    """[B, S, S, 3] -> [B, (S // side)², side² · 3], row by row; what fills no whole patch is left
+    out, as a convolution does."""
+    count = image.shape[1] // side
+    image = image[:, : count * side, : count * side]
+    patches = image.reshape(-1, count, side, count, side, 3).swapaxes(2, 3)
+    return patches.reshape(-1, count * count, side * side * 3)
 
 
 class PatchKernel(nn.Module):
@@ -154,7 +178,7 @@ class MapPool(nn.Module):
         width = x.shape[-1]
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, width))
         query = jnp.broadcast_to(probe.astype(x.dtype), (x.shape[0], 1, width))
-        y = Attention(self.heads, self.dtype, name="attention")(query, x)
+        y, _ = Attention(self.heads, self.dtype, name="attention")(query, x)
         z = layer_norm(self.norm_eps, self.dtype, "norm")(y)
         return (y + Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(z))[:, 0]
 

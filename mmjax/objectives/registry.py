@@ -13,14 +13,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from mmjax.data.vocabulary import Vocabulary, placeholder
 from mmjax.errors import UserError
 
 Batch = Mapping[str, jax.Array]
-Outputs = Mapping[str, Mapping[str, jax.Array]]  # view → output name → array
-
-
-def _no_views() -> dict[str, Callable[[Batch, jax.Array], Batch]]:
-    return {}
+Outputs = Mapping[str, Mapping[str, Any]]  # view → output or column name → array(s)
+Rows = tuple[jax.Array, jax.Array]  # int32 [M] each: the rows of images, and of texts, that pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +27,22 @@ class Objective:
 
     Attributes:
       requires: view → names of the model outputs the loss reads. The view "plain" is the batch.
-      loss: (outputs, batch) → (float32 scalar, metrics to log). Arrays are global.
-      views: makes the other views: name → (batch, key) → batch, static shapes, inside the step.
+      loss: (outputs, batch) → (float32 scalar, metrics to log). Arrays are global. Beside the
+        outputs a view holds its own columns, as the labels that its maker put there.
+      views: makes the other views: name → (batch, key) → batch, static shapes, inside the step. A
+        view is the batch with some columns new: a tower runs again only if its own are.
+      pairs: makes views of which nothing but the fusion runs, on tokens that the towers made of the
+        plain view: name → (outputs, batch, key) → which images meet which texts. The plain view
+        must be required to have "image_tokens" and "text_tokens".
     """
 
     requires: Mapping[str, tuple[str, ...]]
     loss: Callable[[Outputs, Batch], tuple[jax.Array, Mapping[str, jax.Array]]]
     views: Mapping[str, Callable[[Batch, jax.Array], Batch]] = dataclasses.field(
-        default_factory=_no_views
+        default_factory=dict
+    )
+    pairs: Mapping[str, Callable[[Outputs, Batch, jax.Array], Rows]] = dataclasses.field(
+        default_factory=dict
     )
 
 
@@ -45,7 +51,11 @@ REGISTRY: dict[str, Builder] = {}
 
 
 def register(name: str) -> Callable[[Builder], Builder]:
-    """Adds a builder; its keyword arguments are the keys `config.objectives.NAME.*`."""
+    """Adds a builder; its keyword arguments are the keys `config.objectives.NAME.*`.
+
+    Arguments `vocabulary` and `model` are no keys: the `Vocabulary` of the run's tokenizer, and
+    `config.model`.
+    """
 
     def add(builder: Builder) -> Builder:
         REGISTRY[name] = builder
@@ -60,11 +70,16 @@ def options(name: str) -> dict[str, Any]:
         near = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.0)[0]
         raise UserError(f"config.objectives.{name}: no such objective; the nearest is {near!r}.")
     parameters = inspect.signature(REGISTRY[name]).parameters
-    return {key: parameter.default for key, parameter in parameters.items()}
+    return {key: p.default for key, p in parameters.items() if key not in ("vocabulary", "model")}
 
 
-def build(config: ConfigDict) -> dict[str, tuple[Objective, float]]:
+def build(
+    config: ConfigDict, model: ConfigDict | None = None, vocabulary: Vocabulary | None = None
+) -> dict[str, tuple[Objective, float]]:
     """Objectives of `config.objectives` with their weights, by name, in order of the names.
+
+    `model` is config.model. Without a `vocabulary` (there is no tokenizer yet) they have the right
+    outputs and shapes.
 
     Raises:
       UserError: names an objective or an option that does not exist, or a value that cannot be.
@@ -78,6 +93,11 @@ def build(config: ConfigDict) -> dict[str, tuple[Objective, float]]:
             raise UserError(
                 f"config.objectives.{name}.{key}: no such key; the nearest is {near!r}."
             )
+        wanted = inspect.signature(REGISTRY[name]).parameters
+        if "vocabulary" in wanted:
+            values["vocabulary"] = vocabulary or placeholder()
+        if "model" in wanted:
+            values["model"] = model
         try:
             result[name] = (REGISTRY[name](**values), weight)
         except ValueError as error:

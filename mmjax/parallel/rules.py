@@ -17,10 +17,10 @@ from mmjax.models.roles import path_string, role
 
 # Path pattern → the dimension (from the end) that `tensor` splits.
 _TENSOR_DIMENSION = (
-    (r"/blocks/attention/(query|key|value)/(kernel|bias)$", 1),
-    (r"/blocks/attention/out/kernel$", 2),
-    (r"/blocks/mlp/fc1/(kernel|bias)$", 1),
-    (r"/blocks/mlp/fc2/kernel$", 2),
+    (r"/blocks/.*(attention|cross)/(query|key|value)/(kernel|bias)$", 1),
+    (r"/blocks/.*(attention|cross)/out/kernel$", 2),
+    (r"/blocks/.*mlp/fc1/(kernel|bias)$", 1),
+    (r"/blocks/.*mlp/fc2/kernel$", 2),
 )
 # Roles too small to be worth an all-gather.
 _WHOLE = ("norm", "statistic", "bias", "scale", "token")

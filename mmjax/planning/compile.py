@@ -17,7 +17,8 @@ from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.hardware import Topology
 from mmjax.training import optim
 from mmjax.training.state import TrainState, abstract_state
-from mmjax.training.step import make_train_step, run_views, total_loss
+from mmjax.training.step import make_train_step, total_loss
+from mmjax.training.views import run_views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ def compile_step(config: ConfigDict, topology: Topology) -> Compiled:
     with jax.set_mesh(mesh):
         model = models.from_config(config.model)
         config_check.validate_on_platform(config, mesh_lib.platform())
-        goals = objectives.build(config.objectives)
+        goals = objectives.build(config.objectives, config.model)
         config_check.validate_outputs(goals, model.outputs())
         shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
         rates = optim.rates(config.optim, shapes)
@@ -97,12 +98,13 @@ def compile_step(config: ConfigDict, topology: Topology) -> Compiled:
 def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the batch that the loader makes, at the longest text, on the current mesh."""
     size, length = config.model.image.size, config.model.text.context_length
-    shapes = {
-        "image": ((size, size, 3), jnp.uint8),
+    shapes: dict[str, Any] = {
         "text": ((length,), jnp.int32),
         "text_mask": ((length,), jnp.bool_),
         "group": ((), jnp.int32),
     }
+    if "image" in config.model.towers:
+        shapes["image"] = ((size, size, 3), jnp.uint8)
     sharding = mesh_lib.batch_sharding()
     return {
         name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)

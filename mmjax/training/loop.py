@@ -14,6 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from mmjax import config_check, data, evaluation, models, objectives
+from mmjax.data import vocabulary
 from mmjax.data.order import Order
 from mmjax.errors import Preempted, UserError
 from mmjax.interop import pretrained, start
@@ -54,7 +55,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         # Model, loss and optimizer, as shapes.
         model = models.from_config(config.model)
         config_check.validate_on_platform(config, mesh_lib.platform())
-        goals = objectives.build(config.objectives)
+        goals = objectives.build(config.objectives, config.model)
         config_check.validate_outputs(goals, model.outputs())
         shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
         rate_tree = optim.rates(config.optim, shapes)
@@ -72,6 +73,8 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         of_weights = weights.tokenizer if weights else None
         tokenizer = workdir_tokenizer(folder, config, sources, of_weights)
         config_check.validate_vocabulary(config, tokenizer.vocab_size)
+        words = vocabulary.of_tokenizer(tokenizer, config.model.text.vocab_size)
+        goals = objectives.build(config.objectives, config.model, words)
         evaluators = {
             name: evaluation.build(name, spec, config=config, model=model, tokenizer=tokenizer)
             for name, spec in sorted(config.evals.items())

@@ -18,10 +18,12 @@ from mmjax.models.roles import Role, map_roles
 
 
 def schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
-    """Rate of a step: linear warm-up to `optim.lr`, then cosine to 0, constant or rsqrt."""
+    """Rate of a step: linear warm-up to `optim.lr`, then cosine, linear, constant or rsqrt."""
     warmup = config.warmup_steps
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(config.lr, max(1, total_steps - warmup))
+    elif config.schedule == "linear":
+        after = optax.linear_schedule(config.lr, 0.0, max(1, total_steps - warmup))
     elif config.schedule == "constant":
         after = optax.constant_schedule(config.lr)
     else:  # rsqrt: lr · sqrt(t0 / (t0 + steps since the warm-up)), t0 = max(warmup, 1)
@@ -39,7 +41,7 @@ def rates(config: ConfigDict, params: Any) -> Any:
     """
     scales = [(pattern, 0.0) for pattern in config.freeze] + [tuple(x) for x in config.lr_scale]
     depths = {
-        tower: int(tree["blocks"]["norm1"]["scale"].shape[0])
+        tower: int(jax.tree.leaves(tree["blocks"])[0].shape[0])
         for tower, tree in params.items()
         if isinstance(tree, dict) and "blocks" in tree
     }

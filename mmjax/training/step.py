@@ -4,7 +4,7 @@ Each view of the batch goes through the model once; the losses are taken over th
 batch, also when the embedding is cut into microbatches; one optimizer update follows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,13 +14,12 @@ import optax
 from ml_collections import ConfigDict
 
 from mmjax.models import Multimodal
-from mmjax.models.multimodal import MODEL_OUTPUTS
-from mmjax.objectives.registry import Batch, Objective, Outputs
+from mmjax.objectives.registry import Batch, Outputs
 from mmjax.parallel import rules
 from mmjax.training import optim
 from mmjax.training.state import TrainState
+from mmjax.training.views import Objectives, run_views
 
-Objectives = Mapping[str, tuple[Objective, float]]
 Metrics = dict[str, jax.Array]
 LOSS_MEAN_STEPS = 50  # that the running mean of the loss looks back
 
@@ -84,6 +83,8 @@ def make_train_step(
         skipped = state.skipped + ~good
         metrics |= {"loss": loss, "grad_norm": grad_norm, "lr": lr}
         metrics |= {"nonfinite": nonfinite, "skipped": skipped}
+        if config.log.gradient_norms:
+            metrics |= gradient_norms(loss_fn, state.params, objectives)
         if "logit_scale" in params:
             metrics["logit_scale"] = jnp.exp(params["logit_scale"])
         new = TrainState(state.step + 1, params, opt_state, ema, nonfinite, skipped, mean)
@@ -103,6 +104,26 @@ def _stop_frozen(param: jax.Array, rate: float | np.ndarray) -> jax.Array:
     return jnp.where(rate == 0, stopped, param)
 
 
+def gradient_norms(
+    loss_fn: Callable[[Any], tuple[jax.Array, Metrics]], params: Any, objectives: Objectives
+) -> Metrics:
+    """The norm of the gradient of weight · loss for each objective, as "grad_norm/NAME".
+
+    A backward pass each; the forward pass is the one of the update.
+    """
+
+    def parts(params):
+        metrics = loss_fn(params)[1]
+        return {name: weight * metrics[f"loss/{name}"] for name, (_, weight) in objectives.items()}
+
+    values, pull_back = jax.vjp(parts, params)
+    norms = {}
+    for name in values:
+        one = {other: jnp.asarray(other == name, x.dtype) for other, x in values.items()}
+        norms[f"grad_norm/{name}"] = optax.tree.norm(pull_back(one)[0])
+    return norms
+
+
 def total_loss(objectives: Objectives, outputs: Outputs, batch: Batch) -> tuple[jax.Array, Metrics]:
     """Σ weight · loss, and the parts as metrics "loss/NAME" and "NAME/METRIC"."""
     total, metrics = jnp.zeros((), jnp.float32), {}
@@ -112,61 +133,3 @@ def total_loss(objectives: Objectives, outputs: Outputs, batch: Batch) -> tuple[
         metrics[f"loss/{name}"] = loss
         metrics |= {f"{name}/{metric}": value for metric, value in extra.items()}
     return total, metrics
-
-
-def run_views(
-    model: Multimodal,
-    objectives: Objectives,
-    params: Any,
-    batch: Batch,
-    key: jax.Array,
-    *,
-    microbatches: int = 1,
-    train: bool = True,
-) -> Outputs:
-    """Runs the model once a view and returns view → output name → array over the whole batch.
-
-    With `microbatches` = k the towers see B/k examples at a time and are recomputed in the backward
-    pass; the outputs, and so the negatives, are those of the whole batch. Parts are cut as
-    [B/k, k]: cut as [k, B/k], each would lie on a few devices and be gathered.
-    """
-    makers = {"plain": lambda batch, key: batch}
-    required: dict[str, set[str]] = {}
-    for objective, _ in objectives.values():
-        makers |= objective.views
-        for view, names in objective.requires.items():
-            required.setdefault(view, set()).update(names)
-
-    result = {}
-    for index, view in enumerate(sorted(required)):
-        view_key = jax.random.fold_in(key, index)
-        view_batch = makers[view](batch, view_key)
-        scalars = tuple(sorted(required[view] & set(MODEL_OUTPUTS)))
-        names = tuple(sorted(required[view] - set(MODEL_OUTPUTS)))
-
-        def run(part, part_key, names=names):
-            rngs = {"dropout": part_key}
-            return model.apply({"params": params}, part, names, train=train, rngs=rngs)
-
-        outputs = _in_parts(run, view_batch, view_key, microbatches)
-        of_model: Any = model.apply({"params": params}, view_batch, scalars)
-        result[view] = {**outputs, **of_model}
-    return result
-
-
-def _in_parts(run, batch: Batch, key: jax.Array, parts: int) -> dict[str, jax.Array]:
-    """`run(batch, key)` over `parts` pieces of the batch, put together again."""
-    if parts == 1:
-        return run(batch, key)
-
-    def cut(x):
-        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
-
-    def join(x):
-        x = x.swapaxes(0, 1)
-        return x.reshape(x.shape[0] * parts, *x.shape[2:])
-
-    # The key is a function of the part's number, so that the second pass draws the same.
-    indexed = (jnp.arange(parts), jax.tree.map(cut, dict(batch)))
-    remat = jax.checkpoint(lambda i, part: run(part, jax.random.fold_in(key, i)))
-    return jax.tree.map(join, jax.lax.map(lambda x: remat(*x), indexed))

@@ -1,5 +1,7 @@
 """Finding the format, and one sentence where there is nothing to open."""
 
+import pickle
+
 import pytest
 from ml_collections import ConfigDict
 
@@ -51,3 +53,17 @@ def test_generated_records_are_a_function_of_their_number():
     assert a[7].captions == ("a green cross", "a picture of a cross that is green")
     assert len({a[i].image.tobytes() for i in range(30)}) == 30
     assert [a[i].label for i in (0, 23, 24)] == [0, 23, 0]
+
+
+def test_a_file_of_lines_is_texts_without_pictures(tmp_path):
+    one, two = tmp_path / "a.txt", tmp_path / "b.txt"
+    one.write_text("first line\n\n  second, ünïcode  \n", encoding="utf-8")
+    two.write_bytes(b"third\nbroken \xff\xfe\nlast")
+    source = pickle.loads(pickle.dumps(open_source({"path": str(tmp_path / "*.txt")})))
+    texts = [source[i].captions for i in range(len(source))]
+    assert texts == [("first line",), ("second, ünïcode",), ("third",), ("last",)]
+    assert source[0].image == b""
+    assert source.skipped == {"not UTF-8": 1}
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(UserError, match=r"empty\.txt holds no line of text"):
+        open_source({"path": str(tmp_path / "empty.txt")})

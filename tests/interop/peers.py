@@ -90,9 +90,10 @@ def theirs(model, batch, mean, std):
 
 
 def ours(config: ConfigDict, params, batch, outputs=None):
-    """All outputs of our model (or those named), as NumPy."""
+    """All outputs of our model but scores of targets (or those named), as NumPy."""
     model = models.from_config(config.model)
-    apply = _jitted(model, outputs or model.outputs())
+    every = tuple(name for name in model.outputs() if not name.endswith("_scores"))
+    apply = _jitted(model, outputs or every)
     return jax.tree.map(np.asarray, apply({"params": params}, batch))
 
 

@@ -123,6 +123,20 @@ def test_flops_are_those_of_the_matrix_products(name):
     assert forward_flops(config) == pytest.approx(product_flops(jaxpr.jaxpr), rel=1e-3)
 
 
+@pytest.mark.parametrize("style", ["concat", "cross", "bottleneck"])
+def test_flops_of_a_fusion_are_those_of_its_products(style):
+    config = zoo.config("ViT-B/32")
+    config.image.unroll = config.text.unroll = False
+    config.fusion.update(style=style, depth=3)
+    model = models.from_config(config)
+    params = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
+    outputs = ("image_embed", "text_embed", "fused_tokens")
+    jaxpr = jax.make_jaxpr(
+        lambda params, batch: model.apply({"params": params}, batch, outputs)
+    )(params, models.dummy_batch(model))  # fmt: skip
+    assert forward_flops(config) == pytest.approx(product_flops(jaxpr.jaxpr), rel=1e-3)
+
+
 def product_flops(jaxpr):
     total = 0
     for eqn in jaxpr.eqns:

@@ -223,6 +223,7 @@ def test_decay_and_muon_see_the_roles_of_every_architecture():
     ("name", "points"),
     [
         ("cosine", {0: 0, 5: 0.5, 10: 1, 60: 0.5, 110: 0, 200: 0}),
+        ("linear", {0: 0, 5: 0.5, 10: 1, 35: 0.75, 110: 0, 200: 0}),
         ("constant", {0: 0, 5: 0.5, 10: 1, 110: 1}),
         ("rsqrt", {0: 0, 5: 0.5, 10: 1, 20: 2**-0.5, 40: 0.5}),
     ],
@@ -234,5 +235,5 @@ def test_schedules_at_their_key_points(name, points):
 
 
 def test_without_warm_up_the_first_step_has_the_full_rate():
-    for name in ("cosine", "constant", "rsqrt"):
+    for name in ("cosine", "linear", "constant", "rsqrt"):
         assert float(optim.schedule(optim_config(schedule=name), 10)(0)) == pytest.approx(LR)

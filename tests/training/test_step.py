@@ -15,6 +15,7 @@ from mmjax.models.roles import path_string, role
 from mmjax.objectives import Objective
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training import step as step_lib
+from mmjax.training.views import run_views
 
 
 @pytest.fixture(scope="session")
@@ -190,9 +191,7 @@ def loss_and_gradient(microbatches: int, devices: int = 1):
     goals = objectives.build(config.objectives)
 
     def loss(params, batch):
-        views = step_lib.run_views(
-            model, goals, params, batch, jax.random.key(0), microbatches=microbatches
-        )
+        views = run_views(model, goals, params, batch, jax.random.key(0), microbatches=microbatches)
         return step_lib.total_loss(goals, views, batch)[0]
 
     with jax.set_mesh(mesh_lib.make_mesh(devices, 1, 1, jax.devices()[:devices])):
@@ -223,7 +222,7 @@ def test_microbatches_drop_the_same_patches_in_both_passes():
     @jax.jit
     @jax.value_and_grad
     def ours(params):
-        views = step_lib.run_views(model, goals, params, batch, key, microbatches=k)
+        views = run_views(model, goals, params, batch, key, microbatches=k)
         return (views["plain"]["image_embed"] * weights).sum()
 
     @jax.jit
@@ -263,7 +262,7 @@ def test_a_view_runs_once_however_many_objectives_read_it():
 
     @jax.jit
     def run(batch):
-        return step_lib.run_views(model, goals, params, batch, jax.random.key(0))
+        return run_views(model, goals, params, batch, jax.random.key(0))
 
     scans = str(run.trace(batch).jaxpr).count(" scan[")
     views = run(batch)
@@ -272,3 +271,17 @@ def test_a_view_runs_once_however_many_objectives_read_it():
     mirrored = batch | {"image": batch["image"][:, :, ::-1]}
     expected = run(mirrored)["plain"]["image_embed"]
     np.testing.assert_allclose(views["flipped"]["image_embed"], expected, atol=1e-6)
+
+
+def test_gradient_norms_are_those_of_each_objective_alone():
+    config = tiny.config()
+    config.objectives.clip.weight = 2.0
+    config.objectives.infonce = config_lib.entry("objectives", weight=0.5)
+    config.log.gradient_norms = True
+    batch = tiny.batch(config.model)
+    _, (together,) = tiny.run(config).steps(batch)
+    for name in ("clip", "infonce"):
+        alone = tiny.config()
+        alone.objectives = {name: config.objectives[name]}
+        _, (metrics,) = tiny.run(alone).steps(batch)
+        assert together[f"grad_norm/{name}"] == pytest.approx(metrics["grad_norm"], rel=1e-5)

@@ -1,0 +1,86 @@
+"""What the benchmarks on emoji share: a small model, the three styles it sees, and the fourth."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmjax import config as config_lib
+from mmjax import data, models
+from mmjax.data import Tokenizer
+from mmjax.models import Multimodal
+from mmjax.training import loop
+from mmjax.training.workdir import restore_for_inference
+
+FOLDER = Path("data/emoji")
+SEEN = {"google": 1.0, "fluent": 1.0, "openmoji": 1.0}
+UNSEEN = "twitter"
+
+
+def config(steps: int, batch_size: int, seed: int, *, caption: str = "txt") -> ConfigDict:
+    """Pictures of 32 pixels and texts of up to 16 tokens, width 128; no objective yet."""
+    result = config_lib.default()
+    result.update(seed=seed, total_steps=steps, batch_size=batch_size)
+    result.model.update(name="emoji", embed_dim=128)
+    tower = {"width": 128, "heads": 2, "mlp_dim": 512}
+    result.model.image.update(
+        size=32, patch_size=8, mean=(0.6, 0.55, 0.5), std=(0.35,) * 3, **tower
+    )
+    result.model.text.update(vocab_size=2049, context_length=16, causal=False, pool="cls", **tower)
+    result.model.text.update(mask_padding=True, mlm_head=True)
+    result.optim.update(name="muon", lr=1e-2, warmup_steps=20, weight_decay=0.1)
+    result.optim.lr_scale = ((r".*(embed|norm|bias|logit)", 0.2),)
+    for style, weight in SEEN.items():
+        result.data.train[style] = config_lib.entry(
+            "data.train", path=str(FOLDER / style), caption=caption, weight=weight
+        )
+    result.data.tokenizer = "captions:2048"
+    result.data.augment.update(
+        crop_scale=(0.5, 1.5), crop_ratio=(0.75, 1.33), rotate=15.0, translate=0.05, flip=0.5,
+        brightness=0.3, contrast=0.3, saturation=0.5, hue=0.08, grayscale=0.15,
+    )  # fmt: skip
+    result.log.update(every=50, tensorboard=False)
+    result.checkpoint.every = steps
+    return result
+
+
+def train(run: ConfigDict) -> tuple[Multimodal, Any, Tokenizer, list[Mapping[str, float]]]:
+    """Model, parameters, tokenizer and what was logged of a run in a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as workdir:
+        loop.train(run, workdir)
+        logged = [
+            json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()
+        ]
+        _, model, params, tokenizer = restore_for_inference(workdir)
+        return model, jax.tree.map(np.asarray, params), tokenizer, logged
+
+
+def unseen(run: ConfigDict) -> tuple[np.ndarray, list[str]]:
+    """Pictures uint8 [n, S, S, 3] of the style that is never trained on, and their labels."""
+    source = data.open_source({"path": str(FOLDER / UNSEEN)})
+    rows = np.arange(256)
+    batches = list(
+        data.eval_batches(
+            source, image_size=run.model.image.size, tokenizer=None, text_length=1,
+            batch_size=len(rows), rows=rows,
+        )
+    )  # fmt: skip
+    images = np.concatenate([batch["image"][batch["mask"]] for batch in batches])
+    return images, [source.captions(i)[0] for i in range(len(source))]
+
+
+def count(model: Multimodal) -> int:
+    """Parameters of a model."""
+    shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    """The mean of the seeds, and their least and greatest."""
+    low, high = min(values), max(values)
+    return f"{np.mean(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"

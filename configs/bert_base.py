@@ -1,0 +1,33 @@
+"""BERT-base by masked language modelling alone, on a file of one passage a line.
+
+    mmjax train --config=configs/bert_base.py --config.data.train.lines.path=lines.txt \
+        --config.data.tokenizer=bert-base-uncased --workdir=runs/bert --distributed
+
+Recipe: Devlin et al. (2019), section 3.1 and appendix A.2, without next-sentence prediction, which
+RoBERTa found to be of no use: batch 256, 1M steps of up to 512 tokens, rate 1e-4. They report a
+development perplexity of 3.99 for this size (table 6). Not run here: no accelerator was at hand.
+"""
+
+from mmjax import config as config_lib
+from mmjax import models
+
+
+def get_config(arg=None):
+    config = config_lib.default()
+    config.total_steps = 1_000_000
+    config.batch_size = 256
+
+    config.model = models.zoo.config("bert-base-uncased")
+    config.model.text.update(remat="dots", unroll=False)
+
+    config.objectives.mlm = config_lib.entry("objectives", of="text")
+    config.optim.update(lr=1e-4, schedule="linear", b2=0.999, warmup_steps=10_000)
+    config.optim.update(weight_decay=0.01, grad_clip=1.0)
+
+    config.data.train.lines = config_lib.entry("data.train", format="text")
+    config.data.tokenizer = "bert-base-uncased"
+    config.data.text_lengths = (128, 512)
+    config.data.workers = 8
+
+    config.checkpoint.every = 10_000
+    return config_lib.smoke(config) if arg == "smoke" else config

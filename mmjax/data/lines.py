@@ -1,0 +1,68 @@
+"""Texts without pictures: files of one text a line, for models that have a text tower alone.
+
+Where each line begins is kept in memory, the lines are read from the mapped files when asked for.
+"""
+
+import array
+import bisect
+import itertools
+import mmap
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from mmjax.data.records import Record, report_skipped
+from mmjax.errors import UserError
+
+
+class LineSource:
+    """The lines of some files in order; empty ones are left out."""
+
+    def __init__(self, files: list[Path], name: str):
+        self.name = name
+        self.skipped: Counter[str] = Counter()
+        self._files = files
+        first: dict[str, str] = {}
+        self._starts = [_line_starts(file, self.skipped, first) for file in files]
+        self._ends = list(itertools.accumulate(map(len, self._starts)))
+        self._maps: dict[int, mmap.mmap] = {}
+        report_skipped(name, len(self), self.skipped, first)
+        if not len(self):
+            raise UserError(f"{name}: {files[0]} holds no line of text.")
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(f"{self.name}: line {index}", b"", self.captions(index))
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        number = bisect.bisect_right(self._ends, index)
+        first = self._ends[number - 1] if number else 0
+        line = self._map(number)
+        line.seek(self._starts[number][index - first])
+        return (line.readline().decode("utf-8").strip(),)
+
+    def _map(self, number: int) -> mmap.mmap:
+        if number not in self._maps:
+            with self._files[number].open("rb") as file:
+                self._maps[number] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._maps[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}
+
+
+def _line_starts(file: Path, skipped: Counter[str], first: dict[str, str]) -> array.array:
+    """Where the lines that can be used begin, in bytes."""
+    starts, place = array.array("q"), 0
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                if line.decode("utf-8").strip():
+                    starts.append(place)
+            except UnicodeDecodeError:
+                skipped["not UTF-8"] += 1
+                first.setdefault("not UTF-8", f"{file}: line {number}")
+            place += len(line)
+    return starts

@@ -1,0 +1,133 @@
+"""Generation: captions from images (or texts alone), greedily or by beams, as one program.
+
+Keys and values of what was said before are kept, so that each step computes one token.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mmjax.errors import UserError
+from mmjax.models.multimodal import Multimodal
+
+
+class Generated(NamedTuple):
+    """tokens: int32 [B, L], from the start token on. mask: bool [B, L], True up to the end token.
+    log_prob: float32 [B], of all tokens after the first."""
+
+    tokens: jax.Array
+    mask: jax.Array
+    log_prob: jax.Array
+
+
+def generate(
+    model: Multimodal,
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    *,
+    start_id: int,
+    end_id: int,
+    length: int | None = None,
+    beams: int = 1,
+    length_penalty: float = 0.0,
+) -> Generated:
+    """The likeliest text of each example that the search finds.
+
+    Args:
+      model: one that gives "caption_scores", or a text tower alone (as a causal language model).
+      params: its parameters.
+      batch: `image` uint8 [B, S, S, 3]; for a text tower alone any array [B, …].
+      start_id, end_id: the tokenizer's `start_id` and `eot_id`.
+      length: most tokens, both of these included; None: the model's context.
+      beams: hypotheses kept; 1 is greedy.
+      length_penalty: among the beams wins the largest log p / length^penalty.
+
+    Raises:
+      UserError: the model cannot predict tokens one after another, or the length is beyond it.
+    """
+    text, fusion = model.text, model.fusion
+    if text is None or not text.mlm_head or (fusion and fusion.style == "bottleneck"):
+        raise UserError(
+            "This model cannot generate text: it needs a text tower with "
+            "config.model.text.mlm_head=True, and no bottleneck fusion."
+        )
+    length = length or text.context_length
+    if not 2 <= length <= text.context_length:
+        raise UserError(
+            f"length={length}: texts have 2 to config.model.text.context_length="
+            f"{text.context_length} tokens."
+        )
+    return _generate(
+        model, params, dict(batch), start_id, end_id, length, beams, length_penalty
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+def _generate(model, params, batch, start_id, end_id, length, beams, length_penalty):
+    def apply(*args, **kwargs):
+        return model.apply({"params": params}, *args, **kwargs)
+
+    rows = next(iter(batch.values())).shape[0]
+    image, images = None, 0
+    if model.fusion is not None:
+        image = jnp.repeat(apply(batch, ("image_tokens",))["image_tokens"], beams, axis=0)
+        images = image.shape[1] if model.fusion.style == "concat" else 0
+    decode = functools.partial(apply, images=images, method="decode")
+
+    def move(cache, beam):
+        """The caches of the hypotheses that go on: row b · beams + beam[b, k]."""
+        source = (jnp.arange(rows)[:, None] * beams + beam).reshape(-1)
+        return jax.tree.map(lambda x: x[:, source], cache)
+
+    def step(state):
+        place, tokens, log_prob, ended, logits, cache = state
+        next_log = jax.nn.log_softmax(logits.reshape(rows, beams, -1))
+        vocabulary = next_log.shape[-1]
+        only_end = jnp.where(jnp.arange(vocabulary) == end_id, 0.0, -jnp.inf)
+        next_log = jnp.where(ended[:, :, None], only_end, next_log)
+        total = (log_prob[:, :, None] + next_log).reshape(rows, -1)
+        log_prob, best = jax.lax.top_k(total, beams)
+        beam, token = best // vocabulary, (best % vocabulary).astype(jnp.int32)
+        tokens = jnp.take_along_axis(tokens, beam[:, :, None], axis=1).at[:, :, place].set(token)
+        ended = jnp.take_along_axis(ended, beam, axis=1) | (token == end_id)
+        logits, cache = decode(token.reshape(-1, 1), place, move(cache, beam))
+        return place + 1, tokens, log_prob, ended, logits, cache
+
+    def goes_on(state):
+        place, ended = state[0], state[3]
+        return (place < length) & ~ended.all()
+
+    first = jnp.full((rows * beams, 1), start_id, jnp.int32)
+    logits, cache = decode(first, 0, empty_cache(model, rows * beams, length, images), image=image)
+    tokens = jnp.full((rows, beams, length), end_id, jnp.int32).at[:, :, 0].set(start_id)
+    # All hypotheses begin alike: but for the first they do not count.
+    log_prob = jnp.where(jnp.arange(beams) == 0, jnp.zeros((rows, beams)), -jnp.inf)
+    ended = jnp.zeros((rows, beams), bool)
+    state = (jnp.int32(1), tokens, log_prob, ended, logits, cache)
+    _, tokens, log_prob, *_ = jax.lax.while_loop(goes_on, step, state)
+
+    said = tokens[:, :, 1:] != end_id
+    mask = jnp.pad(jnp.cumprod(said, axis=2), ((0, 0), (0, 0), (2, 0)), constant_values=1)
+    mask = mask[:, :, :length].astype(bool)  # the end token counts, too
+    winner = (log_prob / mask.sum(axis=2) ** length_penalty).argmax(axis=1)
+
+    def of_winner(x):
+        return jnp.take_along_axis(x, winner.reshape(-1, *(1,) * (x.ndim - 1)), axis=1)[:, 0]
+
+    return Generated(of_winner(tokens), of_winner(mask), of_winner(log_prob))
+
+
+def empty_cache(model: Multimodal, rows: int, length: int, images: int) -> dict[str, Any]:
+    """Zeros for the keys and values of every layer: of texts, and of the fusion's stream."""
+    text = model.text
+    assert text is not None
+
+    def own(depth: int, places: int) -> dict[str, Any]:
+        x = jnp.zeros((depth, rows, places, text.heads, text.width // text.heads), text.dtype)
+        return {"own": (x, x)} if depth else {}
+
+    fusion = own(model.fusion.depth, images + length) if model.fusion else {}
+    return {"text": own(text.depth, length), "fusion": fusion}

@@ -1,0 +1,166 @@
+"""Where text and image tokens meet: one stream (concat), cross-attention, or bottleneck tokens.
+
+The depth of the towers says when. 0 and 0 is early fusion (ViLT, VisualBERT): the streams meet as
+embeddings; full towers and a few layers here are the hybrids (FLAVA, ALBEF, CoCa, MBT); depth 0
+here is late fusion with a joint head. The layers are the text tower's in width, heads and form.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.models.attention import may_see
+from mmjax.models.layers import Block, Cache, Dense, layer_norm, repeat, stack
+
+normal = nn.initializers.normal
+
+
+class Fusion(nn.Module):
+    """Text tokens [B, L, W] and image tokens [B, N, W'] -> both, each having seen the other.
+
+    "concat": both are one stream, told apart by a type embedding. "cross": the texts also attend
+    to the image tokens, which stay as they are (Li et al., 2021, ALBEF). "bottleneck": each has
+    layers of its own and sees the other through a few shared tokens, the mean of what both made of
+    them (Nagrani et al., 2021, MBT). The fields are the config keys `model.fusion.*`, and those of
+    the text tower.
+    """
+
+    style: str
+    depth: int
+    n_bottlenecks: int
+    width: int
+    heads: int
+    mlp_dim: int
+    activation: str
+    norm: str
+    norm_eps: float
+    attention: str
+    remat: str
+    unroll: bool
+    dtype: jnp.dtype
+
+    def setup(self):
+        self.match = MatchHead(self.dtype)
+
+    @nn.compact
+    def __call__(
+        self,
+        text: jax.Array,
+        text_mask: jax.Array,
+        image: jax.Array | None,
+        *,
+        image_mask: jax.Array | None = None,
+        text_ar: jax.Array | None = None,
+        cache: dict[str, Cache] | None = None,
+        place: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array | None, dict[str, Cache] | None]:
+        """The fused text tokens [B, L, W], image tokens [B, N, W], and the new cache.
+
+        Args:
+          text, image: tokens of the towers; their widths may differ.
+          text_mask, image_mask: bool [B, L] and [B, N], False on padding; None: there is none.
+          text_ar: int32 [B, L], what a text token sees of the texts (`may_see`; images always).
+          cache: for generation by "concat" and "cross": `text` is what comes at `place` and after;
+            the images are given at place 0 only. A token sees those before it.
+        """
+        if image is not None and image.shape[-1] != self.width:
+            image = Dense(self.width, dtype=self.dtype, name="image_proj")(image)
+        if image is not None and image_mask is None:
+            image_mask = jnp.ones(image.shape[:2], bool)
+        if self.style == "cross":
+            mask = before(place, 0, cache) if cache else may_see(text_mask, text_ar)
+            text, cache = self.stack(text, mask, image, cache, place)
+        elif self.style == "concat":
+            text, image, cache = self.concat(
+                text, text_mask, image, image_mask, text_ar, cache, place
+            )
+        else:
+            text, image = self.bottleneck(text, text_mask, image, image_mask)
+        if self.norm == "pre":
+            norm = layer_norm(self.norm_eps, self.dtype, "norm_post")
+            text = norm(text)
+            if image is not None and self.style != "cross":
+                image = norm(image)
+        return text, image, cache
+
+    def concat(self, text, text_mask, image, image_mask, text_ar, cache, place):
+        """Images come first, so that a causal text sees all of its image, and not it the text."""
+        types = self.param("type_embed", normal(0.02), (2, self.width)).astype(self.dtype)
+        text, images = text + types[0], 0 if image is None else image.shape[1]
+        x = text if image is None else jnp.concatenate([image + types[1], text], axis=1)
+        if cache:
+            mask = before(place, images, cache)
+        else:
+            ar = None
+            if text_ar is not None:
+                ar = jnp.pad(text_ar, ((0, 0), (images, 0)))
+            mask = may_see(jnp.concatenate([image_mask, text_mask], axis=1), ar)
+        x, cache = self.stack(x, mask, None, cache, place)
+        return x[:, images:], None if image is None else x[:, :images], cache
+
+    def bottleneck(self, text, text_mask, image, image_mask):
+        rows, shape = text.shape[0], (self.n_bottlenecks, self.width)
+        shared = self.param("bottleneck_embed", normal(0.02), shape).astype(self.dtype)
+        shared = jnp.broadcast_to(shared, (rows, *shape))
+
+        def with_shared(mask):
+            return may_see(jnp.pad(mask, ((0, 0), (self.n_bottlenecks, 0)), constant_values=True))
+
+        layers = repeat(
+            BottleneckBlock, self.depth, self.remat, self.unroll, fields=self.block_fields()
+        )
+        masks = with_shared(text_mask), with_shared(image_mask)
+        (text, image, _), _ = layers((text, image, shared), masks, None, None, None)
+        return text, image
+
+    def stack(self, x, mask, context, cache, place):
+        return stack(
+            x, mask, context=context, cache=cache, place=place, remat=self.remat,
+            unroll=self.unroll, **self.block_fields(),
+        )  # fmt: skip
+
+    def block_fields(self) -> dict[str, Any]:
+        names = ("depth", "heads", "mlp_dim", "activation", "norm", "norm_eps", "attention")
+        return {"causal": False, "dtype": self.dtype, **{n: getattr(self, n) for n in names}}
+
+
+class BottleneckBlock(nn.Module):
+    """A block for each stream, over its own tokens and the shared ones, which are then averaged."""
+
+    fields: Any  # those of Block
+
+    @nn.compact
+    def __call__(self, streams, masks, context, cache, place):
+        *streams, shared = streams
+        count = shared.shape[1]
+        results = [
+            Block(**self.fields, name=name)(jnp.concatenate([shared, x], axis=1), mask)[0]
+            for name, x, mask in zip(("text", "image"), streams, masks, strict=True)
+        ]
+        shared = sum(x[:, :count] for x in results) / len(results)
+        return (*(x[:, count:] for x in results), shared), None
+
+
+class MatchHead(nn.Module):
+    """Do text and image belong together? [B, W] -> the logit [B], by BERT's pooler and a layer."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, pooled: jax.Array) -> jax.Array:
+        def dense(width: int, name: str) -> Dense:
+            init = normal(pooled.shape[-1] ** -0.5)
+            return Dense(width, dtype=self.dtype, kernel_init=init, name=name)
+
+        y = jnp.tanh(dense(pooled.shape[-1], "dense")(pooled))
+        return dense(1, "score")(y)[:, 0].astype(jnp.float32)
+
+
+def before(place: jax.Array, images: int, cache: dict[str, Cache]) -> jax.Array:
+    """The mask [1, 1, 1 or more, M] of tokens at `place` and after: each sees what came before it,
+    and the `images` at the beginning see each other."""
+    keys = jnp.arange(cache["own"][0].shape[2])
+    queries = place + jnp.arange(images + 1)
+    return (keys <= jnp.maximum(queries, images - 1)[:, None])[None, None]

@@ -1,0 +1,101 @@
+"""Generation with its cache against whole forward passes without one, greedy and by beams."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from mmjax import models
+from mmjax.errors import UserError
+
+START, END, LENGTH, ROWS = 1, 2, 6, 3
+
+
+@functools.cache
+def made(style, text_depth=2):
+    config = tiny.config().model
+    config.text.update(mlm_head=True, vocab_size=9, depth=text_depth, context_length=LENGTH)
+    config.fusion.update(style=style, depth=2)
+    if style == "none":
+        config.towers = ("text",)
+    model = models.from_config(config)
+    batch = tiny.batch(config, size=ROWS)
+    params = tiny.params(model)
+    # Sharper than random, and the end comes sometimes.
+    params["text"]["token_embed"]["embedding"] *= 6
+    return model, params, batch
+
+
+def forward(style, text_depth=2):
+    """(image rows, texts [R, LENGTH]) → log p of what follows each place, [R, LENGTH, V]."""
+    model, params, batch = made(style, text_depth)
+
+    @jax.jit
+    def run(rows, texts):
+        part = {
+            "image": jnp.asarray(batch["image"])[rows], "text": texts,
+            "text_mask": jnp.ones(texts.shape, bool), "text_ar": jnp.ones_like(texts),
+        }  # fmt: skip
+        name = "text_tokens" if style == "none" else "fused_tokens"
+        tokens = model.apply({"params": params}, part, (name,))[name]
+        logits = model.apply({"params": params}, tokens, method="token_logits")
+        return jax.nn.log_softmax(logits)
+
+    return run
+
+
+def search(style, text_depth, row, beams):
+    """Beam search in plain Python: the tokens after the first, and their log p."""
+    run = forward(style, text_depth)
+    alive = [((START,), 0.0)]
+    for _ in range(LENGTH - 1):
+        options = []
+        texts = np.full((beams, LENGTH), END, np.int32)
+        for number, (tokens, _) in enumerate(alive):
+            texts[number, : len(tokens)] = tokens
+        log = np.asarray(run(np.full(beams, row), texts), np.float64)
+        for number, (tokens, total) in enumerate(alive):
+            if END in tokens:
+                options.append(((*tokens, END), total))
+                continue
+            following = log[number, len(tokens) - 1]
+            options += [((*tokens, t), total + following[t]) for t in range(len(following))]
+        alive = sorted(options, key=lambda option: -option[1])[:beams]
+    return alive[0]
+
+
+@pytest.mark.parametrize(
+    ("style", "text_depth", "beams"),
+    [("cross", 2, 1), ("concat", 2, 3), ("cross", 0, 3), ("none", 2, 2)],
+)
+def test_the_cache_changes_nothing(style, text_depth, beams):
+    model, params, batch = made(style, text_depth)
+    said = models.generate(
+        model, params, {"image": batch["image"]}, start_id=START, end_id=END, beams=beams
+    )
+    for row in range(ROWS):
+        tokens, log_prob = search(style, text_depth, row, beams)
+        np.testing.assert_array_equal(said.tokens[row], tokens)
+        assert float(said.log_prob[row]) == pytest.approx(log_prob, abs=1e-4)
+        length = tokens.index(END) + 1 if END in tokens else LENGTH
+        assert said.mask[row].tolist() == [i < length for i in range(LENGTH)]
+
+
+def test_pictures_change_what_is_said():
+    model, params, batch = made("cross", 0)
+    said = models.generate(
+        model, params, {"image": batch["image"]}, start_id=START, end_id=END, beams=3
+    )
+    assert len({tuple(row) for row in np.asarray(said.tokens).tolist()}) > 1
+
+
+def test_models_that_cannot_speak_say_so():
+    model, params, batch = made("cross", 0)
+    with pytest.raises(UserError, match=r"length=99: texts have 2 to .*context_length=6 tokens"):
+        models.generate(model, params, batch, start_id=START, end_id=END, length=99)
+    model, params, batch = made("bottleneck")
+    with pytest.raises(UserError, match=r"cannot generate text: .*mlm_head=True, and no bottlen"):
+        models.generate(model, params, batch, start_id=START, end_id=END)

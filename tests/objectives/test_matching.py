@@ -1,0 +1,79 @@
+"""Matching: who is a negative, how often, and the loss against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax import config as config_lib
+from mmjax import objectives
+from mmjax.objectives.matching import matching
+
+B = 8
+GROUP = np.array([0, 0, 1, 2, 3, 4, 5, 6], np.int32)
+
+
+def similar():
+    """Outputs of the plain view, in which image i and text i + 1 are alike."""
+    x = np.eye(B, dtype="f4")
+    return {"plain": {"image_embed": x, "text_embed": np.roll(x, -1, axis=0), "logit_scale": 2.0}}
+
+
+def drawn(negatives, draws=2000):
+    choose = matching(negatives).pairs["pairs"]
+    keys = jax.random.split(jax.random.key(0), draws)
+    rows = jax.jit(jax.vmap(lambda key: choose(similar(), {"group": GROUP}, key)))(keys)
+    return [np.asarray(x).reshape(draws, B, 3) for x in rows]
+
+
+@pytest.mark.parametrize("negatives", ["hard", "uniform"])
+def test_each_example_has_its_pair_and_two_others(negatives):
+    images, texts = drawn(negatives)
+    own = np.arange(B)
+    assert (images[:, :, :2] == own[:, None]).all()
+    assert (texts[:, :, [0, 2]] == own[:, None]).all()
+    assert (GROUP[texts[:, :, 1]] != GROUP[own]).all()
+    assert (GROUP[images[:, :, 2]] != GROUP[own]).all()
+
+
+@pytest.mark.parametrize("negatives", ["hard", "uniform"])
+def test_negatives_are_drawn_as_likely_as_they_are_alike(negatives):
+    images, texts = drawn(negatives)
+    plain = similar()["plain"]
+    logits = 2.0 * plain["image_embed"] @ plain["text_embed"].T * (negatives == "hard")
+    logits = np.where(GROUP[:, None] == GROUP[None, :], -np.inf, logits)
+    for number, (rows, z) in enumerate([(texts[:, :, 1], logits), (images[:, :, 2], logits.T)]):
+        p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+        for i in range(B):
+            found = np.bincount(rows[:, i], minlength=B) / len(rows)
+            np.testing.assert_allclose(found, p[i], atol=0.05, err_msg=f"{number} {i}")
+
+
+def test_loss_and_gradient_are_those_of_numpy():
+    objective = matching("uniform")
+    logits = np.random.default_rng(0).normal(size=3 * B).astype("f4") * 3
+    group = np.zeros(B, np.int32)
+    group[5:] = np.arange(3) + 1
+
+    def ours(logits, group):
+        return objective.loss({"pairs": {"match_logits": logits}}, {"group": jnp.asarray(group)})
+
+    for ids in (group, np.zeros(B, np.int32)):
+        run = jax.value_and_grad(lambda z, ids=ids: ours(z, ids), has_aux=True)
+        (value, metrics), gradient = run(logits)
+        z, match = logits.astype(np.float64).reshape(B, 3), np.arange(3) == 0
+        counts = match | np.full((B, 1), (ids[:, None] != ids).any(axis=1)[:, None])
+        p = 1 / (1 + np.exp(-z))
+        expected = -np.where(match, np.log(p), np.log(1 - p))
+        assert float(value) == pytest.approx(expected[counts].mean(), rel=1e-6)
+        exact = np.where(counts, p - match, 0) / counts.sum()
+        np.testing.assert_allclose(gradient, exact.reshape(-1), atol=1e-7)
+        right = ((z > 0) == match)[counts].mean()
+        assert float(metrics["accuracy"]) == pytest.approx(right)
+
+
+def test_bad_negatives_are_named():
+    config = config_lib.default().objectives
+    config.matching = config_lib.entry("objectives", negatives="soft")
+    with pytest.raises(ValueError, match=r"config\.objectives\.matching: negatives is one of hard"):
+        objectives.build(config)
