@@ -224,8 +224,8 @@ KEYS: tuple[Key, ...] = (
     Key("log.every", 50, "Steps between log lines.", resumable=True),
     Key("log.watchdog", 600.0, "Seconds without progress after which the log names host, step and "
         "phase; 0: never.", resumable=True),
-    Key("log.gradient_norms", False, "Also log the gradient's norm of each objective alone; costs a "
-        "backward pass each.", resumable=True),
+    Key("log.gradient_norms", False, "Log the gradient's norm of each objective, too: a backward "
+        "pass each.", resumable=True),
     Key("log.tensorboard", True, "Write TensorBoard events into the workdir.", resumable=True),
     Key("log.wandb", "", "Weights & Biases project to log to; '': none.", resumable=True),
 )  # fmt: skip
