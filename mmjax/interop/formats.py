@@ -132,7 +132,8 @@ def unlike_clip(model: ConfigDict, towers: tuple[str, ...] = ("image", "text")) 
     found = [f"it has no {tower} tower" for tower in towers if tower not in model.towers]
     found += [f"it has the {tower} tower" for tower in model.towers if tower not in towers]
     bert = (text.norm != "pre", text.embed_norm, text.token_types, text.mlm_head)
-    return found + ["its text tower is BERT's"] * ("text" in model.towers and any(bert))
+    found += ["its text tower is BERT's"] * ("text" in model.towers and any(bert))
+    return found + ["its towers are fused"] * (model.fusion.style != "none")
 
 
 def shapes(model: ConfigDict) -> Any:

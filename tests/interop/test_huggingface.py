@@ -212,6 +212,13 @@ def test_what_clipmodel_cannot_hold_is_said(tmp_path, tower, key, value, reason)
     assert not (tmp_path / "out").exists()
 
 
+def test_fused_towers_are_refused():
+    config = make_config()
+    config.model.fusion.style = "cross"
+    with pytest.raises(UserError, match="its towers are fused"):
+        clip.MODEL.family.write({}, config.model)
+
+
 def test_a_logit_bias_is_refused():
     config = make_config(logit_bias_init=-10.0)
     with pytest.raises(UserError, match="it has a logit bias"):
