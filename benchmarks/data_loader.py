@@ -216,7 +216,7 @@ ROWS = np.arange(BATCH)
 
 def config(workers: int) -> ConfigDict:
     augment = {"crop_scale": (0.9, 1.0), "crop_ratio": (3 / 4, 4 / 3), "flip": 0.5}
-    loader = {"text_lengths": (), "workers": workers, "prefetch": 2, "max_bad": 0.01}
+    loader = {"text_lengths": (), "workers": workers, "prefetch": 2, "max_bad": 0.01, "views": 0}
     return ConfigDict({
         "seed": 0, "batch_size": BATCH,
         "model": {"image": {"size": SIZE}, "text": {"context_length": LENGTH}},

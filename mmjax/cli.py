@@ -40,6 +40,16 @@ examples:
 
 The exit status is 1 when something looks wrong. Put the report into a bug report.
 """
+_EMBED_EXAMPLE = """\
+example:
+  mmjax embed --config=configs/mobileclip_reinforced.py --output=runs/embeddings
+  mmjax train --config=configs/mobileclip_reinforced.py --workdir=runs/student \\
+      --config.teachers.teacher.cached=runs/embeddings/teacher
+
+Every teacher of the config (config.teachers.NAME.source) sees config.data.views augmented views of
+each training example. Training with the same seed, augmentation and number of views reads them.
+Any key is set by --config.KEY=VALUE. Interrupted, the same command goes on.
+"""
 _EVAL_EXAMPLE = """\
 examples:
   mmjax eval --workdir=runs/demo
@@ -82,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.command = shlex.join(["mmjax", *argv])
     overrides = [arg for arg in rest if arg.startswith("--config.")]
     unknown = [arg for arg in rest if arg not in overrides]
-    if unknown or (overrides and args.run not in (_train, _plan)):
+    if unknown or (overrides and args.run not in (_train, _plan, _embed)):
         parser.error(f"unrecognized argument {(unknown or overrides)[0]}")
     try:
         args.run(args, overrides)
@@ -151,6 +161,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--print-shardings", action="store_true", help="how each parameter lies")
     plan.add_argument("--json", metavar="FILE", help="write the numbers there, too")
+
+    embed = command(
+        "embed", _embed, "Write the embeddings of a config's teachers beside its data.",
+        _EMBED_EXAMPLE,
+    )  # fmt: skip
+    embed.add_argument("--config", metavar="FILE[:ARG]", required=True, help="as for train")
+    embed.add_argument("--output", metavar="DIR", required=True, help="a folder for each teacher")
+    embed.add_argument(
+        "--distributed", action="store_true", help="one process of several: join the others first"
+    )
 
     evaluate = command("eval", _eval, "Evaluate a run, or other libraries' weights.", _EVAL_EXAMPLE)
     evaluate.add_argument("--workdir", metavar="DIR", help="of a run: its newest checkpoint")
@@ -259,6 +279,17 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
     )  # fmt: skip
     if not fits:
         sys.exit(1)
+
+
+def _embed(args: argparse.Namespace, overrides: list[str]) -> None:
+    config = load_config(args.config, overrides)
+    if args.distributed:
+        from mmjax.parallel import distributed
+
+        distributed.initialize()
+    from mmjax.teachers import command
+
+    command.embed(config, args.output)
 
 
 def _eval(args: argparse.Namespace, _: list[str]) -> None:

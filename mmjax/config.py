@@ -128,6 +128,15 @@ KEYS: tuple[Key, ...] = (
         "fits.", resumable=True),
     # Objectives: a name in the registry → its weight and options (`mmjax/objectives`).
     Key("objectives.*.weight", 1.0, "Weight in the total loss."),
+    # Teachers that objectives learn from, by a name that the config chooses (`mmjax/teachers`).
+    Key("teachers.*.source", "", "Weights: whatever mmjax.load takes (a workdir, folder, file, "
+        "hub name), or random:ARCHITECTURE for plans and smoke runs.", resumable=True),
+    Key("teachers.*.cached", "", "Folder that mmjax embed wrote, in place of running it; '': it "
+        "runs in the step.", resumable=True),
+    Key("teachers.*.dtype", "bfloat16", "What its embeddings are rounded to, cached or not.",
+        ("bfloat16", "float32")),
+    Key("teachers.*.start", False, "The student starts from it: every k-th layer, the leading "
+        "heads and channels."),
     # Mesh.
     Key("mesh.data", -1, "Replicas; -1: all remaining devices.", resumable=True),
     Key("mesh.fsdp", 1, "Devices that split parameters and batch.", resumable=True),
@@ -177,6 +186,8 @@ KEYS: tuple[Key, ...] = (
     Key("data.augment.grayscale", 0.0, "Probability of losing all colour."),
     Key("data.augment.background", "white", "Colour behind transparent pictures.",
         ("white", "random")),
+    Key("data.views", 0, "Augmented views of an example, repeated epoch after epoch, so that a "
+        "teacher's embeddings of them can be cached; 0: a new one each epoch."),
     Key("data.workers", 0, "Worker processes that load data; 0: threads.", resumable=True),
     Key("data.prefetch", 2, "Batches loaded ahead (for each worker).", resumable=True),
     Key("data.max_bad", 0.01, "Largest share of unreadable examples before the run stops.",
@@ -248,7 +259,8 @@ def default() -> ConfigDict:
 
 
 def entry(kind: str, **values: Any) -> ConfigDict:
-    """A named entry of `kind` ("data.train", "objectives", "evals") with `values` over defaults.
+    """A named entry of `kind` ("data.train", "objectives", "teachers", "evals"), `values` over
+    defaults.
 
     >>> config.data.train.mine = entry("data.train", path="pairs.csv")
     """
@@ -309,6 +321,9 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.data.tokenizer = "captions:600"
     config.init_from.source = ""  # towers of another size
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
+    for name, teacher in config.teachers.items():
+        start = teacher.start
+        config.teachers[name] = entry("teachers", source="random:tiny", start=start)
     for name, spec in config.evals.items():
         config.evals[name] = entry(
             "evals",

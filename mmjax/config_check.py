@@ -11,8 +11,9 @@ from mmjax import config as config_lib
 from mmjax import objectives
 from mmjax.config import Key
 from mmjax.errors import UserError
+from mmjax.objectives.registry import is_frozen
 
-_ENTRY = re.compile(r"^(data\.train|objectives|evals)\.([^.]+)\.(.+)$")
+_ENTRY = re.compile(r"^(data\.train|objectives|teachers|evals)\.([^.]+)\.(.+)$")
 
 
 def validate(config: ConfigDict) -> None:
@@ -253,13 +254,61 @@ _REMEDIES = {
 def validate_outputs(goals: Mapping[str, tuple[Any, float]], given: tuple[str, ...]) -> None:
     """Checks that the model can give what each objective requires."""
     for name, (objective, _) in goals.items():
-        for outputs in objective.requires.values():
+        for view, outputs in objective.requires.items():
+            if is_frozen(view):
+                continue
             lacking = [output for output in outputs if output not in given]
             if lacking:
                 remedy = _REMEDIES.get(lacking[0], f"this model gives {', '.join(given)}")
                 raise UserError(
                     f"config.objectives.{name} needs the model output {lacking[0]!r}: {remedy}."
                 )
+
+
+def validate_teachers(
+    config: ConfigDict,
+    goals: Mapping[str, tuple[Any, float]],
+    teachers: Mapping[str, tuple[str, ...]],
+) -> None:
+    """Checks that every teacher is asked, and gives what it is asked for; `teachers`: the outputs
+    of each by name. And that there is an average for the objectives that want one."""
+    read = {view for objective, _ in goals.values() for view in objective.requires}
+    for teacher in teachers:
+        if f"teacher/{teacher}" not in read and not config.teachers[teacher].start:
+            raise UserError(
+                f"config.teachers.{teacher} teaches nothing: name it in the `teachers` of an "
+                "objective, e.g. distill_similarity, or remove it."
+            )
+    for name, (objective, _) in goals.items():
+        for view, outputs in objective.requires.items():
+            if view == "ema" and not config.optim.ema:
+                raise UserError(
+                    f"config.objectives.{name} needs averaged parameters: set config.optim.ema, "
+                    "e.g. 0.995."
+                )
+            if view.startswith("teacher/"):
+                _check_teacher(name, view.removeprefix("teacher/"), outputs, teachers)
+
+
+def _check_teacher(
+    objective: str,
+    teacher: str,
+    outputs: tuple[str, ...],
+    teachers: Mapping[str, tuple[str, ...]],
+) -> None:
+    key = f"config.objectives.{objective}"
+    if teacher not in teachers:
+        known = ", ".join(teachers) or "none"
+        raise UserError(
+            f"{key}.teachers: there is no config.teachers.{teacher} (there is: {known}); add "
+            f"config.teachers.{teacher} = entry('teachers', source=...)."
+        )
+    for output in outputs:
+        if output not in teachers[teacher]:
+            raise UserError(
+                f"{key} needs the output {output!r} of teacher {teacher!r}, which gives "
+                f"{', '.join(teachers[teacher])}."
+            )
 
 
 def validate_vocabulary(config: ConfigDict, vocab_size: int) -> None:

@@ -35,7 +35,7 @@ def fails_with(capsys, *argv):
     return error
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "export"])
+@pytest.mark.parametrize("command", ["train", "embed", "eval", "export"])
 def test_help_has_examples(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])

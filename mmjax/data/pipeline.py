@@ -1,6 +1,7 @@
 """Batches for training: position → record → augmented image and tokens → batch, run by grain.
 
 The batch of step s is a function of (seed, s) alone: not of hosts, workers, threads or restarts.
+Teachers add columns of their own (`Columns`).
 """
 
 import atexit
@@ -13,8 +14,8 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import grain
@@ -37,6 +38,30 @@ NO_IMAGE = np.zeros(0, np.uint8)
 BAD_WINDOW = 1000  # examples below which the share of bad ones is not judged
 
 
+class Example(NamedTuple):
+    """One example of a batch. `address` is of the record that is shown, with the epoch whose
+    augmentation it has; `problem` says why it stands in for another record ("" if it does not)."""
+
+    address: Address
+    record: Record
+    caption: str
+    image: np.ndarray
+    group: int
+    problem: str = ""
+
+
+Transform = Callable[[Example, int], np.ndarray]
+
+
+class Columns(Protocol):
+    """What adds columns to a batch; it pickles cheaply, every worker process gets one."""
+
+    def __call__(self, examples: Sequence[Example], transform: Transform) -> Batch:
+        """The columns, [b, ...]. `transform(example, size)` is the example's view at a size: the
+        same crop and colours, uint8 [size, size, 3]."""
+        ...
+
+
 def train_batches(
     sources: Sequence[Source],
     config: ConfigDict,
@@ -44,6 +69,7 @@ def train_batches(
     *,
     rows: np.ndarray,
     start_step: int,
+    columns: Sequence[Columns] = (),
 ) -> Generator[Batch]:
     """Endless training batches from step `start_step` on.
 
@@ -54,6 +80,7 @@ def train_batches(
       tokenizer: for the captions.
       rows: the rows of the global batch to load, any of 0 … batch_size - 1.
       start_step: the first step to yield.
+      columns: what adds to the batch.
 
     Yields:
       image uint8 [b, S, S, 3] (where the model has an image tower), text int32 [b, L], text_mask
@@ -73,13 +100,13 @@ def train_batches(
         sources=list(sources),
         order=Order([len(source) for source in sources], weights, config.seed),
         tokenizer=tokenizer,
-        seed=config.seed,
+        views=Views(config.seed, Augment(**config.data.augment), config.data.views),
         batch_size=config.batch_size,
         rows=np.asarray(rows),
         image_size=config.model.image.size if "image" in towers else 0,
         text_length=config.model.text.context_length,
         text_lengths=tuple(config.data.text_lengths),
-        augment=Augment(**config.data.augment),
+        columns=tuple(columns),
     )
     batches = read_ahead(
         load, start_step, FOREVER, workers=config.data.workers, prefetch=config.data.prefetch
@@ -157,6 +184,35 @@ def group_of(record: Record, number: int) -> int:
     return record.group if record.group >= 0 else -1 - number % (1 << 31)
 
 
+@dataclass(frozen=True)
+class Views:
+    """What is shown of a record: a caption and a view, functions of (seed, source, epoch, index).
+
+    `count`: after so many epochs the views repeat; 0: never.
+    """
+
+    seed: int
+    augment: Augment
+    count: int
+
+    def of(self, address: Address) -> Address:
+        """The address whose view is shown."""
+        return replace(address, epoch=address.epoch % self.count) if self.count else address
+
+    def example(self, address: Address, record: Record, size: int, group: int) -> Example:
+        """The record at `address` as an example; of size 0, without an image. Raises BadRecord."""
+        if not record.captions:
+            raise BadRecord(f"{record.key} is without a caption")
+        rng = example_rng(self.seed, address)
+        caption = record.captions[rng.integers(len(record.captions))]
+        image = _named(record, train_transform, rng, size, self.augment) if size else NO_IMAGE
+        return Example(address, record, caption, image, group)
+
+    def transform(self, example: Example, size: int) -> np.ndarray:
+        """The same view at another size, uint8 [size, size, 3]."""
+        return self.example(example.address, example.record, size, example.group).image
+
+
 @dataclass
 class _TrainBatch:
     """step → batch; what each worker process holds."""
@@ -164,48 +220,45 @@ class _TrainBatch:
     sources: list[Source]
     order: Order
     tokenizer: Tokenizer
-    seed: int
+    views: Views
     batch_size: int
     rows: np.ndarray
     image_size: int  # 0: no images
     text_length: int
     text_lengths: tuple[int, ...]
-    augment: Augment
+    columns: tuple[Columns, ...]
 
     def __call__(self, step: int) -> Batch:
         examples = [self._example(self.order(step * self.batch_size + row)) for row in self.rows]
-        images, captions, groups, substituted = zip(*examples, strict=True)
-        text, mask = self.tokenizer.encode(captions, self.text_length)
+        text, mask = self.tokenizer.encode([e.caption for e in examples], self.text_length)
         length = self._length(mask)
         batch = {
             "text": np.ascontiguousarray(text[:, :length]),
             "text_mask": np.ascontiguousarray(mask[:, :length]),
-            "group": np.array(groups, np.int32),
-            "substituted": np.array(substituted),
+            "group": np.array([e.group for e in examples], np.int32),
+            "substituted": np.array([e.problem for e in examples]),
         }
-        return {"image": np.stack(images), **batch} if self.image_size else batch
+        if self.image_size:
+            batch["image"] = np.stack([e.image for e in examples])
+        for columns in self.columns:
+            batch |= columns(examples, self.views.transform)
+        return batch
 
-    def _example(self, address: Address) -> tuple[np.ndarray, str, int, str]:
-        """Image, caption, group, and why it stands in for another record ("" if it does not)."""
-        source = self.sources[address.source]
+    def _example(self, address: Address) -> Example:
+        source, address = self.sources[address.source], self.views.of(address)
         problem = ""
         for attempt in range(TRIES):
             # The next record of the source stands in for a bad one: fixed, so that every run and
             # every host sees the same.
-            index = (address.index + attempt) % len(source)
-            rng = example_rng(self.seed, Address(address.source, address.epoch, index))
+            there = replace(address, index=(address.index + attempt) % len(source))
             try:
-                record = source[index]
-                if not record.captions:
-                    raise BadRecord(f"{record.key} is without a caption")
-                caption = record.captions[rng.integers(len(record.captions))]
-                image = NO_IMAGE
-                if self.image_size:
-                    image = _named(record, train_transform, rng, self.image_size, self.augment)
+                record = source[there.index]
+                group = group_of(record, self._offset(there.source) + there.index)
+                example = self.views.example(there, record, self.image_size, group)
             except BadRecord as error:
                 problem = problem or f"{source.name}: {error}"
                 continue
-            return image, caption, group_of(record, self._offset(address.source) + index), problem
+            return example._replace(problem=problem)
         raise UserError(
             f"{problem}, nor can the {TRIES - 1} records after it; are these the right files?"
         )

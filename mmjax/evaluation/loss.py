@@ -2,7 +2,8 @@
 
 A contrastive loss depends on the batch: only full batches of `batch_size`, in order, are used, and
 what is left at the end is not. So the number is a function of the source and the batch size, not of
-the devices.
+the devices. Objectives that learn from a teacher or keep a state are left out: it is the model
+alone that is measured.
 """
 
 import itertools
@@ -19,6 +20,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation.embed import batch_shards, on_mesh
 from mmjax.evaluation.skips import unreadable as unreadable_records
 from mmjax.models import Multimodal
+from mmjax.objectives.registry import is_frozen
 from mmjax.parallel.mesh import local_rows, put_batch
 from mmjax.training.step import total_loss
 from mmjax.training.views import run_views
@@ -44,7 +46,17 @@ class HeldOutLoss:
                 f"{batch_shards()} devices that share the batch, and the loss depends on it."
             )
         words = vocabulary.of_tokenizer(tokenizer, config.model.text.vocab_size)
-        goals = objectives.build(config.objectives, config.model, words)
+        every = objectives.build(config.objectives, config.model, words)
+        goals = {
+            goal: (objective, weight)
+            for goal, (objective, weight) in every.items()
+            if not (objective.params or objective.state or any(map(is_frozen, objective.requires)))
+        }
+        if not goals:
+            raise UserError(
+                f"evals.{name}: every objective of the run learns from a teacher or keeps a state, "
+                "so there is no loss of the model alone: measure retrieval or zeroshot."
+            )
 
         def loss(params, batch, key):
             unreadable = batch.pop("unreadable")

@@ -1,13 +1,16 @@
 """Objectives: pure losses over model outputs, and the registry that the config names them by."""
 
-from mmjax.objectives import contrastive, masked_image, matching, tokens
-from mmjax.objectives.registry import REGISTRY, Objective, build, options, register
+from mmjax.objectives import contrastive, distill, infonce, masked_image, matching, tokens
+from mmjax.objectives.registry import REGISTRY, Objective, Own, build, options, register
 
 __all__ = [
     "REGISTRY",
     "Objective",
+    "Own",
     "build",
     "contrastive",
+    "distill",
+    "infonce",
     "masked_image",
     "matching",
     "options",

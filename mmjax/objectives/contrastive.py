@@ -162,7 +162,7 @@ def _diagonal(logits: jax.Array) -> jax.Array:
 
 def _take_ring(implementation: str, x: jax.Array, y: jax.Array) -> bool:
     """Whether to go round the ring; UserError if that is wanted and cannot be."""
-    _check_implementation(implementation)
+    check_implementation(implementation)
     devices, sizes = ring.devices(), (x.shape[0], y.shape[0])
     divides = all(size % devices == 0 for size in sizes)
     if implementation == "ring" and not divides:
@@ -174,7 +174,8 @@ def _take_ring(implementation: str, x: jax.Array, y: jax.Array) -> bool:
     return divides and (implementation == "ring" or (implementation == "auto" and large))
 
 
-def _check_implementation(name: str) -> None:
+def check_implementation(name: str) -> None:
+    """UserError if `name` is no implementation."""
     if name not in IMPLEMENTATIONS:
         raise UserError(f"implementation={name!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
 
@@ -215,7 +216,7 @@ def _scalars(
 @register("clip")
 def clip(implementation: str = "auto") -> Objective:
     """Every image against every text and back; `implementation` is "auto", "dense" or "ring"."""
-    _check_implementation(implementation)
+    check_implementation(implementation)
 
     def loss(outputs, batch):
         del batch
@@ -229,7 +230,7 @@ def clip(implementation: str = "auto") -> Objective:
 @register("siglip")
 def siglip(implementation: str = "auto") -> Objective:
     """Every image–text pair on its own: match or not; `implementation` as of `clip`."""
-    _check_implementation(implementation)
+    check_implementation(implementation)
 
     def loss(outputs, batch):
         del batch
@@ -238,39 +239,3 @@ def siglip(implementation: str = "auto") -> Objective:
         return siglip_loss(*sides, scale, plain["logit_bias"], implementation=implementation), {}
 
     return Objective({"plain": (*PAIR_OUTPUTS, "logit_bias")}, loss)
-
-
-@register("infonce")
-def infonce(
-    direction: str = "image_to_text",
-    temperature: float = 0.0,
-    positives: str = "pair",
-    implementation: str = "auto",
-) -> Objective:
-    """One direction of contrast, or the mean of both.
-
-    Args:
-      direction: "image_to_text", "text_to_image" or "both".
-      temperature: fixed; 0 takes the model's learned scale.
-      positives: "pair" (its own text alone) or "group" (all with the same `group` id in the batch).
-      implementation: "auto", "dense" or "ring".
-    """
-    _check_implementation(implementation)
-    directions = {"image_to_text": (0,), "text_to_image": (1,), "both": (0, 1)}
-    if direction not in directions:
-        raise ValueError(f"direction is one of {', '.join(directions)}, not {direction!r}")
-    if positives not in ("pair", "group"):
-        raise ValueError(f"positives is pair or group, not {positives!r}")
-
-    def loss(outputs, batch):
-        plain = outputs["plain"]
-        sides = plain["image_embed"], plain["text_embed"]
-        scale = 1 / temperature if temperature else plain["logit_scale"]
-        group = batch["group"] if positives == "group" else None
-        losses = [
-            infonce_loss(sides[i], sides[1 - i], scale, group=group, implementation=implementation)
-            for i in directions[direction]
-        ]
-        return sum(losses) / len(losses), {}
-
-    return Objective({"plain": PAIR_OUTPUTS[:2] if temperature else PAIR_OUTPUTS}, loss)

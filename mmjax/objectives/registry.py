@@ -2,13 +2,15 @@
 
 An objective names the views of the batch it needs, the model outputs it requires of each view, and
 a pure loss. The train step runs the model once a distinct view, whatever the number of objectives.
+What a loss needs beside the model (a projection that is trained with it, a queue of past
+embeddings) is declared here and kept in the train state.
 """
 
 import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
@@ -26,24 +28,47 @@ class Objective:
     """One pretraining task.
 
     Attributes:
-      requires: view → names of the model outputs the loss reads. The view "plain" is the batch.
+      requires: view → names of the model outputs the loss reads. The view "plain" is the batch;
+        "teacher/NAME" are the outputs of `config.teachers.NAME` and "ema" those of the averaged
+        parameters (`config.optim.ema`), both of the plain batch and without a gradient.
       loss: (outputs, batch) → (float32 scalar, metrics to log). Arrays are global. Beside the
-        outputs a view holds its own columns, as the labels that its maker put there.
+        outputs a view holds its own columns, as the labels that its maker put there. An objective
+        that declares `params` or `state` takes them as a third argument, an `Own`.
       views: makes the other views: name → (batch, key) → batch, static shapes, inside the step. A
         view is the batch with some columns new: a tower runs again only if its own are.
       pairs: makes views of which nothing but the fusion runs, on tokens that the towers made of the
         plain view: name → (outputs, batch, key) → which images meet which texts. The plain view
         must be required to have "image_tokens" and "text_tokens".
+      params: (key, shapes of the outputs) → parameters that are trained with the model's. They are
+        checkpointed with them, but no part of the model: not evaluated, not exported.
+      state: (shapes of the outputs) → arrays that are kept from step to step. One of two or more
+        dimensions is [n, B, …], its second axis split over the devices as the batch is.
+      update: (state, outputs, batch) → the state of the next step.
     """
 
     requires: Mapping[str, tuple[str, ...]]
-    loss: Callable[[Outputs, Batch], tuple[jax.Array, Mapping[str, jax.Array]]]
+    loss: Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]]
     views: Mapping[str, Callable[[Batch, jax.Array], Batch]] = dataclasses.field(
         default_factory=dict
     )
     pairs: Mapping[str, Callable[[Outputs, Batch, jax.Array], Rows]] = dataclasses.field(
         default_factory=dict
     )
+    params: Callable[[jax.Array, Outputs], Any] | None = None
+    state: Callable[[Outputs], Any] | None = None
+    update: Callable[[Any, Outputs, Batch], Any] | None = None
+
+
+def is_frozen(view: str) -> bool:
+    """Whether a view is of other parameters than those that are trained."""
+    return view == "ema" or view.startswith("teacher/")
+
+
+class Own(NamedTuple):
+    """What an objective declared: its parameters and its state, None where it has none."""
+
+    params: Any = None
+    state: Any = None
 
 
 Builder = Callable[..., Objective]

@@ -14,6 +14,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mmjax.models.roles import path_string, role
+from mmjax.parallel.mesh import BATCH
 
 # Path pattern → the dimension (from the end) that `tensor` splits.
 _TENSOR_DIMENSION = (
@@ -57,21 +58,28 @@ def param_shardings(params: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def state_shardings(state: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """NamedShardings of a train state (a tree of shapes with a field `params`).
+    """NamedShardings of a train state, or of its shapes.
 
     A leaf whose path ends in a parameter's path and that has its shape is a moment or an average of
-    that parameter and lies as it does; all else (counters, factored moments) is held whole.
+    that parameter and lies as it does. Teachers lie by the same rules. What objectives keep,
+    [n, B, …], is split along B. All else (counters, factored moments) is held whole.
     """
-    own = zip(
-        jax.tree_util.tree_leaves_with_path(state.params),
-        jax.tree.leaves(param_shardings(state.params, mesh)),
-        strict=True,
-    )
-    known = {path_string(path): (leaf.shape, sharding) for (path, leaf), sharding in own}
+    trees = {"": state.params}
+    trees |= {f"teachers/{name}/": tree for name, tree in state.teachers.items()}
+    known: dict[str, tuple[tuple[int, ...], NamedSharding]] = {}
+    for prefix, tree in trees.items():
+        own = zip(
+            jax.tree_util.tree_leaves_with_path(tree),
+            jax.tree.leaves(param_shardings(tree, mesh)),
+            strict=True,
+        )
+        known |= {prefix + path_string(path): (leaf.shape, lies) for (path, leaf), lies in own}
     whole = NamedSharding(mesh, P())
 
     def sharding(path, leaf):
         parts = path_string(path).split("/")
+        if parts[0] == "memory":
+            return NamedSharding(mesh, P(None, BATCH)) if leaf.ndim >= 2 else whole
         for start in range(len(parts)):
             shape, found = known.get("/".join(parts[start:]), (None, whole))
             if shape == leaf.shape:

@@ -9,16 +9,14 @@ from typing import Any
 
 import jax
 import jax.extend
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from mmjax import config_check, models, objectives
+from mmjax import config_check
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.hardware import Topology
-from mmjax.training import optim
-from mmjax.training.state import TrainState, abstract_state
-from mmjax.training.step import make_train_step, total_loss
-from mmjax.training.views import run_views
+from mmjax.training.assemble import Parts, assemble
+from mmjax.training.state import TrainState
+from mmjax.training.step import owned, run_all, total_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,17 +58,9 @@ def compile_step(config: ConfigDict, topology: Topology) -> Compiled:
     config_check.validate_on_mesh(config, dict(mesh.shape))
 
     with jax.set_mesh(mesh):
-        model = models.from_config(config.model)
-        config_check.validate_on_platform(config, mesh_lib.platform())
-        goals = objectives.build(config.objectives, config.model)
-        config_check.validate_outputs(goals, model.outputs())
-        shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
-        rates = optim.rates(config.optim, shapes)
-        optimizer = optim.optimizer(config.optim, rates)
-        state = abstract_state(model, optimizer, ema=config.optim.ema > 0, mesh=mesh)
-        batch = abstract_batch(config)
-        step = jax.jit(make_train_step(model, goals, optimizer, rates, config), donate_argnums=0)
-        kept = _activations(config, model, goals, state.params, batch, mesh)
+        parts = assemble(config, mesh)
+        state, batch, step = parts.state, parts.batch, parts.step()
+        kept = _activations(parts, mesh)
         begun = time.perf_counter()
         try:
             compiled = step.lower(state, batch).compile()
@@ -95,45 +85,31 @@ def compile_step(config: ConfigDict, topology: Topology) -> Compiled:
     )
 
 
-def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the batch that the loader makes, at the longest text, on the current mesh."""
-    size, length = config.model.image.size, config.model.text.context_length
-    shapes: dict[str, Any] = {
-        "text": ((length,), jnp.int32),
-        "text_mask": ((length,), jnp.bool_),
-        "group": ((), jnp.int32),
-    }
-    if "image" in config.model.towers:
-        shapes["image"] = ((size, size, 3), jnp.uint8)
-    sharding = mesh_lib.batch_sharding()
-    return {
-        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in shapes.items()
-    }
-
-
 def device_bytes(x: jax.ShapeDtypeStruct) -> int:
     """Bytes of one device's part of an array."""
     assert x.sharding is not None
     return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
 
 
-def _activations(config, model, goals, params, batch, mesh) -> float:
+def _activations(parts: Parts, mesh: jax.sharding.Mesh) -> float:
     """Bytes a device keeps for the backward pass: the residuals that have the batch in them."""
+    config = parts.config
 
-    def residuals(params: Any, batch: Any) -> Any:
+    def residuals(state: Any, batch: Any) -> Any:
         def loss(params):
-            outputs = run_views(
-                model, goals, params, batch, jax.random.key(0),
+            outputs = run_all(
+                parts.model, parts.objectives, params, batch, jax.random.key(0),
+                teachers=parts.teachers, frozen=state.teachers, ema=state.ema,
                 microbatches=config.optim.microbatches,
             )  # fmt: skip
-            return total_loss(goals, outputs, batch)[0]
+            own = owned(parts.objectives, params, state.memory)
+            return total_loss(parts.objectives, outputs, batch, own)[0]
 
-        return jax.vjp(loss, params)[1]
+        return jax.vjp(loss, state.params)[1]
 
     kept = [
         x.size * x.dtype.itemsize
-        for x in jax.tree.leaves(jax.eval_shape(residuals, params, batch))
+        for x in jax.tree.leaves(jax.eval_shape(residuals, parts.state, parts.batch))
         if any(side % config.batch_size == 0 for side in x.shape)
     ]
     return sum(kept) / (mesh.shape["data"] * mesh.shape["fsdp"])

@@ -3,7 +3,7 @@
 A checkpoint has the items `params`, `ema` (where one is kept), `rest` (step, optimizer, counters)
 and `sums` (a checksum of every array), so that evaluation and export read what they need and a bit
 that flipped on the disk is noticed. There is no iterator state: the batch of a step is a function
-of (seed, step).
+of (seed, step). Teachers are not in it: they are read from their source again.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as managers
 
 from mmjax.errors import UserError
-from mmjax.training.state import TrainState
+from mmjax.training.state import HEADS, TrainState, model_params
 
 FOLDER = "checkpoints"
 
@@ -82,7 +82,7 @@ class Checkpoints:
             found, problem = self._read(step, abstract)
             if found is not None:
                 self._set_aside([step for step, _ in damaged])
-                return TrainState(params=found["params"], ema=found.get("ema"), **found["rest"])
+                return _state(found)
             logging.warning("checkpoint %d is damaged: %s", step, problem)
             damaged.append((step, problem))
         if damaged:
@@ -138,9 +138,28 @@ class Checkpoints:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
+    """`params` and `ema` are the model's alone; what objectives declare is in `rest`, if any."""
     counters = ("step", "opt_state", "nonfinite", "skipped", "loss_mean")
-    items = {"params": state.params, "rest": {name: getattr(state, name) for name in counters}}
-    return items if state.ema is None else {**items, "ema": state.ema}
+    rest = {name: getattr(state, name) for name in counters}
+    items = {"params": model_params(state.params), "rest": rest}
+    if state.memory:
+        rest["memory"] = state.memory
+    if HEADS in state.params:
+        rest["heads"] = state.params[HEADS]
+    if state.ema is not None:
+        items["ema"] = model_params(state.ema)
+        if HEADS in state.ema:
+            rest["ema_heads"] = state.ema[HEADS]
+    return items
+
+
+def _state(found: dict[str, Any]) -> TrainState:
+    """The state that `_items` took apart, still without its teachers."""
+    rest, ema = dict(found["rest"]), found.get("ema")
+    heads, ema_heads = ({HEADS: rest.pop(n)} if n in rest else {} for n in ("heads", "ema_heads"))
+    return TrainState(
+        params=found["params"] | heads, ema=None if ema is None else ema | ema_heads, **rest
+    )
 
 
 def _restore(folder: epath.Path, items: Mapping[str, Any], saved: Iterable[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A run from its config to its last checkpoint; read it from top to bottom."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import time
@@ -8,26 +9,25 @@ from collections.abc import Callable, Generator, Sequence
 
 import jax
 import numpy as np
-import optax
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from mmjax import config_check, data, evaluation, models, objectives
+from mmjax import config_check, data, evaluation
 from mmjax.data import vocabulary
 from mmjax.data.order import Order
 from mmjax.errors import Preempted, UserError
 from mmjax.interop import pretrained, start
 from mmjax.interop.formats import Weights
-from mmjax.models import Multimodal
 from mmjax.models.flops import forward_flops
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training import optim
+from mmjax.teachers.inherit import inherit
+from mmjax.teachers.teacher import check_data, load_teachers
+from mmjax.training.assemble import Parts, assemble
 from mmjax.training.checkpoint import Checkpoints, checkpoint_steps
 from mmjax.training.metrics import Meter, MetricWriter, ProgressLine
 from mmjax.training.preemption import Preemption
-from mmjax.training.state import TrainState, abstract_state, init_state, with_params
-from mmjax.training.step import make_train_step
+from mmjax.training.state import TrainState, init_state, model_params, with_params
 from mmjax.training.watchdog import Watchdog
 from mmjax.training.workdir import open_workdir, workdir_path, workdir_tokenizer
 
@@ -52,14 +52,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
 
     preemption = Preemption()
     with jax.set_mesh(mesh), preemption.watch(), contextlib.ExitStack() as cleanup:
-        # Model, loss and optimizer, as shapes.
-        model = models.from_config(config.model)
-        config_check.validate_on_platform(config, mesh_lib.platform())
-        goals = objectives.build(config.objectives, config.model)
-        config_check.validate_outputs(goals, model.outputs())
-        shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
-        rate_tree = optim.rates(config.optim, shapes)
-        optimizer = optim.optimizer(config.optim, rate_tree)
+        parts = assemble(config, mesh)  # model, objectives, teachers, optimizer: as shapes
 
         # Weights to start from: matched with the model by name and shape, not read yet.
         weights = None
@@ -69,29 +62,30 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
 
         # Data and evaluators.
         sources = data.open_sources(config.data.train)
+        check_data(parts.teachers, config, sources)
         open_workdir(folder, config, cleanup, command)
         of_weights = weights.tokenizer if weights else None
         tokenizer = workdir_tokenizer(folder, config, sources, of_weights)
         config_check.validate_vocabulary(config, tokenizer.vocab_size)
         words = vocabulary.of_tokenizer(tokenizer, config.model.text.vocab_size)
-        goals = objectives.build(config.objectives, config.model, words)
+        parts = parts.with_vocabulary(words)
+        columns = [teacher.columns(config, tokenizer) for teacher in parts.teachers]
         evaluators = {
-            name: evaluation.build(name, spec, config=config, model=model, tokenizer=tokenizer)
+            name: evaluation.build(
+                name, spec, config=config, model=parts.model, tokenizer=tokenizer
+            )
             for name, spec in sorted(config.evals.items())
         }
 
         # State: the newest checkpoint, or a fresh start.
         checkpoints = Checkpoints(folder, config.checkpoint)
         cleanup.callback(checkpoints.close)
-        ema = config.optim.ema > 0
-        abstract = abstract_state(model, optimizer, ema=ema, mesh=mesh)
         line = ProgressLine(config.total_steps)
-        state = checkpoints.restore_newest(abstract) or fresh_state(
-            model, optimizer, weights, config=config, mesh=mesh, line=line
-        )
+        state = checkpoints.restore_newest(parts.state) or fresh_state(parts, weights, mesh, line)
+        state = dataclasses.replace(state, teachers=load_teachers(parts.teachers, mesh, folder))
         first = int(state.step)
 
-        parameters = sum(x.size for x in jax.tree.leaves(shapes))
+        parameters = sum(x.size for x in jax.tree.leaves(model_params(state.params)))
         line.say(
             f"[bold]{config.model.name}[/]  {parameters:,} parameters  "
             f"{jax.device_count()} × {jax.devices()[0].device_kind}  mesh {dict(mesh.shape)}  "
@@ -100,13 +94,11 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         )
         writer = MetricWriter(folder, config)
         cleanup.callback(writer.close)
-        train_step = jax.jit(
-            make_train_step(model, goals, optimizer, rate_tree, config), donate_argnums=0
-        )
+        train_step = parts.step()
         rows = mesh_lib.local_rows(config.batch_size)
         batches = unfailing(
             lambda step: data.train_batches(
-                sources, config, tokenizer, rows=rows, start_step=step
+                sources, config, tokenizer, rows=rows, start_step=step, columns=columns
             ),
             first,
         )  # fmt: skip
@@ -166,23 +158,24 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
 
 
 def fresh_state(
-    model: Multimodal,
-    optimizer: optax.GradientTransformation,
-    weights: Weights | None,
-    *,
-    config: ConfigDict,
-    mesh: jax.sharding.Mesh,
-    line: ProgressLine,
+    parts: Parts, weights: Weights | None, mesh: jax.sharding.Mesh, line: ProgressLine
 ) -> TrainState:
-    """The state before the first step: random, then what there is in `weights`; says which."""
-    ema = config.optim.ema > 0
-    state = init_state(model, optimizer, seed=config.seed, ema=ema, mesh=mesh)
-    if weights is None:
-        return state
-    parts = config.init_from.parts
-    params, report = start.start_from(weights, config.model, state.params, parts)
-    line.say(f"from {weights.source}: {report}")
-    return with_params(state, params)
+    """The state before the first step: random, then what there is in `weights`, or the part of a
+    teacher that the student starts from; says which."""
+    config = parts.config
+    state = init_state(
+        parts.model, parts.optimizer, seed=config.seed, ema=config.optim.ema > 0, mesh=mesh,
+        declared=parts.declared,
+    )  # fmt: skip
+    params, like = model_params(state.params), model_params(parts.state.params)
+    if weights is not None:
+        params, report = start.start_from(weights, config.model, params, config.init_from.parts)
+        line.say(f"from {weights.source}: {report}")
+    for teacher in parts.teachers:
+        if config.teachers[teacher.name].start:
+            params = inherit(teacher, config, like)
+            line.say(f"from config.teachers.{teacher.name}: a part of every parameter")
+    return with_params(state, state.params | params)
 
 
 def is_due(every: int, step: int) -> bool:

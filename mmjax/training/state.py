@@ -1,5 +1,7 @@
 """What a run carries from step to step, and how it is made straight in its shards."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -9,14 +11,23 @@ import optax
 
 from mmjax import models
 from mmjax.models import Multimodal
+from mmjax.objectives.registry import Objective, Outputs
 from mmjax.parallel import rules
+
+HEADS = "objectives"  # in the parameters: those that objectives declare
 
 
 @flax.struct.dataclass
 class TrainState:
-    """`step`: updates tried so far. `ema`: an average of `params`, or None. `nonfinite`: updates in
-    a row that were skipped, as the loss was not finite or jumped; `skipped`: all of them.
-    `loss_mean`: a running mean of the loss, 0 before the first."""
+    """What changes from step to step, and the teachers, which do not.
+
+    `step`: updates tried so far. `params`: the model's, and under "objectives" those that
+    objectives declare. `ema`: an average of `params`, or None. `nonfinite`: updates in a row that
+    were skipped, as the loss was not finite or jumped; `skipped`: all of them. `loss_mean`: a
+    running mean of the loss, 0 before the first. `memory`: objective → the state it declares.
+    `teachers`: name → frozen parameters; they are read from their source again, not from the
+    checkpoint.
+    """
 
     step: jax.Array
     params: Any
@@ -25,14 +36,51 @@ class TrainState:
     nonfinite: jax.Array
     skipped: jax.Array
     loss_mean: jax.Array
+    memory: Any = flax.struct.field(default_factory=dict)
+    teachers: Any = flax.struct.field(default_factory=dict)
 
     def eval_params(self) -> Any:
-        """The parameters to evaluate and export: the average, where one is kept."""
-        return self.params if self.ema is None else self.ema
+        """The model's parameters to evaluate and export: the average, where one is kept."""
+        return model_params(self.params if self.ema is None else self.ema)
 
 
-def new_state(params: Any, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
-    """The state before the first step."""
+def model_params(params: Any) -> Any:
+    """`params` without those of objectives."""
+    return {name: tree for name, tree in params.items() if name != HEADS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """What the objectives of a run keep beside the model: makers of parameters and of state."""
+
+    objectives: Mapping[str, Objective]
+    shapes: Outputs  # of the outputs that the objectives read
+
+    def params(self, key: jax.Array) -> Any:
+        """{"objectives": {name: parameters}}, or {} if no objective has any."""
+        heads = {
+            name: objective.params(jax.random.fold_in(key, number), self.shapes)
+            for number, (name, objective) in enumerate(sorted(self.objectives.items()))
+            if objective.params
+        }
+        return {HEADS: heads} if heads else {}
+
+    def memory(self) -> Any:
+        """{name: state} of the objectives that have one."""
+        return {
+            name: objective.state(self.shapes)
+            for name, objective in self.objectives.items()
+            if objective.state
+        }
+
+
+NOTHING_DECLARED = Declared({}, {})
+
+
+def new_state(
+    params: Any, optimizer: optax.GradientTransformation, *, ema: bool, memory: Any = None
+) -> TrainState:
+    """The state before the first step; it has no teachers yet."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -41,6 +89,7 @@ def new_state(params: Any, optimizer: optax.GradientTransformation, *, ema: bool
         nonfinite=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         loss_mean=jnp.zeros((), jnp.float32),
+        memory=memory or {},
     )
 
 
@@ -50,18 +99,27 @@ def with_params(state: TrainState, params: Any) -> TrainState:
     return state.replace(params=params, ema=ema)  # type: ignore[attr-defined]
 
 
+def init_params(model: Multimodal, declared: Declared, key: jax.Array) -> Any:
+    """Random float32 parameters of the model and of the objectives."""
+    return models.init(model, key) | declared.params(key)
+
+
 def abstract_state(
     model: Multimodal,
     optimizer: optax.GradientTransformation,
     *,
     ema: bool,
     mesh: jax.sharding.Mesh,
+    declared: Declared = NOTHING_DECLARED,
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state; nothing is computed."""
-    # The key, too, is made inside: the devices of the mesh may only be described.
-    shapes = jax.eval_shape(
-        lambda: new_state(models.init(model, jax.random.key(0)), optimizer, ema=ema)
-    )
+    """Shapes, dtypes and shardings of the state without teachers; nothing is computed."""
+
+    def create() -> TrainState:
+        # The key, too, is made inside: the devices of the mesh may only be described.
+        params = init_params(model, declared, jax.random.key(0))
+        return new_state(params, optimizer, ema=ema, memory=declared.memory())
+
+    shapes = jax.eval_shape(create)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
@@ -76,12 +134,14 @@ def init_state(
     seed: int,
     ema: bool,
     mesh: jax.sharding.Mesh,
+    declared: Declared = NOTHING_DECLARED,
 ) -> TrainState:
     """Random parameters, each device computing its own shards; the same for every mesh."""
-    abstract = abstract_state(model, optimizer, ema=ema, mesh=mesh)
+    abstract = abstract_state(model, optimizer, ema=ema, mesh=mesh, declared=declared)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
 
     def create(key: jax.Array) -> TrainState:
-        return new_state(models.init(model, key), optimizer, ema=ema)
+        params = init_params(model, declared, key)
+        return new_state(params, optimizer, ema=ema, memory=declared.memory())
 
     return jax.jit(create, out_shardings=shardings)(jax.random.key(seed))

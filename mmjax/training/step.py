@@ -1,10 +1,12 @@
 """The one train step: (state, batch) -> (state, metrics), pure, for every objective.
 
 Each view of the batch goes through the model once; the losses are taken over the whole global
-batch, also when the embedding is cut into microbatches; one optimizer update follows.
+batch, also when the embedding is cut into microbatches; one optimizer update follows. Teachers and
+the averaged parameters are views, too, without a gradient.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,11 +15,13 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from mmjax import models
 from mmjax.models import Multimodal
-from mmjax.objectives.registry import Batch, Outputs
+from mmjax.objectives.registry import Batch, Objective, Outputs, Own, is_frozen
 from mmjax.parallel import rules
+from mmjax.teachers.teacher import Teacher
 from mmjax.training import optim
-from mmjax.training.state import TrainState
+from mmjax.training.state import HEADS, Declared, TrainState, model_params
 from mmjax.training.views import Objectives, run_views
 
 Metrics = dict[str, jax.Array]
@@ -30,6 +34,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     rate_tree: Any,
     config: ConfigDict,
+    teachers: Sequence[Teacher] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds the step. Jit it under the mesh, donating the state.
 
@@ -44,12 +49,19 @@ def make_train_step(
 
         def loss_fn(params):
             params = jax.tree.map(_stop_frozen, params, rate_tree)
-            outputs = run_views(
-                model, objectives, params, batch, key, microbatches=config.optim.microbatches
-            )
-            return total_loss(objectives, outputs, batch)
+            outputs = run_all(
+                model, objectives, params, batch, key, teachers=teachers, frozen=state.teachers,
+                ema=state.ema, microbatches=config.optim.microbatches,
+            )  # fmt: skip
+            own = owned(objectives, params, state.memory)
+            loss, metrics = total_loss(objectives, outputs, batch, own)
+            keepers = {name: goal.update for name, (goal, _) in objectives.items() if goal.update}
+            memory = {
+                name: update(state.memory[name], outputs, batch) for name, update in keepers.items()
+            }
+            return loss, (metrics, memory)
 
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        (loss, (metrics, memory)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         grad_norm = optax.tree.norm(grads)
         lr = schedule(state.step)
 
@@ -75,9 +87,11 @@ def make_train_step(
             most = state.loss_mean + (config.optim.max_spike - 1) * jnp.abs(state.loss_mean)
             good &= ~known | (loss <= most)
         mean = jnp.where(known, state.loss_mean + (loss - state.loss_mean) / LOSS_MEAN_STEPS, loss)
-        old = (state.params, state.opt_state, state.ema, state.loss_mean)
-        params, opt_state, ema, mean = jax.tree.map(
-            lambda new, kept: jnp.where(good, new, kept), (params, opt_state, ema, mean), old
+        old = (state.params, state.opt_state, state.ema, state.loss_mean, state.memory)
+        params, opt_state, ema, mean, memory = jax.tree.map(
+            lambda new, kept: jnp.where(good, new, kept),
+            (params, opt_state, ema, mean, memory),
+            old,
         )
         nonfinite = jnp.where(good, 0, state.nonfinite + 1)
         skipped = state.skipped + ~good
@@ -87,7 +101,10 @@ def make_train_step(
             metrics |= gradient_norms(loss_fn, state.params, objectives)
         if "logit_scale" in params:
             metrics["logit_scale"] = jnp.exp(params["logit_scale"])
-        new = TrainState(state.step + 1, params, opt_state, ema, nonfinite, skipped, mean)
+        new = TrainState(
+            state.step + 1, params, opt_state, ema, nonfinite, skipped, mean, memory,
+            state.teachers,
+        )  # fmt: skip
         return rules.pin_state(new), metrics
 
     return train_step
@@ -105,7 +122,9 @@ def _stop_frozen(param: jax.Array, rate: float | np.ndarray) -> jax.Array:
 
 
 def gradient_norms(
-    loss_fn: Callable[[Any], tuple[jax.Array, Metrics]], params: Any, objectives: Objectives
+    loss_fn: Callable[[Any], tuple[jax.Array, tuple[Metrics, Any]]],
+    params: Any,
+    objectives: Objectives,
 ) -> Metrics:
     """The norm of the gradient of weight · loss for each objective, as "grad_norm/NAME".
 
@@ -113,7 +132,7 @@ def gradient_norms(
     """
 
     def parts(params):
-        metrics = loss_fn(params)[1]
+        metrics, _ = loss_fn(params)[1]
         return {name: weight * metrics[f"loss/{name}"] for name, (_, weight) in objectives.items()}
 
     values, pull_back = jax.vjp(parts, params)
@@ -124,12 +143,110 @@ def gradient_norms(
     return norms
 
 
-def total_loss(objectives: Objectives, outputs: Outputs, batch: Batch) -> tuple[jax.Array, Metrics]:
-    """Σ weight · loss, and the parts as metrics "loss/NAME" and "NAME/METRIC"."""
+def run_all(
+    model: Multimodal,
+    objectives: Objectives,
+    params: Any,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    teachers: Sequence[Teacher] = (),
+    frozen: Mapping[str, Any] | None = None,
+    ema: Any = None,
+    microbatches: int = 1,
+) -> Outputs:
+    """The outputs of `run_views`, and beside them "teacher/NAME" (of the parameters `frozen[NAME]`)
+    and "ema" (of the average `ema`): views of the plain batch that take no gradient."""
+    own, other = split_views(objectives)
+    outputs = dict(
+        run_views(model, own, model_params(params), batch, key, microbatches=microbatches)
+    )
+
+    def run(frozen_model, frozen_params, inputs, names):
+        return run_plain(frozen_model, frozen_params, inputs, names, microbatches)
+
+    for teacher in teachers:
+        view = f"teacher/{teacher.name}"
+        if view in other:
+            theirs = teacher.outputs((frozen or {})[teacher.name], batch, other[view], run)
+            outputs[view] = jax.lax.stop_gradient(theirs)
+    if "ema" in other:
+        outputs["ema"] = jax.lax.stop_gradient(run(model, model_params(ema), batch, other["ema"]))
+    return outputs
+
+
+def run_plain(
+    model: Multimodal, params: Any, batch: Batch, names: tuple[str, ...], microbatches: int = 1
+) -> Mapping[str, Any]:
+    """The named outputs of one batch, nothing random."""
+    goal = Objective({"plain": names}, lambda outputs, batch: (outputs, {}))
+    return run_views(
+        model, {"plain": (goal, 1.0)}, params, batch, jax.random.key(0),
+        microbatches=microbatches, train=False,
+    )["plain"]  # fmt: skip
+
+
+def split_views(objectives: Objectives) -> tuple[Objectives, dict[str, tuple[str, ...]]]:
+    """(the objectives with the model's own views alone, the frozen views with their outputs)."""
+    own, other = {}, dict[str, set[str]]()
+    for name, (objective, weight) in objectives.items():
+        requires = {v: n for v, n in objective.requires.items() if not is_frozen(v)}
+        own[name] = (dataclasses.replace(objective, requires=requires), weight)
+        for view, names in objective.requires.items():
+            if is_frozen(view):
+                other.setdefault(view, set()).update(names)
+    return own, {view: tuple(sorted(names)) for view, names in other.items()}
+
+
+def declare(
+    model: Multimodal,
+    objectives: Objectives,
+    batch: Any,
+    teachers: Sequence[Teacher],
+    frozen: Mapping[str, Any],
+) -> Declared:
+    """What the objectives keep beside the model, given the shapes of the batch and of the teachers.
+
+    The losses are traced, so that shapes that they cannot take are a UserError here.
+    """
+
+    def outputs(frozen: Any, batch: Batch) -> Outputs:
+        key = jax.random.key(0)
+        params = models.init(model, key)
+        return run_all(
+            model, objectives, params, batch, key, teachers=teachers, frozen=frozen, ema=params
+        )
+
+    shapes = jax.eval_shape(outputs, frozen, batch)
+    declared = Declared({name: objective for name, (objective, _) in objectives.items()}, shapes)
+
+    def loss(outputs: Outputs, batch: Batch) -> jax.Array:
+        own = owned(objectives, declared.params(jax.random.key(0)), declared.memory())
+        return total_loss(objectives, outputs, batch, own)[0]
+
+    jax.eval_shape(loss, shapes, batch)
+    return declared
+
+
+def total_loss(
+    objectives: Objectives, outputs: Outputs, batch: Batch, own: Mapping[str, Own] | None = None
+) -> tuple[jax.Array, Metrics]:
+    """Σ weight · loss, and the parts as metrics "loss/NAME" and "NAME/METRIC".
+
+    `own`: what objectives declared, by name.
+    """
     total, metrics = jnp.zeros((), jnp.float32), {}
     for name, (objective, weight) in objectives.items():
-        loss, extra = objective.loss(outputs, batch)
+        declares = objective.params or objective.state
+        more = ((own or {})[name],) if declares else ()
+        loss, extra = objective.loss(outputs, batch, *more)
         total += weight * loss
         metrics[f"loss/{name}"] = loss
         metrics |= {f"{name}/{metric}": value for metric, value in extra.items()}
     return total, metrics
+
+
+def owned(objectives: Objectives, params: Any, memory: Any) -> dict[str, Own]:
+    """What each objective declared, out of the parameters and the memory of a state."""
+    heads = params.get(HEADS, {})
+    return {name: Own(heads.get(name), memory.get(name)) for name in objectives}

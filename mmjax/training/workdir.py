@@ -91,26 +91,29 @@ def workdir_tokenizer(
     """
     folder = workdir / "tokenizer"
     if not folder.exists() and jax.process_index() == 0:
-        kind, _, size = config.data.tokenizer.partition(":")
-        if kind == "captions" and size.isdigit():
-            captions = (
-                c for source in sources for i in range(len(source)) for c in source.captions(i)
-            )
-            tokenizer = data.train_tokenizer(captions, int(size))
-        elif kind == "init_from":
-            if of_weights is None:
-                raise UserError(
-                    "config.data.tokenizer=init_from, but config.init_from.source="
-                    f"{config.init_from.source!r} has no tokenizer: name one."
-                )
-            tokenizer = of_weights()
-        else:
-            tokenizer = data.load_tokenizer(config.data.tokenizer)
         temporary = workdir / "tokenizer.tmp"
-        tokenizer.save(temporary)
+        make_tokenizer(config, sources, of_weights).save(temporary)
         temporary.rename(folder)
     multihost_utils.sync_global_devices("tokenizer")
     return data.load_tokenizer(folder)
+
+
+def make_tokenizer(
+    config: ConfigDict, sources: Any, of_weights: Callable[[], data.Tokenizer] | None
+) -> data.Tokenizer:
+    """The tokenizer that `config.data.tokenizer` names, or one trained on the captions."""
+    kind, _, size = config.data.tokenizer.partition(":")
+    if kind == "captions" and size.isdigit():
+        captions = (c for source in sources for i in range(len(source)) for c in source.captions(i))
+        return data.train_tokenizer(captions, int(size))
+    if kind != "init_from":
+        return data.load_tokenizer(config.data.tokenizer)
+    if of_weights is None:
+        raise UserError(
+            f"config.data.tokenizer=init_from, but config.init_from.source="
+            f"{config.init_from.source!r} has no tokenizer: name one."
+        )
+    return of_weights()
 
 
 def restore_for_inference(workdir: str) -> tuple[ConfigDict, Multimodal, Any, data.Tokenizer]:

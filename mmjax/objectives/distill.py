@@ -1,0 +1,313 @@
+"""Distillation: a student learns from the outputs of frozen teachers.
+
+Similarity (TinyCLIP, MobileCLIP), logits (Hinton et al., 2015), features and interactive contrast
+(CLIP-KD). Of several teachers, distributions are averaged after their softmax, other losses as they
+are. Arrays are global: similarities are those of the whole batch, by the ring where it is large.
+The teachers' outputs come without a gradient, computed in the step or read with the batch.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mmjax.errors import UserError
+from mmjax.objectives import contrastive
+from mmjax.objectives.contrastive import PAIR_OUTPUTS
+from mmjax.objectives.registry import Objective, Own, register
+
+DIRECTIONS = ("forward", "reverse")
+DISTANCES = ("mse", "cosine")
+COMPARED = 256  # examples that the agreement of student and teacher is measured on
+SIDES = ("image", "text")
+NOTHING = Own()
+
+
+def kl_loss(
+    logits: jax.Array,
+    teacher_logits: Sequence[jax.Array],
+    *,
+    temperature: float = 1.0,
+    direction: str = "forward",
+) -> jax.Array:
+    """T² · KL of softmax distributions, mean over rows, a float32 scalar (Hinton et al., 2015).
+
+    "forward" is KL(teacher ‖ student) = Σ p (log p − log q), "reverse" KL(student ‖ teacher), with
+    p, q the softmax of the teacher's and the student's logits / T. The factor T² keeps the size of
+    the gradients.
+
+    Args:
+      logits: [..., C] of the student.
+      teacher_logits: of each teacher, [..., C]; p is the mean of their softmaxes.
+      temperature: T.
+      direction: "forward" or "reverse".
+    """
+    log_q = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
+    each = [jax.nn.log_softmax(t.astype(jnp.float32) / temperature) for t in teacher_logits]
+    log_p = jax.nn.logsumexp(jnp.stack(each), axis=0) - jnp.log(len(each))
+    if direction == "reverse":
+        log_p, log_q = log_q, log_p
+    return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean()
+
+
+def kd_loss(
+    logits: jax.Array,
+    teacher_logits: Sequence[jax.Array],
+    labels: jax.Array,
+    *,
+    alpha: float,
+    temperature: float = 1.0,
+    direction: str = "forward",
+) -> jax.Array:
+    """L = CE(y, p) + α · KL: cross-entropy with the labels int [...] and `kl_loss`."""
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    hits = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    hard = -jnp.where(hits, log_p, 0.0).sum(axis=-1).mean()
+    soft = kl_loss(logits, teacher_logits, temperature=temperature, direction=direction)
+    return hard + alpha * soft
+
+
+def feature_loss(embed: jax.Array, teacher_embed: jax.Array, distance: str = "mse") -> jax.Array:
+    """Distance of embeddings [B, D] to the teacher's, a float32 scalar.
+
+    "mse": mean of squared differences over all B · D entries, as CLIP-KD weighs by 2000;
+    "cosine": mean of 1 − cos, as DistilBERT.
+    """
+    x, t = embed.astype(jnp.float32), teacher_embed.astype(jnp.float32)
+    if distance == "mse":
+        return jnp.square(x - t).mean()
+    return (1 - _cosine(x, t)).mean()
+
+
+def interactive_loss(
+    image_embed: jax.Array,
+    text_embed: jax.Array,
+    scale: jax.Array | float,
+    teacher_image_embed: jax.Array,
+    teacher_text_embed: jax.Array,
+    *,
+    implementation: str = "auto",
+) -> jax.Array:
+    """Contrast of the student's images with the teacher's texts, and of its texts with the
+    teacher's images: the mean of both InfoNCE losses (CLIP-KD, Yang et al., 2024).
+
+    All are [B, D] of unit length; `scale` is the student's, e to its parameter.
+    """
+    return 0.5 * (
+        contrastive.infonce_loss(
+            image_embed, teacher_text_embed, scale, implementation=implementation
+        )
+        + contrastive.infonce_loss(
+            text_embed, teacher_image_embed, scale, implementation=implementation
+        )
+    )
+
+
+def agreement(
+    image_embed: jax.Array,
+    text_embed: jax.Array,
+    teacher_image_embed: jax.Array,
+    teacher_text_embed: jax.Array,
+) -> jax.Array:
+    """The share of images for which student and teacher find the same nearest text, among the
+    first COMPARED pairs of the batch: a float32 scalar."""
+    sides = (image_embed, text_embed), (teacher_image_embed, teacher_text_embed)
+    nearest = [
+        contrastive.similarity(x[:COMPARED], y[:COMPARED], 1.0).argmax(axis=1) for x, y in sides
+    ]
+    return (nearest[0] == nearest[1]).astype(jnp.float32).mean()
+
+
+@register("distill_similarity")
+def distill_similarity(
+    teachers: tuple[str, ...] = ("teacher",),
+    temperature: float = 0.0,
+    implementation: str = "auto",
+) -> Objective:
+    """Cross-entropy of the batch's similarities to the teachers', both ways (TinyCLIP, Wu et al.,
+    2023; MobileCLIP, Vasu et al., 2024).
+
+    Args:
+      teachers: names in config.teachers. The cross-entropy to the mean of their softmaxes is the
+        mean of the cross-entropies.
+      temperature: of the teachers' similarities; 0 takes each one's own scale.
+      implementation: "auto", "dense" or "ring".
+    """
+    _check(teachers, implementation=implementation)
+    of_teacher = PAIR_OUTPUTS[:2] if temperature else PAIR_OUTPUTS
+
+    def loss(outputs, batch):
+        del batch
+        image, text, scale = (outputs["plain"][name] for name in PAIR_OUTPUTS)
+        losses, agreements = [], []
+        for teacher in _outputs(outputs, teachers):
+            t_image, t_text = teacher["image_embed"], teacher["text_embed"]
+            t_scale = 1 / temperature if temperature else teacher["logit_scale"]
+            losses.append(
+                contrastive.similarity_distill_loss(
+                    image, text, scale, t_image, t_text, t_scale, implementation=implementation
+                )
+            )
+            agreements.append(agreement(image, text, t_image, t_text))
+        return _mean(losses), {"agreement": _mean(agreements)}
+
+    return Objective(_requires(PAIR_OUTPUTS, teachers, of_teacher), loss)
+
+
+@register("distill_logits")
+def distill_logits(
+    teachers: tuple[str, ...] = ("teacher",),
+    alpha: float = 1.0,
+    temperature: float = 1.0,
+    direction: str = "forward",
+) -> Objective:
+    """L = CE(y, p) + α · KL on the batch's logits, the mean of both directions: the classes of an
+    image are the texts of the batch, its label is its own text, and the other way round.
+
+    Args:
+      teachers: names in config.teachers; their distributions are averaged.
+      alpha: weight of the divergence.
+      temperature: T of both distributions, with the factor T².
+      direction: "forward", KL(teacher ‖ student), or "reverse".
+    """
+    _check(teachers)
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction is one of {', '.join(DIRECTIONS)}, not {direction!r}")
+    if temperature <= 0:
+        raise ValueError(f"temperature is above 0, not {temperature}")
+
+    def loss(outputs, batch):
+        del batch
+        models = [outputs["plain"], *_outputs(outputs, teachers)]
+        logits = [contrastive.similarity(*(m[name] for name in PAIR_OUTPUTS)) for m in models]
+        labels = jnp.arange(logits[0].shape[0])
+        options: dict[str, Any] = {"alpha": alpha, "temperature": temperature}
+        losses = [
+            kd_loss(student, others, labels, direction=direction, **options)
+            for student, *others in (logits, [x.T for x in logits])
+        ]
+        same = [logits[0].argmax(axis=1) == x.argmax(axis=1) for x in logits[1:]]
+        return _mean(losses), {"agreement": _mean(same).mean()}
+
+    return Objective(_requires(PAIR_OUTPUTS, teachers, PAIR_OUTPUTS), loss)
+
+
+@register("distill_feature")
+def distill_feature(
+    teachers: tuple[str, ...] = ("teacher",), distance: str = "mse", project: bool = False
+) -> Objective:
+    """Distance of the student's image and text embeddings to the teachers' (CLIP-KD's feature
+    distillation): the sum over both, the mean over teachers.
+
+    Args:
+      teachers: names in config.teachers.
+      distance: "mse" or "cosine".
+      project: through a learned matrix [D, D'] for each, then to unit length; needed where the
+        student's embeddings have another size than the teacher's.
+    """
+    _check(teachers)
+    if distance not in DISTANCES:
+        raise ValueError(f"distance is one of {', '.join(DISTANCES)}, not {distance!r}")
+
+    def loss(outputs, batch, own=NOTHING):
+        del batch
+        pairs = _matched("distill_feature", outputs, teachers, own, project)
+        losses = [feature_loss(x, t, distance) for sides in pairs for x, t in sides]
+        cosines = [_cosine(x, t).mean() for sides in pairs for x, t in sides]
+        return sum(losses) / len(teachers), {"cosine": _mean(cosines)}
+
+    params = _projections(teachers) if project else None
+    return Objective(_requires(PAIR_OUTPUTS[:2], teachers, PAIR_OUTPUTS[:2]), loss, params=params)
+
+
+@register("distill_interactive")
+def distill_interactive(
+    teachers: tuple[str, ...] = ("teacher",), project: bool = False, implementation: str = "auto"
+) -> Objective:
+    """`interactive_loss` (CLIP-KD's interactive contrastive learning), the mean over teachers.
+
+    Args:
+      teachers: names in config.teachers.
+      project: as of `distill_feature`.
+      implementation: "auto", "dense" or "ring".
+    """
+    _check(teachers, implementation=implementation)
+
+    def loss(outputs, batch, own=NOTHING):
+        del batch
+        scale = outputs["plain"]["logit_scale"]
+        losses = [
+            interactive_loss(image, text, scale, t_image, t_text, implementation=implementation)
+            for (image, t_image), (text, t_text) in _matched(
+                "distill_interactive", outputs, teachers, own, project
+            )
+        ]
+        return _mean(losses), {}
+
+    params = _projections(teachers) if project else None
+    return Objective(_requires(PAIR_OUTPUTS, teachers, PAIR_OUTPUTS[:2]), loss, params=params)
+
+
+def _check(teachers: tuple[str, ...], *, implementation: str = "auto") -> None:
+    contrastive.check_implementation(implementation)
+    if not teachers or len(set(teachers)) < len(teachers):
+        raise ValueError(f"teachers are one or more different names, not {teachers!r}")
+
+
+def _requires(plain: tuple[str, ...], teachers: tuple[str, ...], theirs: tuple[str, ...]):
+    return {"plain": plain} | {f"teacher/{name}": theirs for name in teachers}
+
+
+def _outputs(outputs, teachers: tuple[str, ...]) -> list[dict[str, jax.Array]]:
+    return [outputs[f"teacher/{name}"] for name in teachers]
+
+
+def _projections(teachers: tuple[str, ...]):
+    """A maker of {teacher: {side: {"kernel": [D, D']}}}."""
+
+    def params(key, shapes):
+        def kernel(number, teacher, side):
+            name = f"{side}_embed"
+            size = shapes["plain"][name].shape[-1], shapes[f"teacher/{teacher}"][name].shape[-1]
+            noise = jax.random.normal(jax.random.fold_in(key, number), size, jnp.float32)
+            return {"kernel": noise * size[0] ** -0.5}
+
+        return {
+            teacher: {s: kernel(2 * i + j, teacher, s) for j, s in enumerate(SIDES)}
+            for i, teacher in enumerate(teachers)
+        }
+
+    return params
+
+
+def _matched(objective, outputs, teachers, own: Own, project: bool):
+    """For each teacher ((image, its image), (text, its text)): embeddings of equal size."""
+    result = []
+    for teacher in teachers:
+        sides = []
+        for side in SIDES:
+            x = outputs["plain"][f"{side}_embed"]
+            t = outputs[f"teacher/{teacher}"][f"{side}_embed"]
+            if project:
+                x = contrastive.similarity(x, own.params[teacher][side]["kernel"].T, 1.0)
+                x = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+            elif x.shape[-1] != t.shape[-1]:
+                raise UserError(
+                    f"config.objectives.{objective}: the student's {side} embeddings have size "
+                    f"{x.shape[-1]} and those of teacher {teacher!r} {t.shape[-1]}: set "
+                    f"config.objectives.{objective}.project=True, or config.model.embed_dim to "
+                    "the teacher's."
+                )
+            sides.append((x, t))
+        result.append(sides)
+    return result
+
+
+def _cosine(x: jax.Array, t: jax.Array) -> jax.Array:
+    lengths = jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(t, axis=-1)
+    return (x * t).sum(axis=-1) / lengths
+
+
+def _mean(values: Sequence[jax.Array]) -> jax.Array:
+    return sum(values[1:], start=values[0]) / len(values)

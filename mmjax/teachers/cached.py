@@ -1,0 +1,178 @@
+"""A teacher's embeddings beside the data: shards of NumPy arrays, and a record of what they are of.
+
+    FOLDER/teacher.json           the teacher, the data and the views (written last)
+    FOLDER/image_embed-00000.npy  [rows, D]; bfloat16 as its bits, uint16
+    FOLDER/text_embed-00000.npy
+
+Row view · records + number is the record `number` (over all sources, in order of their names) as it
+is shown in epoch `view`: its augmentation and its caption are functions of (seed, source, epoch,
+index) alone, so the seed and the view say which crop the teacher saw.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmjax.data import Source
+from mmjax.data.pipeline import Batch, Columns, Example, Transform
+from mmjax.errors import UserError
+
+RECORD = "teacher.json"
+SHARD_ROWS = 1 << 16
+SAMPLED = 256  # captions of each source that the record vouches for
+
+
+@dataclasses.dataclass(frozen=True)
+class Cached(Columns):
+    """The columns teacher/NAME/image_embed and text_embed [b, D] of a batch, from a folder.
+
+    `folder`, `name`: of the teacher. `record`: what teacher.json says.
+    """
+
+    folder: str
+    name: str
+    record: Mapping[str, Any]
+
+    @property
+    def teacher(self) -> str:
+        """The fingerprint of the teacher."""
+        return self.record["teacher"]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Output → D."""
+        return self.record["outputs"]
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """The teacher's scalar parameters, "logit_scale" as a logarithm."""
+        return self.record["scalars"]
+
+    def __call__(self, examples: Sequence[Example], transform: Transform) -> Batch:
+        del transform
+        lengths = [source["records"] for source in self.record["data"]["sources"]]
+        starts, total = np.cumsum([0, *lengths]), sum(lengths)
+        rows = [
+            e.address.epoch * total + int(starts[e.address.source]) + e.address.index
+            for e in examples
+        ]
+        return {
+            f"teacher/{self.name}/{output}": np.stack([self._row(output, row) for row in rows])
+            for output in self.sizes
+        }
+
+    def column_shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Column → (shape of one example, dtype)."""
+        dtype = jnp.dtype(self.record["dtype"])
+        return {
+            f"teacher/{self.name}/{output}": ((size,), dtype) for output, size in self.sizes.items()
+        }
+
+    def check_data(self, record: Mapping[str, Any], views: int) -> None:
+        """UserError: the embeddings are not of the data that `record` describes."""
+        stored = self.record["data"]
+        for key, what in (("seed", "config.seed"), ("augment", "config.data.augment")):
+            if stored[key] != record[key]:
+                raise self._wrong(f"are of views with {what}={stored[key]}, not {record[key]}")
+        names = [[source["name"] for source in data["sources"]] for data in (stored, record)]
+        if names[0] != names[1]:
+            raise self._wrong(f"are of the sources {names[0]}, not {names[1]}")
+        for was, now in zip(stored["sources"], record["sources"], strict=True):
+            if was != now:
+                raise self._wrong(
+                    f"are of other records in data.train.{now['name']} ({was['records']:,} then, "
+                    f"{now['records']:,} now)"
+                )
+        if not 0 < views <= stored["views"]:
+            raise UserError(
+                f"{self.folder} holds {stored['views']} views of each example, and config.data."
+                f"views={views}: set it to {stored['views']} or fewer, so that views repeat."
+            )
+
+    def check_teacher(self, mark: str, source: str) -> None:
+        """UserError: the embeddings are not of the teacher with this fingerprint."""
+        if self.teacher != mark:
+            raise self._wrong(
+                f"are of another teacher ({self.record['source']}, {self.teacher}) than "
+                f"config.teachers.{self.name}.source={source!r} ({mark})"
+            )
+
+    def _row(self, output: str, row: int) -> np.ndarray:
+        shard, row = divmod(row, self.record["shard_rows"])
+        stored = _open_shard(str(shard_path(self.folder, output, shard)))[row]
+        return stored.view(jnp.bfloat16) if stored.dtype == np.uint16 else np.array(stored)
+
+    def _wrong(self, what: str) -> UserError:
+        return UserError(
+            f"The embeddings in {self.folder} {what}: run mmjax embed with this config into "
+            "another folder."
+        )
+
+
+def open_cached(folder: str, name: str, dtype: str) -> Cached:
+    """The embeddings in a folder; UserError: there are none, or of another dtype."""
+    path = Path(folder) / RECORD
+    key = f"config.teachers.{name}"
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        begun = path.with_suffix(".part").exists()
+        remedy = "run the same mmjax embed again, it goes on" if begun else "run mmjax embed first"
+        raise UserError(f"{key}.cached={folder}: {path} is missing; {remedy}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): run mmjax embed again.") from error
+    if record["dtype"] != dtype:
+        raise UserError(
+            f"{key}.dtype={dtype!r}, and the embeddings in {folder} are {record['dtype']}: set it "
+            "to that."
+        )
+    return Cached(folder, name, record)
+
+
+def data_record(config: ConfigDict, sources: Sequence[Source]) -> dict[str, Any]:
+    """What decides which example and view a row is: seed, augmentation, and the sources."""
+    named = zip(sorted(config.data.train), sources, strict=True)
+    augment = config.data.augment.to_dict()
+    return {
+        "seed": config.seed,
+        "views": config.data.views,
+        "augment": json.loads(json.dumps(augment)),  # tuples as lists, as they are read again
+        "sources": [
+            {"name": name, "records": len(source), "captions": _sample(source)}
+            for name, source in named
+        ],
+    }
+
+
+def shard_path(folder: str | Path, output: str, number: int) -> Path:
+    return Path(folder) / f"{output}-{number:05d}.npy"
+
+
+def bits(embed: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 embeddings as they are stored: NumPy's files know no bfloat16."""
+    rounded = embed.astype(jnp.dtype(dtype))
+    return rounded.view(np.uint16) if dtype == "bfloat16" else rounded
+
+
+def _sample(source: Source) -> str:
+    """A digest of captions evenly over the source."""
+    digest = hashlib.sha256()
+    for number in np.linspace(0, len(source) - 1, min(SAMPLED, len(source))).astype(int):
+        digest.update(json.dumps(source.captions(int(number))).encode())
+    return digest.hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=1024)  # open files: of this process, so that `Cached` pickles
+def _open_shard(path: str) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): run mmjax embed again.") from error

@@ -1,0 +1,195 @@
+"""`mmjax embed`: runs the teachers of a config over its training data, once a view.
+
+It writes their embeddings (`cached.py` says how); interrupted, the same command goes on.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from mmjax import config_check, data, models
+from mmjax.data import Address, Augment, BadRecord, Record, Source, Tokenizer
+from mmjax.data.pipeline import Batch, Columns, Example, Views, read_ahead
+from mmjax.errors import UserError
+from mmjax.evaluation.embed import whole
+from mmjax.interop import pretrained
+from mmjax.models import Multimodal
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.teachers import cached
+from mmjax.teachers.source import fingerprint
+from mmjax.teachers.teacher import EMBEDS, Teacher, open_teachers
+from mmjax.training.step import run_plain
+from mmjax.training.workdir import make_tokenizer
+
+console = Console(highlight=False)
+
+
+def embed(config: ConfigDict, output: str) -> None:
+    """Writes OUTPUT/NAME for every teacher of the config that has a source.
+
+    UserError: the config has no such teacher or no number of views, or a folder there holds other
+    embeddings.
+    """
+    config_check.validate(config)
+    if config.data.views < 1:
+        raise UserError(
+            "config.data.views=0 shows every example anew each epoch: set how many views to embed, "
+            "e.g. config.data.views=8, here and in training."
+        )
+    teachers = [t for t in open_teachers(config) if t.weights is not None]
+    if not teachers:
+        raise UserError("config.teachers has no teacher with a source to embed with.")
+    mesh = mesh_lib.make_mesh(**config.mesh)
+    config_check.validate_on_mesh(config, dict(mesh.shape))
+    with jax.set_mesh(mesh):
+        sources = data.open_sources(config.data.train)
+        start = config.init_from.source
+        of_weights = pretrained.find(start).tokenizer if start else None
+        tokenizer = functools.cache(lambda: make_tokenizer(config, sources, of_weights))
+        for teacher in teachers:
+            _embed(teacher, config, sources, tokenizer, mesh, Path(output) / teacher.name)
+
+
+def _embed(
+    teacher: Teacher,
+    config: ConfigDict,
+    sources: Sequence[Source],
+    tokenizer: Callable[[], Tokenizer],
+    mesh: jax.sharding.Mesh,
+    folder: Path,
+) -> None:
+    assert teacher.weights is not None
+    model, params = models.from_config(teacher.weights.config.model), teacher.read(mesh)
+    outputs = tuple(name for name in EMBEDS if name in model.outputs())
+    scalars = tuple(name for name in ("logit_scale",) if name in params)
+    record = {
+        "teacher": fingerprint(teacher.weights.config, params),
+        "source": teacher.weights.source,
+        "dtype": teacher.dtype,
+        "outputs": {name: teacher.weights.config.model.embed_dim for name in outputs},
+        "scalars": {name: float(params[name]) for name in scalars},
+        "shard_rows": cached.SHARD_ROWS,
+        "data": cached.data_record(config, sources),
+    }
+    rows = config.data.views * sum(map(len, sources))
+    if not _begin(folder, record):
+        console.print(f"{folder} is complete: {rows:,} rows of {record['source']}")
+        return
+    columns = teacher.view(config, tokenizer())
+    for shard, start in enumerate(range(0, rows, cached.SHARD_ROWS)):
+        paths = {name: cached.shard_path(folder, name, shard) for name in outputs}
+        if all(path.exists() for path in paths.values()):
+            continue
+        stop = min(start + cached.SHARD_ROWS, rows)
+        views = Views(config.seed, Augment(**config.data.augment), config.data.views)
+        load = _ViewBatch(
+            list(sources), views, config.model.image.size, columns, start, stop,
+            config.batch_size, mesh_lib.local_rows(config.batch_size),
+        )  # fmt: skip
+        embeds = _run(teacher, model, params, outputs, load, config)
+        for name, path in paths.items():
+            _write(path, cached.bits(embeds[name], teacher.dtype))
+        console.print(f"{folder}: {stop:,} of {rows:,} rows")
+    if jax.process_index() == 0:
+        (folder / cached.RECORD).with_suffix(".part").rename(folder / cached.RECORD)
+    multihost_utils.sync_global_devices("embedded")
+
+
+def _run(
+    teacher: Teacher,
+    model: Multimodal,
+    params: Any,
+    outputs: tuple[str, ...],
+    load: "_ViewBatch",
+    config: ConfigDict,
+) -> dict[str, np.ndarray]:
+    """float32 [rows, D] of each output, all rows of a shard in order, on every host."""
+
+    @functools.partial(jax.jit, out_shardings=P())
+    def embed(params: Any, batch: Any) -> Any:
+        inputs, parts = teacher.inputs(batch), config.optim.microbatches
+        return run_plain(model, params, inputs, outputs, parts)
+
+    count = load.stop - load.start
+    steps = -(-count // load.batch_size)
+    batches = read_ahead(load, 0, steps, workers=config.data.workers, prefetch=config.data.prefetch)
+    done = []
+    for batch in batches:
+        found = embed(params, mesh_lib.put_batch(batch, load.batch_size))
+        done.append({name: whole(value) for name, value in found.items()})
+    return {name: np.concatenate([part[name] for part in done])[:count] for name in outputs}
+
+
+@dataclass
+class _ViewBatch:
+    """number → the teacher's inputs of the next rows from `start` on; what a worker holds."""
+
+    sources: list[Source]
+    views: Views
+    image_size: int
+    columns: Columns
+    start: int
+    stop: int
+    batch_size: int
+    rows: np.ndarray
+
+    def __call__(self, number: int) -> Batch:
+        positions = self.start + number * self.batch_size + self.rows
+        examples = [self._example(int(p)) for p in np.minimum(positions, self.stop - 1)]
+        batch = {"image": np.stack([example.image for example in examples])}
+        return batch | self.columns(examples, self.views.transform)
+
+    def _example(self, position: int) -> Example:
+        lengths = [len(source) for source in self.sources]
+        epoch, number = divmod(position, sum(lengths))
+        ends = np.cumsum(lengths)
+        source = int(np.searchsorted(ends, number, side="right"))
+        address = Address(source, epoch, number - int(ends[source]) + lengths[source])
+        try:
+            record = self.sources[source][address.index]
+            return self.views.example(address, record, self.image_size, 0)
+        except BadRecord:
+            # Training shows a neighbour in its place, with the neighbour's row: this one is blank.
+            return self.views.example(address, BLANK, self.image_size, 0)
+
+
+BLANK = Record("", np.full((8, 8, 3), 255, np.uint8), ("",))
+
+
+def _begin(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether there is anything to do; UserError: the folder holds other embeddings."""
+    complete = folder / cached.RECORD
+    part = complete.with_suffix(".part")
+    for path in (complete, part):
+        if path.exists() and json.loads(path.read_text()) != record:
+            raise UserError(
+                f"{folder} holds embeddings of another teacher, other data or other views: name "
+                "another --output, or remove it."
+            )
+    done = complete.exists()
+    multihost_utils.sync_global_devices("looked")
+    if not done and jax.process_index() == 0:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(record, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"--output: cannot write to {folder} ({error.strerror}).") from error
+    return not done
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    """All or nothing: a shard that is there is whole."""
+    if jax.process_index() == 0:
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, array)
+        temporary.replace(path)

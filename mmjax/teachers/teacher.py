@@ -1,0 +1,240 @@
+"""A teacher as the train step and the loader see it.
+
+Its outputs come from frozen parameters in the state, run on its own view of each example (the same
+crop at its resolution, the caption by its tokenizer), or from columns of the batch that `mmjax
+embed` wrote. The objectives cannot tell which.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from mmjax import models
+from mmjax.data import Source, Tokenizer
+from mmjax.data.pipeline import Batch, Columns, Example, Transform
+from mmjax.errors import UserError
+from mmjax.interop.formats import Weights
+from mmjax.models import Multimodal
+from mmjax.parallel import rules
+from mmjax.teachers.cached import Cached, data_record, open_cached
+from mmjax.teachers.source import fingerprint, open_source
+
+INPUTS = ("image", "text", "text_mask")
+EMBEDS = ("image_embed", "text_embed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """One entry of `config.teachers`, with no parameter read yet.
+
+    Attributes:
+      name: of the entry.
+      dtype: what its embeddings are rounded to.
+      weights: where it comes from; None if only its embeddings are at hand.
+      model: what runs in the step; None: its embeddings are columns of the batch.
+      cached: those embeddings; None if it runs in the step.
+    """
+
+    name: str
+    dtype: str
+    weights: Weights | None
+    model: Multimodal | None
+    cached: Cached | None
+
+    def given(self) -> tuple[str, ...]:
+        """The outputs that an objective may read."""
+        if self.cached is not None:
+            return (*self.cached.sizes, *self.cached.scalars)
+        assert self.model is not None
+        return self.model.outputs()
+
+    def abstract(self, mesh: jax.sharding.Mesh) -> Any:
+        """Shapes, dtypes and shardings of its part of the train state."""
+        if self.cached is not None:
+            scalar = jax.ShapeDtypeStruct((), jnp.float32)
+            shapes: Any = dict.fromkeys(self.cached.scalars, scalar)
+        else:
+            assert self.model is not None
+            shapes = model_shapes(self.model)
+        return with_shardings(shapes, mesh)
+
+    def outputs(
+        self,
+        params: Any,
+        batch: Mapping[str, Any],
+        names: tuple[str, ...],
+        run: Callable,
+    ) -> dict[str, jax.Array]:
+        """The named outputs of a batch; `run(model, params, batch, names)` runs a model.
+
+        Embeddings are float32 [B, D], rounded to `dtype` on the way, whether they are computed here
+        or were stored in it.
+        """
+        own = f"teacher/{self.name}/"
+        if self.model is None:
+            result = {n: batch[own + n] if n in EMBEDS else jnp.exp(params[n]) for n in names}
+        else:
+            result = run(self.model, params, self.inputs(batch), names)
+        return {
+            n: x.astype(self.dtype).astype(jnp.float32) if n in EMBEDS else x
+            for n, x in result.items()
+        }
+
+    def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Its view of a batch: what it shares with the student, and its own columns."""
+        own = f"teacher/{self.name}/"
+        shared = {name: batch[name] for name in INPUTS if name in batch}
+        return shared | {name: batch[own + name] for name in INPUTS if own + name in batch}
+
+    def columns(self, config: ConfigDict, tokenizer: Tokenizer) -> Columns:
+        """What the loader adds to a batch for it; `config` and `tokenizer` are the run's."""
+        return self.view(config, tokenizer) if self.cached is None else self.cached
+
+    def view(self, config: ConfigDict, tokenizer: Tokenizer) -> "View":
+        """Its view of the examples; UserError: it does not know the run's tokens."""
+        assert self.weights is not None
+        theirs = self.weights.config.model
+        words = self.weights.tokenizer() if self.weights.tokenizer else tokenizer
+        if "text" in theirs.towers and words.vocab_size > theirs.text.vocab_size:
+            raise UserError(
+                f"config.teachers.{self.name}: {self.weights.source} has no tokenizer of its own, "
+                f"and the run's has {words.vocab_size} tokens where the teacher knows "
+                f"{theirs.text.vocab_size}: give config.data.tokenizer the teacher's."
+            )
+        return View(self.name, self._image_size(config), words, theirs.text.context_length)
+
+    def column_shapes(self, config: ConfigDict) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Column → (shape of one example, dtype) of what `columns` adds."""
+        if self.cached is not None:
+            return self.cached.column_shapes()
+        assert self.weights is not None
+        own, length = f"teacher/{self.name}/", (self.weights.config.model.text.context_length,)
+        shapes = {f"{own}text": (length, np.int32), f"{own}text_mask": (length, np.bool_)}
+        size = self._image_size(config)
+        return shapes | ({f"{own}image": ((size, size, 3), np.uint8)} if size else {})
+
+    def _image_size(self, config: ConfigDict) -> int | None:
+        """Of its own images; None: it sees the student's."""
+        assert self.weights is not None
+        size = self.weights.config.model.image.size
+        return None if size == config.model.image.size else size
+
+    def read(self, mesh: jax.sharding.Mesh) -> Any:
+        """The parameters of `weights`, on the mesh."""
+        assert self.weights is not None
+        model = models.from_config(self.weights.config.model)
+        return self.weights.read(with_shardings(model_shapes(model), mesh))
+
+    def load(self, mesh: jax.sharding.Mesh) -> tuple[Any, str]:
+        """(its part of the train state, fingerprint of the teacher).
+
+        UserError: the cached embeddings are of another teacher than `source`.
+        """
+        params = None
+        if self.weights is not None:
+            params = self.read(mesh)
+            mark = fingerprint(self.weights.config, params)
+        if self.cached is None:
+            return params, mark
+        if self.weights is not None:
+            self.cached.check_teacher(mark, self.weights.source)
+        scalars = {
+            name: jax.device_put(np.float32(self.cached.scalars[name]), x.sharding)
+            for name, x in self.abstract(mesh).items()
+        }
+        return scalars, self.cached.teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class View(Columns):
+    """A running teacher's view of the examples: `image_size` None shares the student's images."""
+
+    name: str
+    image_size: int | None
+    tokenizer: Tokenizer
+    text_length: int
+
+    def __call__(self, examples: Sequence[Example], transform: Transform) -> Batch:
+        own = f"teacher/{self.name}/"
+        text, mask = self.tokenizer.encode([e.caption for e in examples], self.text_length)
+        columns = {f"{own}text": text, f"{own}text_mask": mask}
+        if self.image_size is not None:
+            images = [transform(example, self.image_size) for example in examples]
+            columns[f"{own}image"] = np.stack(images)
+        return columns
+
+
+def open_teachers(config: ConfigDict) -> tuple[Teacher, ...]:
+    """The teachers of `config.teachers` in order of their names.
+
+    UserError: nothing of that kind is where the config says, or it names neither.
+    """
+    return tuple(_open(name, config) for name in sorted(config.teachers))
+
+
+def load_teachers(
+    teachers: Sequence[Teacher], mesh: jax.sharding.Mesh, workdir: epath.Path | None
+) -> dict[str, Any]:
+    """name → part of the train state. A run goes on with the teachers that it began with:
+    WORKDIR/teachers.json has their fingerprints."""
+    loaded = {teacher.name: teacher.load(mesh) for teacher in teachers}
+    if workdir is not None and teachers:
+        _check_record(workdir / "teachers.json", {name: mark for name, (_, mark) in loaded.items()})
+    return {name: params for name, (params, _) in loaded.items()}
+
+
+def check_data(teachers: Sequence[Teacher], config: ConfigDict, sources: Sequence[Source]) -> None:
+    """UserError: cached embeddings are of other data, or of other views of it."""
+    cached = [teacher.cached for teacher in teachers if teacher.cached is not None]
+    record = data_record(config, sources) if cached else {}
+    for embeddings in cached:
+        embeddings.check_data(record, config.data.views)
+
+
+def model_shapes(model: Multimodal) -> Any:
+    return jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
+
+
+def with_shardings(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        rules.param_shardings(shapes, mesh),
+    )
+
+
+def _open(name: str, config: ConfigDict) -> Teacher:
+    spec, key = config.teachers[name], f"config.teachers.{name}"
+    if not spec.source and not spec.cached:
+        raise UserError(
+            f"{key} names no teacher: set {key}.source to its weights (for a plan, random:ViT-B/16 "
+            f"will do), or {key}.cached to what mmjax embed wrote."
+        )
+    weights = open_source(spec.source, key, config) if spec.source else None
+    if spec.cached:
+        return Teacher(name, spec.dtype, weights, None, open_cached(spec.cached, name, spec.dtype))
+    assert weights is not None
+    return Teacher(name, spec.dtype, weights, models.from_config(weights.config.model), None)
+
+
+def _check_record(path: epath.Path, marks: dict[str, str]) -> None:
+    if path.exists():
+        before = json.loads(path.read_text())
+        for name, mark in marks.items():
+            if before.get(name, mark) != mark:
+                raise UserError(
+                    f"config.teachers.{name} is not the teacher that {path.parent} began with "
+                    f"(fingerprint {mark}, not {before[name]}): give it back, or start in another "
+                    "--workdir."
+                )
+    multihost_utils.sync_global_devices("teachers")
+    if jax.process_index() == 0:
+        path.write_text(json.dumps(marks, indent=2, sort_keys=True) + "\n")

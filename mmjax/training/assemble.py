@@ -1,0 +1,105 @@
+"""A run's parts, from its config: model, objectives, teachers, optimizer, and the shapes of the
+train state and the batch. Nothing is read or computed; a mesh of described devices will do."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from mmjax import config_check, models, objectives
+from mmjax.data.vocabulary import Vocabulary
+from mmjax.models import Multimodal
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.teachers.teacher import Teacher, open_teachers
+from mmjax.training import optim
+from mmjax.training.state import NOTHING_DECLARED, Declared, TrainState, abstract_state
+from mmjax.training.step import Objectives, declare, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What the train step is made of.
+
+    Attributes:
+      objectives: name → (objective, weight).
+      rates: factors on the learning rate, like the parameters.
+      declared: what the objectives keep beside the model.
+      batch: shapes of the batch at the longest text, as it lies on the mesh.
+      state: shapes of the train state as it lies on the mesh, teachers included.
+    """
+
+    config: ConfigDict
+    model: Multimodal
+    objectives: Objectives
+    teachers: tuple[Teacher, ...]
+    optimizer: optax.GradientTransformation
+    rates: Any
+    declared: Declared
+    batch: dict[str, jax.ShapeDtypeStruct]
+    state: TrainState
+
+    def with_vocabulary(self, words: Vocabulary) -> "Parts":
+        """The parts once there is a tokenizer: some objectives want to know its tokens."""
+        config = self.config
+        goals = objectives.build(config.objectives, config.model, words)
+        return dataclasses.replace(self, objectives=goals)
+
+    def step(self) -> Any:
+        """The train step, jitted; it takes the place of the state's arrays."""
+        step = make_train_step(
+            self.model, self.objectives, self.optimizer, self.rates, self.config, self.teachers
+        )
+        return jax.jit(step, donate_argnums=0)
+
+
+def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
+    """Puts the parts together, under `jax.set_mesh(mesh)`.
+
+    UserError: parts that do not exist, do not fit each other or this platform.
+    """
+    model = models.from_config(config.model)
+    config_check.validate_on_platform(config, mesh_lib.platform())
+    goals = objectives.build(config.objectives, config.model)
+    teachers = open_teachers(config)
+    given = {teacher.name: teacher.given() for teacher in teachers}
+    config_check.validate_outputs(goals, model.outputs())
+    config_check.validate_teachers(config, goals, given)
+    batch = abstract_batch(config, teachers)
+    frozen = {teacher.name: teacher.abstract(mesh) for teacher in teachers}
+    declared = NOTHING_DECLARED
+    if teachers or any(goal.params or goal.state for goal, _ in goals.values()):
+        declared = declare(model, goals, batch, teachers, frozen)
+    init = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
+    heads = jax.eval_shape(lambda: declared.params(jax.random.key(0)))
+    rates = optim.rates(config.optim, init | heads)
+    optimizer = optim.optimizer(config.optim, rates)
+    ema = config.optim.ema > 0
+    state = abstract_state(model, optimizer, ema=ema, mesh=mesh, declared=declared)
+    return Parts(
+        config, model, goals, teachers, optimizer, rates, declared, batch,
+        dataclasses.replace(state, teachers=frozen),
+    )  # fmt: skip
+
+
+def abstract_batch(
+    config: ConfigDict, teachers: tuple[Teacher, ...] = ()
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the batch that the loader makes, at the longest text, on the current mesh."""
+    size, length = config.model.image.size, config.model.text.context_length
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "text": ((length,), jnp.int32),
+        "text_mask": ((length,), jnp.bool_),
+        "group": ((), jnp.int32),
+    }
+    if "image" in config.model.towers:
+        shapes["image"] = ((size, size, 3), jnp.uint8)
+    for teacher in teachers:
+        shapes |= teacher.column_shapes(config)
+    sharding = mesh_lib.batch_sharding()
+    return {
+        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in shapes.items()
+    }
