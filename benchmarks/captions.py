@@ -10,6 +10,7 @@ import argparse
 import collections
 
 import emoji
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 from tables import show
@@ -35,10 +36,10 @@ def main() -> None:
         images, labels = emoji.unseen(run)
         for beams in exact:
             said = say(model, params, tokenizer, images, beams)
-            exact[beams].append(100 * np.mean([a == b for a, b in zip(said, labels, strict=True)]))
-            f1[beams].append(
-                100 * np.mean([overlap(a, b) for a, b in zip(said, labels, strict=True)])
-            )
+            hits = [a == b for a, b in zip(said, labels, strict=True)]
+            exact[beams].append(100 * float(np.mean(hits)))
+            shares = [overlap(a, b) for a, b in zip(said, labels, strict=True)]
+            f1[beams].append(100 * float(np.mean(shares)))
         if args.picture and not seed:
             draw(args.picture, images, labels, said)
     rows = [
@@ -65,7 +66,7 @@ def say(model, params, tokenizer, images: np.ndarray, beams: int, size: int = 12
     for start in range(0, len(images), size):
         rows = np.minimum(np.arange(start, start + size), len(images) - 1)
         said = models.generate(
-            model, params, {"image": images[rows]}, start_id=tokenizer.start_id,
+            model, params, {"image": jnp.asarray(images[rows])}, start_id=tokenizer.start_id,
             end_id=tokenizer.eot_id, beams=beams,
         )  # fmt: skip
         texts += tokenizer.wrapped.batch_decode(np.asarray(said.tokens), skip_special_tokens=True)

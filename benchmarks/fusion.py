@@ -10,6 +10,7 @@ them: pairs is how often its own wins against one, first how often against all.
 
 import argparse
 import collections
+from typing import Any
 
 import emoji
 import jax
@@ -93,7 +94,7 @@ def one_word_apart(labels: list[str]) -> dict[str, set[str]]:
         words = tuple(label.split())
         for place in range(len(words) if len(words) > 1 else 0):
             alike[len(words), place, words[:place] + words[place + 1 :]].add(label)
-    near = collections.defaultdict(set)
+    near: dict[str, set[str]] = collections.defaultdict(set)
     for together in alike.values():
         for label in together:
             near[label] |= together - {label}
@@ -105,10 +106,14 @@ def scorer(model: models.Multimodal, params, tokenizer):
 
     @jax.jit
     def logits(batch):
-        return model.apply({"params": params}, batch, ("match_logits",))["match_logits"]
+        outputs: Any = model.apply({"params": params}, batch, ("match_logits",))
+        return outputs["match_logits"]
+
+    assert model.text is not None
+    length = model.text.context_length
 
     def score(images, texts, size=512):
-        ids, mask = tokenizer.encode(texts, model.text.context_length)
+        ids, mask = tokenizer.encode(texts, length)
         result = []
         for start in range(0, len(texts), size):
             rows = np.minimum(np.arange(start, start + size), len(texts) - 1)

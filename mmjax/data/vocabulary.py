@@ -43,13 +43,14 @@ def of_tokenizer(tokenizer: Tokenizer, rows: int) -> Vocabulary:
     if tokenizer.start_id is not None:
         special.add(tokenizer.start_id)
     is_special = np.isin(np.arange(size), list(special))
+    starts = ends = is_special
     if any(token.endswith("</w>") for token in tokens):
-        starts, ends = is_special, [token.endswith("</w>") for token in tokens]
+        ends = ends | [token.endswith("</w>") for token in tokens]
     elif any(token.startswith("##") for token in tokens):
-        starts, ends = [not token.startswith("##") for token in tokens], is_special
+        starts = starts | [not token.startswith("##") for token in tokens]
     else:
-        starts, ends = [token.startswith(("Ġ", "▁")) for token in tokens], is_special
+        starts = starts | [token.startswith(("Ġ", "▁")) for token in tokens]
     mask_id = wrapped.mask_token_id
     if mask_id is None and rows > size:
         mask_id = size
-    return Vocabulary(size, mask_id, tuple(sorted(special)), is_special | starts, is_special | ends)
+    return Vocabulary(size, mask_id, tuple(sorted(special)), starts, ends)

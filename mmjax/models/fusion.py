@@ -70,7 +70,11 @@ class Fusion(nn.Module):
         if image is not None and image_mask is None:
             image_mask = jnp.ones(image.shape[:2], bool)
         if self.style == "cross":
-            mask = before(place, 0, cache) if cache else may_see(text_mask, text_ar)
+            if cache:
+                assert place is not None
+                mask = before(place, 0, cache)
+            else:
+                mask = may_see(text_mask, text_ar)
             text, cache = self.stack(text, mask, image, cache, place)
         elif self.style == "concat":
             text, image, cache = self.concat(

@@ -64,10 +64,10 @@ class Multimodal(nn.Module):
             raise ValueError(f"this model has no output {min(absent)!r}: {self.outputs()}")
         known: dict[str, Any] = dict(given or {})
         of_image, of_text = (set(names) - known.keys() for names in self.needs(wanted))
-        if of_image:
+        if of_image and self.image is not None:
             hidden = {"patch_mask": batch["patch_mask"]} if "patch_mask" in batch else {}
             known |= self.image(batch["image"], raw(of_image), train, **hidden)
-        if of_text:
+        if of_text and self.text is not None:
             text_ar = batch.get("text_ar")
             known |= self.text(batch["text"], batch["text_mask"], raw(of_text), text_ar=text_ar)
         for name in ("image_embed", "text_embed"):
@@ -146,6 +146,7 @@ class Multimodal(nn.Module):
         if "match_logits" in wanted:
             pooled = self.text.pool_tokens(tokens, mask)
             if self.fusion.style != "cross":  # the image's stream has something to say, too
+                assert images is not None
                 first = images[:, 0] if self.image.pool == "cls" else images.mean(axis=1)
                 pooled = jnp.concatenate([pooled, first], axis=-1)
             result["match_logits"] = self.fusion.match(pooled)

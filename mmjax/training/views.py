@@ -91,22 +91,22 @@ def run_batches(
     for view, places in layout.items():
         for tower, needed in zip(("image", "text"), model.needs(names[view]), strict=True):
             if needed:
-                run = (tower, *(places.get(name) for name in model.reads(tower)))
-                runs.setdefault(run, (view, set()))[1].update(needed)
-                shared[view].append(run)
+                key = (tower, *(places.get(name) for name in model.reads(tower)))
+                runs.setdefault(key, (view, set()))[1].update(needed)
+                shared[view].append(key)
 
     def run(columns: list[jax.Array], keys: Keys) -> dict[str, dict[str, Any]]:
         parts = {v: {name: columns[i] for name, i in at.items()} for v, at in layout.items()}
-        known = {
-            run: model.apply(
+        known: dict[tuple, Any] = {
+            key: model.apply(
                 {"params": params}, parts[view], tuple(sorted(needed)), train=train,
                 rngs={"dropout": keys[view]},
             )
-            for run, (view, needed) in runs.items()
+            for key, (view, needed) in runs.items()
         }  # fmt: skip
-        results = {}
+        results: dict[str, Any] = {}
         for view, part in parts.items():
-            given = {name: x for run in shared[view] for name, x in known[run].items()}
+            given = {name: x for key in shared[view] for name, x in known[key].items()}
             of_examples = tuple(name for name in names[view] if name not in MODEL_OUTPUTS)
             results[view] = model.apply({"params": params}, part, of_examples, given=given)
         return results
