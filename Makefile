@@ -1,13 +1,14 @@
 # make demo   train, evaluate, export and look at a CLIP model, in a quarter of an hour on two cores
 # make test   lint, types, tests, as CI runs them
 # make test-tfds   build a tiny imagenet2012 with TFDS and TensorFlow, and evaluate on it
+# make test-recipes   the smoke run of every config (five minutes)
 # make test-faults   fifty more processes killed at random moments (a quarter of an hour)
 # make test-pods, make golden   compile the recipes for their slices (a quarter of an hour)
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types unit test-tfds test-faults test-pods golden format clean
+.PHONY: demo test lint types unit test-recipes test-tfds test-faults test-pods golden format clean
 
 # Huge pages: XLA on CPU allocates a step's temporaries anew, and zeroing small pages takes time.
 demo: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
@@ -31,6 +32,9 @@ test-tfds:
 	$(MAKE) VENV=$(VENV)-tfds $(VENV)-tfds/tfds-build.installed
 	$(VENV)-tfds/bin/python -m pip install --quiet pytest
 	$(VENV)-tfds/bin/python -m pytest -m tfds tests/evaluation/test_tfds.py
+
+test-recipes: $(VENV)/test.installed
+	$(BIN)/python -m pytest -n 2 -m "recipes or not recipes" tests/training/test_recipes.py
 
 test-faults: $(VENV)/test.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "faults_slow or not faults_slow" tests/faults
