@@ -43,12 +43,16 @@ setup(
     ],
     extras_require={
         "demo": ["matplotlib", "resvg-py"],
+        "parquet": ["pyarrow"],
+        "remote": ["aiohttp", "gcsfs", "s3fs"],
         "report": ["jinja2", "matplotlib"],
         "test": [
+            "aiohttp",
             "jinja2",
             "libtpu",
             "matplotlib",
             "mypy==2.4.1",
+            "pyarrow",
             "pytest",
             "pytest-xdist",
             "resvg-py",

@@ -38,6 +38,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tables import show
 
+from mmjax import config as config_lib
 from mmjax import data
 from mmjax.data import tar_index
 
@@ -215,13 +216,13 @@ ROWS = np.arange(BATCH)
 
 
 def config(workers: int) -> ConfigDict:
-    augment = {"crop_scale": (0.9, 1.0), "crop_ratio": (3 / 4, 4 / 3), "flip": 0.5}
-    loader = {"text_lengths": (), "workers": workers, "prefetch": 2, "max_bad": 0.01, "views": 0}
-    return ConfigDict({
-        "seed": 0, "batch_size": BATCH,
-        "model": {"image": {"size": SIZE}, "text": {"context_length": LENGTH}},
-        "data": {"train": {"photographs": {"weight": 1.0}}, "augment": augment, **loader},
-    })  # fmt: skip
+    config = config_lib.default()
+    config.batch_size = BATCH
+    config.model.image.size, config.model.text.context_length = SIZE, LENGTH
+    config.data.train.photographs = config_lib.entry("data.train")
+    config.data.augment.update(crop_scale=(0.9, 1.0), crop_ratio=(3 / 4, 4 / 3), flip=0.5)
+    config.data.workers = workers
+    return config
 
 
 def tokenizer() -> data.Tokenizer:
@@ -266,9 +267,10 @@ def million(folder: Path, markdown: bool) -> None:
         write_tar(shards[0], [jpeg(photograph(0, 16, 16))] * (MILLION // 64))
         for shard in shards[1:]:
             shard.hardlink_to(shards[0])
-    cpu, fields = time.process_time(), tar_index.Fields()
+    stamp, fields = (shards[0].stat().st_size, ""), tar_index.Fields()
+    cpu = time.process_time()
     for _ in range(3):
-        tar_index.scan_shard(0, str(shards[0]), fields)
+        tar_index.scan_shard(0, str(shards[0]), fields, stamp)
     members = 3 * 2 * (MILLION // 64) / (time.process_time() - cpu)
 
     spec, encode = {"path": str(many)}, tokenizer()

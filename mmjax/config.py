@@ -36,13 +36,16 @@ _HEADS = ("linear", "linear_bias", "tanh", "none")
 _ATTENTION = ("auto", "xla", "cudnn", "splash")
 _REMAT = ("none", "dots", "full")
 _SOURCE = (
-    ("path", str, "Where the pairs are: a folder, a file, a glob, tfds://NAME, generated:N."),
-    ("format", "auto", "auto, tar, csv, folder, tfds, arrayrecord, text or generated."),
+    ("path", str, "Where the pairs are: a folder, file, glob, URL, tfds://NAME, generated:N."),
+    ("format", "auto", "auto, tar, csv, coco, karpathy, parquet, folder, tfds, arrayrecord, text."),
     ("image", "", "Column or feature of the image; '' is the format's usual one."),
     ("caption", "", "Where captions are: txt,json:FIELD (tar), column, feature; '' is the usual."),
     ("label", "", "Field, column or feature of the class number; '' is none."),
     ("group", "", "Field or column of the group id; equal ids are positives; '' is none."),
     ("split", "", "Split of a TFDS data set; '' is train."),
+    ("filter", "", "Records that are wanted, e.g. width >= 256 and similarity > 0.28; '' is all."),
+    ("bad_shards", 0.0, "Share of missing or damaged tar shards to go on without."),
+    ("timeout", 60.0, "Seconds that a remote read may take; it is tried three times."),
 )
 
 
@@ -165,6 +168,10 @@ KEYS: tuple[Key, ...] = (
     # Data.
     *(Key(f"data.train.*.{name}", default, meaning) for name, default, meaning in _SOURCE),
     Key("data.train.*.weight", 1.0, "Share in the mixture of sources."),
+    Key("data.train.*.caption_weights", (), "How often to take a caption of each part of caption, "
+        "e.g. (0.3, 0.7); (): any of them."),
+    Key("data.train.*.run", 0, "Neighbouring records visited together, in one request where they "
+        "are remote; 0: what the format reads at once (one, or a row group)."),
     Key("data.tokenizer", "captions:4096", "Local folder or hub name of a tokenizer, or captions:N "
         "for a CLIP-style BPE of at most N tokens trained on the training captions, or init_from "
         "for that of the weights."),
@@ -190,6 +197,7 @@ KEYS: tuple[Key, ...] = (
         "teacher's embeddings of them can be cached; 0: a new one each epoch."),
     Key("data.workers", 0, "Worker processes that load data; 0: threads.", resumable=True),
     Key("data.prefetch", 2, "Batches loaded ahead (for each worker).", resumable=True),
+    Key("data.max_pixels", 89_478_485, "Pixels above which an image counts as unreadable."),
     Key("data.max_bad", 0.01, "Largest share of unreadable examples before the run stops.",
         resumable=True),
     # Evaluation while training.

@@ -13,7 +13,7 @@ from typing import Any
 import grain
 import msgpack
 
-from mmjax.data.records import BadRecord, Record, clean_captions
+from mmjax.data.records import BadRecord, Record, clean_captions, weigh
 from mmjax.errors import UserError
 
 TFDS_CAPTIONS = ("caption", "captions", "text", "title", "captions/text")
@@ -63,9 +63,11 @@ class ConvertedSource:
         self._elements = self._open()
 
 
-def open_array_record(files: list[str], caption: str, name: str) -> ConvertedSource:
-    """Bare ArrayRecord files of msgpack maps; `caption` names another field than "caption"."""
-    convert = partial(_from_msgpack, caption=caption or "caption")
+def open_array_record(
+    files: list[str], caption: str, name: str, weights: tuple[float, ...] = ()
+) -> ConvertedSource:
+    """Bare ArrayRecord files of msgpack maps; `caption` names other fields than "caption"."""
+    convert = partial(_from_msgpack, captions=(caption or "caption").split(","), weights=weights)
     for file in files:
         if Path(file).stat().st_size == 0:
             raise UserError(f"{name}: {file} is empty; write it again or remove it.")
@@ -90,7 +92,14 @@ def write_array_record(path: str | Path, records: Iterable[Record]) -> None:
 
 
 def open_tfds(
-    path: str, split: str, caption: str, image: str, label: str, group: str, name: str
+    path: str,
+    split: str,
+    caption: str,
+    image: str,
+    label: str,
+    group: str,
+    name: str,
+    weights: tuple[float, ...] = (),
 ) -> ConvertedSource:
     """A dataset that TFDS has prepared with file_format="array_record".
 
@@ -99,6 +108,7 @@ def open_tfds(
       split: as TFDS slices them, `train[:90%]`; "" is the split in the path, else train.
       caption, image, label, group: features, nested ones as `captions/text`; "" finds image,
         caption and label by their usual names.
+      weights: how often to take a caption of each of the named features.
 
     Raises:
       UserError: the dataset or split is not there, or not in the array_record format.
@@ -119,13 +129,16 @@ def open_tfds(
             )
         label = label or ("label" if "label" in features else "")
         captions = caption.split(",") if caption else TFDS_CAPTIONS
-        captions = [c for c in captions if c.partition("/")[0] in features]
-        if caption and not captions:
+        lacking = [c for c in captions if c.partition("/")[0] not in features]
+        if caption and lacking:
             raise UserError(
-                f"{name}: {path} has no feature {caption!r}; it has {', '.join(features)}."
+                f"{name}: {path} has no feature {lacking[0]!r}; it has {', '.join(features)}."
             )
+        captions = [c for c in captions if c not in lacking]
         elements = partial(_tfds_elements, path, options.get("data_dir"), split, image)
-        convert = partial(_from_tfds, captions=captions, image=image, label=label, group=group)
+        convert = partial(
+            _from_tfds, captions=captions, weights=weights, image=image, label=label, group=group
+        )
         feature = builder.info.features[label] if label in features else None
         classes = getattr(feature, "num_classes", None) or 0
         return ConvertedSource(elements, convert, name, classes)
@@ -155,25 +168,32 @@ def _tfds_elements(path: str, data_dir: str | None, split: str, image: str) -> A
     return _tfds_builder(path, data_dir).as_data_source(split=split, decoders=decoders)
 
 
-def _from_msgpack(data: bytes, key: str, caption: str) -> Record:
+def _from_msgpack(data: bytes, key: str, captions: list[str], weights: tuple[float, ...]) -> Record:
     values = msgpack.unpackb(data)
     if not isinstance(values, dict) or not isinstance(values.get("image"), bytes):
         raise BadRecord(f"{key} is no msgpack map with an image")
+    texts, shares = weigh([clean_captions(values.get(field)) for field in captions], weights)
     return Record(
         key=f"{key} ({values['key']})" if "key" in values else key,
         image=values["image"],
-        captions=clean_captions(values.get(caption)),
+        captions=texts,
         label=int(values.get("label", -1)),
         group=int(values.get("group", -1)),
+        caption_weights=shares,
     )
 
 
 def _from_tfds(
-    example: dict[str, Any], key: str, captions: list[str], image: str, label: str, group: str
+    example: dict[str, Any],
+    key: str,
+    captions: list[str],
+    weights: tuple[float, ...],
+    image: str,
+    label: str,
+    group: str,
 ) -> Record:
-    texts: tuple[str, ...] = ()
-    for feature in captions:
-        texts += clean_captions(_nested(example, feature.split("/")))
+    found = [clean_captions(_nested(example, feature.split("/"))) for feature in captions]
+    texts, shares = weigh(found, weights)
     if isinstance(example.get("file_name"), bytes | str):  # as ImageNet's: 'n01440764_42.JPEG'
         file = example["file_name"]
         key = f"{key} ({file.decode() if isinstance(file, bytes) else file})"
@@ -183,6 +203,7 @@ def _from_tfds(
         captions=texts,
         label=int(example[label]) if label else -1,
         group=int(example[group]) if group else -1,
+        caption_weights=shares,
     )
 
 

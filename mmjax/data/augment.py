@@ -10,7 +10,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mmjax.data.images import WHITE, composite, decode, is_jpeg, jpeg_size
+from mmjax.data.images import (
+    MAX_PIXELS,
+    WHITE,
+    check_size,
+    composite,
+    decode,
+    is_jpeg,
+    jpeg_size,
+)
 
 LINEAR_UP_TO = 1.25  # pixels on one of the view; measured, see _resize
 GRAY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as Pillow and torchvision
@@ -43,7 +51,11 @@ class Augment:
 
 
 def train_transform(
-    image: bytes | np.ndarray, rng: np.random.Generator, size: int, augment: Augment
+    image: bytes | np.ndarray,
+    rng: np.random.Generator,
+    size: int,
+    augment: Augment,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """A random view of a picture, uint8 [size, size, 3].
 
@@ -52,12 +64,15 @@ def train_transform(
       rng: the only source of randomness.
       size: side of the result in pixels.
       augment: what to draw from.
+      max_pixels: the largest picture to decode: a file of some kB can claim gigabytes.
 
     Raises:
-      BadRecord: the bytes are no picture.
+      BadRecord: the bytes are no picture, or too large a one.
     """
-    if not isinstance(image, np.ndarray) and not is_jpeg(image):
-        image = decode(image)
+    if isinstance(image, bytes):
+        check_size(image, max_pixels)
+        if not is_jpeg(image):
+            image = decode(image)
     height, width = jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
     box = random_crop(rng, height, width, augment.crop_scale, augment.crop_ratio)
     box = box @ random_affine(rng, augment.rotate, augment.translate, augment.flip)

@@ -1,11 +1,8 @@
-"""Images as plain files, listed by a table (CSV, TSV) or Karpathy's JSON, or in folders.
+"""Images as plain files: rows of paths and captions, and folders with texts beside the images.
 
-Everything but the pixels is read when the source is opened, so both keep their captions in memory.
+Everything but the pixels is read when the source is opened, so the captions are kept in memory.
 """
 
-import csv
-import io
-import json
 import os
 import stat
 from collections import Counter
@@ -16,15 +13,14 @@ from typing import NamedTuple
 from mmjax.data.records import IMAGE_SUFFIXES, BadRecord, Record, clean_captions, report_skipped
 from mmjax.errors import UserError
 
-IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path")
-CAPTION_COLUMNS = ("caption", "captions", "title", "text")
-
 
 class Row(NamedTuple):
     path: str
     captions: tuple[str, ...] | None  # None: not UTF-8
     label: int = -1
     group: int = -1
+    weights: tuple[float, ...] = ()  # of the captions
+    unwanted: str = ""  # why it is left out, where that is known
 
 
 class FileSource:
@@ -57,71 +53,11 @@ class FileSource:
             image = Path(row.path).read_bytes()
         except OSError as error:
             raise BadRecord(f"{row.path}: {error.strerror}") from error
-        return Record(row.path, image, self.captions(index), row.label, row.group)
+        captions = self.captions(index)
+        return Record(row.path, image, captions, row.label, row.group, row.weights)
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._rows[index].captions or ()
-
-
-def open_table(
-    files: list[Path], caption: str, image: str, label: str, group: str, name: str
-) -> FileSource:
-    """CSV or TSV files with a header line; image paths are relative to the table's folder.
-
-    Several rows with the same image are one record with several captions. `caption` may name
-    several columns, separated by commas; "" finds the columns by their usual names.
-    """
-    rows: dict[str, Row] = {}
-    for file in files:
-        for number, values in enumerate(_read_table(file, name), start=2):
-            columns = values.keys()
-            image_column = _column(columns, image, IMAGE_COLUMNS, "image", file, name)
-            path = str(file.parent / (values[image_column] or ""))
-            captions = rows[path].captions or () if path in rows else ()
-            # A table of class numbers needs no captions.
-            if caption or not label or any(c in columns for c in CAPTION_COLUMNS):
-                for wanted in caption.split(","):
-                    found = _column(columns, wanted, CAPTION_COLUMNS, "caption", file, name)
-                    captions += clean_captions(values[found])
-            integers = (_integer(values, column, file, number) for column in (label, group))
-            rows[path] = Row(path, captions, *integers)
-    return FileSource(rows.values(), name)
-
-
-def open_karpathy(file: Path, images: str, split: str, name: str) -> FileSource:
-    """Karpathy's splits of COCO, Flickr30k or Flickr8k: dataset_coco.json, dataset_flickr30k.json.
-
-    Args:
-      file: the JSON file.
-      images: the folder that holds the images (for COCO train2014 and val2014); "" is the file's.
-      split: train, restval, val or test, several joined by +; "" is test.
-      name: for messages.
-    """
-    wanted = (split or "test").split("+")
-    try:
-        entries = json.loads(file.read_bytes())["images"]
-        found = {entry["split"] for entry in entries}
-        if not found.intersection(wanted):
-            raise UserError(
-                f"{name}: {file} has no split {split or 'test'!r}, but {', '.join(sorted(found))}."
-            )
-        root = Path(images) if images else file.parent
-        rows = [
-            Row(
-                str(root / entry.get("filepath", "") / entry["filename"]),
-                clean_captions([sentence["raw"] for sentence in entry["sentences"]]),
-            )
-            for entry in entries
-            if entry["split"] in wanted
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{name}: {file} is no JSON of Karpathy's splits ({error!r}): it should hold images "
-            "with split, filename and sentences."
-        ) from error
-    return FileSource(rows, name)
 
 
 def open_folder(folder: Path, name: str) -> FileSource:
@@ -161,6 +97,8 @@ def _images(folder: Path) -> list[Path]:
 
 def _unusable(row: Row) -> str:
     """Why a row is left out, or ""."""
+    if row.unwanted:
+        return row.unwanted
     try:
         status = os.stat(row.path)
     except OSError:
@@ -182,40 +120,3 @@ def _read_captions(path: Path) -> tuple[str, ...] | None:
         return ()
     except UnicodeDecodeError:
         return None
-
-
-def _read_table(file: Path, name: str) -> list[dict[str, str]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: {file} is not UTF-8; save the table as UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{name}: {file} cannot be read: {error.strerror}.") from error
-    if not text.strip():
-        raise UserError(f"{name}: {file} is empty; it needs a header line and rows.")
-    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-    try:
-        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except csv.Error as error:
-        raise UserError(f"{name}: {file} is no CSV ({error}).") from error
-
-
-def _column(columns, wanted: str, usual: tuple[str, ...], what: str, file: Path, name: str) -> str:
-    by_lower = {str(column).strip().lower(): column for column in columns}
-    names = (wanted.strip().lower(),) if wanted else usual
-    for column in names:
-        if column in by_lower:
-            return by_lower[column]
-    raise UserError(
-        f"{name}: {file} has no {what} column {' or '.join(names)}; it has "
-        f"{', '.join(str(c) for c in columns)}. Name it with {what}=COLUMN."
-    )
-
-
-def _integer(row: dict[str, str], column: str, file: Path, number: int) -> int:
-    if not column:
-        return -1
-    try:
-        return int(row[column])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}, line {number}: no integer in column {column!r}.") from error

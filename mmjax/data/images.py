@@ -6,6 +6,7 @@ those that everyone else gets.
 
 import io
 import struct
+import warnings
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from mmjax.data.records import BadRecord
 
 WHITE = (255, 255, 255)
+MAX_PIXELS = 89_478_485  # above it Pillow speaks of a decompression bomb
 # By 1/reduction. IMREAD_REDUCED_GRAYSCALE_n with IMREAD_COLOR_RGB is reduced RGB: what IMREAD_COLOR
 # asks for is BGR, and the two exclude each other.
 _JPEG_FLAGS = {
@@ -105,6 +107,25 @@ def composite(image: np.ndarray, background: tuple[int, int, int]) -> np.ndarray
     colour = cv2.multiply(cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), alpha, scale=1 / 255)
     behind = np.outer(np.arange(255, -1, -1), background) / 255  # by alpha
     return cv2.add(colour, cv2.LUT(alpha, np.rint(behind).astype(np.uint8)[None]))
+
+
+def check_size(data: bytes, max_pixels: int) -> None:
+    """Raises BadRecord where a picture's header says that it is larger, before it takes memory."""
+    if is_jpeg(data):
+        height, width = jpeg_size(data)
+    elif data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+    else:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                width, height = Image.open(io.BytesIO(data)).size
+        except UnidentifiedImageError as error:
+            raise BadRecord("cannot be decoded (it is no image)") from error
+        except Exception as error:  # each of Pillow's readers has its own kinds
+            raise BadRecord(f"cannot be decoded ({error})") from error
+    if width * height > max_pixels:
+        raise BadRecord(f"has {width} × {height} pixels, more than {max_pixels:,}")
 
 
 def is_jpeg(data: bytes) -> bool:

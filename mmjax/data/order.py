@@ -37,13 +37,24 @@ class Order:
       lengths: number of records of each source, all positive.
       weights: relative share of the examples of each source, all positive.
       seed: the run's seed.
+      runs: how many records of each source that lie together are visited together; () for 1.
+        Neither hosts nor workers enter: any of them can read whole runs, and stay in step.
     """
 
-    def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int):
-        if len(lengths) != len(weights) or not lengths:
-            raise ValueError(f"one weight a source, please: {lengths=}, {weights=}")
-        if min(lengths) < 1 or min(weights) <= 0:
-            raise ValueError(f"lengths and weights must be positive: {lengths=}, {weights=}")
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        weights: Sequence[float],
+        seed: int,
+        runs: Sequence[int] = (),
+    ):
+        self.runs = tuple(runs) or (1,) * len(lengths)
+        if not lengths or not len(lengths) == len(weights) == len(self.runs):
+            raise ValueError(
+                f"one weight and run a source, please: {lengths=}, {weights=}, {runs=}"
+            )
+        if min(lengths) < 1 or min(weights) <= 0 or min(self.runs) < 1:
+            raise ValueError(f"all must be positive: {lengths=}, {weights=}, {runs=}")
         self.lengths = tuple(lengths)
         self.seed = seed
         self.shares = _shares(weights)
@@ -59,9 +70,25 @@ class Order:
         block, slot = divmod(int(position), len(self._slots))
         source, rank = self._slots[slot]
         epoch, index = divmod(block * self.shares[source] + rank, self.lengths[source])
+        key = (self.seed, source, epoch)
         return Address(
-            source, epoch, permute(index, self.lengths[source], self.seed, source, epoch)
+            source, epoch, permute_runs(index, self.lengths[source], self.runs[source], *key)
         )
+
+
+def permute_runs(index: int, length: int, run: int, *key: int) -> int:
+    """A permutation of 0 … length - 1 that keeps each `run` numbers together, shuffled in it.
+
+    Runs are shuffled as wholes, all but the last, shorter one, which stays at the end.
+    """
+    if run == 1:
+        return permute(index, length, *key)
+    number, offset = divmod(index, run)
+    whole = length // run
+    if number < whole:
+        number = permute(number, whole, *key)
+    size = min(run, length - number * run)
+    return number * run + permute(offset, size, *key, number)
 
 
 def permute(index: int, length: int, *key: int) -> int:

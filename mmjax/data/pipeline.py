@@ -4,38 +4,31 @@ The batch of step s is a function of (seed, s) alone: not of hosts, workers, thr
 Teachers add columns of their own (`Columns`).
 """
 
-import atexit
-import contextlib
-import functools
 import logging
-import multiprocessing
-import os
-import threading
-import weakref
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
-import cv2
-import grain
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 
 from mmjax.data.augment import Augment, train_transform
+from mmjax.data.images import MAX_PIXELS
 from mmjax.data.order import Address, Order
-from mmjax.data.records import BadRecord, Record, Source
+from mmjax.data.records import BadRecord, Record, Source, read_records
 from mmjax.data.tokenize import Tokenizer
+from mmjax.data.workers import Batch, read_ahead
 from mmjax.errors import UserError
 
-Batch = dict[str, np.ndarray]
 log = logging.getLogger("mmjax.data")
 
+TOGETHER = 64  # records to read at once: hides the latency of a store, and keeps memory small
 TRIES = 16  # neighbours to try in place of a bad record
 FOREVER = 1 << 40  # steps
 NO_IMAGE = np.zeros(0, np.uint8)
 BAD_WINDOW = 1000  # examples below which the share of bad ones is not judged
+NAMED = 10_000  # bad records named in the log: memory stays flat
 
 
 class Example(NamedTuple):
@@ -70,6 +63,7 @@ def train_batches(
     rows: np.ndarray,
     start_step: int,
     columns: Sequence[Columns] = (),
+    counts: Counter[str] | None = None,
 ) -> Generator[Batch]:
     """Endless training batches from step `start_step` on.
 
@@ -81,6 +75,8 @@ def train_batches(
       rows: the rows of the global batch to load, any of 0 … batch_size - 1.
       start_step: the first step to yield.
       columns: what adds to the batch.
+      counts: if given, is kept up to date: `data/examples` that were loaded here, and
+        `data/substituted`, those that stood in for one that could not be used.
 
     Yields:
       image uint8 [b, S, S, 3] (where the model has an image tower), text int32 [b, L], text_mask
@@ -94,13 +90,17 @@ def train_batches(
     names = sorted(config.data.train)
     if len(names) != len(sources):
         raise ValueError(f"{len(sources)} sources for {len(names)} entries of data.train")
-    weights = [config.data.train[name].get("weight", 1.0) for name in names]
+    specs = [config.data.train[name] for name in names]
+    weights = [spec.get("weight", 1.0) for spec in specs]
+    # A run that nobody asked for is the source's own: what its format reads at once.
+    runs = [s.get("run", 0) or getattr(o, "run", 1) for s, o in zip(specs, sources, strict=True)]
+    augment, limit = Augment(**config.data.augment), config.data.get("max_pixels", MAX_PIXELS)
     towers = config.model.get("towers", ("image", "text"))
     load = _TrainBatch(
         sources=list(sources),
-        order=Order([len(source) for source in sources], weights, config.seed),
+        order=Order([len(source) for source in sources], weights, config.seed, runs),
         tokenizer=tokenizer,
-        views=Views(config.seed, Augment(**config.data.augment), config.data.views),
+        views=Views(config.seed, augment, config.data.views, limit),
         batch_size=config.batch_size,
         rows=np.asarray(rows),
         image_size=config.model.image.size if "image" in towers else 0,
@@ -111,72 +111,7 @@ def train_batches(
     batches = read_ahead(
         load, start_step, FOREVER, workers=config.data.workers, prefetch=config.data.prefetch
     )
-    return _watch(batches, config.data.max_bad)
-
-
-def read_ahead(
-    load: Callable[[int], Batch], start: int, stop: int, *, workers: int, prefetch: int
-) -> Generator[Batch]:
-    """load(start), load(start + 1), … in order, computed ahead by threads or worker processes.
-
-    A generator: closing it (or leaving it to the garbage collector) ends the workers.
-    """
-    if not flags.FLAGS.is_parsed():
-        # grain's worker processes read absl flags; a user of the library has none to parse.
-        flags.FLAGS.mark_as_parsed()
-    if workers and stop - start > 1:
-        # One thread a worker: several would take turns at the same interpreter lock.
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        dataset = grain.MapDataset.range(start + 1, stop).map(load).to_iter_dataset(options)
-        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch))
-        iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_start_worker))
-        batches = _read_from_workers(functools.partial(load, start), iterator)
-    else:
-        threads = max(1, min(prefetch, os.cpu_count() or 1))
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(1, prefetch))
-        dataset = grain.MapDataset.range(start, stop).map(load).to_iter_dataset(options)
-        batches = _read(iter(dataset))
-    _reading.add(batches)
-    return batches
-
-
-def _read(iterator: grain.DatasetIterator) -> Generator[Batch]:
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
-
-
-def _read_from_workers(
-    first: Callable[[], Batch], iterator: grain.DatasetIterator
-) -> Generator[Batch]:
-    starter = ThreadPoolExecutor(1)
-    try:
-        second = starter.submit(next, iterator)  # starts the workers, which takes them seconds
-        yield first()
-        # Plain arrays go out: those of a worker lie in shared memory that it must get back.
-        yield _copy(second.result())
-        yield from map(_copy, iterator)
-    finally:
-        starter.shutdown()
-        iterator.close()
-
-
-def _copy(batch: Batch) -> Batch:
-    plain = {key: np.array(value) for key, value in batch.items()}
-    batch.clear()  # whoever still holds the dict, the shared memory is given back now
-    return plain
-
-
-_reading: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    # grain's iterators cannot close any more once the interpreter takes its modules apart.
-    for batches in list(_reading):
-        with contextlib.suppress(ValueError):  # another thread is inside of it
-            batches.close()
+    return _watch(batches, config.data.max_bad, Counter() if counts is None else counts)
 
 
 def group_of(record: Record, number: int) -> int:
@@ -188,12 +123,13 @@ def group_of(record: Record, number: int) -> int:
 class Views:
     """What is shown of a record: a caption and a view, functions of (seed, source, epoch, index).
 
-    `count`: after so many epochs the views repeat; 0: never.
+    `count`: after so many epochs the views repeat; 0: never. `max_pixels`: of a picture to decode.
     """
 
     seed: int
     augment: Augment
     count: int
+    max_pixels: int = MAX_PIXELS
 
     def of(self, address: Address) -> Address:
         """The address whose view is shown."""
@@ -201,11 +137,10 @@ class Views:
 
     def example(self, address: Address, record: Record, size: int, group: int) -> Example:
         """The record at `address` as an example; of size 0, without an image. Raises BadRecord."""
-        if not record.captions:
-            raise BadRecord(f"{record.key} is without a caption")
         rng = example_rng(self.seed, address)
-        caption = record.captions[rng.integers(len(record.captions))]
-        image = _named(record, train_transform, rng, size, self.augment) if size else NO_IMAGE
+        caption, image = _caption(record, rng), NO_IMAGE
+        if size:
+            image = _named(record, train_transform, rng, size, self.augment, self.max_pixels)
         return Example(address, record, caption, image, group)
 
     def transform(self, example: Example, size: int) -> np.ndarray:
@@ -229,7 +164,10 @@ class _TrainBatch:
     columns: tuple[Columns, ...]
 
     def __call__(self, step: int) -> Batch:
-        examples = [self._example(self.order(step * self.batch_size + row)) for row in self.rows]
+        addresses = [self.order(step * self.batch_size + row) for row in self.rows]
+        examples: list[Example] = []
+        for first in range(0, len(addresses), TOGETHER):
+            examples += self._examples(addresses[first : first + TOGETHER])
         text, mask = self.tokenizer.encode([e.caption for e in examples], self.text_length)
         length = self._length(mask)
         batch = {
@@ -244,7 +182,15 @@ class _TrainBatch:
             batch |= columns(examples, self.views.transform)
         return batch
 
-    def _example(self, address: Address) -> Example:
+    def _examples(self, addresses: list[Address]) -> list[Example]:
+        """Examples whose records are read together, which is what remote sources are quick at."""
+        records: dict[Address, Record | BadRecord] = {}
+        for number, source in enumerate(self.sources):
+            mine = [address for address in addresses if address.source == number]
+            records |= zip(mine, read_records(source, [a.index for a in mine]), strict=True)
+        return [self._example(address, records[address]) for address in addresses]
+
+    def _example(self, address: Address, found: Record | BadRecord) -> Example:
         source, address = self.sources[address.source], self.views.of(address)
         problem = ""
         for attempt in range(TRIES):
@@ -252,7 +198,9 @@ class _TrainBatch:
             # every host sees the same.
             there = replace(address, index=(address.index + attempt) % len(source))
             try:
-                record = source[there.index]
+                record = found if attempt == 0 else source[there.index]
+                if isinstance(record, BadRecord):
+                    raise record
                 group = group_of(record, self._offset(there.source) + there.index)
                 example = self.views.example(there, record, self.image_size, group)
             except BadRecord as error:
@@ -284,6 +232,16 @@ def example_rng(seed: int, address: Address) -> np.random.Generator:
     )
 
 
+def _caption(record: Record, rng: np.random.Generator) -> str:
+    """One of the record's captions, by their weights if it has any."""
+    if not record.captions:
+        raise BadRecord(f"{record.key} is without a caption")
+    if not sum(record.caption_weights):
+        return record.captions[rng.integers(len(record.captions))]
+    shares = np.array(record.caption_weights) / sum(record.caption_weights)
+    return record.captions[rng.choice(len(shares), p=shares)]
+
+
 def _named(record: Record, transform: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
     """Applies a transform to the record's image; an error names the record."""
     try:
@@ -292,17 +250,17 @@ def _named(record: Record, transform: Callable[..., np.ndarray], *args: Any) -> 
         raise BadRecord(f"{record.key} {error}") from error
 
 
-def _watch(batches: Generator[Batch], max_bad: float) -> Generator[Batch]:
-    """Takes the column `substituted` out, logs what it names, and stops when it is too much."""
-    seen = bad = 0
+def _watch(batches: Generator[Batch], max_bad: float, counts: Counter[str]) -> Generator[Batch]:
+    """Takes the column `substituted` out, counts and logs it, and stops when it is too much."""
     named: set[str] = set()
     try:
         for batch in batches:
             problems = [str(problem) for problem in batch.pop("substituted") if problem]
-            seen += len(batch["group"])
-            bad += len(problems)
+            counts["data/examples"] += len(batch["group"])
+            counts["data/substituted"] += len(problems)
+            seen, bad = counts["data/examples"], counts["data/substituted"]
             for problem in problems:
-                if problem not in named:  # once, not every epoch
+                if problem not in named and len(named) < NAMED:  # once, not every epoch
                     named.add(problem)
                     log.warning("%s; another record stands in (%d so far)", problem, bad)
             if bad > max_bad * max(seen, BAD_WINDOW):
@@ -313,19 +271,3 @@ def _watch(batches: Generator[Batch], max_bad: float) -> Generator[Batch]:
             yield batch
     finally:
         batches.close()
-
-
-def _start_worker(number: int, count: int) -> None:
-    del number, count
-    # The workers are the parallelism: none of them should start threads for all cores.
-    cv2.setNumThreads(1)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A run that is killed cannot close its workers, and they would wait for it for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # this is a worker
-    parent.join()
-    os._exit(1)

@@ -5,7 +5,7 @@ the pipeline knows nothing else about storage.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,7 @@ class Record:
 
     `image` is the encoded file, or a decoded uint8 array [H, W, 3]. `label` is a class number and
     `group` a number shared by records that show the same thing; -1 says that there is none.
+    `caption_weights` says how often each caption should be taken; (): all alike.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Record:
     captions: tuple[str, ...]
     label: int = -1
     group: int = -1
+    caption_weights: tuple[float, ...] = ()
 
 
 class BadRecord(Exception):  # noqa: N818 - it is caught and counted, rarely raised to a user
@@ -57,6 +59,19 @@ class Source(Protocol):
         ...
 
 
+def read_records(source: Source, indices: Sequence[int]) -> list[Record | BadRecord]:
+    """Several records; at once where the source can (`read`), as remote ones do."""
+    if hasattr(source, "read"):
+        return source.read(indices)
+    records: list[Record | BadRecord] = []
+    for index in indices:
+        try:
+            records.append(source[index])
+        except BadRecord as error:
+            records.append(error)
+    return records
+
+
 def clean_captions(values: object) -> tuple[str, ...]:
     """A string or a list of strings as a tuple of stripped captions, empty ones left out."""
     if isinstance(values, str | bytes):
@@ -65,6 +80,20 @@ def clean_captions(values: object) -> tuple[str, ...]:
         return ()
     texts = (v.decode("utf-8") if isinstance(v, bytes) else v for v in values)
     return tuple(t.strip() for t in texts if isinstance(t, str) and t.strip())
+
+
+def weigh(
+    fields: Sequence[tuple[str, ...]], weights: Sequence[float]
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Captions of several fields as one tuple, each with its part of the field's weight.
+
+    The weight of a field without a caption falls to the others; () where no weights are given.
+    """
+    captions = tuple(caption for field in fields for caption in field)
+    if not weights:
+        return captions, ()
+    pairs = zip(fields, weights, strict=True)
+    return captions, tuple(w / len(field) for field, w in pairs for _ in field)
 
 
 def report_skipped(name: str, kept: int, skipped: Mapping[str, int], first: Mapping[str, str]):

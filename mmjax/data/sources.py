@@ -1,26 +1,34 @@
-"""Opens data by its path: tar shards, a CSV, a folder of images, TFDS, ArrayRecord, text lines.
+"""Opens data by its path: tar shards, tables, Parquet, folders, TFDS, ArrayRecord, text lines.
 
 `open_source` takes one entry of `data.train` or of `evals`; what is wrong with the data and can be
 known without reading all of it is a `UserError` here.
 """
 
-import glob
-import itertools
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmjax.data import storage
 from mmjax.data.array_record import open_array_record, open_tfds
-from mmjax.data.files import open_folder, open_karpathy, open_table
+from mmjax.data.files import open_folder
+from mmjax.data.filters import Filter
 from mmjax.data.generated import open_generated
 from mmjax.data.lines import LineSource
+from mmjax.data.parquet import open_parquet
 from mmjax.data.records import IMAGE_SUFFIXES, Source
+from mmjax.data.tables import open_coco, open_karpathy, open_table
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
 from mmjax.errors import UserError
 
-FORMATS = ("tar", "csv", "karpathy", "folder", "tfds", "arrayrecord", "text", "generated")
+FORMATS = (
+    "tar", "csv", "coco", "karpathy", "parquet", "folder", "tfds", "arrayrecord", "text",
+    "generated",
+)  # fmt: skip
+FILTERED = ("tar", "csv", "parquet")
+REMOTE = ("tar", "parquet")
+_BY_SUFFIX = {".tar": "tar", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
+              ".txt": "text"}  # fmt: skip
 
 
 def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
@@ -28,15 +36,20 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
 
     Args:
       spec: a ConfigDict or dict with
-        path: a folder, file, glob or brace range (`cc3m/{00000..00331}.tar`), or
+        path: a folder, file, glob or brace range (`cc3m/{00000..00331}.tar`), also as a URL
+          (`gs://…`, `s3://…`, `https://…`: tar and Parquet), or
           `tfds://name[/config][?data_dir=…&split=…]`, or `generated:COUNT`.
         format: one of FORMATS, or "auto" (default): found from the path.
-        caption: where captions come from. Tar: "txt" (default) and "json:FIELD", comma-separated;
-          csv (or tsv): columns; TFDS and ArrayRecord: features; folder: always the .txt beside;
-          text: files of one text a line, without images.
-        image: column or feature of the image ("" finds it); karpathy: the folder of the images.
+        caption: where captions come from, comma-separated. Tar: "txt" (default) and "json:FIELD";
+          csv (or tsv) and Parquet: columns; TFDS and ArrayRecord: features; folder: always the
+          .txt beside; coco, karpathy: their own; text: one text a line, no images.
+        caption_weights: how often to take a caption of each of these; () for any caption.
+        image: column or feature of the image ("" finds it); coco, karpathy: their folder.
         label, group: JSON field, column or feature holding an integer ("" for none).
+        filter: which records are wanted (see filters.py): tar, csv, Parquet.
         split: of a TFDS dataset, "train" by default; karpathy: "test".
+        bad_shards: share of missing or damaged tar shards to go on without.
+        timeout: seconds for one read of a remote file.
       name: what messages call it; the last part of the path by default.
 
     Raises:
@@ -51,28 +64,46 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
         raise UserError(f"{name}: no format {kind!r}; use auto, {', '.join(FORMATS)}.")
     label, group = spec.get("label") or "", spec.get("group") or ""
     caption, image = spec.get("caption") or "", spec.get("image") or ""
+    weights = _weights(spec.get("caption_weights") or (), caption, name)
+    wanted = Filter(spec.get("filter") or "", name)
+    split = spec.get("split") or ""
     if path.startswith("generated:"):
         return open_generated(path, name)
     if path.startswith("tfds://") or (kind == "tfds" and not Path(path).exists()):
-        split = spec.get("split") or ""
-        return open_tfds(path.removeprefix("tfds://"), split, caption, image, label, group, name)
+        path = path.removeprefix("tfds://")
+        return open_tfds(path, split, caption, image, label, group, name, weights)
     files = _files(path, name)
     kind = _format(files, path, name) if kind == "auto" else kind
-    if kind == "tar":
-        fields = Fields(_tar_captions(caption, name), label, group)
-        return open_tar(_inside(files, "*.tar", name), fields, name)
-    if kind == "tfds":
-        split = spec.get("split") or ""
-        return open_tfds(path, split, caption, image, label, group, name)
-    if kind == "arrayrecord":
-        return open_array_record(_inside(files, "*.array_record*", name), caption, name)
-    if kind == "karpathy":
-        return open_karpathy(files[0], image, spec.get("split") or "", name)
-    if kind == "text":
-        return LineSource(files, name)
-    if kind == "csv":
-        return open_table(files, caption, image, label, group, name)
-    return open_folder(files[0], name)
+    if storage.is_url(path) and kind not in REMOTE:
+        raise UserError(f"{name}: {kind} is read from this machine only; copy {path} here first.")
+    if wanted and kind not in FILTERED:
+        raise UserError(f"{name}: filter works on {', '.join(FILTERED)}, not on {kind}.")
+    match kind:
+        case "tar":
+            fields = Fields(_tar_captions(caption, name), label, group, wanted)
+            return open_tar(
+                _inside(files, "*.tar", name), fields, name, weights=weights,
+                bad_shards=spec.get("bad_shards") or 0.0, timeout=spec.get("timeout") or 60.0,
+            )  # fmt: skip
+        case "tfds":
+            return open_tfds(path, split, caption, image, label, group, name, weights)
+        case "arrayrecord":
+            return open_array_record(
+                _inside(files, "*.array_record*", name), caption, name, weights
+            )
+        case "csv":
+            tables = [Path(file) for file in files]
+            return open_table(tables, caption, image, label, group, name, wanted, weights)
+        case "coco":
+            return open_coco(Path(files[0]), image, name)
+        case "karpathy":
+            return open_karpathy(Path(files[0]), image, split, name)
+        case "text":
+            return LineSource([Path(file) for file in files], name)
+        case "parquet":
+            files = _inside(files, "*.parquet", name)
+            return open_parquet(files, caption, image, label, group, name, wanted, weights)
+    return open_folder(Path(files[0]), name)
 
 
 def open_sources(specs: Mapping[str, Mapping[str, Any]]) -> list[Source]:
@@ -80,74 +111,78 @@ def open_sources(specs: Mapping[str, Mapping[str, Any]]) -> list[Source]:
     return [open_source(specs[name], name) for name in sorted(specs)]
 
 
-def _files(path: str, name: str) -> list[Path]:
+def _files(path: str, name: str) -> list[str]:
     """The files (or the one folder) that a path, glob or brace range names."""
-    if "://" in path:
-        raise UserError(f"{name}: {path} is not on this machine; mount it or copy it first.")
+    if storage.is_url(path):
+        return storage.expand(path, name)
     if Path(path).exists():
-        return [Path(path)]
+        return [path]
     if not any(c in path for c in "*?[{"):
         raise UserError(f"{name}: the path {path} does not exist.")
-    files: list[Path] = []
-    for pattern in _expand(path):
-        matches = sorted(glob.glob(pattern)) if any(c in pattern for c in "*?[") else [pattern]
-        if not matches or not Path(matches[0]).exists():
-            raise UserError(f"{name}: nothing at {pattern} (from the path {path}).")
-        files += [Path(match) for match in matches]
+    files = storage.expand(path, name)
+    if not any(Path(file).exists() for file in files):
+        raise UserError(f"{name}: nothing at {files[0]} (from the path {path}).")
     return files
 
 
-def _expand(pattern: str) -> list[str]:
-    """Braces as in a shell: {000..127} and {a,b}."""
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if not match:
-        return [pattern]
-    bounds = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
-    if bounds:
-        low, high = bounds.groups()
-        width = len(low) if low.startswith("0") else 0
-        choices = [f"{number:0{width}d}" for number in range(int(low), int(high) + 1)]
-    else:
-        choices = match[1].split(",")
-    head, tail = pattern[: match.start()], pattern[match.end() :]
-    return list(itertools.chain(*(_expand(head + choice + tail) for choice in choices)))
-
-
-def _format(files: list[Path], path: str, name: str) -> str:
-    first = files[0]
+def _format(files: list[str], path: str, name: str) -> str:
+    first = Path(next((f for f in files if storage.is_url(f) or Path(f).exists()), files[0]))
     if first.is_dir():
-        if any(first.glob("*.tar")):
-            return "tar"
-        if (first / "dataset_info.json").exists():
-            return "tfds"
-        if any(first.glob("*.array_record*")):
-            return "arrayrecord"
-        if any(p.suffix.lower() in IMAGE_SUFFIXES for p in first.rglob("*")):
-            return "folder"
-        raise UserError(
-            f"{name}: the folder {path} holds no *.tar, no *.array_record, no prepared TFDS "
-            "dataset and no images."
-        )
-    if first.suffix == ".tar":
-        return "tar"
-    if first.suffix in (".csv", ".tsv"):
-        return "csv"
-    if first.suffix == ".json":
-        return "karpathy"
+        return _format_of_folder(first, path, name)
     if ".array_record" in first.name:
         return "arrayrecord"
-    if first.suffix == ".txt":
-        return "text"
+    if ".tfrecord" in first.name:
+        raise UserError(
+            f"{name}: TFRecord is no random access: run mmjax data convert {path} "
+            "OUT.array_record once, and give that."
+        )
+    if first.suffix == ".json" and first.is_file():
+        with open(first, "rb") as file:  # Karpathy's images have their split, COCO's not
+            karpathy = first.name.startswith("dataset") or b'"split"' in file.read(1 << 16)
+        return "karpathy" if karpathy else "coco"
+    suffix = Path(first.name.partition("?")[0]).suffix
+    if suffix in _BY_SUFFIX:
+        return _BY_SUFFIX[suffix]
+    if storage.is_url(path):
+        raise UserError(
+            f"{name}: cannot tell the format of {path}; name its shards, as {path}/*.tar."
+        )
     raise UserError(f"{name}: cannot tell the format of {path}; set format to one of {FORMATS}.")
 
 
-def _inside(files: list[Path], pattern: str, name: str) -> list[str]:
-    if not files[0].is_dir():
-        return [str(file) for file in files]
-    found = sorted(str(file) for file in files[0].glob(pattern))
+def _format_of_folder(folder: Path, path: str, name: str) -> str:
+    if any(folder.glob("*.tar")):
+        return "tar"
+    if (folder / "dataset_info.json").exists():
+        return "tfds"
+    for pattern, kind in (("*.array_record*", "arrayrecord"), ("*.parquet", "parquet")):
+        if any(folder.glob(pattern)):
+            return kind
+    if any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.rglob("*")):
+        return "folder"
+    raise UserError(
+        f"{name}: the folder {path} holds no *.tar, no *.array_record, no *.parquet, no prepared "
+        "TFDS dataset and no images."
+    )
+
+
+def _inside(files: list[str], pattern: str, name: str) -> list[str]:
+    if len(files) > 1 or not Path(files[0]).is_dir():
+        return files
+    found = sorted(str(file) for file in Path(files[0]).glob(pattern))
     if not found:
         raise UserError(f"{name}: the folder {files[0]} holds no {pattern}.")
     return found
+
+
+def _weights(weights: Any, caption: str, name: str) -> tuple[float, ...]:
+    fields = caption.split(",")
+    if weights and (len(weights) != len(fields) or min(weights) < 0 or not sum(weights)):
+        raise UserError(
+            f"{name}: caption_weights={tuple(weights)} should have a share for each of the "
+            f"{len(fields)} parts of caption={caption!r}."
+        )
+    return tuple(weights)
 
 
 def _tar_captions(caption: str, name: str) -> tuple[str, ...]:

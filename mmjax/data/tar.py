@@ -1,30 +1,32 @@
 """img2dataset-style tar shards (`key.jpg`, `key.txt`, `key.json`), read at random through an index.
 
-An uncompressed tar is a random-access file once the offset and length of each member are known.
-The headers are read once and the index is kept on disk, valid while sizes and times stay.
+An uncompressed tar is a random-access file once the offset and length of each member are known,
+here or in an object store. The headers are read once and the index is kept.
 """
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmjax.data.records import BadRecord, Record, report_skipped
+from mmjax.data import storage
+from mmjax.data.records import BadRecord, Record, report_skipped, weigh
 from mmjax.data.tar_index import (
-    BLOCK,
     Fields,
     Unusable,
-    index_folders,
+    find_index,
     index_name,
     parse_captions,
     parse_json,
     scan_shards,
     write_index,
 )
+from mmjax.data.tar_members import BLOCK
+from mmjax.errors import UserError
 
 
 class TarSource:
@@ -35,13 +37,17 @@ class TarSource:
         shards: list[str],
         index_file: Path,
         fields: Fields,
+        weights: tuple[float, ...],
+        timeout: float,
         name: str,
         skipped: dict[str, int],
     ):
         self.name = name
         self.skipped = skipped
+        self.remote = any(storage.is_url(shard) for shard in shards)
         self._shards = shards
-        self._fields = fields
+        self._fields, self._weights, self._timeout = fields, weights, timeout
+        self._parts = sorted({field.partition(":")[0] for field in fields.captions})
         self._index_file = index_file
         self._index = np.load(index_file, mmap_mode="r")
 
@@ -49,33 +55,77 @@ class TarSource:
         return len(self._index)
 
     def __getitem__(self, index: int) -> Record:
-        row = self._index[index]
-        shard = self._shards[row["shard"]]
-        # The block before the data is its header and has the name, so the index need not.
-        data = _read(shard, int(row["image_at"]) - BLOCK, int(row["image_length"]) + BLOCK)
-        member = data[:100].rstrip(b"\0").decode("utf-8", "replace")
-        return Record(
-            key=f"{shard}: {member}",
-            image=data[BLOCK:],
-            captions=self.captions(index),
-            label=int(row["label"]),
-            group=int(row["group"]),
-        )
+        (record,) = self.read([index])
+        if isinstance(record, BadRecord):
+            raise record
+        return record
+
+    def read(self, indices: Sequence[int]) -> list[Record | BadRecord]:
+        """Several records with as few requests as it takes."""
+        rows = [self._index[int(index)] for index in indices]
+        ranges = [self._ranges(row, ("image", *self._parts)) for row in rows]
+        content = iter(storage.read([r for parts in ranges for r in parts.values()], self._timeout))
+        return [
+            self._record(row, {part: next(content) for part in parts})
+            for row, parts in zip(rows, ranges, strict=True)
+        ]
 
     def captions(self, index: int) -> tuple[str, ...]:
         row = self._index[index]
-        parts = {}
-        for part in {field.partition(":")[0] for field in self._fields.captions}:
-            if row[f"{part}_length"]:
-                at, length = int(row[f"{part}_at"]), int(row[f"{part}_length"])
-                parts[part] = _read(self._shards[row["shard"]], at, length)
+        ranges = self._ranges(row, self._parts)
+        content = storage.read(list(ranges.values()), self._timeout)
+        for part in content:
+            if isinstance(part, BadRecord):
+                raise part
+        return self._captions(row, dict(zip(ranges, content, strict=True)))[0]
+
+    def shard_sizes(self) -> dict[str, int]:
+        """Usable pairs of each shard, the shards of each pair being in order."""
+        counts = Counter(self._index["shard"].tolist())
+        return {self._shards[number]: counts[number] for number in sorted(counts)}
+
+    def _ranges(self, row: np.void, parts: Sequence[str]) -> dict[str, storage.Range]:
+        shard = self._shards[row["shard"]]
+        places = {part: (int(row[f"{part}_at"]), int(row[f"{part}_length"])) for part in parts}
+        if "image" in places:
+            # The block before the data is its header and has the name, so the index need not.
+            at, length = places["image"]
+            places["image"] = at - BLOCK, length + BLOCK
+        return {
+            part: storage.Range(shard, at, length)
+            for part, (at, length) in places.items()
+            if length
+        }
+
+    def _record(self, row: np.void, content: dict[str, Any]) -> Record | BadRecord:
+        for part in content.values():
+            if isinstance(part, BadRecord):
+                return part
+        image = content["image"]
+        member = image[:100].rstrip(b"\0").decode("utf-8", "replace")
         try:
-            return parse_captions(
-                self._fields.captions, parts.get("txt"), parse_json(parts.get("json"))
-            )
+            captions, weights = self._captions(row, content)
+        except BadRecord as error:
+            return error
+        return Record(
+            key=f"{self._shards[row['shard']]}: {member}",
+            image=image[BLOCK:],
+            captions=captions,
+            label=int(row["label"]),
+            group=int(row["group"]),
+            caption_weights=weights,
+        )
+
+    def _captions(
+        self, row: np.void, content: dict[str, Any]
+    ) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        try:
+            values = parse_json(content.get("json"))
+            found = parse_captions(self._fields.captions, content.get("txt"), values)
         except Unusable as error:  # it was fine when the index was made
             shard = self._shards[row["shard"]]
-            raise BadRecord(f"{shard}: record {index} has {error}, the shard changed") from error
+            raise BadRecord(f"{shard}: a pair {error}, the shard changed") from error
+        return weigh(found, self._weights)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_index": None}
@@ -85,47 +135,42 @@ class TarSource:
         self._index = np.load(self._index_file, mmap_mode="r")
 
 
-def open_tar(shards: Sequence[str], fields: Fields, name: str) -> TarSource:
-    """Opens shards, from the index of an earlier run if it is still valid.
+def open_tar(
+    shards: Sequence[str],
+    fields: Fields,
+    name: str,
+    *,
+    weights: tuple[float, ...] = (),
+    bad_shards: float = 0.0,
+    timeout: float = 60.0,
+) -> TarSource:
+    """Opens shards, here or remote, from the index of an earlier run if it is still valid.
 
     Pairs that cannot be used (no image, no caption, a caption that is not UTF-8, an empty member)
     are left out and counted in `skipped`.
 
+    Args:
+      shards: paths or URLs.
+      fields: what to take from a pair.
+      name: what messages call it.
+      weights: how often to take a caption of each of `fields.captions`; (): any caption.
+      bad_shards: share of missing or damaged shards to go on without.
+      timeout: seconds for a remote read.
+
     Raises:
-      UserError: a shard is missing, empty, cut off or no tar; or no usable pair is left.
+      UserError: shards are missing, empty, cut off or no tar; or no usable pair is left.
     """
     shards = sorted(str(shard) for shard in shards)
-    file_name = index_name(shards, fields)
-    folders = index_folders(Path(shards[0]).parent)
-    found = next((f / file_name for f in folders if (f / file_name).exists()), None)
+    stamps = storage.stamps(shards, name)
+    if not any(stamps):
+        raise UserError(f"{name}: none of the {len(shards)} shards is there, not {shards[0]}.")
+    file_name = index_name(shards, stamps, fields, bad_shards)
+    beside = os.path.dirname(shards[0])
+    found = find_index(beside, file_name)
     if found is None:
-        index, skipped, first = scan_shards(shards, fields, name)
-        found = write_index(index, skipped, first, folders, file_name)
+        index = scan_shards(shards, stamps, fields, name, bad_shards)
+        found = write_index(index, beside, file_name)
     summary = json.loads(found.with_suffix(".json").read_text(encoding="utf-8"))
-    source = TarSource(shards, found, fields, name, summary["skipped"])
+    source = TarSource(shards, found, fields, weights, timeout, name, summary["skipped"])
     report_skipped(name, len(source), summary["skipped"], summary["first"])
     return source
-
-
-class _Handle:
-    """An open file, closed when the last reader lets go of it."""
-
-    def __init__(self, path: str):
-        self.fd = os.open(path, os.O_RDONLY)
-
-    def __del__(self):
-        if hasattr(self, "fd"):
-            os.close(self.fd)
-
-
-_handle = lru_cache(maxsize=256)(_Handle)
-
-
-def _read(path: str, at: int, length: int) -> bytes:
-    try:
-        data = os.pread(_handle(path).fd, length, at)
-    except OSError as error:
-        raise BadRecord(f"{path}: {error.strerror}") from error
-    if len(data) < length:
-        raise BadRecord(f"{path}: ends before byte {at + length}, the shard changed")
-    return data

@@ -1,6 +1,7 @@
 """The index of tar shards: where each usable pair lies, found by reading the headers once.
 
-It is kept on disk under a name that tells the shards' sizes and times, so a stale one is not found.
+It is kept on disk (for remote shards also beside them) under a name that tells the shards' sizes
+and times, so that a stale one is not found. How good the shards have to be is the user's to say.
 """
 
 import hashlib
@@ -10,85 +11,111 @@ import mmap
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmjax.data.filters import Filter, Lacking
 from mmjax.data.records import IMAGE_SUFFIXES, clean_captions, log
+from mmjax.data.storage import CONNECTIONS, Blocks, fetch_file, is_url, store_file
+from mmjax.data.tar_members import BadShard, members
 from mmjax.errors import UserError
 
-INDEX_VERSION = 1
-BLOCK = 512
+INDEX_VERSION = 2
+MAX_TEXT = 1 << 20  # bytes of a .txt or .json; captions have a few hundred
 # Where the parts of a pair lie; a length of 0 says that there is no such member.
 INDEX = np.dtype(
     [("shard", "<u4"), ("label", "<i4"), ("group", "<i4")]
     + [(f"{part}_{what}", "<u8") for part in ("image", "txt", "json") for what in ("at", "length")]
 )
 
+Stamp = tuple[int, str] | None  # size and version of a shard; None: it is missing
 
-# Index rows; why → how many pairs were left out; why → the first of them.
-ShardIndex = tuple[np.ndarray, Counter[str], dict[str, str]]
+
+class ShardIndex(NamedTuple):
+    """Rows of INDEX; why → how many pairs were left out; why → the first of them."""
+
+    rows: np.ndarray
+    skipped: Mapping[str, int]
+    first: Mapping[str, str]
 
 
 class Fields(NamedTuple):
     """Which members and JSON fields hold what: `captions` as ("txt", "json:tags", …), () where none
-    are wanted; `label` a JSON field, or "cls" for webdataset's member of that name."""
+    are wanted; `label` a JSON field, or "cls" for webdataset's member of that name; `filter` says
+    which pairs are wanted at all."""
 
     captions: tuple[str, ...] = ("txt",)
     label: str = ""
     group: str = ""
+    filter: Filter = Filter("", "")
 
 
 class Unusable(Exception):  # noqa: N818
     """Why a pair is left out."""
 
 
-class _BadShard(Exception):  # noqa: N818
-    """What is wrong with a shard as a whole."""
-
-
 def scan_shards(
-    shards: Sequence[str], fields: Fields, name: str
-) -> tuple[np.ndarray, dict[str, int], dict[str, str]]:
-    """The index of all shards, the counts of what was left out, and the first of each kind."""
+    shards: Sequence[str], stamps: Sequence[Stamp], fields: Fields, name: str, max_bad: float
+) -> ShardIndex:
+    """The index of all shards, in parallel.
+
+    Args:
+      max_bad: the largest share of missing or damaged shards to go on without.
+
+    Raises:
+      UserError: more shards than that cannot be used, or none of the pairs can.
+    """
     log.info("%s: indexing %d tar shards", name, len(shards))
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        results = list(pool.map(scan_shard, itertools.count(), shards, itertools.repeat(fields)))
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        jobs = (itertools.count(), shards, itertools.repeat(fields), stamps)
+        results = list(pool.map(scan_shard, *jobs))
     broken = [result for result in results if isinstance(result, str)]
-    if broken:
+    good = [result for result in results if not isinstance(result, str)]
+    if len(broken) > max_bad * len(shards) or not good:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         raise UserError(
             f"{name}: {len(broken)} of {len(shards)} shards cannot be used: "
-            f"{'; '.join(broken[:3])}{more}. Write them again or remove them."
+            f"{'; '.join(broken[:3])}{more}. Write them again or remove them, or set bad_shards to "
+            "the share of them to go on without."
         )
     skipped: Counter[str] = Counter()
     first: dict[str, str] = {}
-    good = [result for result in results if not isinstance(result, str)]
-    for _, counts, examples in good:
-        skipped.update(counts)
-        first = {**examples, **first}
-    index = np.concatenate([rows for rows, _, _ in good])
+    if broken:
+        skipped["shards, missing or damaged"] = len(broken)
+        first["shards, missing or damaged"] = broken[0]
+    for result in good:
+        skipped.update(result.skipped)
+        first = {**result.first, **first}
+    index = np.concatenate([result.rows for result in good])
     if not len(index):
         why = ", ".join(f"{n} {reason}" for reason, n in skipped.items())
         raise UserError(
-            f"{name}: none of the pairs in {Path(shards[0]).parent} can be used ({why}); "
+            f"{name}: none of the pairs in {os.path.dirname(shards[0])} can be used ({why}); "
             f"is caption={','.join(fields.captions)!r} right?"
         )
-    return index, dict(skipped), first
+    return ShardIndex(index, dict(skipped), first)
 
 
-def scan_shard(number: int, shard: str, fields: Fields) -> ShardIndex | str:
-    """Index rows of one shard with counts of what was left out, or a string: what is wrong."""
+def scan_shard(number: int, shard: str, fields: Fields, stamp: Stamp) -> ShardIndex | str:
+    """The index of one shard, or a string: what is wrong with it."""
+    if stamp is None:
+        return f"{shard} is missing"
+    size = stamp[0]
     try:
-        with open(shard, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise _BadShard("is empty")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _scan_pairs(number, shard, data, fields)
-    except _BadShard as error:
+        if size == 0:
+            raise BadShard("is empty")
+        if is_url(shard):
+            return _scan_pairs(number, shard, Blocks(shard, size), fields)
+        with (
+            open(shard, "rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            return _scan_pairs(number, shard, data, fields)
+    except BadShard as error:
         return f"{shard} {error}"
     except OSError as error:
         return f"{shard} cannot be read ({error.strerror})"
@@ -96,72 +123,93 @@ def scan_shard(number: int, shard: str, fields: Fields) -> ShardIndex | str:
         return f"{shard} is damaged"
 
 
-def _scan_pairs(number: int, shard: str, data: mmap.mmap, fields: Fields) -> ShardIndex:
-    pairs: dict[str, dict[str, tuple[int, int]]] = {}
-    for name, at, length in _members(data):
-        stem, suffix = os.path.splitext(name)
-        suffix = suffix.lower()
-        part = "image" if suffix in IMAGE_SUFFIXES else suffix[1:]
-        if part in ("image", "txt", "json", "cls") and not PurePosixPath(name).name.startswith(
-            "._"
-        ):
-            pairs.setdefault(stem, {})[part] = (at, length)
-    if not pairs:
-        raise _BadShard("holds no images")
-    rows: list[tuple] = []
+def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Fields) -> ShardIndex:
+    places: dict[str, dict[str, tuple[int, int]]] = {}
+    texts: dict[str, dict[str, bytes]] = {}
     skipped: Counter[str] = Counter()
     first: dict[str, str] = {}
-    for key, parts in pairs.items():
+
+    def skip(why: str, key: str) -> None:
+        skipped[why] += 1
+        first.setdefault(why, f"{shard}: {key}")
+
+    for member, at, length in members(data):
+        key, suffix = os.path.splitext(member)
+        suffix = suffix.lower()
+        part = "image" if suffix in IMAGE_SUFFIXES else suffix[1:]
+        if part not in ("image", "txt", "json", "cls") or _hidden(member):
+            continue
+        place = places.setdefault(key, {})
+        if part in place:  # which of them belong together, nobody can say: the first stay
+            skip(f"members that repeat a key ({suffix})", key)
+            continue
+        place[part] = (at, length)
+        if part != "image" and length <= MAX_TEXT:
+            texts.setdefault(key, {})[part] = data[at : at + length]
+    if not places:
+        raise BadShard("holds no images")
+    rows: list[tuple] = []
+    for key, place in places.items():
         try:
-            rows.append((number, *_index_row(data, parts, fields)))
-        except Unusable as error:
-            skipped[str(error)] += 1
-            first.setdefault(str(error), f"{shard}: {key}")
-    return np.array(rows, INDEX), skipped, first
+            rows.append((number, *_index_row(place, texts.get(key, {}), fields)))
+        except (Unusable, Lacking) as error:
+            skip(str(error), key)
+    return ShardIndex(np.array(rows, INDEX), skipped, first)
 
 
-def _index_row(data: mmap.mmap, parts: dict[str, tuple[int, int]], fields: Fields) -> tuple:
-    """Label, group and the places of the members; raises Unusable."""
-    if "image" not in parts:
+def _hidden(member: str) -> bool:
+    return PurePosixPath(member).name.startswith("._")  # what macOS leaves
+
+
+def _index_row(
+    place: dict[str, tuple[int, int]], texts: dict[str, bytes], fields: Fields
+) -> tuple[int, ...]:
+    """Label, group and the places of the members; raises Unusable, Lacking."""
+    if "image" not in place:
         raise Unusable("without an image")
-    if parts["image"][1] == 0:
+    if place["image"][1] == 0:
         raise Unusable("with an empty image")
-    content = {p: data[at : at + length] for p, (at, length) in parts.items() if p != "image"}
-    values = {}
-    if fields.label or fields.group or any(f != "txt" for f in fields.captions):
-        values = parse_json(content.get("json"))
+    if any(length > MAX_TEXT for part, (_, length) in place.items() if part != "image"):
+        raise Unusable(f"with a text above {MAX_TEXT >> 20} MiB")
+    values: dict[str, Any] = {}
+    if fields.label or fields.group or fields.filter or any(f != "txt" for f in fields.captions):
+        values = parse_json(texts.get("json"))
     if fields.label == "cls":
-        values["cls"] = content.get("cls")
+        values["cls"] = texts.get("cls")
     label, group = _integer(values, fields.label), _integer(values, fields.group)
     # Pictures with a class number are of use without a caption (zero-shot evaluation).
-    captions = parse_captions(fields.captions, content.get("txt"), values)
+    captions = sum(parse_captions(fields.captions, texts.get("txt"), values), ())
     if fields.captions and not captions and not fields.label:
         raise Unusable("without a caption")
-    places = (parts.get(part, (0, 0)) for part in ("image", "txt", "json"))
-    return label, group, *itertools.chain(*places)
+    if not fields.filter.keep(values, captions):
+        raise Unusable("that the filter leaves out")
+    parts = (place.get(part, (0, 0)) for part in ("image", "txt", "json"))
+    return label, group, *itertools.chain(*parts)
 
 
-def parse_captions(wanted: Sequence[str], txt: bytes | None, values: dict) -> tuple[str, ...]:
-    captions: tuple[str, ...] = ()
-    for field in wanted:
-        try:
-            captions += clean_captions(txt if field == "txt" else values.get(field[5:]))
-        except UnicodeDecodeError as error:
-            raise Unusable("with a caption that is not UTF-8") from error
-    return captions
+def parse_captions(
+    wanted: Sequence[str], txt: bytes | None, values: Mapping[str, Any]
+) -> list[tuple[str, ...]]:
+    """The captions of each wanted field; raises Unusable."""
+    try:
+        return [
+            clean_captions(txt if field == "txt" else values.get(field[5:])) for field in wanted
+        ]
+    except UnicodeDecodeError as error:
+        raise Unusable("with a caption that is not UTF-8") from error
 
 
-def parse_json(data: bytes | None) -> dict:
+def parse_json(data: bytes | None) -> dict[str, Any]:
     if not data:
         return {}
     try:
         values = json.loads(data)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError
         raise Unusable("with unreadable JSON") from error
     return values if isinstance(values, dict) else {}
 
 
-def _integer(values: dict, field: str) -> int:
+def _integer(values: Mapping[str, Any], field: str) -> int:
     if not field:
         return -1
     try:
@@ -170,95 +218,68 @@ def _integer(values: dict, field: str) -> int:
         raise Unusable(f"without an integer {field!r}") from error
 
 
-def _members(data: mmap.mmap) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and length of each file in a tar (ustar, GNU and pax; POSIX.1-2008)."""
-    at, name = 0, ""
-    override: dict[str, str] = {}  # for the next member
-    while True:
-        header = data[at : at + BLOCK]
-        if len(header) < BLOCK:
-            raise _BadShard(f"is cut off after {name or 'its start'}")
-        if header[0] == 0:  # the end of the archive is marked by zero blocks
-            return
-        if header[257:262] != b"ustar":
-            where = f"is damaged after {name}" if name else "is not an uncompressed tar"
-            raise _BadShard(where)
-        length = int(override.pop("size", None) or _number(header[124:136]))
-        start, kind = at + BLOCK, header[156:157]
-        if start + length > len(data):
-            raise _BadShard(f"is cut off in {_text(header[:100])}")
-        if kind == b"L":  # GNU: the long name of the next member
-            override["path"] = _text(data[start : start + length])
-        elif kind == b"x":  # pax: attributes of the next member
-            override.update(_pax(data[start : start + length]))
-        elif kind in (b"0", b"\0"):
-            prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
-            name = _text(header[:100])
-            name = override.pop("path", f"{prefix}/{name}" if prefix else name)
-            override = {}
-            yield name, start, length
-        at = start + (length + BLOCK - 1) // BLOCK * BLOCK
+# Keeping it.
 
 
-def _number(field: bytes) -> int:
-    if field[0] & 0x80:  # GNU: too large for octal digits
-        return int.from_bytes(field[1:], "big")
-    return int(field.rstrip(b" \0") or b"0", 8)
-
-
-def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-
-
-def _pax(data: bytes) -> dict[str, str]:
-    """The records `length key=value\\n` that matter here."""
-    found = {}
-    while data:
-        size, _, _ = data.partition(b" ")
-        key, _, value = data[len(size) + 1 : int(size) - 1].partition(b"=")
-        if key in (b"path", b"size"):
-            found[key.decode()] = _text(value)
-        data = data[int(size) :]
-    return found
-
-
-def index_name(shards: Sequence[str], fields: Fields) -> str:
+def index_name(
+    shards: Sequence[str], stamps: Sequence[Stamp], fields: Fields, max_bad: float
+) -> str:
     """The name of the index file tells what it was made from, so that a stale one is not found."""
-    stats = []
-    for shard in shards:
-        try:
-            stat = os.stat(shard)
-        except OSError as error:
-            raise UserError(f"The tar shard {shard} cannot be read: {error.strerror}.") from error
-        beside = os.path.relpath(shard, os.path.dirname(shards[0]))
-        stats.append((beside, stat.st_size, stat.st_mtime_ns))
-    what = repr((INDEX_VERSION, tuple(fields), stats))
+    folder = os.path.dirname(shards[0])
+    beside = [os.path.relpath(s, folder) if not is_url(s) else s for s in shards]
+    wanted = (*fields[:3], fields.filter.text, max_bad)
+    what = repr((INDEX_VERSION, wanted, list(zip(beside, stamps, strict=True))))
     return f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.npy"
 
 
-def index_folders(beside: Path) -> list[Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [beside / ".mmjax", cache / "mmjax", Path(tempfile.gettempdir()) / "mmjax"]
+def find_index(beside: str, file_name: str) -> Path | None:
+    """An index that was kept, here or beside remote shards."""
+    folders = _folders(beside)
+    for folder in folders:
+        if (folder / file_name).exists():
+            return folder / file_name
+    if not is_url(beside):
+        return None
+    for suffix in (".json", ".npy"):  # the .npy file last, as in write_index
+        file = Path(file_name).with_suffix(suffix)
+        content = fetch_file(f"{beside}/.mmjax/{file}")
+        if content is None or _keep({file.name: content}, folders) is None:
+            return None
+    return find_index(folders[0].as_posix(), file_name)
 
 
-def write_index(
-    index: np.ndarray,
-    skipped: dict[str, int],
-    first: dict[str, str],
-    folders: Sequence[Path],
-    file_name: str,
-) -> Path:
+def write_index(index: ShardIndex, beside: str, file_name: str) -> Path:
+    """Keeps an index where there is room for it; UserError: nowhere."""
+    summary = json.dumps({"skipped": index.skipped, "first": index.first}).encode()
+    with tempfile.TemporaryFile() as file:
+        np.save(file, index.rows)
+        file.seek(0)
+        # The .npy file comes last and is renamed into place: who finds it finds both, whole.
+        files = {str(Path(file_name).with_suffix(".json")): summary, file_name: file.read()}
+    path = _keep(files, _folders(beside))
+    if path is None:
+        raise UserError(f"No folder to keep the index of the shards in: {beside} is not writable.")
+    if is_url(beside):
+        for name, content in files.items():
+            store_file(f"{beside}/.mmjax/{name}", content)
+    return path
+
+
+def _folders(beside: str) -> list[Path]:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmjax"
+    elsewhere = [cache, Path(tempfile.gettempdir()) / "mmjax"]
+    return elsewhere if is_url(beside) else [Path(beside) / ".mmjax", *elsewhere]
+
+
+def _keep(files: Mapping[str, bytes], folders: Sequence[Path]) -> Path | None:
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # The .npy file comes last and is renamed into place: who finds it finds both, whole.
-            path, part = folder / file_name, folder / f"{file_name}.{os.getpid()}.part"
-            part.write_text(json.dumps({"skipped": skipped, "first": first}), encoding="utf-8")
-            part.rename(path.with_suffix(".json"))
-            with open(part, "wb") as file:
-                np.save(file, index)
-            part.rename(path)
-            return path
+            for name, content in files.items():
+                part = folder / f"{name}.{os.getpid()}.part"
+                part.write_bytes(content)
+                part.rename(folder / name)
+            return folder / name
         except OSError as error:
             log.info("cannot keep the index in %s: %s", folder, error.strerror)
-    raise UserError(f"No folder to keep the index of the shards in: {folders[0]} is not writable.")
+    return None

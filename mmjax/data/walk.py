@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmjax.data.images import eval_transform, open_image
-from mmjax.data.pipeline import Batch, group_of, read_ahead
+from mmjax.data.pipeline import group_of
 from mmjax.data.records import BadRecord, Source
 from mmjax.data.tokenize import Tokenizer
+from mmjax.data.workers import Batch, read_ahead
 
 PREFETCH = 4
 

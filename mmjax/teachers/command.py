@@ -19,7 +19,8 @@ from rich.console import Console
 
 from mmjax import config_check, data, models
 from mmjax.data import Address, Augment, BadRecord, Record, Source, Tokenizer
-from mmjax.data.pipeline import Batch, Columns, Example, Views, read_ahead
+from mmjax.data.pipeline import Columns, Example, Views
+from mmjax.data.workers import Batch, read_ahead
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import whole
 from mmjax.interop import pretrained
@@ -91,7 +92,9 @@ def _embed(
         if all(path.exists() for path in paths.values()):
             continue
         stop = min(start + cached.SHARD_ROWS, rows)
-        views = Views(config.seed, Augment(**config.data.augment), config.data.views)
+        views = Views(
+            config.seed, Augment(**config.data.augment), config.data.views, config.data.max_pixels
+        )
         load = _ViewBatch(
             list(sources), views, config.model.image.size, columns, start, stop,
             config.batch_size, mesh_lib.local_rows(config.batch_size),

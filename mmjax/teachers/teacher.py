@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 
 from mmjax import models
 from mmjax.data import Source, Tokenizer
-from mmjax.data.pipeline import Batch, Columns, Example, Transform
+from mmjax.data.pipeline import Columns, Example, Transform
+from mmjax.data.workers import Batch
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights
 from mmjax.models import Multimodal

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 
 import jax
@@ -95,10 +96,11 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         writer = MetricWriter(folder, config)
         cleanup.callback(writer.close)
         train_step = parts.step()
-        rows = mesh_lib.local_rows(config.batch_size)
+        rows, counts = mesh_lib.local_rows(config.batch_size), Counter[str]()
         batches = unfailing(
             lambda step: data.train_batches(
-                sources, config, tokenizer, rows=rows, start_step=step, columns=columns
+                sources, config, tokenizer, rows=rows, start_step=step, columns=columns,
+                counts=counts,
             ),
             first,
         )  # fmt: skip
@@ -134,7 +136,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
             last = step == config.total_steps
             if step == first + 1 or step % config.log.every == 0 or last:
                 values = {name: float(value) for name, value in metrics.items()}  # waits for it
-                values |= meter.read()
+                values |= meter.read() | counts
                 writer.write(step, values)
                 line.step(step, values)
                 if values["nonfinite"] >= config.optim.max_nonfinite:

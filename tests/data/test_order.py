@@ -86,3 +86,19 @@ def test_both_kinds_of_permutation_are_whole(length):
     assert sorted(found) == list(range(length))
     if length > 2:  # no trace of the old order: the correlation of ranks is below 5 sigma
         assert abs(np.corrcoef(found, range(length))[0, 1]) < 5 / np.sqrt(length)
+
+
+@pytest.mark.parametrize(("length", "run"), [(1, 4), (7, 8), (64, 8), (67, 8), (20_011, 64)])
+def test_runs_are_a_permutation_of_neighbours(length, run):
+    order = Order([length], [1.0], seed=2, runs=[run])
+    for epoch in range(2):
+        found = [order(epoch * length + n).index for n in range(length)]
+        assert sorted(found) == list(range(length))
+        whole = length // run * run
+        runs = [{i // run for i in found[n : n + run]} for n in range(0, whole, run)]
+        assert all(len(one) == 1 for one in runs)
+    if length >= 64:
+        first = [order(n).index for n in range(0, length // run * run, run)]
+        assert [i // run for i in first] != sorted(i // run for i in first)
+        inside = [order(n).index % run for n in range(run)]
+        assert inside != sorted(inside)

@@ -1,0 +1,190 @@
+"""Parquet files of image bytes or image paths with captions, as Hugging Face datasets store them.
+
+A row group is what Parquet reads at once, so `run` says how many rows to visit together; where row
+groups hold thousands of images, `mmjax data convert` to ArrayRecord serves random access better.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from mmjax.data import storage
+from mmjax.data.filters import Filter, Lacking
+from mmjax.data.records import BadRecord, Record, clean_captions, report_skipped, weigh
+from mmjax.data.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, column_of
+from mmjax.errors import UserError
+
+GROUPS = 4  # row groups that a process keeps
+
+
+class ParquetSource:
+    """Rows of Parquet files. Not constructed directly: see `open_parquet`."""
+
+    def __init__(
+        self,
+        groups: list[tuple[str, int]],
+        rows: np.ndarray,
+        columns: Mapping[str, list[str]],
+        weights: tuple[float, ...],
+        run: int,
+        name: str,
+        skipped: Mapping[str, int],
+    ):
+        self.name, self.skipped, self.run = name, skipped, run
+        self._groups = groups  # (file, number in it)
+        self._rows = rows  # [records, 2]: number of the group, row in it
+        self._columns, self._weights = columns, weights
+        self._read = sorted({column for columns_ in columns.values() for column in columns_})
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        file, row, values = self._values(index)
+        key = f"{file}: row {row}"
+        captions, weights = self._captions(values)
+        return Record(
+            key=key,
+            image=_image(values[self._columns["image"][0]], file, key),
+            captions=captions,
+            label=_integer(values, self._columns["label"], key),
+            group=_integer(values, self._columns["group"], key),
+            caption_weights=weights,
+        )
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self._captions(self._values(index)[2])[0]
+
+    def _values(self, index: int) -> tuple[str, int, dict[str, Any]]:
+        group, row = self._rows[int(index)].tolist()
+        file, number = self._groups[group]
+        try:
+            table = _read_group(file, number, tuple(self._read))
+            return file, row, table.slice(row, 1).to_pylist()[0]
+        except Exception as error:  # pyarrow and each store have their own kinds
+            raise BadRecord(f"{file}: row group {number} cannot be read ({error})") from error
+
+    def _captions(self, values: dict[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        found = [clean_captions(values[column]) for column in self._columns["caption"]]
+        return weigh(found, self._weights)
+
+
+def open_parquet(
+    files: list[str],
+    caption: str,
+    image: str,
+    label: str,
+    group: str,
+    name: str,
+    wanted: Filter,
+    weights: tuple[float, ...] = (),
+) -> ParquetSource:
+    """Parquet files, here or remote. The image column holds bytes, {bytes, path} or paths.
+
+    Args:
+      caption: columns, comma-separated; "" finds one, as it does for `image`.
+      label, group: columns of integers; "" for none.
+      wanted: sees the columns that it names, and the captions.
+
+    Raises:
+      UserError: no pyarrow, a file is no Parquet or lacks a column, or no row is left.
+    """
+    try:
+        import pyarrow.parquet  # noqa: F401 - only for those who use it
+    except ImportError as error:
+        raise UserError(
+            f"{name}: reading Parquet needs pyarrow: pip install 'mmjax[parquet]'."
+        ) from error
+    groups: list[tuple[str, int]] = []
+    rows: list[np.ndarray] = []
+    skipped: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    columns: dict[str, list[str]] = {}
+    for file in files:
+        try:
+            opened = _open(file)
+            lengths = [opened.metadata.row_group(n).num_rows for n in range(opened.num_row_groups)]
+            names = opened.schema_arrow.names
+        except Exception as error:  # pyarrow and each store have their own kinds
+            raise UserError(f"{name}: {file} is no Parquet that can be read ({error}).") from error
+        columns = {
+            "image": [column_of(names, image, IMAGE_COLUMNS, "image", file, name)],
+            "caption": [
+                column_of(names, field, CAPTION_COLUMNS, "caption", file, name)
+                for field in caption.split(",")
+                if caption or not label or any(c in names for c in CAPTION_COLUMNS)
+            ],
+            "label": [column_of(names, label, (), "label", file, name)] if label else [],
+            "group": [column_of(names, group, (), "group", file, name)] if group else [],
+        }
+        small = sorted({*columns["caption"], *(wanted.names() & set(names))})
+        for number, length in enumerate(lengths):
+            keep = np.ones(length, bool)
+            if small and (wanted or not label):
+                for row, values in enumerate(opened.read_row_group(number, small).to_pylist()):
+                    why = _unwanted(values, columns["caption"], wanted, bool(label))
+                    if why:
+                        keep[row] = False
+                        skipped[why] += 1
+                        first.setdefault(why, f"{file}: row {row} of row group {number}")
+            kept = np.flatnonzero(keep)
+            rows.append(np.stack([np.full(len(kept), len(groups)), kept], axis=1).astype(np.int32))
+            groups.append((file, number))
+    if not sum(map(len, rows)):
+        why = "; ".join(f"{n} {why}" for why, n in skipped.items()) or "there are none"
+        raise UserError(f"{name}: no usable row in {files[0]} ({why}).")
+    report_skipped(name, sum(map(len, rows)), skipped, first)
+    run = max(map(len, rows))
+    return ParquetSource(groups, np.concatenate(rows), columns, weights, run, name, skipped)
+
+
+def _unwanted(values: dict[str, Any], captions: list[str], wanted: Filter, has_label: bool) -> str:
+    try:
+        found = sum((clean_captions(values[column]) for column in captions), ())
+    except UnicodeDecodeError:
+        return "with a caption that is not UTF-8"
+    if not found and not has_label:
+        return "without a caption"
+    try:
+        return "" if wanted.keep(values, found) else "that the filter leaves out"
+    except Lacking as error:
+        return str(error)
+
+
+def _open(file: str) -> Any:
+    import fsspec
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(fsspec.open(file).open() if storage.is_url(file) else file)
+
+
+@lru_cache(maxsize=GROUPS)
+def _read_group(file: str, number: int, columns: tuple[str, ...]) -> Any:
+    return _open(file).read_row_group(number, list(columns))
+
+
+def _image(value: Any, file: str, key: str) -> bytes:
+    if isinstance(value, dict):  # Hugging Face's Image
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes) and value:
+        return value
+    if not isinstance(value, str) or not value:
+        raise BadRecord(f"{key} has no image")
+    path = value if storage.is_url(value) else os.path.join(os.path.dirname(file), value)
+    data = storage.fetch_file(path)
+    if data is None:
+        raise BadRecord(f"{key}: {path} cannot be read")
+    return data
+
+
+def _integer(values: dict[str, Any], columns: list[str], key: str) -> int:
+    if not columns:
+        return -1
+    value = values[columns[0]]
+    if not isinstance(value, int):
+        raise BadRecord(f"{key} has no integer in {columns[0]!r}")
+    return value

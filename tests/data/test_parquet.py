@@ -1,0 +1,104 @@
+"""Parquet: bytes, Hugging Face's {bytes, path} and paths; rows left out; row groups read once."""
+
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pictures import encode, picture
+
+from mmjax.data import BadRecord, open_source
+from mmjax.data import parquet as parquet_module
+from mmjax.data.order import Order
+from mmjax.errors import UserError
+
+
+@pytest.fixture
+def images():
+    return [encode(picture(n)) for n in range(10)]
+
+
+def write(path, images, **columns):
+    captions = [f"picture number {n}" for n in range(len(images))]
+    pq.write_table(
+        pa.table({"image": images, "caption": captions, **columns}), path, row_group_size=4
+    )
+
+
+@pytest.mark.parametrize("kind", ["bytes", "struct", "path"])
+def test_images_are_bytes_or_structs_or_paths(tmp_path, images, kind):
+    for n, image in enumerate(images):
+        (tmp_path / f"{n}.png").write_bytes(image)
+    stored = {
+        "bytes": images,
+        "struct": [{"bytes": image, "path": None} for image in images],
+        "path": [f"{n}.png" for n in range(10)],
+    }[kind]
+    write(tmp_path / "a.parquet", stored, label=list(range(10)))
+    source = pickle.loads(pickle.dumps(open_source({"path": str(tmp_path), "label": "label"})))
+    assert [source[n].image for n in range(10)] == images
+    assert [source[n].label for n in range(10)] == list(range(10))
+    assert source.captions(9) == ("picture number 9",)
+    assert source[5].key.endswith("a.parquet: row 1")
+
+
+def test_rows_are_filtered_and_counted(tmp_path, images, caplog):
+    captions = ["a", None, "", *"defghij"]
+    width = [100, 100, 100, 10, 10, *[100] * 4, None]
+    table = pa.table({"image": images, "text": captions, "width": width})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=3)
+    source = open_source({"path": str(tmp_path / "a.parquet"), "filter": "width > 50"})
+    assert [source.captions(n) for n in range(len(source))] == [
+        ("a",),
+        ("f",),
+        ("g",),
+        ("h",),
+        ("i",),
+    ]
+    assert dict(source.skipped) == {
+        "without a caption": 2,
+        "that the filter leaves out": 2,
+        "without 'width', which the filter asks for": 1,
+    }
+    assert "row 1 of row group 0" in caplog.text
+
+
+def test_columns_may_be_weighted(tmp_path, images):
+    write(tmp_path / "a.parquet", images, long=[["x", "y"]] * 10)
+    spec = {"path": str(tmp_path), "caption": "caption,long", "caption_weights": (0.5, 3)}
+    record = open_source(spec)[0]
+    assert record.captions == ("picture number 0", "x", "y")
+    assert record.caption_weights == (0.5, 1.5, 1.5)
+
+
+def test_an_epoch_reads_each_row_group_once(tmp_path, images, monkeypatch):
+    write(tmp_path / "a.parquet", images)
+    write(tmp_path / "b.parquet", images)
+    source = open_source({"path": str(tmp_path)})
+    assert source.run == 4
+    opened = []
+    real = parquet_module._open
+    monkeypatch.setattr(parquet_module, "_open", lambda file: opened.append(file) or real(file))
+    parquet_module._read_group.cache_clear()
+    order = Order([len(source)], [1.0], seed=0, runs=[source.run])
+    seen = [source[order(n).index].image for n in range(20)]
+    assert sorted(seen) == sorted(images * 2)
+    assert len(opened) <= 9, "6 row groups; runs of b.parquet lie across two each"
+
+
+def test_files_that_are_none_and_columns_that_lack(tmp_path, images):
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 or not")
+    with pytest.raises(UserError, match=r"bad\.parquet is no Parquet"):
+        open_source({"path": str(tmp_path / "bad.parquet")})
+    write(tmp_path / "a.parquet", images)
+    with pytest.raises(UserError, match=r"no caption column alt; it has image, caption"):
+        open_source({"path": str(tmp_path / "a.parquet"), "caption": "alt"})
+    write(tmp_path / "c.parquet", [None, b"", *images[2:]])
+    source = open_source({"path": str(tmp_path / "c.parquet")})
+    for n in (0, 1):
+        with pytest.raises(BadRecord, match=rf"c\.parquet: row {n} has no image"):
+            source[n]
+    write(tmp_path / "d.parquet", np.arange(10))
+    with pytest.raises(BadRecord, match="has no image"):
+        open_source({"path": str(tmp_path / "d.parquet")})[0]
