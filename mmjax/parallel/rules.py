@@ -75,11 +75,13 @@ def state_shardings(state: Any, mesh: Mesh | AbstractMesh) -> Any:
         )
         known |= {prefix + path_string(path): (leaf.shape, lies) for (path, leaf), lies in own}
     whole = NamedSharding(mesh, P())
+    split = tuple(axis for axis in BATCH if mesh.shape[axis] > 1)
+    rows = split[0] if len(split) == 1 else split  # as JAX writes them
 
     def sharding(path, leaf):
         parts = path_string(path).split("/")
         if parts[0] == "memory":
-            return NamedSharding(mesh, P(None, BATCH)) if leaf.ndim >= 2 else whole
+            return NamedSharding(mesh, P(None, rows)) if leaf.ndim >= 2 and rows else whole
         for start in range(len(parts)):
             shape, found = known.get("/".join(parts[start:]), (None, whole))
             if shape == leaf.shape:

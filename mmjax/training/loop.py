@@ -82,8 +82,9 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         checkpoints = Checkpoints(folder, config.checkpoint)
         cleanup.callback(checkpoints.close)
         line = ProgressLine(config.total_steps)
+        teachers = load_teachers(parts.teachers, mesh, folder)  # another one is refused here
         state = checkpoints.restore_newest(parts.state) or fresh_state(parts, weights, mesh, line)
-        state = dataclasses.replace(state, teachers=load_teachers(parts.teachers, mesh, folder))
+        state = dataclasses.replace(state, teachers=teachers)
         first = int(state.step)
 
         parameters = sum(x.size for x in jax.tree.leaves(model_params(state.params)))
