@@ -1,6 +1,7 @@
 # make demo   train, evaluate, export and look at a CLIP model, in a quarter of an hour on two cores
 # make test   lint, types, tests, as CI runs them
 # make test-tfds   build a tiny imagenet2012 with TFDS and TensorFlow, and evaluate on it
+# make test-long   teachers, faults and five objectives in whole runs (ten minutes)
 # make test-recipes   the smoke run of every config (five minutes)
 # make test-faults   fifty more processes killed at random moments (a quarter of an hour)
 # make test-pods, make golden   compile the recipes for their slices (a quarter of an hour)
@@ -8,7 +9,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types unit test-recipes test-tfds test-faults test-pods golden format clean
+.PHONY: demo test lint types unit test-long test-recipes test-tfds test-faults test-pods golden format clean
 
 # Huge pages: XLA on CPU allocates a step's temporaries anew, and zeroing small pages takes time.
 demo: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
@@ -33,11 +34,14 @@ test-tfds:
 	$(VENV)-tfds/bin/python -m pip install --quiet pytest
 	$(VENV)-tfds/bin/python -m pytest -m tfds tests/evaluation/test_tfds.py
 
+test-long: $(VENV)/test.installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
+
 test-recipes: $(VENV)/test.installed
 	$(BIN)/python -m pytest -n 2 -m "recipes or not recipes" tests/training/test_recipes.py
 
 test-faults: $(VENV)/test.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "faults_slow or not faults_slow" tests/faults
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "faults_slow or long" tests/faults
 
 test-pods: $(VENV)/test.installed
 	$(BIN)/python -m pytest -m pods tests/planning

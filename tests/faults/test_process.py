@@ -12,6 +12,8 @@ from runs import Run, assert_same_end, children, final, losses
 
 from mmjax.errors import Preempted
 
+pytestmark = pytest.mark.long
+
 
 def test_killed_then_asked_to_end_then_finished(alone, tmp_path):
     workdir, rng = tmp_path / "run", random.Random(1)

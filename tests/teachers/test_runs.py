@@ -21,6 +21,8 @@ from mmjax.training import loop
 from mmjax.training.assemble import assemble
 from mmjax.training.state import init_state
 
+pytestmark = pytest.mark.long
+
 STEPS = 6  # of 16 examples, in three epochs of 36: two views, and the first one again
 
 

@@ -15,6 +15,8 @@ from mmjax.parallel import mesh as mesh_lib
 from mmjax.training.step import total_loss
 from mmjax.training.views import run_views
 
+pytestmark = pytest.mark.long
+
 ALL = ("clip", "mlm", "matching", "caption", "masked_image")
 MESHES = {1: (1, 1, 1), 2: (2, 1, 1), 4: (2, 2, 1), 8: (2, 2, 2)}
 

@@ -5,10 +5,13 @@ import shutil
 import signal
 import time
 
+import pytest
 from faulty_config import EVERY, STEPS
 from runs import Run, assert_same_end, final
 
 from mmjax.errors import Preempted
+
+pytestmark = pytest.mark.long
 
 
 def two(workdir, arg="", *overrides, **environ) -> Run:
