@@ -72,7 +72,8 @@ def test_fit_is_the_same_on_any_mesh():
     np.testing.assert_allclose(found[1], found[0], atol=1e-4)
 
 
-def test_sweep_takes_the_decay_that_is_best_on_held_out_images():
+def test_sweep_takes_the_decay_that_is_best_on_held_out_images(monkeypatch):
+    monkeypatch.setattr(probe, "DECAYS", (1e-1, 1e-2, 1e-3, 1e-8))
     train, held_out = clusters(40, classes=3), clusters(200, classes=3, seed=2)
     with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
         decay, weights = probe.sweep(train, held_out, 3)

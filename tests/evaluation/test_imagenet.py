@@ -33,6 +33,20 @@ def build(spec):
     return evaluation.build("v", spec, config=config, model=model, tokenizer=tokenizer)
 
 
+@functools.cache
+def one_device():
+    """(mesh, parameters on it): the same arrays, so that prompts are embedded once."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        return mesh, jax.device_put(small_run.run()[2])
+
+
+def evaluate(spec):
+    mesh, params = one_device()
+    with jax.set_mesh(mesh):
+        return build(spec)(params)
+
+
 def sized_jpeg(number):
     return jpeg(number, *[(60, 48), (40, 33), (32, 57), (31, 31), (32, 32)][number % 5])
 
@@ -100,9 +114,9 @@ def spec(folder):
 
 def test_logits_are_those_of_pytorch(spec, labels):
     """On the pictures in the order of the folder: bit-equal pixels, so only products differ."""
-    _, _, params = small_run.run()
+    mesh, params = one_device()
     evaluator = build(spec)
-    with jax.set_mesh(make_mesh()):
+    with jax.set_mesh(mesh):
         weights = evaluator._weights(params)
         images, _ = evaluator._embedder.images(params, evaluator._source)
     numbers = [int(evaluator._source[i].key[-13:-5]) - 1 for i in range(COUNT)]
@@ -112,8 +126,7 @@ def test_logits_are_those_of_pytorch(spec, labels):
 
 
 def test_accuracy_is_that_of_pytorch(spec, labels):
-    _, _, params = small_run.run()
-    metrics = build(spec)(params)
+    metrics = evaluate(spec)
     order = np.argsort(-torch_logits(), axis=1, kind="stable")
     first = order[:, 0] == labels
     five = (order[:, :5] == np.array(labels)[:, None]).any(axis=1)
@@ -126,17 +139,15 @@ def test_accuracy_is_that_of_pytorch(spec, labels):
 
 
 def test_does_not_depend_on_batch_size_or_devices(spec):
-    _, _, params = small_run.run()
-    expected = build(spec | {"batch_size": 64})(params)
-    for batch_size, mesh in [(7, make_mesh(devices=jax.devices()[:1])), (7, make_mesh())]:
-        with jax.set_mesh(mesh):
-            assert build(spec | {"batch_size": batch_size})(params) == expected
+    expected = evaluate(spec | {"batch_size": 64})
+    assert evaluate(spec | {"batch_size": 7}) == expected
+    with jax.set_mesh(make_mesh()):
+        assert build(spec | {"batch_size": 7})(small_run.run()[2]) == expected
 
 
 @pytest.mark.parametrize("subset", ["", "present"])
 def test_fewer_folders_restrict_the_classifier(spec, labels, subset):
-    _, _, params = small_run.run()
-    metrics = build(spec | {"subset": subset})(params)
+    metrics = evaluate(spec | {"subset": subset})
     present = sorted(set(labels))
     place = [present.index(label) for label in labels]
     order = np.argsort(-torch_logits()[:, present], axis=1, kind="stable")
@@ -146,12 +157,11 @@ def test_fewer_folders_restrict_the_classifier(spec, labels, subset):
 
 def test_a_subset_comes_from_a_file(spec, labels, tmp_path):
     """By WordNet id, label or name; images of other classes do not count."""
-    _, _, params = small_run.run()
     chosen = [*sorted(set(labels) - {1})[:3], 1]
     name = class_names("imagenet", "v")[1]
     lines = [wnids()[chosen[0]], str(chosen[1]), wnids()[chosen[2]], name]
     (tmp_path / "subset.txt").write_text("\n".join(lines))
-    metrics = build(spec | {"subset": str(tmp_path / "subset.txt")})(params)
+    metrics = evaluate(spec | {"subset": str(tmp_path / "subset.txt")})
     kept = [i for i, label in enumerate(labels) if label in chosen]
     logits = torch_logits()[kept][:, sorted(chosen)]
     right = [sorted(chosen).index(labels[i]) for i in kept]
@@ -169,11 +179,10 @@ def test_a_subset_that_is_not_clear_is_refused(spec, tmp_path, line, message):
 
 
 def test_any_real_label_is_right_and_none_does_not_count(spec, labels, tmp_path):
-    _, _, params = small_run.run()
     order = np.argsort(-torch_logits(), axis=1, kind="stable")
     answers = [[int(order[i, 700]), int(order[i, i % 7])] if i % 5 else [] for i in range(COUNT)]
     (tmp_path / "real.json").write_text(json.dumps(answers))
-    metrics = build(spec | {"real": str(tmp_path / "real.json")})(params)
+    metrics = evaluate(spec | {"real": str(tmp_path / "real.json")})
     kept = [i for i in range(COUNT) if i % 5]
     assert metrics == pytest.approx(
         {"top1": np.mean([i % 7 == 0 for i in kept]), "top5": np.mean([i % 7 < 5 for i in kept]),
@@ -202,23 +211,21 @@ def test_big_visions_protocol_changes_the_prompts(spec, monkeypatch):
 
 
 def test_prompts_are_embedded_once_for_the_same_parameters(spec, monkeypatch):
-    _, _, params = small_run.run()
     calls = []
     embedder = evaluation.embed.Embedder
     texts = embedder.texts
     monkeypatch.setattr(embedder, "texts", lambda *args: (calls.append(1), texts(*args))[1])
-    with jax.set_mesh(make_mesh()):
-        params = jax.device_put(params)
-        first = build(spec | {"batch_size": 16})(params)
-        assert build(spec | {"batch_size": 16})(params) == first
-        assert len(calls) == 1
-        other = jax.tree.map(lambda x: x * 1.5, params)
-        assert build(spec | {"batch_size": 16})(other) != first
-        assert len(calls) == 2
+    spec = spec | {"batch_size": 16, "templates": "plain"}
+    first = evaluate(spec)
+    assert evaluate(spec) == first
+    assert len(calls) == 1
+    mesh, params = one_device()
+    with jax.set_mesh(mesh):
+        assert build(spec)(jax.tree.map(lambda x: x * 1.5, params)) != first
+    assert len(calls) == 2
 
 
 def test_an_unreadable_picture_fails_the_run_unless_skips_are_allowed(tmp_path, caplog):
-    _, _, params = small_run.run()
     write_folders(tmp_path, range(12), wnids())
     for number in (3, 8):
         bad = tmp_path / wnids()[number - 1] / validation_name(number)
@@ -226,14 +233,13 @@ def test_an_unreadable_picture_fails_the_run_unless_skips_are_allowed(tmp_path, 
     spec = {"path": str(tmp_path), "templates": "plain"}
     message = r"v: 2 of 12 images cannot be read \(.*00000003\.JPEG cannot be decoded.*; .*08\.JPEG"
     with pytest.raises(UserError, match=message + ".*--allow-skips"):
-        build(spec)(params)
-    metrics = build(spec | {"allow_skips": True})(params)
+        evaluate(spec)
+    metrics = evaluate(spec | {"allow_skips": True})
     assert (metrics["examples"], metrics["skipped"]) == (10, 2)
     assert "2 of 12 images cannot be read" in caplog.text
 
 
 def test_the_original_tar_is_evaluated(tmp_path):
-    _, _, params = small_run.run()
     write_validation(tmp_path, [5, 900, 31, 5, 2])
-    metrics = build({"path": str(tmp_path), "templates": "plain"})(params)
+    metrics = evaluate({"path": str(tmp_path), "templates": "plain"})
     assert (metrics["examples"], metrics["classes"]) == (5, 1000)
