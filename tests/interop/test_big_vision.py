@@ -163,7 +163,8 @@ def test_a_classifier_reads_computes_and_writes_as_there(tmp_path, pool):
     image = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     model = models.from_config(config.model)
     output = "image_features"
-    scores = model.apply({"params": params}, {"image": image}, (output,))[output]
+    apply = jax.jit(model.apply, static_argnums=2)
+    scores = apply({"params": params}, {"image": image}, (output,))[output]
     np.testing.assert_allclose(scores, forward(state, image, pool), atol=1e-5, rtol=0)
 
     registry.export(tmp_path / "out", "big_vision", config=config, params=params)

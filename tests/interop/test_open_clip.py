@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
+from ml_collections import ConfigDict
 from open_clip_oracle import open_clip
 
 from mmjax import models
@@ -102,7 +103,9 @@ def batch_of(config, count=4):
 
 
 def ours(config, params, batch):
-    model = models.from_config(config.model)
+    looped = ConfigDict(config.model.to_dict())
+    looped.image.unroll = looped.text.unroll = False  # the same, and compiles in half the time
+    model = models.from_config(looped)
     outputs = tuple(name for name in model.outputs() if not name.endswith("tokens"))
     found = jax.jit(model.apply, static_argnums=2)({"params": params}, batch, outputs)
     found = {name: np.asarray(value) for name, value in found.items()}
