@@ -42,12 +42,14 @@ setup(
         "transformers>=5",
     ],
     extras_require={
+        "dedup": ["imagehash"],
         "demo": ["matplotlib", "resvg-py"],
         "parquet": ["pyarrow"],
         "remote": ["aiohttp", "gcsfs", "s3fs"],
         "report": ["jinja2", "matplotlib"],
         "test": [
             "aiohttp",
+            "imagehash",
             "jinja2",
             "libtpu",
             "matplotlib",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mmjax.datatools import command as data_command
 from mmjax.errors import Preempted, UserError
 
 _TRAIN_EXAMPLE = """\
@@ -209,6 +210,10 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("source", metavar="SRC", help="folder, file, workdir or hub name")
     convert.add_argument("target", metavar="DST", help="the folder to write")
     convert.add_argument("--format", metavar="NAME", required=True, help=_FORMATS)
+
+    data = command("data", data_command.run, "Look at data, clean it, convert it.",
+                   data_command.EXAMPLES)  # fmt: skip
+    data_command.add_arguments(data)
 
     zoo = command("models", _models, "List the named architectures, or show one.", _MODELS_EXAMPLE)
     zoo.add_argument("name", nargs="?", help="one of them, as a tree of parameters")

@@ -45,6 +45,7 @@ _SOURCE = (
     ("split", "", "Split of a TFDS data set; '' is train."),
     ("filter", "", "Records that are wanted, e.g. width >= 256 and similarity > 0.28; '' is all."),
     ("bad_shards", 0.0, "Share of missing or damaged tar shards to go on without."),
+    ("drop", "", "A file of mmjax data dedup: records to leave out."),
     ("timeout", 60.0, "Seconds that a remote read may take; it is tried three times."),
 )
 

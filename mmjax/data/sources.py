@@ -10,6 +10,7 @@ from typing import Any
 
 from mmjax.data import storage
 from mmjax.data.array_record import open_array_record, open_tfds
+from mmjax.data.dropped import without
 from mmjax.data.files import open_folder
 from mmjax.data.filters import Filter
 from mmjax.data.generated import open_generated
@@ -32,7 +33,7 @@ _BY_SUFFIX = {".tar": "tar", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"
 
 
 def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
-    """Opens one source of records.
+    """Opens one source of records, without those that it is to drop.
 
     Args:
       spec: a ConfigDict or dict with
@@ -50,11 +51,22 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
         split: of a TFDS dataset, "train" by default; karpathy: "test".
         bad_shards: share of missing or damaged tar shards to go on without.
         timeout: seconds for one read of a remote file.
+        drop: a file of `mmjax data dedup` with the records to leave out.
       name: what messages call it; the last part of the path by default.
 
     Raises:
       UserError: there is nothing there, or it cannot be read.
     """
+    source = _open(spec, name)
+    return without(source, spec["drop"]) if spec.get("drop") else source
+
+
+def open_sources(specs: Mapping[str, Mapping[str, Any]]) -> list[Source]:
+    """The named sources of `data.train`, sorted by name: the order that `train_batches` expects."""
+    return [open_source(specs[name], name) for name in sorted(specs)]
+
+
+def _open(spec: Mapping[str, Any], name: str) -> Source:
     path = str(spec.get("path") or "")
     name = name or Path(path).name
     if not path:
@@ -106,11 +118,6 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
     return open_folder(Path(files[0]), name)
 
 
-def open_sources(specs: Mapping[str, Mapping[str, Any]]) -> list[Source]:
-    """The named sources of `data.train`, sorted by name: the order that `train_batches` expects."""
-    return [open_source(specs[name], name) for name in sorted(specs)]
-
-
 def _files(path: str, name: str) -> list[str]:
     """The files (or the one folder) that a path, glob or brace range names."""
     if storage.is_url(path):
@@ -133,8 +140,8 @@ def _format(files: list[str], path: str, name: str) -> str:
         return "arrayrecord"
     if ".tfrecord" in first.name:
         raise UserError(
-            f"{name}: TFRecord is no random access: run mmjax data convert {path} "
-            "OUT.array_record once, and give that."
+            f"{name}: TFRecord is no random access: run mmjax data convert {path} DIR "
+            "--to=arrayrecord once, and give DIR."
         )
     if first.suffix == ".json" and first.is_file():
         with open(first, "rb") as file:  # Karpathy's images have their split, COCO's not

@@ -1,0 +1,53 @@
+"""A source without the records that `mmjax data dedup` found to be repeats."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmjax.data.records import BadRecord, Record, Source, read_records
+from mmjax.errors import UserError
+
+
+class Kept:
+    """Some records of another source, in its order."""
+
+    def __init__(self, source: Source, kept: np.ndarray, skipped: Mapping[str, int]):
+        self.name, self.skipped = source.name, skipped
+        self.run = getattr(source, "run", 1)
+        self.classes = getattr(source, "classes", 0)
+        self._source, self._kept = source, kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[int(self._kept[index])]
+
+    def read(self, indices: Sequence[int]) -> list[Record | BadRecord]:
+        return read_records(self._source, [int(self._kept[index]) for index in indices])
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self._source.captions(int(self._kept[index]))
+
+
+def without(source: Source, file: str) -> Kept:
+    """The source without the records that the file names. UserError: it is of another source."""
+    try:
+        with open(file, encoding="utf-8") as stream:
+            content: dict[str, Any] = json.load(stream)
+        records, drop = int(content["records"]), np.array(content["drop"], np.int64)
+    except OSError as error:
+        raise UserError(f"{source.name}: drop={file} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{source.name}: drop={file} is no file of mmjax data dedup.") from error
+    if records != len(source):
+        raise UserError(
+            f"{source.name}: drop={file} was made for {records:,} records, and there are "
+            f"{len(source):,}: run mmjax data dedup again, with the same keys."
+        )
+    kept = np.setdiff1d(np.arange(records), drop)
+    if not len(kept):
+        raise UserError(f"{source.name}: drop={file} leaves nothing.")
+    return Kept(source, kept, {**source.skipped, "that repeat another": records - len(kept)})

@@ -1,0 +1,126 @@
+"""`mmjax data convert`: any source, and TFRecord files, as tar shards or ArrayRecord files.
+
+Written beside its place and renamed into it, so that what is there is whole. Encoded images go over
+byte by byte; names of members are numbers, so that no name of the source reaches the disk.
+"""
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from mmjax.data import BadRecord, Record, open_source
+from mmjax.data.array_record import write_array_record
+from mmjax.data.records import log, read_records
+from mmjax.data.storage import expand
+from mmjax.datatools.tfrecord import read_tfrecords
+from mmjax.errors import UserError
+
+_SUFFIXES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"GIF8", "gif"))
+TOGETHER = 64
+
+
+def run(
+    spec: Mapping[str, Any], output: str, to: str, *, shard_size: int, label_offset: int = 0
+) -> int:
+    """Writes the records of a source into a new folder; returns how many.
+
+    Args:
+      spec: the source, as `open_source` takes it; or path names TFRecord files, and caption,
+        image, label the features of their examples.
+      output: the folder to write; it must not exist.
+      to: "tar" (key.jpg, key.txt with the first caption, key.json with all) or "arrayrecord".
+      shard_size: records of a file.
+      label_offset: added to labels.
+
+    Raises:
+      UserError: the source cannot be opened, the folder exists, or no record can be used.
+    """
+    folder, part = Path(output), Path(f"{output}.part")
+    if folder.exists():
+        raise UserError(f"{output} exists; name a folder that does not.")
+    if shard_size < 1:
+        raise UserError(f"--shard_size={shard_size}: 1 at least.")
+    bad: list[str] = []
+    records = _labelled(_records(spec, bad), label_offset)
+    shutil.rmtree(part, ignore_errors=True)  # of an earlier conversion that was interrupted
+    part.mkdir(parents=True)
+    count = 0
+    for number, shard in enumerate(iter(lambda: list(islice(records, shard_size)), [])):
+        if to == "tar":
+            write_tar(part / f"{number:05d}.tar", shard, count)
+        else:
+            write_array_record(part / f"{number:05d}.array_record", map(_encoded, shard))
+        count += len(shard)
+    if not count:
+        shutil.rmtree(part)
+        raise UserError(f"{spec['path']}: no record can be used ({'; '.join(bad[:3])}).")
+    part.rename(folder)
+    captions = ", caption=json:captions for all captions of a picture" if to == "tar" else ""
+    Console(soft_wrap=True, highlight=False).print(
+        f"{count:,} records in {output}{captions}; {len(bad):,} could not be used", markup=False
+    )
+    return count
+
+
+def write_tar(path: Path, records: Iterable[Record], first: int) -> None:
+    """A tar shard as img2dataset writes it; keys count from `first`."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, record in enumerate(map(_encoded, records), start=first):
+            assert isinstance(record.image, bytes)  # _encoded
+            suffix = next((s for start, s in _SUFFIXES if record.image.startswith(start)), "png")
+            about: dict[str, Any] = {"captions": list(record.captions), "source": record.key}
+            about |= {"label": record.label} if record.label >= 0 else {}
+            about |= {"group": record.group} if record.group >= 0 else {}
+            members = {suffix: record.image, "json": json.dumps(about).encode()}
+            if record.captions:
+                members["txt"] = record.captions[0].encode()
+            for name, content in members.items():
+                info = tarfile.TarInfo(f"{key:09d}.{name}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def _records(spec: Mapping[str, Any], bad: list[str]) -> Iterator[Record]:
+    """Those that can be read; why the others cannot goes to `bad` and the log."""
+    if ".tfrecord" in str(spec["path"]) or "-of-" in str(spec["path"]):
+        files = expand(str(spec["path"]), "TFRecord")
+        features = (spec.get(key) or "" for key in ("image", "caption", "label"))
+        found: Iterable[Record | BadRecord] = read_tfrecords(files, *features)
+    else:
+        source = open_source(spec)
+        starts = range(0, len(source), TOGETHER)
+        found = (
+            record
+            for start in track(starts, f"converting {source.name}")
+            for record in read_records(source, range(len(source))[start : start + TOGETHER])
+        )
+    for record in found:
+        if isinstance(record, BadRecord):
+            bad.append(str(record))
+            log.warning("%s; left out", record)
+        else:
+            yield record
+
+
+def _labelled(records: Iterable[Record], offset: int) -> Iterator[Record]:
+    for record in records:
+        yield replace(record, label=record.label + offset) if record.label >= 0 else record
+
+
+def _encoded(record: Record) -> Record:
+    if not isinstance(record.image, np.ndarray):
+        return record
+    buffer = io.BytesIO()
+    Image.fromarray(record.image).save(buffer, "PNG")
+    return replace(record, image=buffer.getvalue())

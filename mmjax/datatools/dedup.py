@@ -1,0 +1,158 @@
+"""`mmjax data dedup`: near-duplicates within a data set, and the pictures of test sets in it.
+
+Every picture gets a 64-bit perceptual hash (imagehash's phash). A record goes when its hash differs
+in at most `distance` bits from one that stays before it, or from any picture of a test set.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from mmjax.data import BadRecord, Source, open_source
+from mmjax.data.images import MAX_PIXELS, check_size, open_image
+from mmjax.data.records import read_records
+from mmjax.data.workers import Batch, read_ahead
+from mmjax.errors import UserError
+
+BATCH = 64
+NAMED = 1000
+
+
+def run(
+    spec: Mapping[str, Any], against: Sequence[str], output: str, *, distance: int, workers: int
+) -> dict[str, Any]:
+    """Writes which records of a source to leave out; `config.data.train.NAME.drop` reads it.
+
+    Args:
+      spec: the source, as `open_source` takes it.
+      against: paths of test sets.
+      output: a JSON file: `records` (of the source), `drop` (their numbers), `pairs` (of keys:
+        what goes, what it repeats, bits between them; the first thousand).
+      distance: bits that may differ, 0 to 15.
+      workers: processes; 0 reads with threads.
+
+    Raises:
+      UserError: imagehash is not installed, a source cannot be opened, or no room for the output.
+    """
+    if not 0 <= distance < 16:
+        raise UserError(f"--distance={distance}: 0 to 15 of the 64 bits may differ.")
+    if not Path(output).absolute().parent.is_dir():
+        raise UserError(f"--output={output} cannot be written: there is no such folder.")
+    try:
+        import imagehash  # noqa: F401 - said before the work, not after
+    except ImportError as error:
+        raise UserError("mmjax data dedup needs imagehash: pip install 'mmjax[dedup]'.") from error
+    source = open_source(spec)
+    tests = [open_source({"path": path, "label": ""}) for path in against]
+    hashed = [hash_images(s, workers) for s in (*tests, source)]
+    starts = np.cumsum([0, *(len(hashes) for hashes, _ in hashed)])
+    hashes = np.concatenate([h for h, _ in hashed])
+    good = np.concatenate([ok for _, ok in hashed])
+    first = int(starts[-2])  # where the source's own begin
+    repeats = find_repeats(hashes, good, first, distance)
+    drop = [later - first for later in sorted(repeats)]
+    pairs = []
+    for later in sorted(repeats)[:NAMED]:
+        earlier = repeats[later]
+        which = int(np.searchsorted(starts, earlier, side="right")) - 1
+        of = (*tests, source)[which]
+        bits = int(np.bitwise_count(hashes[later] ^ hashes[earlier]))
+        pairs.append([_key(source, later - first), _key(of, earlier - int(starts[which])), bits])
+    from_tests = sum(earlier < first for earlier in repeats.values())
+    result = {"records": len(source), "distance": distance, "against": list(against),
+              "unreadable": int((~hashed[-1][1]).sum()), "drop": drop, "pairs": pairs}  # fmt: skip
+    part = Path(f"{output}.part")
+    part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    part.rename(output)
+    Console(soft_wrap=True, highlight=False).print(
+        f"{source.name}: {len(drop):,} of {len(source):,} records to leave out, {from_tests:,} of "
+        f"them as pictures of the test sets; {result['unreadable']:,} could not be read. Train "
+        f"with config.data.train.NAME.drop={output}",
+        markup=False,
+    )
+    return result
+
+
+def hash_images(source: Source, workers: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """uint64 hashes of all records, and bool: which could be read."""
+    steps = -(-len(source) // BATCH)
+    batches = read_ahead(_HashBatch(source), 0, steps, workers=workers, prefetch=4)
+    found = [(b["hash"], b["good"]) for b in track(batches, f"hashing {source.name}", steps)]
+    return np.concatenate([h for h, _ in found]), np.concatenate([g for _, g in found])
+
+
+def find_repeats(hashes: np.ndarray, good: np.ndarray, first: int, distance: int) -> dict[int, int]:
+    """{number from `first` on: an earlier one that stays, within `distance` bits of it}.
+
+    Two hashes that differ in d bits agree in one of d + 1 parts of them: only those that do are
+    compared.
+    """
+    values, inverse = np.unique(hashes, return_inverse=True)
+    near: dict[int, set[int]] = {}
+    bounds = np.linspace(0, 64, distance + 2).astype(int)
+    for low, high in itertools.pairwise(bounds):
+        part = (values >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
+        order = np.argsort(part, kind="stable")
+        cuts = np.flatnonzero(np.diff(part[order])) + 1
+        for group in np.split(order, cuts):
+            for a, b in _close(values, group, distance):
+                near.setdefault(a, set()).add(b)
+                near.setdefault(b, set()).add(a)
+    repeats: dict[int, int] = {}
+    kept: dict[int, int] = {}  # value → the first number that stays with it
+    for number in np.flatnonzero(good).tolist():
+        value = int(inverse[number])
+        close = [kept[v] for v in (value, *near.get(value, ())) if v in kept]
+        if close and number >= first:
+            repeats[number] = min(close)
+        else:
+            kept.setdefault(value, number)
+    return repeats
+
+
+def _close(values: np.ndarray, group: np.ndarray, distance: int) -> Iterator[tuple[int, int]]:
+    """Pairs of a group within `distance` bits; a row of comparisons at a time."""
+    if not distance:
+        return
+    for place, one in enumerate(group[:-1].tolist()):
+        others = group[place + 1 :]
+        bits = np.bitwise_count(values[others] ^ values[one])
+        for other in others[bits <= distance].tolist():
+            yield one, other
+
+
+@dataclass
+class _HashBatch:
+    """step → hashes of a batch of records."""
+
+    source: Source
+
+    def __call__(self, step: int) -> Batch:
+        import imagehash
+
+        indices = range(step * BATCH, min((step + 1) * BATCH, len(self.source)))
+        hashes = np.zeros(len(indices), np.uint64)
+        good = np.zeros(len(indices), bool)
+        for row, record in enumerate(read_records(self.source, indices)):
+            try:
+                if isinstance(record, BadRecord):
+                    raise record
+                if isinstance(record.image, bytes):
+                    check_size(record.image, MAX_PIXELS)
+                bits = imagehash.phash(open_image(record.image)).hash
+            except BadRecord:
+                continue
+            hashes[row] = int("".join("01"[bit] for bit in bits.ravel().astype(int)), 2)
+            good[row] = True
+        return {"hash": hashes, "good": good}
+
+
+def _key(source: Source, index: int) -> str:
+    return source[index].key

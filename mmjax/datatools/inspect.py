@@ -1,0 +1,179 @@
+"""`mmjax data inspect`: what is in a data set, before a run finds out.
+
+Records are read at even distances over the whole source; everything that is read is decoded, so
+what is bad is named. The contact sheet shows pictures as training decodes them, with a caption.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from rich.console import Console
+from rich.table import Table
+
+from mmjax.data import BadRecord, Record, Source, open_source
+from mmjax.data.images import MAX_PIXELS, WHITE, check_size, composite, decode
+from mmjax.data.records import read_records
+from mmjax.errors import UserError
+
+TOGETHER = 64
+SHEET, TILE, LINES = (8, 6), 160, 3  # pictures across and down, their side, lines of caption
+NAMED = 20
+
+
+def run(
+    spec: Mapping[str, Any], *, samples: int, sheet: str | None, json_file: str | None
+) -> dict[str, Any]:
+    """Prints the report of one source, as `open_source` takes it.
+
+    Args:
+      samples: records to read and decode; 0 is all.
+      sheet: a PNG file for the contact sheet.
+      json_file: a file for the numbers.
+
+    Raises:
+      UserError: the source cannot be opened, or a file cannot be written.
+    """
+    for file in (sheet, json_file):
+        if file and not Path(file).absolute().parent.is_dir():
+            raise UserError(f"{file} cannot be written: there is no such folder.")
+    if sheet and Path(sheet).suffix.lower() != ".png":
+        raise UserError(f"--sheet={sheet}: the contact sheet is a .png file.")
+    source = open_source(spec)
+    facts, tiles = examine(source, samples, SHEET[0] * SHEET[1] if sheet else 0)
+    _print(facts)
+    if sheet:
+        contact_sheet(tiles).save(sheet)
+        Console().print(f"{len(tiles)} pictures in {sheet}")
+    if json_file:
+        Path(json_file).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return facts
+
+
+def examine(
+    source: Source, samples: int, pictures: int
+) -> tuple[dict[str, Any], list[tuple[np.ndarray, str]]]:
+    """Facts of a source that JSON can hold, and some of its pictures with a caption each."""
+    count = min(samples or len(source), len(source))
+    picked = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
+    tile_at = set(picked[np.linspace(0, count - 1, min(pictures, count)).astype(int)].tolist())
+    numbers: dict[str, list[float]] = {
+        name: [] for name in ("bytes", "width", "height", "aspect", "captions", "caption length")
+    }
+    formats: Counter[str] = Counter()
+    labels: Counter[int] = Counter()
+    bad: list[str] = []
+    tiles = []
+    for first in range(0, count, TOGETHER):
+        indices = picked[first : first + TOGETHER].tolist()
+        for index, record in zip(indices, read_records(source, indices), strict=True):
+            try:
+                if isinstance(record, BadRecord):
+                    raise record
+                image = _decode(record)
+            except BadRecord as error:
+                bad.append(str(error))
+                continue
+            height, width = image.shape[:2]
+            numbers["width"].append(width)
+            numbers["height"].append(height)
+            numbers["aspect"].append(max(width, height) / min(width, height))
+            numbers["captions"].append(len(record.captions))
+            numbers["caption length"] += [len(caption) for caption in record.captions]
+            if isinstance(record.image, bytes):
+                numbers["bytes"].append(len(record.image))
+            formats[_format(record.image)] += 1
+            labels[record.label] += record.label >= 0
+            if index in tile_at:
+                tiles.append((image, (*record.captions, f"label {record.label}")[0]))
+    classes = sorted(label for label, n in labels.items() if n)
+    facts = {
+        "name": source.name,
+        "records": len(source),
+        "left out": dict(source.skipped),
+        "read": count,
+        "bad": len(bad),
+        "bad members": bad[:NAMED],
+        "formats": dict(formats.most_common()),
+        "labels": [classes[0], classes[-1], len(classes)] if classes else [],
+        "distributions": {name: _quantiles(values) for name, values in numbers.items() if values},
+    }
+    return facts, tiles
+
+
+def contact_sheet(tiles: Sequence[tuple[np.ndarray, str]]) -> Image.Image:
+    """Pictures in rows, each with the first lines of its caption below."""
+    font = ImageFont.load_default(11)
+    line = 14
+    across = min(SHEET[0], max(1, len(tiles)))
+    down = -(-len(tiles) // across)
+    high = TILE + LINES * line + 8
+    sheet = Image.new("RGB", (across * (TILE + 8) + 8, down * high + 8), WHITE)
+    draw = ImageDraw.Draw(sheet)
+    for number, (pixels, caption) in enumerate(tiles):
+        x, y = 8 + number % across * (TILE + 8), 8 + number // across * high
+        picture = ImageOps.contain(Image.fromarray(pixels), (TILE, TILE))
+        sheet.paste(picture, (x + (TILE - picture.width) // 2, y + (TILE - picture.height) // 2))
+        for row, text in enumerate(_wrap(caption, draw, font)):
+            draw.text((x, y + TILE + 2 + row * line), text, "black", font)
+    return sheet
+
+
+def _wrap(text: str, draw: ImageDraw.ImageDraw, font: Any) -> list[str]:
+    lines = [""]
+    for word in text[:400].split():
+        longer = f"{lines[-1]} {word}".strip()
+        if draw.textlength(longer, font) <= TILE or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > LINES:
+        lines = [*lines[: LINES - 1], lines[LINES - 1] + "…"]
+    return lines
+
+
+def _decode(record: Record) -> np.ndarray:
+    if isinstance(record.image, np.ndarray):
+        return composite(record.image, WHITE)
+    try:
+        check_size(record.image, MAX_PIXELS)
+        return composite(decode(record.image), WHITE)
+    except BadRecord as error:
+        raise BadRecord(f"{record.key} {error}") from error
+
+
+def _format(image: bytes | np.ndarray) -> str:
+    if isinstance(image, np.ndarray):
+        return "decoded"
+    kinds = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP", b"GIF8": "GIF"}
+    return next((kind for start, kind in kinds.items() if image.startswith(start)), "other")
+
+
+def _quantiles(values: list[float]) -> dict[str, float]:
+    names, shares = ("least", "5 %", "median", "95 %", "most"), (0, 0.05, 0.5, 0.95, 1)
+    found = np.quantile(values, shares)
+    return {name: round(float(value), 3) for name, value in zip(names, found, strict=True)}
+
+
+def _print(facts: Mapping[str, Any]) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"[bold]{facts['name']}[/]: {facts['records']:,} records")
+    for why, number in facts["left out"].items():
+        console.print(f"  left out: {number:,} {why}")
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in facts["formats"].items())
+    console.print(f"  read {facts['read']:,}: {kinds or 'nothing that can be used'}")
+    if facts["labels"]:
+        low, high, count = facts["labels"]
+        console.print(f"  {count:,} classes among them, {low} to {high}")
+    if facts["bad"]:
+        console.print(f"  [red]{facts['bad']:,} of them cannot be used:[/]")
+        for problem in facts["bad members"]:
+            console.print(f"    {problem}", markup=False)
+    table = Table("", *(next(iter(facts["distributions"].values()), {})))
+    for name, values in facts["distributions"].items():
+        table.add_row(name, *(f"{value:,.10g}" for value in values.values()))
+    console.print(table)
