@@ -35,7 +35,7 @@ def eval_transform(
     CLIP and open_clip compute with torchvision's Resize and CenterCrop. "squash" ignores the aspect
     ratio (SigLIP, ViT). Transparent pictures are laid on white first. Pillow interpolates.
     """
-    image = _to_rgb(image)
+    image = to_rgb(image)
     method = Image.Resampling[interpolation.upper()]
     if resize == "squash":
         return np.asarray(image.resize((size, size), method))
@@ -62,7 +62,8 @@ def open_image(image: bytes | np.ndarray) -> Image.Image:
     return opened
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture without transparency: where it had some, it is laid on white."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         return Image.fromarray(composite(np.asarray(image.convert("RGBA")), WHITE))
     return image.convert("RGB")
@@ -84,7 +85,7 @@ def decode(data: bytes, reduce: int = 1) -> np.ndarray:
     elif data:
         image = _decode(data, cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype not in (np.uint8, np.uint16):
-        return np.asarray(_to_rgb(open_image(data)))  # what OpenCV cannot read; or it is no picture
+        return np.asarray(to_rgb(open_image(data)))  # what OpenCV cannot read; or it is no picture
     if image.dtype == np.uint16:
         image = (image // 256).astype(np.uint8)
     if image.ndim == 2:

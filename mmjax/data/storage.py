@@ -170,7 +170,8 @@ _handle = lru_cache(maxsize=256)(_Handle)
 
 def _read_local(path: str, at: int, length: int) -> bytes | BadRecord:
     try:
-        return os.pread(_handle(path).fd, length, at)
+        handle = _handle(path)  # held while it is read: another thread may push it out of the cache
+        return os.pread(handle.fd, length, at)
     except OSError as error:
         return BadRecord(f"{path}: {error.strerror}")
 

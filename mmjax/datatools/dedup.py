@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mmjax.data import BadRecord, Source, open_source
-from mmjax.data.images import MAX_PIXELS, check_size, open_image
+from mmjax.data.images import MAX_PIXELS, check_size, open_image, to_rgb
 from mmjax.data.records import read_records
 from mmjax.data.workers import Batch, read_ahead
 from mmjax.errors import UserError
@@ -146,7 +146,7 @@ class _HashBatch:
                     raise record
                 if isinstance(record.image, bytes):
                     check_size(record.image, MAX_PIXELS)
-                bits = imagehash.phash(open_image(record.image)).hash
+                bits = imagehash.phash(to_rgb(open_image(record.image))).hash
             except BadRecord:
                 continue
             hashes[row] = int("".join("01"[bit] for bit in bits.ravel().astype(int)), 2)

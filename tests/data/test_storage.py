@@ -6,6 +6,7 @@ import http.server
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -168,3 +169,18 @@ def test_merged_requests_answer_each_range(tmp_path):
         assert storage.read(ranges) == [data[at : at + n] for _, at, n in wanted]
     (end,) = storage.read([storage.Range(path, 299_999, 2)])
     assert "a: ends before byte 300001" in str(end)
+
+
+def test_threads_do_not_close_each_others_files(tmp_path, monkeypatch):
+    """A file that is pushed out of the cache of open ones stays open for who reads it."""
+    monkeypatch.setattr(storage, "_handle", functools.lru_cache(maxsize=1)(storage._Handle))
+    paths = [str(tmp_path / f"{n}") for n in range(3)]
+    for n, path in enumerate(paths):
+        Path(path).write_bytes(bytes([n]) * 50)
+
+    def read(number: int) -> bool:
+        n = number % 3
+        return storage.read([storage.Range(paths[n], 0, 50)]) == [bytes([n]) * 50]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(3000)))
