@@ -12,7 +12,7 @@ TEXTS = ["a lighthouse at night", "lighthouses, lights and houses", "the night l
 
 
 def clip():
-    return train_tokenizer(TEXTS, 540)
+    return train_tokenizer(TEXTS, 524)
 
 
 def wordpiece(tmp_path):
@@ -24,7 +24,7 @@ def wordpiece(tmp_path):
 
 def byte_level():
     model = tokenizers.ByteLevelBPETokenizer()
-    model.train_from_iterator(TEXTS, 300, special_tokens=["<s>", "<pad>", "</s>", "<mask>"])
+    model.train_from_iterator(TEXTS, 272, special_tokens=["<s>", "<pad>", "</s>", "<mask>"])
     model.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     return Tokenizer(
         transformers.PreTrainedTokenizerFast(
