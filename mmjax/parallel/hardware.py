@@ -18,13 +18,15 @@ from mmjax.errors import UserError
 class Chip(NamedTuple):
     """One accelerator, in bytes, bytes/s and dense bfloat16 FLOP/s.
 
-    hbm: device memory, of which a program gets `usable`. network: published bandwidth of all links
-    to other chips of a slice or host together. outside: of one chip's share of its host's
-    network card, to other hosts (GPU) or slices (TPU).
+    float32_flops: of float32 products that round nothing (Precision.HIGHEST): six bfloat16 passes
+    on TPUs, CUDA cores on GPUs. hbm: device memory, of which a program gets `usable`. network:
+    published bandwidth of all links to other chips of a slice or host together. outside: of one
+    chip's share of its host's network card, to other hosts (GPU) or slices (TPU).
     """
 
     kind: str  # how `jax.Device.device_kind` begins
     flops: float
+    float32_flops: float
     hbm: float
     usable: float
     hbm_bandwidth: float
@@ -40,13 +42,13 @@ GIB = 2.0**30
 # (A100: 200 Gb/s) adapter each to others, as in DGX. JAX preallocates 75 % unless told otherwise
 # (XLA_PYTHON_CLIENT_MEM_FRACTION); we count 92 %, which leaves 6 GB to CUDA and NCCL.
 CHIPS = {
-    "v4": Chip("TPU v4", 275e12, 32 * GIB, 31.75 * GIB, 1228e9, 300e9, 6.25e9),
-    "v5e": Chip("TPU v5 lite", 197e12, 16 * GIB, 15.75 * GIB, 819e9, 200e9, 3.1e9),
-    "v5p": Chip("TPU v5", 459e12, 95 * GIB, 94.75 * GIB, 2765e9, 600e9, 6.25e9),
-    "v6e": Chip("TPU v6 lite", 918e12, 32 * GIB, 31.25 * GIB, 1640e9, 448e9, 6.25e9),
-    "a100": Chip("NVIDIA A100", 312e12, 80e9, 0.92 * 80e9, 2039e9, 600e9, 25e9),
-    "h100": Chip("NVIDIA H100", 989e12, 80e9, 0.92 * 80e9, 3350e9, 900e9, 50e9),
-    "h200": Chip("NVIDIA H200", 989e12, 141e9, 0.92 * 141e9, 4800e9, 900e9, 50e9),
+    "v4": Chip("TPU v4", 275e12, 275e12 / 6, 32 * GIB, 31.75 * GIB, 1228e9, 300e9, 6.25e9),
+    "v5e": Chip("TPU v5 lite", 197e12, 197e12 / 6, 16 * GIB, 15.75 * GIB, 819e9, 200e9, 3.1e9),
+    "v5p": Chip("TPU v5", 459e12, 459e12 / 6, 95 * GIB, 94.75 * GIB, 2765e9, 600e9, 6.25e9),
+    "v6e": Chip("TPU v6 lite", 918e12, 918e12 / 6, 32 * GIB, 31.25 * GIB, 1640e9, 448e9, 6.25e9),
+    "a100": Chip("NVIDIA A100", 312e12, 19.5e12, 80e9, 0.92 * 80e9, 2039e9, 600e9, 25e9),
+    "h100": Chip("NVIDIA H100", 989e12, 67e12, 80e9, 0.92 * 80e9, 3350e9, 900e9, 50e9),
+    "h200": Chip("NVIDIA H200", 989e12, 67e12, 141e9, 0.92 * 141e9, 4800e9, 900e9, 50e9),
 }
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")  # v5e, v6e
 _SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")  # v5p; beyond: multiples of 4, ascending

@@ -143,7 +143,8 @@ def describe(console: Console, plan: Plan) -> None:
         return
     console.print(
         f"{plan.model_flops / 1e12:,.2f} TFLOP of the model, {plan.hardware_flops / 1e12:,.2f} "
-        f"computed; {(plan.hbm_bytes or 0) / 1e9:,.1f} GB to and from memory"
+        f"computed, {(plan.float32_flops or 0) / 1e12:,.2f} of them in exact float32; "
+        f"{(plan.hbm_bytes or 0) / 1e9:,.1f} GB to and from memory"
     )
     if plan.collectives:
         network = Table("sent over the network", "along", "times", "MB", box=None)

@@ -48,11 +48,13 @@ class Collective:
 class Cost:
     """Of one execution, for one device.
 
-    flops: of matrix products and convolutions; a multiply-add is two. hbm_bytes: read and written
-    in device memory. collectives: one an entry (kind, axes), sorted.
+    flops: of matrix products and convolutions; a multiply-add is two. float32_flops: those of them
+    that are of float32 at the highest precision. hbm_bytes: read and written in device memory.
+    collectives: one an entry (kind, axes), sorted.
     """
 
     flops: float
+    float32_flops: float
     hbm_bytes: float
     collectives: tuple[Collective, ...]
 
@@ -84,7 +86,7 @@ def analyse(text: str, mesh_shape: Mapping[str, int]) -> Cost:
         Collective(kind, axes, int(count), float(sent))
         for (kind, axes), (count, sent) in sorted(total.collectives.items())
     )
-    return Cost(total.flops, total.hbm_bytes, tuple(collectives))
+    return Cost(total.flops, total.float32_flops, total.hbm_bytes, tuple(collectives))
 
 
 class Computation(NamedTuple):
@@ -117,11 +119,12 @@ class _Tally:
     """A sum of costs; collectives: (kind, axes) -> [count, bytes]."""
 
     def __init__(self) -> None:
-        self.flops = self.hbm_bytes = 0.0
+        self.flops = self.float32_flops = self.hbm_bytes = 0.0
         self.collectives: dict = collections.defaultdict(lambda: np.zeros(2))
 
     def add(self, other: "_Tally", times: int) -> None:
         self.flops += times * other.flops
+        self.float32_flops += times * other.float32_flops
         self.hbm_bytes += times * other.hbm_bytes
         for key, value in other.collectives.items():
             self.collectives[key] += times * value
@@ -139,7 +142,11 @@ class _Program:
             computation, total = self.computations[name], _Tally()
             for result, instruction in computation.instructions.items():
                 arrays = [computation.instructions[x].arrays for x in instruction.operands]
-                total.flops += hlo_cost.flops(instruction, [a[0].dims for a in arrays if a])
+                operands = [group[0] for group in arrays if group]
+                flops = hlo_cost.flops(instruction, [array.dims for array in operands])
+                total.flops += flops
+                if flops and hlo_cost.is_float32(instruction, operands):
+                    total.float32_flops += flops
                 if not fused:
                     total.hbm_bytes += self.traffic(computation, result)
                 if instruction.kind in SENT and not _continues(computation, instruction):

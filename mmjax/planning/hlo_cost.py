@@ -17,6 +17,7 @@ import numpy as np
 class Array(NamedTuple):
     """An array type: bytes of its elements, bytes with padding, whether in device memory."""
 
+    dtype: str
     dims: tuple[int, ...]
     bytes: float
     stored: float
@@ -111,7 +112,7 @@ def _array(dtype: str, dims: str, layout: str) -> Array:
     width = int(bits[0]) / 8 if bits else float(dtype == "pred")
     space = re.search(r"S\((\d+)\)", rest)
     in_hbm = not space or space[1] == "0"
-    return Array(shape, width * math.prod(shape), width * math.prod(padded), in_hbm)
+    return Array(dtype, shape, width * math.prod(shape), width * math.prod(padded), in_hbm)
 
 
 def flops(instruction: Instruction, operands: Sequence[tuple[int, ...]]) -> float:
@@ -139,6 +140,13 @@ def flops(instruction: Instruction, operands: Sequence[tuple[int, ...]]) -> floa
         query, key = [dims for dims in operands if len(dims) == 4][:2]  # [B, heads, L, d]
         return (2 if splash[1] == "fwd" else 5) * 2 * math.prod(query) * key[2]
     return 0
+
+
+def is_float32(instruction: Instruction, operands: Sequence[Array]) -> bool:
+    """Whether a product takes float32 numbers as they are, unrounded: that is several times slower
+    than bfloat16 (`Chip.float32_flops`)."""
+    exact = re.search(r'operand_precision"?[=:]\s*[{\[]"?highest', instruction.attributes, re.I)
+    return exact is not None and any(array.dtype == "f32" for array in operands[:2])
 
 
 def _convolution_flops(attributes: str, shapes: Sequence[tuple[int, ...]]) -> float:

@@ -27,8 +27,9 @@ class Plan:
     what the compiler gives a program. `peak_bytes` = arguments (parameters, optimizer, batch) +
     temporaries + new results; `activation_bytes` are those of the temporaries that are kept for the
     backward pass. `model_flops` are 3 × the forward pass, as MFU counts; `hardware_flops` also
-    count what is computed again. `roofline` has the seconds of each resource, `roofline_seconds` is
-    the largest of them, and `mfu_bound` the model FLOP/s that it allows, as a share of the peak.
+    count what is computed again, `float32_flops` those of them that are exact products of float32,
+    the slow ones. `roofline` has the seconds of each resource, `roofline_seconds` is the largest of
+    them, and `mfu_bound` the model FLOP/s that it allows, as a share of the peak.
     """
 
     topology: str
@@ -45,6 +46,7 @@ class Plan:
     activation_bytes: float
     model_flops: float
     hardware_flops: float | None
+    float32_flops: float | None
     hbm_bytes: float | None
     collectives: list[dict[str, Any]] | None
     roofline: dict[str, float] | None
@@ -105,21 +107,23 @@ def make_plan(config: ConfigDict, topology: str) -> Plan:
 
 
 NEED_THE_PROGRAM = (
-    "hardware_flops", "hbm_bytes", "collectives", "roofline", "roofline_seconds", "bound_by",
-    "mfu_bound", "examples_per_second",
+    "hardware_flops", "float32_flops", "hbm_bytes", "collectives", "roofline", "roofline_seconds",
+    "bound_by", "mfu_bound", "examples_per_second",
 )  # fmt: skip
 
 
 def _count(cost: hlo.Cost, mesh: jax.sharding.Mesh, cluster: Topology) -> dict[str, Any]:
     """What the program costs, and the seconds of each resource at its published peak."""
     roofline = {
-        "compute": cost.flops / cluster.chip.flops,
+        "compute": (cost.flops - cost.float32_flops) / cluster.chip.flops
+        + cost.float32_flops / cluster.chip.float32_flops,
         "memory": cost.hbm_bytes / cluster.chip.hbm_bandwidth,
         **network_seconds(cost.collectives, mesh, cluster),
     }
     slowest = max(roofline, key=lambda name: roofline[name])
     return {
         "hardware_flops": cost.flops,
+        "float32_flops": cost.float32_flops,
         "hbm_bytes": cost.hbm_bytes,
         "collectives": [dataclasses.asdict(c) for c in cost.collectives],
         "roofline": roofline,

@@ -204,6 +204,7 @@ def test_ring_loss_passes_tiles_to_the_neighbour():
         hlo.Collective("collective-permute", ("data", "fsdp"), devices * arrays, sent)
     ]
     assert result.flops == devices * 4 * 2 * rows * rows * width  # one product forward, three back
+    assert result.float32_flops == result.flops  # they are worked out exactly
 
 
 @pytest.mark.parametrize(
@@ -262,6 +263,21 @@ def test_tpu():
         hlo.Collective("all-reduce", ("data",), 6, sent),
         hlo.Collective("reduce-scatter", ("fsdp",), 6, sent),
     )
+
+
+@pytest.mark.parametrize("kind", ["f32", "bf16"])
+@pytest.mark.parametrize("precision", ["", ", operand_precision={highest,highest}"])
+def test_float32_products_at_the_highest_precision_count_apart(kind, precision):
+    program = f"""
+ENTRY %main (x: {kind}[8,4], y: {kind}[8,4]) -> f32[8,8] {{
+  %x = {kind}[8,4]{{1,0}} parameter(0)
+  %y = {kind}[8,4]{{1,0}} parameter(1)
+  ROOT %r = f32[8,8]{{1,0}} convolution(%x, %y), dim_labels=bf_oi->bf{precision}
+}}
+"""
+    result = hlo.analyse(program, {"data": 1})
+    assert result.flops == 2 * 8 * 8 * 4
+    assert result.float32_flops == (result.flops if kind == "f32" and precision else 0)
 
 
 def test_gpu():

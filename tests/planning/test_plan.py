@@ -14,7 +14,7 @@ from mmjax.parallel import hardware
 from mmjax.planning import command
 from mmjax.planning import plan as plan_lib
 
-CHIP = hardware.Chip("cpu", 1e12, 2e9, 1e9, 1e11, 1e10, 1e9)
+CHIP = hardware.Chip("cpu", 1e12, 5e11, 2e9, 1e9, 1e11, 1e10, 1e9)
 
 
 @pytest.fixture

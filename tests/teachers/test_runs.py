@@ -225,7 +225,9 @@ def test_teacher_and_queue_on_many_devices_are_those_of_one(sizes):
 
 def test_a_plan_holds_the_teacher_too():
     config = student("random:tiny")
-    topology = Topology("eight", Chip("cpu", 1e12, 2e9, 1e9, 1e11, 1e10, 1e9), jax.devices(), 1)
+    topology = Topology(
+        "eight", Chip("cpu", 1e12, 5e11, 2e9, 1e9, 1e11, 1e10, 1e9), jax.devices(), 1
+    )
     compiled = compile_step(config, topology)
     sizes = [x.size for x in jax.tree.leaves(compiled.state.teachers)]
     assert (
