@@ -51,7 +51,7 @@ setup(
             "aiohttp",
             "imagehash",
             "jinja2",
-            "libtpu",
+            "jax[tpu]",  # the libtpu that speaks with this jaxlib
             "matplotlib",
             "mypy==2.4.1",
             "pyarrow",
