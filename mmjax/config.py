@@ -96,8 +96,11 @@ KEYS: tuple[Key, ...] = (
     Key("model.image.size", 224, "Side of the square image in pixels."),
     Key("model.image.patch_size", 32, "Side of a patch in pixels."),
     *_tower("image"),
-    Key("model.image.pool", "cls", "How tokens become one: class token, mean, attention (map).",
-        ("cls", "mean", "map")),
+    Key("model.image.pool", "cls", "How tokens become one: class token, mean, attention (map), the "
+        "first of several attention queries (queries; open_clip's CoCa).",
+        ("cls", "mean", "map", "queries")),
+    Key("model.image.queries", 256, "pool=queries: how many; the others give tokens for a fusion."),
+    Key("model.image.pool_heads", 8, "pool=queries: heads of their attention."),
     Key("model.image.position", "learned", "Position embedding.", ("learned", "sincos")),
     Key("model.image.norm_pre", True, "A layer norm before the blocks, as CLIP has."),
     Key("model.image.patch_bias", False, "A bias in the patch embedding."),
@@ -117,8 +120,8 @@ KEYS: tuple[Key, ...] = (
     Key("model.text.mlm_head", False, "BERT's masked-language head, for token_logits."),
     Key("model.text.causal", True, "A token sees earlier tokens only."),
     Key("model.text.mask_padding", False, "Padding is not attended to (needless if causal)."),
-    Key("model.text.pool", "eot", "Which token is the text: end, first, last place, or mean.",
-        ("eot", "cls", "last", "mean")),
+    Key("model.text.pool", "eot", "Which token is the text: end, first, last place, mean, or one "
+        "that is appended (open_clip's CoCa).", ("eot", "cls", "last", "mean", "appended")),
     Key("model.fusion.style", "none", "How text and image tokens meet: in one stream, by "
         "cross-attention of the text, through a few shared tokens.",
         ("none", "concat", "cross", "bottleneck")),

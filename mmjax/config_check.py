@@ -113,6 +113,22 @@ def _check_model(config: ConfigDict) -> None:
             "config.model.image.pixel_head wants every patch: set config.model.image.patch_dropout="
             "0."
         )
+    if "image" in towers and image.kind == "vit" and image.pool == "queries":
+        if image.pixel_head:
+            raise UserError(
+                "config.model.image.pixel_head wants the patches' own tokens: set "
+                "config.model.image.pool to another than 'queries'."
+            )
+        if image.queries < 2 or config.model.embed_dim % image.pool_heads:
+            raise UserError(
+                f"config.model.image: queries={image.queries} must be 2 or more, and pool_heads="
+                f"{image.pool_heads} must divide config.model.embed_dim={config.model.embed_dim}."
+            )
+    if "text" in towers and text.pool == "appended" and (not text.causal or text.mask_padding):
+        raise UserError(
+            "config.model.text.pool='appended' has a mask of its own: set causal=True and "
+            "mask_padding=False."
+        )
     if image.kind == "vit" and image.patch_size > image.size:
         raise UserError(
             f"config.model.image.patch_size={image.patch_size} is larger than the image "
@@ -160,7 +176,7 @@ def _check_resnet(image: ConfigDict, init_from: str) -> None:
 
 def ignores_padding(text: ConfigDict) -> bool:
     """Whether a text tower gives the same with less padding: nothing that is kept looks at it."""
-    return (text.causal or text.mask_padding) and text.pool != "last"
+    return (text.causal or text.mask_padding) and text.pool not in ("last", "appended")
 
 
 def _check_best(config: ConfigDict) -> None:

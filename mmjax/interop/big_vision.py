@@ -132,6 +132,7 @@ def obstacles(model: ConfigDict) -> list[str]:
         return unlike
     present = {
         "the image tower is a ResNet": image.kind == "resnet",
+        "the image is pooled by 'queries'": image.pool == "queries",
         "there is a norm before the image blocks": image.norm_pre,
         "the patch embedding has no bias": not image.patch_bias,
         f"the image head is {image.head!r}, not 'linear_bias' or 'none'": image.head

@@ -77,6 +77,7 @@ class Weights:
         a mesh) → parameters. One parameter at a time is in host memory.
       tokenizer: loads the weights' own tokenizer; None if they have none.
       training: of a run, for model cards.
+      left: names in the files of parameters that no model here has a place for.
     """
 
     source: str
@@ -84,6 +85,7 @@ class Weights:
     read: Callable[[Any], Any]
     tokenizer: Callable[[], Tokenizer] | None = None
     training: Training | None = None
+    left: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,15 +117,17 @@ def weights(
     tokenizer: Callable[[], Tokenizer] | None = None,
     resize: str = "shortest",
     interpolation: str = "bicubic",
+    left: Sequence[str] = (),
 ) -> Weights:
     """The `Weights` of a name table: tensors of `family` that make up `config.model`.
 
-    `resize` and `interpolation` are those of `config.data`.
+    `resize` and `interpolation` are those of `config.data`, `left` is of `Weights`.
     """
     config = config_lib.default()
     config.model = model
     config.data.update(resize=resize, interpolation=interpolation)
-    return Weights(str(source), config, functools.partial(family.read, tensors, model), tokenizer)
+    read = functools.partial(family.read, tensors, model)
+    return Weights(str(source), config, read, tokenizer, left=left)
 
 
 def unlike_clip(model: ConfigDict, towers: tuple[str, ...] = ("image", "text")) -> list[str]:

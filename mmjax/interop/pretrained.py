@@ -6,6 +6,7 @@ clip.logits(images=[picture], texts=["a cat", "a dog"])
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from mmjax.data import Tokenizer, eval_transform
 from mmjax.errors import UserError
 from mmjax.interop import hub, registry
 from mmjax.interop.formats import Training, Weights
-from mmjax.interop.start import start_from
+from mmjax.interop.start import grouped, start_from
 from mmjax.models import Multimodal
 from mmjax.parallel.mesh import batch_shards
 from mmjax.training.workdir import inference_shapes
 
 Picture = Image.Image | np.ndarray  # uint8 [H, W, 3]
+log = logging.getLogger("mmjax.interop")
 
 
 def load(source: str | Path, *, image_size: int | None = None) -> "Pretrained":
@@ -46,6 +48,8 @@ def load(source: str | Path, *, image_size: int | None = None) -> "Pretrained":
     """
     weights = find(source)
     config = weights.config
+    if weights.left:
+        log.warning("%s: left, as mmjax has no model for it: %s", source, grouped(weights.left))
     if image_size is not None and image_size != config.model.image.size:
         config = ConfigDict(config.to_dict())
         config.model.image.size = image_size

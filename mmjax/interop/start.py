@@ -17,10 +17,11 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights, shapes
 from mmjax.interop.resize import resize_positions, resize_text_positions
+from mmjax.models.vision import has_class_token
 
 _POSITIONS = {"image/position_embed": "image", "text/position_embed": "text"}
 # Keys of a tower that no parameter's shape shows.
-_HIDDEN = ("activation", "norm_eps", "heads", "causal", "mask_padding", "mean", "std")
+_HIDDEN = ("activation", "norm_eps", "heads", "causal", "mask_padding", "pool", "mean", "std")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +35,11 @@ class Report:
     differing: list[str]
 
     def __str__(self) -> str:
-        lines = [f"took {len(self.taken)} parameters: {_grouped(self.taken)}"]
+        lines = [f"took {len(self.taken)} parameters: {grouped(self.taken)}"]
         if self.left:
-            lines.append(f"left {len(self.left)}: {_grouped(self.left)}")
+            lines.append(f"left {len(self.left)}: {grouped(self.left)}")
         if self.missing:
-            lines.append(f"not in it, random: {_grouped(self.missing)}")
+            lines.append(f"not in it, random: {grouped(self.missing)}")
         return "\n".join(lines + self.differing)
 
 
@@ -86,7 +87,7 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
         if not any(re.match(pattern, path) for path in theirs):
             raise UserError(
                 f"config.init_from.parts: {pattern!r} matches no parameter of {weights.source}, "
-                f"which holds {_grouped(theirs)}."
+                f"which holds {grouped(theirs)}."
             )
 
     def wanted(path: str) -> bool:
@@ -99,7 +100,7 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
     if not taken:
         raise UserError(
             f"config.init_from: {weights.source} is of another architecture: it holds "
-            f"{_grouped(theirs)}, none of which config.model has a place for."
+            f"{grouped(theirs)}, none of which config.model has a place for."
         )
     for path in taken:
         if theirs[path].shape != ours[path].shape and not _resizable(path, source, model):
@@ -116,7 +117,7 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
         for key in _HIDDEN
         if key in model[tower] and model[tower][key] != source[tower][key]
     ]
-    left = [path for path in theirs if path not in taken]
+    left = [path for path in theirs if path not in taken] + list(weights.left)
     missing = [path for path in ours if path not in taken]
     return Report(taken, left, missing, differing)
 
@@ -126,7 +127,8 @@ def _resizable(path: str, source: ConfigDict, model: ConfigDict) -> bool:
     if tower is None or source[tower].width != model[tower].width:
         return False
     if tower == "text":
-        return source.text.position_offset == model.text.position_offset
+        appended = [m.text.pool == "appended" for m in (source, model)]
+        return source.text.position_offset == model.text.position_offset and len(set(appended)) == 1
     return source.image.pool == model.image.pool and source.image.kind == model.image.kind == "vit"
 
 
@@ -134,18 +136,20 @@ def _resized(path: str, x: np.ndarray, source: ConfigDict, model: ConfigDict) ->
     """Image positions for another grid; text positions cut, which is exact, or stretched."""
     if _POSITIONS[path] == "image":
         old, new = (m.image.size // m.image.patch_size for m in (source, model))
-        class_token = source.image.pool == "cls"
+        class_token = has_class_token(source.image.pool)
         return resize_positions(x, (old, old), (new, new), class_token=class_token)
     offset, length = model.text.position_offset, model.text.context_length
-    if offset + length <= len(x):
-        return x[: offset + length]
-    return np.concatenate([x[:offset], resize_text_positions(x[offset:], length)])
+    end = len(x) - (source.text.pool == "appended")  # whose place stays
+    places = x[offset : offset + length]
+    if offset + length > end:
+        places = resize_text_positions(x[offset:end], length)
+    return np.concatenate([x[:offset], places, x[end:]])
 
 
-def _grouped(paths: Iterable[str]) -> str:
-    """Paths by their first two parts, "image/blocks (16), text/head (1)"."""
+def grouped(paths: Iterable[str]) -> str:
+    """Paths by their first two parts, "image/blocks (16), text/head"; theirs have dots."""
     counts: dict[str, int] = {}
     for path in paths:
-        group = "/".join(path.split("/")[:2])
+        group = "/".join(path.replace(".", "/").split("/")[:2])
         counts[group] = counts.get(group, 0) + 1
     return ", ".join(name if n == 1 else f"{name} ({n})" for name, n in counts.items())

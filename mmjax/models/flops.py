@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from mmjax.models.vision import has_class_token
+
 
 def forward_flops(config: ConfigDict, text_length: int | None = None) -> int:
     """FLOPs of embedding one image–text pair (what of it the model has a tower for) with
@@ -13,11 +15,12 @@ def forward_flops(config: ConfigDict, text_length: int | None = None) -> int:
     """
     flops, image, text = 0, config.image, config.text
     if "image" in config.towers:
-        flops += _resnet(image) if image.kind == "resnet" else _vit(image)
+        flops += _resnet(image) if image.kind == "resnet" else _vit(image, config.embed_dim)
         embeds = image.kind == "resnet" or image.depth > 0
-        flops += _head(image.head, _image_width(image), config.embed_dim) * embeds
+        flops += _head(image.head, _image_width(config), config.embed_dim) * embeds
     if "text" in config.towers:
-        flops += _blocks(text, text_length or text.context_length)
+        length = text_length or text.context_length
+        flops += _blocks(text, length + (text.pool == "appended"))
         flops += _head(text.head, text.width, config.embed_dim) * (text.depth > 0)
     if config.fusion.style != "none":
         flops += _fusion(config, text_length or text.context_length)
@@ -28,8 +31,11 @@ def _fusion(config: ConfigDict, length: int) -> int:
     """The layers of the fusion, made as the text tower's, on all tokens of an image and a text."""
     image, width, fusion = config.image, config.text.width, config.fusion
     tokens = (image.size // image.patch_size) ** 2
-    tokens = max(1, round(tokens * (1 - image.patch_dropout))) + (image.pool == "cls")
-    flops = 0 if image.width == width else 2 * tokens * image.width * width
+    tokens = max(1, round(tokens * (1 - image.patch_dropout))) + has_class_token(image.pool)
+    from_width = image.width
+    if image.pool == "queries":
+        tokens, from_width = image.queries - 1, config.embed_dim
+    flops = 0 if from_width == width else 2 * tokens * from_width * width
     layers = ConfigDict({**config.text, "depth": fusion.depth})
     if fusion.style == "concat":
         return flops + _blocks(layers, tokens + length)
@@ -43,18 +49,24 @@ def _head(head: str, width: int, embed_dim: int) -> int:
     return 0 if head == "none" else 2 * width * embed_dim
 
 
-def _image_width(image: ConfigDict) -> int:
-    return 32 * image.width if image.kind == "resnet" else image.width
+def _image_width(config: ConfigDict) -> int:
+    """Of what the image's head projects."""
+    image = config.image
+    if image.kind == "resnet":
+        return 32 * image.width
+    return config.embed_dim if image.pool == "queries" else image.width
 
 
-def _vit(image: ConfigDict) -> int:
+def _vit(image: ConfigDict, embed_dim: int) -> int:
     patches = (image.size // image.patch_size) ** 2
     kept = max(1, round(patches * (1 - image.patch_dropout)))
     pixels = 3 * image.patch_size**2
     flops = 2 * patches * pixels * image.width
-    flops += _blocks(image, kept + (image.pool == "cls"))
+    flops += _blocks(image, kept + has_class_token(image.pool))
     if image.pool == "map":  # key and value of every token; query, output and MLP of one
         flops += 2 * kept * 2 * image.width**2 + 4 * (image.width + image.mlp_dim) * image.width
+    if image.pool == "queries":  # the same of the first query, without MLP
+        flops += 2 * (kept + 1) * 2 * image.width * embed_dim + 4 * embed_dim**2
     return flops
 
 

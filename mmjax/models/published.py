@@ -26,6 +26,14 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
     "RN50-quickgelu": ("RN50.pt",),
     "RN101-quickgelu": ("RN101.pt",),
     "RN50x4-quickgelu": ("RN50x4.pt",),
+    "CoCa-B/32": (
+        "laion/CoCa-ViT-B-32-laion2B-s13B-b90k",
+        "laion/mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k",
+    ),
+    "CoCa-L/14": (
+        "laion/CoCa-ViT-L-14-laion2B-s13B-b90k",
+        "laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k",
+    ),
     "SigLIP-B/16-224": ("google/siglip-base-patch16-224", "timm/ViT-B-16-SigLIP"),
     "SigLIP-L/16-256": ("google/siglip-large-patch16-256", "timm/ViT-L-16-SigLIP-256"),
     "SigLIP-So400m/14-224": ("google/siglip-so400m-patch14-224", "timm/ViT-SO400M-14-SigLIP"),

@@ -16,7 +16,7 @@ _ROLES = (
     (r"/bias$", "bias"),
     (r"/kernel$", "matrix"),
     (r"/token_embed/embedding$", "embedding"),
-    (r"/(class_embed|type_embed|bottleneck_embed|mask_embed|probe)$", "token"),
+    (r"/(class_embed|type_embed|bottleneck_embed|mask_embed|query_embed|probe)$", "token"),
     (r"/position_embed$", "position"),
     (r"^logit_(scale|bias)$", "scale"),
 )

@@ -1,4 +1,5 @@
-"""The text tower: causal with EOT pooling (CLIP), bidirectional (SigLIP), or post-norm (BERT)."""
+"""The text tower: causal with EOT pooling (CLIP) or a class token at the end (CoCa), bidirectional
+(SigLIP), or post-norm (BERT)."""
 
 from collections.abc import Collection
 from typing import Any
@@ -77,8 +78,11 @@ class TextTower(nn.Module):
             mask = may_see(seen, text_ar)
         else:
             mask = None
+        append = self.pool == "appended" and "text_features" in outputs
+        if append:
+            mask = self.seen_of_appended(text, text_mask)
         x, cache = stack(
-            self.embed(text, place),
+            self.embed(text, place, append),
             mask,
             cache=cache,
             place=place,
@@ -97,30 +101,50 @@ class TextTower(nn.Module):
         norm = lambda x: x  # noqa: E731 (post-norm blocks end with one)
         if self.norm == "pre":
             norm = layer_norm(self.norm_eps, self.dtype, "norm_post")
+        tokens = x[:, :-1] if append else x
         result: dict[str, Any] = {} if cache is None else {"cache": cache}
         if "text_tokens" in outputs:
-            result["text_tokens"] = norm(x)
+            result["text_tokens"] = norm(tokens)
         if "token_logits" in outputs:
-            result["token_logits"] = self.token_logits(norm(x))
+            result["token_logits"] = self.token_logits(norm(tokens))
         if "text_features" in outputs:
             # The norm is per token, so pooling a single token first gives the same for less.
-            pooled = self.masked_mean(norm(x), text_mask) if self.pool == "mean" else norm(
-                self.pick(x, text_mask)
-            )  # fmt: skip
+            if self.pool == "mean":
+                pooled = self.masked_mean(norm(x), text_mask)
+            else:
+                pooled = norm(x[:, -1] if append else self.pick(x, text_mask))
             result["text_features"] = project(pooled, self.head, self.embed_dim, self.dtype)
         return result
 
-    def embed(self, text: jax.Array, place: jax.Array | None = None) -> jax.Array:
-        """[B, L] -> [B, L, W]: token, place (from `place` on) and (BERT) type, always the first."""
-        rows = self.position_offset + self.context_length
-        positions = self.param("position_embed", normal(0.01), (rows, self.width))
+    def embed(
+        self, text: jax.Array, place: jax.Array | None = None, append: bool = False
+    ) -> jax.Array:
+        """[B, L] -> [B, L, W]: token, place (from `place` on) and (BERT) type, always the first.
+
+        `append` puts a class token behind, with a position of its own: [B, L + 1, W].
+        """
+        rows = self.position_offset + self.context_length + (self.pool == "appended")
+        table = self.param("position_embed", normal(0.01), (rows, self.width))
         first = self.position_offset + (0 if place is None else place)
-        positions = jax.lax.dynamic_slice_in_dim(positions, first, text.shape[1])
+        positions = jax.lax.dynamic_slice_in_dim(table, first, text.shape[1])
         x = self.token_embed(text) + positions.astype(self.dtype)
         if self.token_types:
             types = self.param("type_embed", normal(0.02), (self.token_types, self.width))
             x = x + types[0].astype(self.dtype)
+        if append:
+            token = self.param("class_embed", normal(0.01), (self.width,)) + table[-1]
+            token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
+            x = jnp.concatenate([x, token], axis=1)
         return layer_norm(self.norm_eps, self.dtype, "norm_embed")(x) if self.embed_norm else x
+
+    def seen_of_appended(self, text: jax.Array, text_mask: jax.Array) -> jax.Array:
+        """bool [B, 1, 1, L + 1], the places that the appended token (and all others) may see.
+
+        As open_clip's CoCa was trained: id 0 is taken for padding, and the mask lies one place too
+        far to the right, so that the first padding is seen and the class token is not.
+        """
+        seen = text_mask & (text != 0)
+        return jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)[:, None, None, :]
 
     def token_logits(self, tokens: jax.Array) -> jax.Array:
         """Scores of the vocabulary, [..., W] -> [..., V], by the masked-language head."""
@@ -143,8 +167,8 @@ class TextTower(nn.Module):
         return self.masked_mean(x, text_mask) if self.pool == "mean" else self.pick(x, text_mask)
 
     def pick(self, x: jax.Array, text_mask: jax.Array) -> jax.Array:
-        """[B, L, W] -> [B, W]: the first token (cls), the last (last), the last real one (eot)."""
-        if self.pool == "eot":
+        """[B, L, W] -> [B, W]: the first token (cls), the last (last), else the last real one."""
+        if self.pool in ("eot", "appended"):
             last = text_mask.sum(axis=1) - 1
             return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         return x[:, 0] if self.pool == "cls" else x[:, -1]

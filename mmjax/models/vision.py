@@ -27,6 +27,8 @@ class VisionTower(nn.Module):
     mlp_dim: int
     activation: str
     pool: str
+    queries: int
+    pool_heads: int
     position: str
     norm_pre: bool
     patch_bias: bool
@@ -53,15 +55,16 @@ class VisionTower(nn.Module):
         """Computes the named outputs; `train` turns patch dropout on (rng "dropout").
 
         "image_tokens" are the normalised last-layer tokens (class token first, where there is
-        one), "image_features" is what is pooled of them and projected. "patch_pixels" float32
-        [B, N, 3 P²] are the pixels that the tokens tell of their patches; patches where
-        `patch_mask` bool [B, N] is True are hidden from the tower.
+        one) or, where attention pools with several queries, what all of these but the first give
+        [B, queries - 1, D]; "image_features" is what is pooled of them and projected.
+        "patch_pixels" float32 [B, N, 3 P²] are the pixels that the tokens tell of their patches;
+        patches where `patch_mask` bool [B, N] is True are hidden from the tower.
         """
         x = self.embed_patches(image)  # [B, N, W]
         if self.pixel_head and patch_mask is not None:
             hidden = self.param("mask_embed", normal(0.02), (self.width,)).astype(x.dtype)
             x = jnp.where(patch_mask[:, :, None], hidden, x)
-        if self.pool == "cls":
+        if self.class_token:
             token = self.param("class_embed", normal(self.width**-0.5), (self.width,))
             token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
             x = jnp.concatenate([token, x], axis=1)  # [B, 1 + N, W]
@@ -86,18 +89,39 @@ class VisionTower(nn.Module):
             dtype=self.dtype,
         )[0]
         norm = layer_norm(self.norm_eps, self.dtype, "norm_post")
+        if self.pool == "queries":
+            return self.pool_by_queries(x, norm, outputs)
         result = {}
         if "image_tokens" in outputs:
             result["image_tokens"] = norm(x)
         if "patch_pixels" in outputs:
             pixels = Dense(3 * self.patch_size**2, dtype=self.dtype, name="pixels",
                            kernel_init=normal(self.width**-0.5))  # fmt: skip
-            patches = norm(x)[:, int(self.pool == "cls") :]
+            patches = norm(x)[:, int(self.class_token) :]
             result["patch_pixels"] = pixels(patches).astype(jnp.float32)
         if "image_features" in outputs:
             # CLIP normalises the class token alone, the others every token before pooling.
             pooled = norm(x[:, 0]) if self.pool == "cls" else self.pool_tokens(norm(x))
             result["image_features"] = project(pooled, self.head, self.embed_dim, self.dtype)
+        return result
+
+    @property
+    def class_token(self) -> bool:
+        return has_class_token(self.pool)
+
+    def pool_by_queries(
+        self, x: jax.Array, norm: nn.LayerNorm, outputs: Collection[str]
+    ) -> dict[str, jax.Array]:
+        """open_clip's CoCa (after Yu et al., 2022): the first query's answer is the image, those of
+        the others, which are not computed unless asked for, are its tokens for a decoder."""
+        pool = QueryPool(self.queries, self.pool_heads, self.embed_dim, self.norm_eps, self.dtype,
+                         name="pool")  # fmt: skip
+        y = norm(pool(x, self.queries if "image_tokens" in outputs else 1))
+        result = {}
+        if "image_tokens" in outputs:
+            result["image_tokens"] = y[:, 1:]
+        if "image_features" in outputs:
+            result["image_features"] = project(y[:, 0], self.head, self.embed_dim, self.dtype)
         return result
 
     def embed_patches(self, image: jax.Array) -> jax.Array:
@@ -124,7 +148,7 @@ class VisionTower(nn.Module):
 
     def drop_patches(self, x: jax.Array) -> jax.Array:
         """Keeps a random (1 - patch_dropout) of each image's patches (FLIP, Li et al., 2023)."""
-        first = int(self.pool == "cls")  # the class token always stays
+        first = int(self.class_token)  # the class token always stays
         count = x.shape[1] - first
         keep = max(1, round(count * (1 - self.patch_dropout)))
         noise = jax.random.uniform(self.make_rng("dropout"), (x.shape[0], count))
@@ -162,6 +186,30 @@ class PatchKernel(nn.Module):
         if self.use_bias:
             params["bias"] = self.param("bias", nn.initializers.zeros, self.shape[-1:])
         return params
+
+
+def has_class_token(pool: str) -> bool:
+    """Whether an image tower of this `config.model.image.pool` has a token beside its patches."""
+    return pool in ("cls", "queries")
+
+
+class QueryPool(nn.Module):
+    """Attention of learned queries [Q, D] over tokens [B, N, W]: the first `count` answers,
+    [B, count, D]."""
+
+    queries: int
+    heads: int
+    embed_dim: int
+    norm_eps: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, count: int) -> jax.Array:
+        query = self.param("query_embed", normal(1.0), (self.queries, self.embed_dim))[:count]
+        query = layer_norm(self.norm_eps, self.dtype, "norm_query")(query.astype(x.dtype))
+        query = jnp.broadcast_to(query, (x.shape[0], *query.shape))
+        x = layer_norm(self.norm_eps, self.dtype, "norm_tokens")(x)
+        return Attention(self.heads, self.dtype, name="attention")(query, x)[0]
 
 
 class MapPool(nn.Module):

@@ -1,8 +1,9 @@
 """Named architectures: the `model` part of a config, as published.
 
 Sources: OpenAI CLIP (Radford et al., 2021; its ResNets to read weights), open_clip's H/14 and g/14
-(LAION), SigLIP (Zhai et al., 2023; So400m from Alabdulmohsin et al., 2023), SigLIP 2 (Tschannen et
-al., 2025), BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019), ViT (Dosovitskiy et al., 2021).
+(LAION) and the two towers of its CoCa (after Yu et al., 2022), SigLIP (Zhai et al., 2023; So400m
+from Alabdulmohsin et al., 2023), SigLIP 2 (Tschannen et al., 2025), BERT (Devlin et al., 2019),
+RoBERTa (Liu et al., 2019), ViT (Dosovitskiy et al., 2021).
 The weights of OpenAI use QuickGELU, LAION's and DataComp's GELU: "ViT-B/32" is the GELU form,
 "ViT-B/32-quickgelu" the other.
 """
@@ -36,6 +37,14 @@ def _resnet(size, width, stages, text, embed_dim) -> dict[str, Any]:
         },
         "text": _tower(*text),
     }  # fmt: skip
+
+
+def _coca(size, patch, vision, text, embed_dim) -> dict[str, Any]:
+    """open_clip's CoCa without its decoder: attention pooling, a class token behind the text."""
+    model = _clip(size, patch, vision, text, embed_dim)
+    model["image"] |= {"pool": "queries"}
+    model["text"] |= {"pool": "appended", "context_length": 76}
+    return model
 
 
 def _siglip(size, patch, tower, context, vocab_size=32_000) -> dict[str, Any]:
@@ -107,6 +116,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "RN50": _resnet(224, 64, (3, 4, 6, 3), (512, 12, 8), 1024),
     "RN101": _resnet(224, 64, (3, 4, 23, 3), (512, 12, 8), 512),
     "RN50x4": _resnet(288, 80, (4, 6, 10, 6), (640, 12, 10), 640),
+    "CoCa-B/32": _coca(224, 32, _B, (512, 12, 8), 512),
+    "CoCa-L/14": _coca(224, 14, _L, (768, 12, 12), 768),
     "SigLIP-B/16-224": _siglip(224, 16, _B, 64),
     "SigLIP-L/16-256": _siglip(256, 16, _L, 64),
     "SigLIP-So400m/14-224": _siglip(224, 14, _SO, 16),

@@ -88,10 +88,16 @@ def outputs_of(model, batch, mean, std):
     image = (batch["image"].astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
     with torch.inference_mode():
         image, text = torch.tensor(image.transpose(0, 3, 1, 2)), torch.tensor(batch["text"]).long()
+        images, texts = (model.encode_image(image, normalize=True),
+                         model.encode_text(text, normalize=True))  # fmt: skip
+        if hasattr(model, "get_logits"):
+            logits = model.get_logits(image, text)[0]
+        else:  # CoCa
+            logits = model.logit_scale.exp() * images @ texts.T
         return {
-            "image_embed": model.encode_image(image, normalize=True).numpy(),
-            "text_embed": model.encode_text(text, normalize=True).numpy(),
-            "logits": model.get_logits(image, text)[0].numpy(),
+            "image_embed": images.numpy(),
+            "text_embed": texts.numpy(),
+            "logits": logits.numpy(),
         }
 
 

@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 from open_clip_oracle import open_clip
 
 from mmjax import models
+from mmjax.config_check import ignores_padding
 from mmjax.data.tokenize import clip_tokenizer, train_tokenizer
 from mmjax.errors import UserError
-from mmjax.interop import formats, registry
+from mmjax.interop import formats, pretrained, registry, start
 from mmjax.interop.open_clip import config as settings_lib
 from mmjax.interop.open_clip import tables, timm
 
@@ -44,6 +45,16 @@ SIGLIP = {
         "act_kwargs": {"approximate": "tanh"},
     },
 }
+COCA = {
+    "embed_dim": 32,
+    "custom_text": True,
+    "vision_cfg": {
+        **VISION, "attentional_pool": True, "attn_pooler_queries": 5, "attn_pooler_heads": 4,
+        "output_tokens": True,
+    },
+    "text_cfg": TEXT | {"embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": {"context_length": 16, "vocab_size": 512, "width": 64, "layers": 1},
+}  # fmt: skip
 MODELS = {
     "gelu": CLIP,
     "quick_gelu, text tower of its own": CLIP | {"quick_gelu": True, "custom_text": True},
@@ -55,6 +66,8 @@ MODELS = {
         "text_cfg": TEXT | {"pool_type": "first", "no_causal_mask": True, "mlp_ratio": 3.7362},
     },
     "siglip": SIGLIP,
+    "coca": COCA,
+    "coca, as wide as its embedding": COCA | {"embed_dim": 64},
     "resnet": {
         "embed_dim": 32,
         "quick_gelu": True,
@@ -76,6 +89,8 @@ def build(settings):
     settings = copy.deepcopy(settings)
     custom = settings.pop("custom_text", False)
     kind = open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP
+    if "multimodal_cfg" in settings:
+        kind = open_clip.CoCa
     return oracle.randomise(kind(**settings))
 
 
@@ -141,9 +156,10 @@ def test_a_model_of_open_clip_reads_computes_and_writes_as_there(tmp_path, name)
     registry.export(tmp_path / "ours", "open_clip", config=config, params=params)
     written = safetensors.numpy.load_file(tmp_path / "ours" / "open_clip_model.safetensors")
     expected = {
-        key if name == "siglip" else key.removeprefix("text."): value.numpy()
+        key if name.startswith(("siglip", "coca")) else key.removeprefix("text."): value.numpy()
         for key, value in theirs.state_dict().items()
         if not key.endswith("num_batches_tracked")  # of batch norms: counted in training only
+        and not key.startswith("text_decoder.")
     }
     assert set(written) == set(expected)
     for key, value in expected.items():
@@ -159,6 +175,43 @@ def test_a_model_of_open_clip_reads_computes_and_writes_as_there(tmp_path, name)
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_cocas_texts_are_masked_as_it_was_trained(tmp_path):
+    """open_clip takes id 0 for padding wherever it stands, and no text is trimmed."""
+    theirs = build(COCA)
+    weights = registry.open_weights(save(tmp_path, COCA, theirs))
+    config, params = weights.config, weights.read(formats.shapes(weights.config.model))
+    batch = batch_of(config)
+    batch["text"][1:, 1] = 0  # "!" inside a word
+    mine = ours(config, params, batch)
+    expected = oracle.outputs_of(theirs, batch, config.model.image.mean, config.model.image.std)
+    np.testing.assert_allclose(mine["text_embed"], expected["text_embed"], atol=1e-5, rtol=0)
+    assert not ignores_padding(config.model.text)
+    assert {name.split(".")[0] for name in weights.left} == {"text_decoder"}
+
+    tokens = models.from_config(config.model).apply({"params": params}, batch, ("image_tokens",))
+    pixels = batch["image"] / 255 - np.array(config.model.image.mean)
+    pixels = torch.tensor((pixels / np.array(config.model.image.std)).transpose(0, 3, 1, 2)).float()
+    with torch.inference_mode():
+        np.testing.assert_allclose(
+            tokens["image_tokens"], theirs.visual(pixels)[1].numpy(), atol=1e-5, rtol=0
+        )
+
+
+def test_coca_is_a_teacher_or_a_start_without_its_decoder(tmp_path, caplog):
+    folder = save(tmp_path, COCA, build(COCA))
+    model = registry.open_weights(folder).config.model
+    longer = ConfigDict(model.to_dict())
+    longer.text.context_length, longer.image.size = 20, 48
+    params = jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape), formats.shapes(longer)))
+    found, report = start.start_from(registry.open_weights(folder), longer, params)
+    assert "text_decoder/cross_attn (" in str(report)
+    source = load(folder)[1]["text"]["position_embed"]
+    np.testing.assert_array_equal(found["text"]["position_embed"][-1], source[-1])
+    assert found["text"]["position_embed"].shape == (21, 64)
+    pretrained.load(folder)
+    assert "left, as mmjax has no model for it: text_decoder/" in caplog.text
 
 
 def test_half_precision_weights_become_float32_without_loss(tmp_path):
@@ -237,6 +290,7 @@ def test_tokenizers_are_those_that_open_clip_takes(tmp_path):
 PUBLISHED = {
     "ViT-B-32": (302, 151_277_313), "ViT-L-14-336": (446, 427_944_193), "ViT-H-14-quickgelu": None,
     "ViT-B-16-SigLIP": None, "ViT-SO400M-16-SigLIP2-256": None, "RN50x4": None,
+    "coca_ViT-B-32": None, "coca_ViT-L-14": None,
 }  # fmt: skip
 
 
@@ -252,8 +306,13 @@ def test_published_architectures_have_the_names_and_shapes_of_open_clips(name):
     custom = settings.pop("custom_text", False)
     with torch.device("meta"):
         kind = open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP
+        kind = open_clip.CoCa if "multimodal_cfg" in settings else kind
         theirs = kind(**settings).state_dict()
-    theirs = {k: tuple(v.shape) for k, v in theirs.items() if "num_batches_tracked" not in k}
+    theirs = {
+        k: tuple(v.shape)
+        for k, v in theirs.items()
+        if "num_batches_tracked" not in k and "text_decoder" not in k
+    }
     assert mine == theirs
     if PUBLISHED[name]:
         assert (len(mine), sum(map(np.prod, mine.values()))) == PUBLISHED[name]
@@ -265,7 +324,9 @@ def test_published_architectures_have_the_names_and_shapes_of_open_clips(name):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (CLIP | {"multimodal_cfg": {}}, "model_cfg.multimodal_cfg makes a model"),
+        (CLIP | {"hyper_cfg": {}}, "model_cfg.hyper_cfg makes a model"),
+        (COCA | {"text_cfg": COCA["text_cfg"] | {"pad_id": 1}}, "embed_cls .* pad_id other than 0"),
+        (COCA | {"vision_cfg": VISION | {"attentional_pool": "parallel"}}, "pool='parallel' makes"),
         (CLIP | {"vision_cfg": VISION | {"pool_type": "avg"}}, "vision_cfg.pool_type='avg'"),
         (CLIP | {"text_cfg": TEXT | {"hf_model_name": "bert"}}, "text_cfg.hf_model_name='bert'"),
         (CLIP | {"vision_cfg": {"timm_model_name": "convnext"}}, "timm_model_name='convnext'"),
@@ -304,6 +365,15 @@ def test_what_open_clip_cannot_hold_is_said(tmp_path, change, reason):
     with pytest.raises(UserError, match=f"open_clip cannot hold this model: .*{reason}"):
         registry.export(tmp_path / "ours", "open_clip", config=config, params=params)
     assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("ours", ["CoCa-B/32", "CoCa-L/14", "RN50", "ViT-H/14"])
+def test_the_zoo_has_open_clips_architectures(ours):
+    theirs = {"CoCa": "coca_ViT"}.get(name := ours.partition("-")[0], name)
+    theirs += ours.removeprefix(name).replace("/", "-")
+    read = settings_lib.read_model(open_clip.get_model_config(theirs))
+    read.name = ours
+    assert read == models.zoo.config(ours)
 
 
 def test_an_activation_that_timm_does_not_have_is_said():

@@ -1,5 +1,5 @@
 """open_clip: folders of open_clip_config.json, weights and tokenizer, or a training checkpoint with
-that config beside it.
+that config beside it. Of a CoCa its two towers are read, not its decoder.
 
 Reading and writing need no torch (but to read .bin and .pt files).
 """
@@ -19,7 +19,7 @@ from mmjax.interop.files import Tensor, Tensors, open_tensors
 from mmjax.interop.formats import Family, Format, Weights, weights
 from mmjax.interop.open_clip import config as settings_lib
 from mmjax.interop.open_clip.bpe import find_bpe
-from mmjax.interop.open_clip.tables import is_siglip, rows
+from mmjax.interop.open_clip.tables import has_own_text, rows
 from mmjax.interop.resize import resize_positions, resize_text_positions
 
 CONFIG = "open_clip_config.json"
@@ -32,6 +32,7 @@ WEIGHTS = (
 # Masks are constants, and batch norms count for training's sake.
 NO_PARAMETERS = (r"(.*\.)?attn_mask", r".*\.num_batches_tracked")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
+_DECODER = "text_decoder."
 FAMILY = Family(
     "open_clip",
     rows=rows,
@@ -65,11 +66,15 @@ def read(path: Path) -> Weights:
     model.name = path.absolute().name if path.is_dir() else path.stem
     assert file is not None  # or it would not have been detected
     text = architecture["text_cfg"]
+    tensors, left = open_tensors(file), set()
+    if "multimodal_cfg" in architecture:  # a CoCa: its decoder is built as none here is
+        left = {name for name in tensors if name.startswith((_DECODER, f"module.{_DECODER}"))}
     return weights(
         path,
         FAMILY,
         model,
-        native_names(open_tensors(file), model),
+        native_names({n: tensor for n, tensor in tensors.items() if n not in left}, model),
+        left=sorted(left),
         tokenizer=lambda: _tokenizer(folder, text),
         **images,
     )
@@ -96,7 +101,7 @@ def native_names(tensors: Tensors, model: ConfigDict) -> Tensors:
     resized where the config says another size than the file."""
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     tensors = {name.removeprefix("text."): tensor for name, tensor in tensors.items()}
-    if is_siglip(model):
+    if has_own_text(model):
         ours = ("visual.", "logit_")
         tensors = {n if n.startswith(ours) else f"text.{n}": t for n, t in tensors.items()}
     for name in ("logit_scale", "logit_bias"):
@@ -106,8 +111,8 @@ def native_names(tensors: Tensors, model: ConfigDict) -> Tensors:
 
 
 def _resized(tensors: dict[str, Any], model: ConfigDict) -> Tensors:
-    name = "text.positional_embedding" if is_siglip(model) else "positional_embedding"
-    length = model.text.context_length
+    name = "text.positional_embedding" if has_own_text(model) else "positional_embedding"
+    length = model.text.context_length + (model.text.pool == "appended")
     if name in tensors and tensors[name].shape[0] != length:
         tensors[name] = _changed(
             tensors[name], (length, tensors[name].shape[1]),

@@ -11,18 +11,18 @@ from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.formats import unlike_clip
 from mmjax.interop.open_clip import timm
-from mmjax.interop.open_clip.tables import is_siglip
+from mmjax.interop.open_clip.tables import has_own_text, is_siglip
 
 _GELU, _TANH = "gelu", "gelu_tanh"
 # What the two towers' settings may hold beside what is read below, and what each must then be.
 _FIXED: dict[str, dict[str, Any]] = {
     "vision_cfg": {
-        "ls_init_value": None, "attentional_pool": False, "pos_embed_type": "learnable",
+        "ls_init_value": None, "pos_embed_type": "learnable",
         "pool_type": "tok", "block_type": None, "qk_norm": False, "scaled_cosine_attn": False,
         "scale_heads": False, "scale_attn_inner": False, "scale_attn": False, "scale_fc": False,
     },
     "text_cfg": {
-        "ls_init_value": None, "embed_cls": False, "block_type": None, "qk_norm": False,
+        "ls_init_value": None, "block_type": None, "qk_norm": False,
         "scaled_cosine_attn": False, "scale_heads": False, "scale_attn_inner": False,
         "scale_attn": False, "scale_fc": False, "tokenizer_mode": None, "hf_model_name": None,
     },
@@ -31,19 +31,20 @@ _FIXED: dict[str, dict[str, Any]] = {
 _READ: dict[str, set[str]] = {
     "model_cfg": {
         "embed_dim", "quick_gelu", "init_logit_scale", "init_logit_bias", "custom_text",
-        "nonscalar_logit_scale", "vision_cfg", "text_cfg", "output_dict",
+        "nonscalar_logit_scale", "vision_cfg", "text_cfg", "output_dict", "multimodal_cfg",
     },
     "vision_cfg": {
         "layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "no_ln_pre",
         "final_ln_after_pool", "act_kwargs", "norm_kwargs", "timm_model_name", "timm_pool",
-        "timm_proj", "timm_proj_bias", "patch_dropout", "attn_pooler_queries", "attn_pooler_heads",
-        "output_tokens", "timm_model_pretrained", "timm_drop", "timm_drop_path",
+        "timm_proj", "timm_proj_bias", "patch_dropout", "attentional_pool",
+        "attn_pooler_queries", "attn_pooler_heads", "output_tokens", "timm_model_pretrained",
+        "timm_drop", "timm_drop_path",
     },
     "text_cfg": {
         "context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "act_kwargs",
         "norm_kwargs", "no_causal_mask", "pool_type", "proj_bias", "proj_type", "pad_id", "eos_id",
-        "hf_tokenizer_name", "tokenizer_kwargs", "final_ln_after_pool", "output_tokens",
-        "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
+        "embed_cls", "hf_tokenizer_name", "tokenizer_kwargs", "final_ln_after_pool",
+        "output_tokens", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
     },
 }  # fmt: skip
 _HEADS: dict[str, dict[str, Any]] = {
@@ -90,6 +91,15 @@ def _read_vit(image: Mapping[str, Any], quick: bool, model: ConfigDict) -> None:
         norm_eps=_eps(image),
         norm_pre=not image.get("no_ln_pre", False),
     )
+    pool = image.get("attentional_pool", False)
+    if pool is True:
+        queries, heads = image.get("attn_pooler_queries", 256), image.get("attn_pooler_heads", 8)
+        model.image.update(pool="queries", queries=queries, pool_heads=heads)
+    elif pool:
+        raise UserError(
+            f"open_clip_config.json: vision_cfg.attentional_pool={pool!r} makes a model that mmjax "
+            "has not."
+        )
 
 
 def _read_resnet(image: Mapping[str, Any], model: ConfigDict) -> None:
@@ -110,6 +120,12 @@ def _read_text(text: Mapping[str, Any], quick: bool, model: ConfigDict) -> None:
     if pool not in _POOL:
         raise UserError(f"open_clip_config.json: text_cfg.pool_type={pool!r} is unknown here.")
     head = "linear_bias" if text.get("proj_bias") else "linear"
+    causal, appended = not text.get("no_causal_mask", False), text.get("embed_cls", False)
+    if appended and (not causal or text.get("pad_id", 0) != 0):
+        raise UserError(
+            "open_clip_config.json: text_cfg.embed_cls without a causal mask or with a pad_id other"
+            " than 0 makes a model that mmjax has not."
+        )
     model.text.update(
         vocab_size=text.get("vocab_size", 49_408),
         context_length=text.get("context_length", 77),
@@ -119,8 +135,8 @@ def _read_text(text: Mapping[str, Any], quick: bool, model: ConfigDict) -> None:
         mlp_dim=int(width * text.get("mlp_ratio", 4.0)),
         activation=_activation(text, quick),
         norm_eps=_eps(text),
-        causal=not text.get("no_causal_mask", False),
-        pool=_POOL[pool],
+        causal=causal,
+        pool="appended" if appended else _POOL[pool],
         head="none" if text.get("proj_type", "linear") == "none" else head,
     )
 
@@ -148,7 +164,7 @@ def obstacles(model: ConfigDict) -> list[str]:
     if unlike := unlike_clip(model):
         return unlike
     present = {
-        f"text is pooled by {text.pool!r}": text.pool not in _POOL.values(),
+        f"text is pooled by {text.pool!r}": text.pool not in (*_POOL.values(), "appended"),
         f"the text head is {text.head!r}": text.head not in _HEADS,
         "padding is masked from its text tower": text.mask_padding and not text.causal,
     }
@@ -159,7 +175,8 @@ def obstacles(model: ConfigDict) -> list[str]:
     else:
         quick = [tower.activation == "quick_gelu" for tower in (image, text)]
         present |= {
-            f"the image is pooled by {image.pool!r}, not by a class token": image.pool != "cls",
+            f"the image is pooled by {image.pool!r}, not by a class token": image.pool
+            not in ("cls", "queries"),
             f"image positions are {image.position!r}, not learned": image.position != "learned",
             "the patch embedding has a bias": image.patch_bias,
             f"the image head is {image.head!r}, not 'linear'": image.head != "linear",
@@ -178,8 +195,9 @@ def write_model(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any
     if model.logit_bias_init is not None:
         settings["init_logit_bias"] = model.logit_bias_init
     vision: dict[str, Any] = {"image_size": image.size}
-    if is_siglip(model):
+    if has_own_text(model):
         settings["custom_text"] = True
+    if is_siglip(model):
         vision |= timm.write(image)
     elif image.kind == "resnet":
         vision |= {"layers": list(image.stages), "width": image.width, "patch_size": None,
@@ -189,6 +207,9 @@ def write_model(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any
                    "head_width": image.width // image.heads, **_write_tower(image)}  # fmt: skip
         if not image.norm_pre:
             vision["no_ln_pre"] = True
+        if image.pool == "queries":
+            vision |= {"attentional_pool": True, "attn_pooler_queries": image.queries,
+                       "attn_pooler_heads": image.pool_heads}  # fmt: skip
     settings["vision_cfg"] = vision
     settings["text_cfg"] = {
         "context_length": text.context_length,
@@ -236,6 +257,8 @@ def _write_tower(tower: ConfigDict) -> dict[str, Any]:
 
 def _write_pool(pool: str, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """ "argmax" is open_clip's default and right where the end token has the largest id."""
+    if pool == "appended":
+        return {"embed_cls": True}
     if pool != "eot":
         return {"pool_type": {"cls": "first", "last": "last"}[pool]}
     if tokenizer is None or tokenizer.eot_id == tokenizer.vocab_size - 1:

@@ -11,15 +11,14 @@ from mmjax.interop.table import CONV, LINEAR, Row
 
 def rows(model: ConfigDict) -> Sequence[Row]:
     """The table of `config.model`, as open_clip's CLIP or, for SigLIP, its CustomTextCLIP."""
-    siglip = is_siglip(model)
-    if siglip:
+    if is_siglip(model):
         image = _timm(model)
     else:
         image = _resnet(model) if model.image.kind == "resnet" else _vit(model)
     bias = [] if model.logit_bias_init is None else [Row("logit_bias", "logit_bias")]
     return [
         *image,
-        *_text(model, "text." if siglip else ""),
+        *_text(model, "text." if has_own_text(model) else ""),
         Row("logit_scale", "logit_scale"),
         *bias,
     ]
@@ -30,6 +29,11 @@ def is_siglip(model: ConfigDict) -> bool:
     return model.image.pool == "map"
 
 
+def has_own_text(model: ConfigDict) -> bool:
+    """Whether today's open_clip keeps the text tower apart, under "text.": a CustomTextCLIP."""
+    return is_siglip(model) or model.text.pool == "appended"
+
+
 def _vit(model: ConfigDict) -> list[Row]:
     return [
         Row("image/patch_embed/kernel", "visual.conv1.weight", CONV),
@@ -37,8 +41,31 @@ def _vit(model: ConfigDict) -> list[Row]:
         Row("image/position_embed", "visual.positional_embedding"),
         *(norm("image/norm_pre", "visual.ln_pre") if model.image.norm_pre else []),
         *_blocks("image/blocks", "visual.transformer.resblocks.{}"),
+        *(_query_pool(model) if model.image.pool == "queries" else []),
         *norm("image/norm_post", "visual.ln_post"),
         Row("image/head/kernel", "visual.proj"),
+    ]
+
+
+def _query_pool(model: ConfigDict) -> list[Row]:
+    """PyTorch packs query, key and value where images are as wide as their embedding."""
+    ours, theirs = "image/pool", "visual.attn_pool"
+    attention, names = f"{ours}/attention", ("query", "key", "value")
+    kernels = tuple(f"{attention}/{name}/kernel" for name in names)
+    if model.image.width == model.embed_dim:
+        matrices = [Row(kernels, f"{theirs}.attn.in_proj_weight", LINEAR)]
+    else:
+        matrices = [
+            Row(kernel, f"{theirs}.attn.{name[0]}_proj_weight", LINEAR)
+            for name, kernel in zip(names, kernels, strict=True)
+        ]
+    return [
+        Row(f"{ours}/query_embed", f"{theirs}.query"),
+        *norm(f"{ours}/norm_query", f"{theirs}.ln_q"),
+        *norm(f"{ours}/norm_tokens", f"{theirs}.ln_k"),
+        *matrices,
+        Row(tuple(f"{attention}/{name}/bias" for name in names), f"{theirs}.attn.in_proj_bias"),
+        *linear(f"{attention}/out", f"{theirs}.attn.out_proj"),
     ]
 
 
@@ -51,6 +78,7 @@ def _text(model: ConfigDict, prefix: str) -> list[Row]:
     return [
         Row("text/token_embed/embedding", f"{prefix}token_embedding.weight"),
         Row("text/position_embed", f"{prefix}positional_embedding"),
+        *([Row("text/class_embed", f"{prefix}cls_emb")] if model.text.pool == "appended" else []),
         *_blocks("text/blocks", prefix + "transformer.resblocks.{}"),
         *norm("text/norm_post", f"{prefix}ln_final"),
         *head,
