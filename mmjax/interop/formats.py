@@ -50,10 +50,12 @@ class Family:
         self.check_holds(model)
         return to_theirs(params, self.rows(model), shapes(model))
 
-    def read(self, tensors: Tensors, model: ConfigDict, like: Any = None) -> dict[str, Any]:
+    def read(
+        self, tensors: Tensors, model: ConfigDict, like: Any = None, what: str = "the weights"
+    ) -> dict[str, Any]:
         """The tensors as our tree, or as the part of it that `like` is (see `from_theirs`)."""
         like = shapes(model) if like is None else like
-        return from_theirs(tensors, self.rows(model), like, ignored=self.ignored)
+        return from_theirs(tensors, self.rows(model), like, ignored=self.ignored, what=what)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +128,7 @@ def weights(
     config = config_lib.default()
     config.model = model
     config.data.update(resize=resize, interpolation=interpolation)
-    read = functools.partial(family.read, tensors, model)
+    read = functools.partial(family.read, tensors, model, what=f"the weights in {source}")
     return Weights(str(source), config, read, tokenizer, left=left)
 
 

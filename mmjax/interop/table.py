@@ -109,7 +109,12 @@ def to_theirs(params: Any, table: Sequence[Row], like: Any) -> dict[str, np.ndar
 
 
 def from_theirs(
-    state: Mapping[str, Any], table: Sequence[Row], like: Any, *, ignored: Sequence[str] = ()
+    state: Mapping[str, Any],
+    table: Sequence[Row],
+    like: Any,
+    *,
+    ignored: Sequence[str] = (),
+    what: str = "the weights",
 ) -> dict[str, Any]:
     """The inverse of `to_theirs`: a flat dict of their names as our parameter tree.
 
@@ -121,6 +126,7 @@ def from_theirs(
         wanted; the dtypes become these. A leaf with a `.sharding` is put on its devices before
         the next parameter is read, one without stays in NumPy.
       ignored: regular expressions of names in files that are no parameters of the model.
+      what: they are called in messages.
 
     Raises:
       UserError: a parameter is missing, unexpected, or of the wrong shape (both are named).
@@ -141,8 +147,8 @@ def from_theirs(
             or any(row.matches(name) for row in others)
         )
 
-    _check_names(state, theirs, known, "the weights", "this model")
-    _check_shapes(state, theirs, "the weights", "this model")
+    _check_names(state, theirs, known, what, "this model")
+    _check_shapes(state, theirs, what, "this model")
     result = {}
     for row, ours in full.items():
         arrays = {

@@ -162,6 +162,30 @@ def test_straight_into_the_shards_of_a_mesh(tmp_path, name):
     np.testing.assert_equal(jax.tree.map(np.asarray, params), whole)
 
 
+def test_a_file_of_weights_reads_with_the_config_beside_it(tmp_path):
+    peers.make("ViTModel").save_pretrained(tmp_path)
+    weights = registry.open_weights(tmp_path / "model.safetensors")
+    np.testing.assert_equal(weights.read(shapes(weights.config.model)), read(tmp_path)[1])
+    (tmp_path / "config.json").write_text("{")
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(UserError, match=r"config\.json is not JSON .*get it again"):
+            registry.open_weights(path)
+
+
+def test_weights_of_another_depth_are_said_by_name(tmp_path):
+    peers.make("ViTModel").save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 3}))
+    with pytest.raises(UserError, match=rf"the weights in {tmp_path} lack encoder\.layer\.2"):
+        read(tmp_path)
+
+
+def test_a_decoder_of_its_own_is_refused(tmp_path):
+    peers.make("BertForMaskedLM", tie_word_embeddings=False).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="scored by another matrix than their embedding"):
+        read(tmp_path)
+
+
 def test_an_unknown_architecture_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["T5Model"]}))
     with pytest.raises(UserError, match=r"holds a T5Model, which mmjax cannot read.*SiglipModel"):

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 
 import jax
 import numpy as np
@@ -112,12 +113,13 @@ def test_real_weights_all_minilm_l6_v2():
     (package,) = spec.submodule_search_locations
     folder = f"{package}/model"
     minilm = mmjax.load(folder)
-    texts = ["A man is eating food.", "Someone has a meal.", "The naïve 日本 ☃ moon", "x " * 200]
+    texts = ["A man is eating food.", "Someone has a meal.", "The naïve 日本 ☃ moon", "x " * 400]
     found = minilm.embed_texts(texts)
 
     peer = transformers.BertModel.from_pretrained(folder).eval()
     words = transformers.AutoTokenizer.from_pretrained(folder)
-    inputs = words(texts, return_tensors="pt", padding=True)
+    # Its sentence_bert_config.json says where sentence-transformers cuts.
+    inputs = words(texts, return_tensors="pt", padding=True, truncation=True, max_length=256)
     with torch.inference_mode():
         tokens = peer(**inputs).last_hidden_state
     mask = inputs["attention_mask"][..., None]
@@ -125,6 +127,44 @@ def test_real_weights_all_minilm_l6_v2():
     expected = torch.nn.functional.normalize(mean)
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
     assert found[0] @ found[1] > 0.6 > 0.3 > found[0] @ found[2]  # it knows what texts mean
+
+
+def sentences(folder, **changes):
+    """A folder of sentence-transformers, with a change to one of its files of settings."""
+    peers.make("BertModel").save_pretrained(folder)
+    files = {
+        "1_Pooling/config.json": {"pooling_mode_mean_tokens": True},
+        "sentence_bert_config.json": {"max_seq_length": 7, "do_lower_case": False},
+        "modules.json": [{"type": f"sentence_transformers.models.{kind}"}
+                         for kind in ("Transformer", "Pooling", *changes.get("modules", ()))],
+    }  # fmt: skip
+    files["1_Pooling/config.json"] |= changes.get("pooling", {})
+    files["sentence_bert_config.json"] |= changes.get("lengths", {})
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def test_sentences_are_cut_where_their_folder_says(tmp_path):
+    found = mmjax.load(sentences(tmp_path))
+    text = found.config.model.text
+    assert (text.pool, text.context_length) == ("mean", 7)
+    whole = peers.make("BertModel").embeddings.position_embeddings.weight.detach()
+    np.testing.assert_array_equal(found.params["text"]["position_embed"], whole[:7])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"pooling": {"pooling_mode_max_tokens": True}}, "mean_tokens, pooling_mode_max_tokens"),
+        ({"modules": ("Dense",)}, "has a Dense, which mmjax has not"),
+        ({"lengths": {"do_lower_case": True}}, "do_lower_case is unknown here"),
+    ],
+)
+def test_sentences_that_go_through_more_are_refused(tmp_path, change, said):
+    with pytest.raises(UserError, match=said):
+        mmjax.load(sentences(tmp_path, **change))
 
 
 def test_a_hub_name_while_offline(monkeypatch):

@@ -17,8 +17,8 @@ from mmjax.data.tokenize import load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import open_tensors
 from mmjax.interop.formats import Format, Weights, weights
-from mmjax.interop.huggingface import bert, clip, siglip, vit
-from mmjax.interop.huggingface.architecture import Architecture
+from mmjax.interop.huggingface import bert, clip, preprocessor, sentence, siglip, vit
+from mmjax.interop.huggingface.architecture import Architecture, read_json
 
 ARCHITECTURES: tuple[Architecture, ...] = (*clip.MODELS, siglip.MODEL, vit.MODEL, *bert.MODELS)
 WEIGHTS = (
@@ -28,30 +28,33 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
-_INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # of PIL
 
 
 def detect(path: Path) -> bool:
-    """A folder whose config.json names a class or type of transformers."""
-    settings = path / "config.json"
-    if not settings.is_file():
+    """A folder whose config.json names a class or type of transformers, or its file of weights. A
+    config.json that is damaged is one of these where their weights lie beside it."""
+    folder = path if path.is_dir() else path.parent
+    settings = folder / "config.json"
+    if not settings.is_file() or (path.is_file() and path.name not in WEIGHTS):
         return False
     try:
         found = json.loads(settings.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        return False
+    except ValueError:
+        return any((folder / name).is_file() for name in WEIGHTS)
     return isinstance(found, dict) and ("model_type" in found or "architectures" in found)
 
 
 def read(path: Path) -> Weights:
-    """The weights of a folder.
+    """The weights of a folder, or of a file in it.
 
     Raises:
       UserError: an architecture that is not known here, or a file is missing or damaged.
     """
-    settings = _json(path / "config.json")
+    given = [path] if path.is_file() else []
+    path = path.parent if path.is_file() else path
+    settings = read_json(path / "config.json")
     architecture = _architecture_of(settings, path)
-    files = [path / name for name in WEIGHTS if (path / name).is_file()]
+    files = given or [path / name for name in WEIGHTS if (path / name).is_file()]
     if not files:
         raise UserError(f"{path} holds no weights: one of {', '.join(WEIGHTS)} is wanted.")
     tensors = architecture.names(open_tensors(files[0]))
@@ -64,8 +67,8 @@ def read(path: Path) -> Weights:
             f"{path / 'config.json'} is no config of {architecture.family.name} ({error})."
         ) from error
     model.name = Path(settings.get("_name_or_path") or path.absolute()).name
-    _sentence_pooling(path, model)
-    images = _preprocessor(path, model)
+    tensors = sentence.of_folder(path, model, tensors)
+    images = preprocessor.read(path, model, architecture.model_type)
     has_words = any((path / name).is_file() for name in TOKENIZERS)
     return weights(
         path,
@@ -120,45 +123,8 @@ def _architecture_of(settings: Mapping[str, Any], path: Path) -> Architecture:
     )
 
 
-def _sentence_pooling(path: Path, model: ConfigDict) -> None:
-    """A folder of sentence-transformers pools the tokens of a headless model by itself."""
-    file = path / "1_Pooling" / "config.json"
-    if model.towers == ("text",) and file.is_file():
-        mean = _json(file).get("pooling_mode_mean_tokens", False)
-        model.text.update(pool="mean" if mean else "cls", head="none")
-
-
-def _preprocessor(path: Path, model: ConfigDict) -> dict[str, str]:
-    """Puts mean and deviation into `model`; returns `resize` and `interpolation`."""
-    file = path / "preprocessor_config.json"
-    if not file.is_file():
-        return {}
-    settings = _json(file)
-    for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
-        if theirs in settings:
-            model.image[ours] = tuple(float(x) for x in settings[theirs])
-    squash = isinstance(settings.get("size"), dict) and "height" in settings["size"]
-    squash = squash and not settings.get("do_center_crop", False)
-    return {
-        "resize": "squash" if squash else "shortest",
-        "interpolation": _INTERPOLATION.get(settings.get("resample", 3), "bicubic"),
-    }
-
-
 def _card(config: ConfigDict) -> tuple[str, str]:
     return architecture_for(config.model).card
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}): get it again.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is no JSON object: get it again.")
-    return found
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

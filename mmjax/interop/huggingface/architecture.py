@@ -1,12 +1,15 @@
 """What a module of this package says about one class of transformers, and rows they all share."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
+from mmjax.errors import UserError
 from mmjax.interop.files import Tensors
 from mmjax.interop.formats import Family
 from mmjax.interop.table import LINEAR, Row
@@ -93,24 +96,14 @@ def read_tower(theirs: Any) -> dict[str, Any]:
     }
 
 
-def write_preprocessor(processor: str, config: ConfigDict) -> dict[str, Any]:
-    """preprocessor_config.json as `config.model.image` and `config.data` say."""
-    image, size = config.model.image, config.model.image.size
-    square = {"height": size, "width": size}
-    fit = (
-        {"size": square, "do_center_crop": False}
-        if config.data.resize == "squash"
-        else {"size": {"shortest_edge": size}, "do_center_crop": True, "crop_size": square}
-    )
-    return {
-        "image_processor_type": processor,
-        "do_convert_rgb": True,
-        "do_resize": True,
-        **fit,
-        "resample": {"bilinear": 2, "bicubic": 3}[config.data.interpolation],  # PIL's numbers
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(image.mean),
-        "image_std": list(image.std),
-    }
+def read_json(path: Path) -> dict[str, Any]:
+    """What a file of settings holds. UserError: it cannot be read, or is no JSON object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): get it again.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no JSON object: get it again.")
+    return found

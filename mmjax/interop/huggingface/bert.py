@@ -100,6 +100,8 @@ def _architecture(kind: str, class_name: str, mlm: bool) -> Architecture:
         theirs = getattr(transformers, f"{class_name}Config").from_dict(dict(settings))
         if getattr(theirs, "is_decoder", False):
             raise ValueError("it is a decoder")
+        if mlm and not getattr(theirs, "tie_word_embeddings", True):
+            raise ValueError("its words are scored by another matrix than their embedding")
         has_pooler = not mlm and "pooler.dense.weight" in tensors
         model = config_lib.default().model
         model.update(towers=("text",), embed_dim=theirs.hidden_size)

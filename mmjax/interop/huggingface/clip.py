@@ -10,12 +10,12 @@ from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensors
 from mmjax.interop.formats import Family, unlike_clip
+from mmjax.interop.huggingface import preprocessor
 from mmjax.interop.huggingface.architecture import (
     Architecture,
     clip_blocks,
     norm,
     read_tower,
-    write_preprocessor,
     write_tower,
 )
 from mmjax.interop.table import CONV, LINEAR, Row
@@ -168,7 +168,7 @@ model = {name}.from_pretrained(".")"""
         read_config=_read_config(part),
         write_config=_write_config,
         preprocessor=lambda config: (
-            write_preprocessor("CLIPImageProcessor", config) if "image" in towers else {}
+            preprocessor.write("CLIPImageProcessor", config) if "image" in towers else {}
         ),
         card=("library_name: transformers\npipeline_tag: zero-shot-image-classification", example),
     )

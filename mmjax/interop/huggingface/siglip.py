@@ -10,13 +10,13 @@ from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.interop.files import Tensors
 from mmjax.interop.formats import Family, unlike_clip
+from mmjax.interop.huggingface import preprocessor
 from mmjax.interop.huggingface.architecture import (
     Architecture,
     clip_blocks,
     linear,
     norm,
     read_tower,
-    write_preprocessor,
     write_tower,
 )
 from mmjax.interop.table import CONV, LINEAR, Row
@@ -141,6 +141,6 @@ MODEL = Architecture(
     classes=("SiglipModel",),
     read_config=read_config,
     write_config=write_config,
-    preprocessor=lambda config: write_preprocessor("SiglipImageProcessor", config),
+    preprocessor=lambda config: preprocessor.write("SiglipImageProcessor", config),
     card=CARD,
 )

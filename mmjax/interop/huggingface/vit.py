@@ -12,12 +12,12 @@ from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.interop.files import Tensors
 from mmjax.interop.formats import Family
+from mmjax.interop.huggingface import preprocessor
 from mmjax.interop.huggingface.architecture import (
     Architecture,
     linear,
     norm,
     read_tower,
-    write_preprocessor,
     write_tower,
 )
 from mmjax.interop.table import CONV, Row
@@ -123,6 +123,6 @@ MODEL = Architecture(
     classes=("ViTForImageClassification", "ViTModel"),
     read_config=read_config,
     write_config=write_config,
-    preprocessor=lambda config: write_preprocessor("ViTImageProcessor", config),
+    preprocessor=lambda config: preprocessor.write("ViTImageProcessor", config),
     card=CARD,
 )
