@@ -6,15 +6,13 @@ import math
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 from rich.tree import Tree
 
 from mmjax import models
 from mmjax.models import zoo
 from mmjax.models.flops import forward_flops
 from mmjax.models.published import PUBLISHED
-from mmjax.models.roles import path_string
+from mmjax.models.roles import path_string, role
 
 
 def run(name: str | None = None) -> None:
@@ -33,18 +31,25 @@ def run(name: str | None = None) -> None:
 
 
 def list_all(console: Console) -> None:
-    """A row an architecture, as it is counted; GFLOPs are of one image and one full text."""
-    table = Table("name", "parameters", "GFLOPs", "image", "context", "published weights", box=None)
-    for column in table.columns[1:5]:
-        column.justify = "right"
-    with Live(table, console=console, transient=False):
-        for name in zoo.names():
-            config = zoo.config(name)
-            row = (f"{count(config):,}", f"{forward_flops(config) / 1e9:.1f}", *sizes(config))
-            weights = [", ".join(PUBLISHED[name])] if name in PUBLISHED else []
-            quick = f"{name}-quickgelu"
-            weights += [f"{quick}: {', '.join(PUBLISHED[quick])}"] if quick in PUBLISHED else []
-            table.add_row(name, *row, "\n".join(weights))
+    """A row an architecture, as it is counted; GFLOPs are of one image and one full text.
+
+    The weights that fit stand below, a line each and never cut, so that a name can be copied.
+    """
+    print_row = functools.partial(console.print, soft_wrap=True)
+    print_row(f"[bold]{_row('name', 'parameters', 'GFLOPs', 'image', 'context')}[/]")
+    for name in zoo.names():
+        config, quick = zoo.config(name), f"{name}-quickgelu"
+        print_row(_row(name, f"{count(config):,}", gflops(config), *sizes(config)))
+        for weights in PUBLISHED.get(name, ()):
+            print_row(f"    {weights}")
+        for weights in PUBLISHED.get(quick, ()):
+            print_row(f"    {weights}  (as {quick})")
+    print_row("\nmmjax.load takes these names from the hub, and OpenAI's own files (NAME.pt).")
+
+
+def _row(name: str, *numbers: str) -> str:
+    widths = (15, 9, 7, 9)
+    return f"{name:<24}" + "".join(f"{x:>{w}}" for x, w in zip(numbers, widths, strict=True))
 
 
 def describe(console: Console, name: str) -> None:
@@ -52,12 +57,14 @@ def describe(console: Console, name: str) -> None:
     config = zoo.config(name)
     image, context = sizes(config)
     console.print(
-        f"[bold]{name}[/]: {count(config):,} parameters, {forward_flops(config) / 1e9:.1f} GFLOPs "
+        f"[bold]{name}[/]: {count(config):,} parameters, {gflops(config)} GFLOPs "
         f"a pair; images of {image} pixels, texts of {context} tokens, embeddings of "
         f"{config.embed_dim}."
     )
-    if name in PUBLISHED:
-        console.print(f"Published weights: {', '.join(PUBLISHED[name])}.")
+    for form in (name, f"{name}-quickgelu"):
+        if form in PUBLISHED:
+            as_form = "" if form == name else f" (as {form})"
+            console.print(f"Published weights{as_form}: {', '.join(PUBLISHED[form])}.")
     tree = Tree(name)
     branches = {"": tree}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes(config)):
@@ -84,7 +91,18 @@ def shapes(config: ConfigDict):
 
 
 def count(config: ConfigDict) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes(config)))
+    """Parameters; a ResNet's statistics of batch norms are none."""
+    return sum(
+        math.prod(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes(config))
+        if role(path_string(path)).kind != "statistic"
+    )
+
+
+def gflops(config: ConfigDict) -> str:
+    """Of one pair; models for tests have little."""
+    found = forward_flops(config) / 1e9
+    return f"{found:.1f}" if found >= 1 else f"{found:.4f}"
 
 
 def sizes(config: ConfigDict) -> tuple[str, str]:

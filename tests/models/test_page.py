@@ -1,9 +1,10 @@
 """`mmjax models`: the table agrees with the parameters that are made."""
 
 import pytest
+from rich.console import Console
 
 from mmjax import cli
-from mmjax.models import zoo
+from mmjax.models import page, zoo
 from mmjax.models.published import PUBLISHED
 
 
@@ -17,12 +18,25 @@ def test_one_architecture_is_shown_with_shapes(capsys):
 
 
 def test_a_row_an_architecture(capsys, monkeypatch):
-    monkeypatch.setattr(zoo, "names", lambda: ["ViT-B/32", "tiny"])
+    monkeypatch.setattr(zoo, "names", lambda: ["ViT-B/32", "RN50", "tiny"])
     cli.main(["models"])
     lines = capsys.readouterr().out.splitlines()
-    (row,) = [line for line in lines if line.strip().startswith("ViT-B/32 ")]
-    assert row.split()[1:5] == ["151,277,313", "14.8", "224", "77"]
-    assert any("openai/clip-vit-base-patch32" in line for line in lines)
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line}
+    assert rows["ViT-B/32"] == ["151,277,313", "14.8", "224", "77"]
+    assert rows["RN50"][0] == "102,007,137"
+    assert rows["openai/clip-vit-base-patch32"] == ["(as", "ViT-B/32-quickgelu)"]
+    assert rows["laion/CLIP-ViT-B-32-laion2B-s34B-b79K"] == []
+
+
+def test_it_fits_a_terminal_of_80_columns(capsys, monkeypatch):
+    monkeypatch.setattr(zoo, "names", lambda: ["bert-base-uncased"])
+    monkeypatch.setattr(page, "PUBLISHED", {"bert-base-uncased": [w for f in PUBLISHED.values()
+                                                                  for w in f]})  # fmt: skip
+    page.list_all(Console(width=80, highlight=False, color_system=None))
+    lines = capsys.readouterr().out.splitlines()
+    shown = {line.strip() for line in lines}
+    assert all(weights in shown for names in PUBLISHED.values() for weights in names)
+    assert max(map(len, lines)) <= 80
 
 
 def test_published_weights_are_of_architectures_that_exist():
