@@ -1,4 +1,4 @@
-"""Two hosts, each reading its own rows: both report what one host reports."""
+"""Two hosts, each reading its own rows, report what one host reports: alone and in training."""
 
 import json
 import socket
@@ -11,7 +11,10 @@ import jax
 import pytest
 import small_run
 
+from mmjax import evaluation
 from mmjax.parallel.mesh import make_mesh
+
+LOCAL = Path(__file__).parents[2] / "launch" / "local.py"
 
 
 @pytest.fixture
@@ -54,3 +57,47 @@ def test_every_host_reports_the_numbers_of_one(specs):
     assert found[0]["pairs"] == alone["pairs"]
     assert found[0]["names"] == alone["names"]
     assert found[0]["held"] == pytest.approx(alone["held"], rel=1e-5)
+
+
+CONFIG = """
+import json
+from mmjax import config as config_lib
+from mmjax import models
+
+def get_config(arg=None):
+    config = config_lib.default()
+    config.model = models.zoo.config("tiny")
+    config.objectives.clip = config_lib.entry("objectives")
+    config = config_lib.smoke(config)
+    config.total_steps = 4
+    config.mesh.update(data=2, fsdp=2)
+    for name, spec in json.loads(open(arg).read()).items():
+        config.evals[name] = config_lib.entry("evals", every=2, **spec)
+    return config
+"""
+
+
+@pytest.mark.long
+def test_evaluators_of_a_run_on_two_hosts(specs, tmp_path):
+    """What they say of the last step is what one host says of its checkpoint."""
+    (tmp_path / "config.py").write_text(CONFIG)
+    (tmp_path / "specs.json").write_text(json.dumps(specs))
+    workdir = tmp_path / "run"
+    command = [
+        sys.executable, str(LOCAL), "--processes=2", "--devices=2", "--",
+        sys.executable, "-m", "mmjax", "train", "--distributed", f"--workdir={workdir}",
+        f"--config={tmp_path / 'config.py'}:{tmp_path / 'specs.json'}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    of_step = {2: {}, 4: {}}
+    for line in lines:
+        if line["step"] in of_step:
+            of_step[line["step"]] |= line
+    alone = evaluation.run(str(workdir))
+    assert set(alone) == set(specs)
+    for name, metrics in alone.items():
+        for metric, value in metrics.items():
+            assert f"{name}/{metric}" in of_step[2]
+            assert of_step[4][f"{name}/{metric}"] == pytest.approx(value, rel=1e-5), metric

@@ -46,15 +46,15 @@ OUTPUTS = {  # of ours ↔ of theirs
 }
 
 
-def make(name, seed=0, **changes):
-    """A model of class `name` in eval mode, every parameter away from zero and one."""
+def make(name, seed=0, spread=0.1, **changes):
+    """A model of class `name` in eval mode, every parameter away from zero and one by `spread`."""
     config_class, settings = SETTINGS[name]
     settings = {**settings, **changes}
     torch.manual_seed(seed)
     model = getattr(transformers, name)(getattr(transformers, config_class)(**settings)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(spread * torch.randn_like(parameter))
         if hasattr(model, "logit_scale"):
             model.logit_scale.fill_(float(np.log(50.0)))
     return model
