@@ -69,8 +69,8 @@ def open_imagenet(spec: Mapping[str, Any], name: str) -> tuple[Source, bool]:
                 f"number (0 … 999), also in {spec.get('split') or 'val'}/; {VALIDATION_TAR}; *.tar "
                 "shards; a prepared TFDS data set."
             )
-    few = bool(re.search(r"imagenet_[ar]\b", given))
-    only_test = few or re.search(r"imagenet_(v2|sketch)\b", given)
+    few = bool(re.search(r"imagenet[-_][ar]\b", given))
+    only_test = few or re.search(r"imagenet[-_](v2|sketch)\b", given)
     defaults = {}
     if not spec.get("split") and "split=" not in given:
         defaults["split"] = "test" if only_test else "validation"

@@ -84,10 +84,12 @@ def test_webdataset_shards_have_their_labels_in_cls(tmp_path):
     members = []
     for number, label in enumerate(LABELS, start=1):
         members += [(f"{number:04d}.jpg", jpeg(number)), (f"{number:04d}.cls", b"%d\n" % label)]
-    write_tar(tmp_path / "0.tar", members[:8])
-    write_tar(tmp_path / "1.tar", members[8:])
-    assert read(tmp_path) == (RIGHT, False)
-    assert read(tmp_path / "{0..1}.tar") == (RIGHT, False)
+    for name, few in {"shards": False, "imagenet-a": True, "imagenet_r": True}.items():
+        folder = tmp_path / name  # that a set has 200 classes alone, only its name says
+        write_tar(folder / "0.tar", members[:8])
+        write_tar(folder / "1.tar", members[8:])
+        assert read(folder) == (RIGHT, few)
+        assert read(folder / "{0..1}.tar") == (RIGHT, few)
 
 
 def test_webdataset_pairs_with_a_bad_class_are_left_out(tmp_path):
