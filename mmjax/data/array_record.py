@@ -121,6 +121,12 @@ def open_tfds(
     split = split or options.get("split") or "train"
     try:
         builder = _tfds_builder(path, options.get("data_dir"))
+        if not builder.data_path.exists():
+            raise UserError(
+                f"{name}: the TFDS dataset {path} is not prepared in {builder.data_path}: give its "
+                'data_dir, or prepare it with file_format="array_record" (imagenet2012: '
+                "python -m mmjax.data.build_imagenet)."
+            )
         features = sorted(builder.info.features or ())
         image = image or "image"
         if image not in features:

@@ -121,6 +121,10 @@ def test_tfds_splits_and_features(prepared):
         ({"path": path, "caption": "title"}, "no feature 'title'; it has captions, image, label"),
         ({"path": path, "image": "photo"}, "no feature 'photo'"),
         ({"path": "tfds://no_such_dataset"}, "cannot read the TFDS dataset no_such_dataset"),
+        (
+            {"path": "tfds://imagenet2012?data_dir=nowhere"},
+            "imagenet2012 is not prepared in nowhere.*build_imagenet",
+        ),
         ({"path": "tfds://tiny?dir=x"}, "take data_dir and split, not 'dir'"),
     ]:
         with pytest.raises(UserError, match=message):
