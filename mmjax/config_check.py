@@ -12,6 +12,7 @@ from mmjax import objectives
 from mmjax.config import Key
 from mmjax.errors import UserError
 from mmjax.objectives.registry import is_frozen
+from mmjax.training import profile
 
 _ENTRY = re.compile(r"^(data\.train|objectives|teachers|evals)\.([^.]+)\.(.+)$")
 
@@ -35,6 +36,7 @@ def validate(config: ConfigDict) -> None:
     _check_required(config)
     _check_model(config)
     _check_best(config)
+    _check_profile(config)
     if not any(entry.weight for entry in config.objectives.values()):
         raise UserError(
             "config.objectives trains nothing: add one with a weight above 0, e.g. "
@@ -161,6 +163,16 @@ def _check_resnet(image: ConfigDict, init_from: str) -> None:
 def ignores_padding(text: ConfigDict) -> bool:
     """Whether a text tower gives the same with less padding: nothing that is kept looks at it."""
     return (text.causal or text.mask_padding) and text.pool != "last"
+
+
+def _check_profile(config: ConfigDict) -> None:
+    try:
+        profile.parse(config.profile.steps)
+    except ValueError as error:
+        raise UserError(
+            f"config.profile.steps={config.profile.steps!r} should be FIRST:END with 1 <= FIRST < "
+            "END, as 10:15."
+        ) from error
 
 
 def _check_best(config: ConfigDict) -> None:

@@ -145,3 +145,10 @@ def test_resume_may_change_some_keys_only(config):
     other.data.train.pairs.weight = 2.0
     with pytest.raises(UserError, match=r"runs/a holds a run with config\.data\.train\.pairs\.wei"):
         config_check.validate_resume(config, other, "runs/a")
+
+
+@pytest.mark.parametrize("steps", ["10", "15:10", "0:3", "a:b", "3:"])
+def test_steps_to_profile_are_first_and_end(config, steps):
+    config.profile.steps = steps
+    with pytest.raises(UserError, match=r"config\.profile\.steps=.* should be FIRST:END .*10:15"):
+        config_check.validate(config)

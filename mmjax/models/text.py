@@ -59,6 +59,7 @@ class TextTower(nn.Module):
         outputs: Collection[str],
         *,
         text_ar: jax.Array | None = None,
+        text_segment: jax.Array | None = None,
         cache: dict[str, Cache] | None = None,
         place: jax.Array | None = None,
     ) -> dict[str, Any]:
@@ -66,7 +67,9 @@ class TextTower(nn.Module):
 
         "text_tokens" are the last layer's tokens, normalised; "text_features" what is pooled of
         them and projected; "token_logits" [B, L, V] are `token_logits` of all of them. `text_ar`
-        says what a token sees (`may_see`) in a tower that is not causal already. With a `cache`
+        says what a token sees (`may_see`) in a tower that is not causal already. `text_segment`
+        int32 [B, L] numbers the texts that share a row: each begins at place 0 and sees itself
+        alone; there are no "text_features" of them. With a `cache`
         the texts are the tokens from `place` on, `text_mask` is of all that the cache holds, and
         the new "cache" is returned, too.
         """
@@ -77,11 +80,15 @@ class TextTower(nn.Module):
             mask = may_see(seen, text_ar)
         else:
             mask = None
+        if text_segment is not None:
+            own = (text_segment[:, :, None] == text_segment[:, None, :])[:, None]
+            mask = own if mask is None else mask & own
+            place = places_in_segments(text_segment)
         x, cache = stack(
             self.embed(text, place),
             mask,
             cache=cache,
-            place=place,
+            place=None if text_segment is not None else place,
             depth=self.depth,
             heads=self.heads,
             mlp_dim=self.mlp_dim,
@@ -111,11 +118,17 @@ class TextTower(nn.Module):
         return result
 
     def embed(self, text: jax.Array, place: jax.Array | None = None) -> jax.Array:
-        """[B, L] -> [B, L, W]: token, place (from `place` on) and (BERT) type, always the first."""
+        """[B, L] -> [B, L, W]: token, place and (BERT) type, always the first.
+
+        Places are counted from `place` on, or are given, as int32 [B, L].
+        """
         rows = self.position_offset + self.context_length
         positions = self.param("position_embed", normal(0.01), (rows, self.width))
         first = self.position_offset + (0 if place is None else place)
-        positions = jax.lax.dynamic_slice_in_dim(positions, first, text.shape[1])
+        if jnp.ndim(first):
+            positions = positions[first]
+        else:
+            positions = jax.lax.dynamic_slice_in_dim(positions, first, text.shape[1])
         x = self.token_embed(text) + positions.astype(self.dtype)
         if self.token_types:
             types = self.param("type_embed", normal(0.02), (self.token_types, self.width))
@@ -152,6 +165,13 @@ class TextTower(nn.Module):
     def masked_mean(self, x: jax.Array, text_mask: jax.Array) -> jax.Array:
         weights = text_mask[:, :, None].astype(x.dtype)
         return (x * weights).sum(axis=1) / weights.sum(axis=1)
+
+
+def places_in_segments(segment: jax.Array) -> jax.Array:
+    """int32 [B, L] -> int32 [B, L]: how many tokens of the same run of numbers come before."""
+    index = jnp.broadcast_to(jnp.arange(segment.shape[1]), segment.shape)
+    begins = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return index - jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
 
 
 class MlmHead(nn.Module):
