@@ -177,7 +177,7 @@ KEYS: tuple[Key, ...] = (
         "for a CLIP-style BPE of at most N tokens trained on the training captions, or init_from "
         "for that of the weights."),
     Key("data.text_lengths", (), "Lengths that texts are trimmed to, e.g. (16, 32); (): full."),
-    Key("data.pack", 0, "Texts that share a row on average, where the model is of texts alone: each "
+    Key("data.pack", 0, "Texts that share a row on average, in a model of texts alone: each "
         "sees itself only, as in a row of its own. batch_size counts rows. 0: one a row."),
     Key("data.resize", "shortest", "Outside training: shortest side to size, then the centre; or "
         "squash to the square.", ("shortest", "squash")),

@@ -53,8 +53,8 @@ def pack(text: np.ndarray, text_mask: np.ndarray, rows: int, pad_id: int) -> Pac
 
 
 def groups(rows: np.ndarray, batch_size: int) -> list[tuple[range, np.ndarray]]:
-    """The groups of rows 0 … batch_size - 1 that hold any of `rows`: (the group, which of `rows` are
-    of it)."""
+    """The groups of rows 0 … batch_size - 1 that hold any of `rows`: (the group, the places in
+    `rows` of those that are of it)."""
     found = []
     for number in np.unique(rows // GROUP):
         group = range(number * GROUP, min((number + 1) * GROUP, batch_size))

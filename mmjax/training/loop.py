@@ -107,6 +107,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
             found = clock.read()
             account.add({"step": step, **found})
             return {**found, "goodput": account.goodput()}
+
         train_step = parts.step()
         rows, counts = mesh_lib.local_rows(config.batch_size), Counter[str]()
         batches = unfailing(
