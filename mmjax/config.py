@@ -331,6 +331,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.mesh.update(data=-1, fsdp=1, tensor=1)
     config.data.train = {"generated": entry("data.train", path="generated:64")}
     config.data.workers = min(config.data.workers, 1)
+    config.data.pack = min(config.data.pack, 2)
     config.data.tokenizer = "captions:600"
     config.init_from.source = ""  # towers of another size
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
