@@ -65,6 +65,7 @@ def train_batches(
     rows: np.ndarray,
     start_step: int,
     columns: Sequence[Columns] = (),
+    lengths: Sequence[Sequence[int]] = (),
     counts: Counter[str] | None = None,
 ) -> Generator[Batch]:
     """Endless training batches from step `start_step` on.
@@ -77,6 +78,8 @@ def train_batches(
       rows: the rows of the global batch to load, any of 0 … batch_size - 1.
       start_step: the first step to yield.
       columns: what adds to the batch.
+      lengths: of each source, how many tokens the longest caption of a record has (lengths.py).
+        Without them a host that loads a part of the batch trims no text.
       counts: if given, is kept up to date: `data/examples` that were loaded here,
         `data/substituted`, those that stood in for one that could not be used, and `data/left_out`,
         texts without room in packed rows.
@@ -103,6 +106,7 @@ def train_batches(
         text_length=config.model.text.context_length,
         text_lengths=tuple(config.data.text_lengths),
         columns=tuple(columns),
+        lengths=tuple(lengths),
         pack=config.data.get("pack", 0),
     )
     batches = read_ahead(
@@ -172,6 +176,7 @@ class _TrainBatch:
     text_length: int
     text_lengths: tuple[int, ...]
     columns: tuple[Columns, ...]
+    lengths: Sequence[Sequence[int]]  # source → record → tokens; () where they are not known
     pack: int  # texts a row on average; 0: one, and no more
 
     def __call__(self, step: int) -> Batch:
@@ -181,8 +186,11 @@ class _TrainBatch:
         examples: list[Example] = []
         for first in range(0, len(addresses), TOGETHER):
             examples += self._examples(addresses[first : first + TOGETHER])
-        text, mask = self.tokenizer.encode([e.caption for e in examples], self.text_length)
-        length = self._length(mask)
+        captions = [e.caption for e in examples]
+        text, mask = self.tokenizer.encode(captions, self.text_length)
+        length = self._length(step, mask)
+        if mask[:, length:].any():  # another record stands in, and its text is longer
+            text, mask = self.tokenizer.encode(captions, length)
         batch = {
             "text": np.ascontiguousarray(text[:, :length]),
             "text_mask": np.ascontiguousarray(mask[:, :length]),
@@ -249,13 +257,16 @@ class _TrainBatch:
     def _offset(self, source: int) -> int:
         return sum(self.order.lengths[:source])
 
-    def _length(self, mask: np.ndarray) -> int:
+    def _length(self, step: int, mask: np.ndarray) -> int:
         """The smallest of text_lengths that holds every caption of the global batch."""
-        if len(self.rows) < self.batch_size:
-            # Other hosts hold the other captions, and all must agree without talking: token
-            # lengths are known only after reading, so the full length it is.
-            return self.text_length
-        longest = int(mask.sum(axis=1).max())
+        if len(self.rows) == self.batch_size:
+            longest = int(mask.sum(axis=1).max())
+        elif not (self.text_lengths and self.lengths):
+            return self.text_length  # other hosts hold the other captions, and all must agree
+        else:
+            first = step * self.batch_size
+            places = map(self.order, range(first, first + self.batch_size))
+            longest = max(self.lengths[a.source][a.index] for a in places)
         return min((n for n in self.text_lengths if n >= longest), default=self.text_length)
 
 

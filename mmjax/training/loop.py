@@ -31,7 +31,12 @@ from mmjax.training.preemption import Preemption
 from mmjax.training.profile import Profiler
 from mmjax.training.state import TrainState, init_state, model_params, with_params
 from mmjax.training.watchdog import Watchdog
-from mmjax.training.workdir import open_workdir, workdir_path, workdir_tokenizer
+from mmjax.training.workdir import (
+    open_workdir,
+    workdir_lengths,
+    workdir_path,
+    workdir_tokenizer,
+)
 
 Batch = dict[str, np.ndarray]
 RELOADS = 3  # tries to load a batch whose worker dies
@@ -109,11 +114,12 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
             return {**found, "goodput": account.goodput()}
 
         train_step = parts.step()
+        lengths = workdir_lengths(folder, config, sources, tokenizer)
         rows, counts = mesh_lib.local_rows(config.batch_size), Counter[str]()
         batches = unfailing(
             lambda step: data.train_batches(
                 sources, config, tokenizer, rows=rows, start_step=step, columns=columns,
-                counts=counts,
+                lengths=lengths, counts=counts,
             ),
             first,
         )  # fmt: skip
