@@ -59,7 +59,7 @@ def measure(parts: Parts, mesh: jax.sharding.Mesh, folder: Path, args: argparse.
     def timed_step() -> float:
         nonlocal state
         begun = time.perf_counter()
-        state, metrics = step(state, batch)
+        state, _ = step(state, batch)
         jax.block_until_ready(state)
         return time.perf_counter() - begun
 

@@ -44,6 +44,14 @@ def validate(config: ConfigDict) -> None:
         )
     if not config.data.train:
         raise UserError("config.data.train has no source: add entry('data.train', path=...).")
+    for name, source in config.data.train.items():
+        if not 0 < source.weight < float("inf"):
+            raise UserError(
+                f"config.data.train.{name}.weight={source.weight}: a share of the mixture is above "
+                "0; remove the source if none of it is wanted."
+            )
+        if source.run < 0:
+            raise UserError(f"config.data.train.{name}.run={source.run}: 0 or more are wanted.")
 
 
 def key_of(path: str) -> Key:

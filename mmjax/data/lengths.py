@@ -20,7 +20,7 @@ log = logging.getLogger("mmjax.data")
 CHUNK = 4096  # records whose texts are encoded at once
 
 
-class Lengths:
+class Lengths(Sequence[int]):
     """Record number → tokens of its longest caption, special ones included. Pickles as its file."""
 
     def __init__(self, file: Path):
@@ -30,7 +30,7 @@ class Lengths:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def __getitem__(self, index: int) -> int:
+    def __getitem__(self, index: Any) -> Any:
         return int(self._counts[index])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -45,7 +45,7 @@ def count_tokens(source: Source, tokenizer: Tokenizer, most: int) -> np.ndarray:
     log.info("%s: counting the tokens of %d records", source.name, len(source))
     counts = np.full(len(source), most, np.uint16)
     for first in range(0, len(source), CHUNK):
-        numbers, texts = [], []
+        numbers, texts = list[int](), list[str]()
         for number in range(first, min(first + CHUNK, len(source))):
             try:
                 captions = source.captions(number)

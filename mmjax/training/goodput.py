@@ -9,7 +9,7 @@ import json
 import queue
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -37,12 +37,11 @@ class Clock:
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
-        self._spent = Counter[str]()
+        self._spent: dict[str, float] = defaultdict(float)
         self._starting = True
         self._steps: queue.SimpleQueue[jax.Array | None] = queue.SimpleQueue()
         self._sent = self._done = 0
         self._done_at = 0.0
-        threading.Thread(target=self._watch, daemon=True, name="goodput").start()
 
     @contextlib.contextmanager
     def spend(self, cause: str) -> Iterator[None]:
@@ -53,6 +52,8 @@ class Clock:
 
     def sent(self, result: jax.Array) -> None:
         """A step was sent to the devices; `result` is there when they are done with it."""
+        if not self._sent:
+            threading.Thread(target=self._watch, daemon=True, name="goodput").start()
         self._sent += 1
         self._steps.put(result)
 
@@ -69,12 +70,10 @@ class Clock:
         """What a log line says: `time`, and `seconds/CAUSE` since the line before."""
         now = time.perf_counter()
         total, self._last = now - self._last, now
-        if self._starting:
-            self._spent = Counter(start=total)
-        self._spent["steps"] = max(0.0, total - self._spent.total())
-        seconds = {f"seconds/{cause}": spent for cause, spent in self._spent.items()}
-        self._spent, self._starting = Counter(), False
-        return {"time": time.time(), **seconds}
+        spent = {"start": total} if self._starting else self._spent
+        spent["steps"] = max(0.0, total - sum(spent.values()))
+        self._spent, self._starting = defaultdict(float), False
+        return {"time": time.time()} | {f"seconds/{cause}": s for cause, s in spent.items()}
 
     def close(self) -> None:
         self._steps.put(None)
