@@ -22,6 +22,7 @@ CAUSES = {
     "data": "devices idle, waiting for a batch",
     "eval": "evaluation",
     "save": "saving that blocked the loop",
+    "profile": "starting and writing a trace",
     "lost": "steps that a restart did again",
     "away": "between two processes: dead, in a queue, or not yet at its first line",
 }

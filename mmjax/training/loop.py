@@ -105,7 +105,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         writer = MetricWriter(folder, config)
         cleanup.callback(writer.close)
         cleanup.callback(clock.close)
-        profiler = Profiler(config.profile.steps, folder)
+        profiler = Profiler(config.profile.steps, folder, clock)
         cleanup.callback(profiler.close)
 
         def times(step: int) -> dict[str, float]:

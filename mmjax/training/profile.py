@@ -8,6 +8,8 @@ import jax
 from absl import logging
 from etils import epath
 
+from mmjax.training.goodput import Clock
+
 FOLDER = "profile"
 
 
@@ -17,9 +19,9 @@ class Profiler:
     Every host writes its own file. Of steps that were done before a restart there is no trace.
     """
 
-    def __init__(self, steps: str, workdir: epath.Path):
+    def __init__(self, steps: str, workdir: epath.Path, clock: Clock):
         self._first, self._end = parse(steps)
-        self._folder = workdir / FOLDER
+        self._folder, self._clock = workdir / FOLDER, clock
         self._tracing = ""
 
     def before(self, step: int) -> None:
@@ -28,13 +30,15 @@ class Profiler:
             # The profiler writes to this machine only.
             remote = "://" in str(self._folder)
             self._tracing = tempfile.mkdtemp() if remote else str(self._folder)
-            jax.profiler.start_trace(self._tracing)
+            with self._clock.spend("profile"):
+                jax.profiler.start_trace(self._tracing)
 
     def after(self, step: int, result: jax.Array) -> None:
         """To be called after each step with one of its results."""
         if self._tracing and step == self._end - 1:
             result.block_until_ready()
-            self.close()
+            with self._clock.spend("profile"):
+                self.close()
 
     def close(self) -> None:
         """Writes the trace of a run that ends before its last step was traced."""
