@@ -3,6 +3,8 @@
     mmjax train --config=configs/roberta_base.py --config.data.train.lines.path=lines.txt \
         --config.data.tokenizer=roberta-base --workdir=runs/roberta --distributed
 
+A sentence a line; for lines of whole passages, --config.data.pack=0.
+
 Recipe: Liu et al. (2019), sections 3 and 5, table 9: batch 8,192, 500k steps of 512 tokens, rate
 6e-4, Adam's b2 0.98. They report a perplexity of 3.68 at batch 2,000 on BERT's data (table 3). Not
 run here: no accelerator was at hand.
@@ -25,6 +27,7 @@ def get_config(arg=None):
     config.optim.update(weight_decay=0.01)
 
     config.data.train.lines = config_lib.entry("data.train", format="text")
+    config.data.pack = 16  # sentences of about 30 tokens in a row of 512
     config.data.tokenizer = "roberta-base"
     config.data.workers = 16
 

@@ -180,6 +180,8 @@ KEYS: tuple[Key, ...] = (
         "for a CLIP-style BPE of at most N tokens trained on the training captions, or init_from "
         "for that of the weights."),
     Key("data.text_lengths", (), "Lengths that texts are trimmed to, e.g. (16, 32); (): full."),
+    Key("data.pack", 0, "Texts that share a row on average, in a model of texts alone: each "
+        "sees itself only, as in a row of its own. batch_size counts rows. 0: one a row."),
     Key("data.resize", "shortest", "Outside training: shortest side to size, then the centre; or "
         "squash to the square.", ("shortest", "squash")),
     Key("data.interpolation", "bicubic", "Outside training, of the resize.",
@@ -244,6 +246,8 @@ KEYS: tuple[Key, ...] = (
         resumable=True),
     Key("checkpoint.best_is", "largest", "Which value of that metric is best.",
         ("largest", "smallest"), resumable=True),
+    Key("profile.steps", "", "FIRST:END, as 10:15: the XProf trace of the steps from FIRST up to, "
+        "without, END goes into WORKDIR/profile; '': none.", resumable=True),
     Key("log.every", 50, "Steps between log lines.", resumable=True),
     Key("log.watchdog", 600.0, "Seconds without progress after which the log names host, step and "
         "phase; 0: never.", resumable=True),
@@ -330,6 +334,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.mesh.update(data=-1, fsdp=1, tensor=1)
     config.data.train = {"generated": entry("data.train", path="generated:64")}
     config.data.workers = min(config.data.workers, 1)
+    config.data.pack = min(config.data.pack, 2)
     config.data.tokenizer = "captions:600"
     config.init_from.source = ""  # towers of another size
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()

@@ -12,6 +12,7 @@ from mmjax import objectives
 from mmjax.config import Key
 from mmjax.errors import UserError
 from mmjax.objectives.registry import is_frozen
+from mmjax.training import profile
 
 _ENTRY = re.compile(r"^(data\.train|objectives|teachers|evals)\.([^.]+)\.(.+)$")
 
@@ -35,6 +36,7 @@ def validate(config: ConfigDict) -> None:
     _check_required(config)
     _check_model(config)
     _check_best(config)
+    _check_profile(config)
     if not any(entry.weight for entry in config.objectives.values()):
         raise UserError(
             "config.objectives trains nothing: add one with a weight above 0, e.g. "
@@ -42,6 +44,14 @@ def validate(config: ConfigDict) -> None:
         )
     if not config.data.train:
         raise UserError("config.data.train has no source: add entry('data.train', path=...).")
+    for name, source in config.data.train.items():
+        if not 0 < source.weight < float("inf"):
+            raise UserError(
+                f"config.data.train.{name}.weight={source.weight}: a share of the mixture is above "
+                "0; remove the source if none of it is wanted."
+            )
+        if source.run < 0:
+            raise UserError(f"config.data.train.{name}.run={source.run}: 0 or more are wanted.")
 
 
 def key_of(path: str) -> Key:
@@ -177,6 +187,16 @@ def _check_resnet(image: ConfigDict, init_from: str) -> None:
 def ignores_padding(text: ConfigDict) -> bool:
     """Whether a text tower gives the same with less padding: nothing that is kept looks at it."""
     return (text.causal or text.mask_padding) and text.pool not in ("last", "appended")
+
+
+def _check_profile(config: ConfigDict) -> None:
+    try:
+        profile.parse(config.profile.steps)
+    except ValueError as error:
+        raise UserError(
+            f"config.profile.steps={config.profile.steps!r} should be FIRST:END with 1 <= FIRST < "
+            "END, as 10:15."
+        ) from error
 
 
 def _check_best(config: ConfigDict) -> None:

@@ -78,6 +78,11 @@ BAD = {
     ),
     "no objective": (lambda c: c.objectives.clip.update(weight=0.0), "trains nothing"),
     "no data": (lambda c: setattr(c.data, "train", {}), r"config\.data\.train has no source"),
+    "source without a share": (
+        lambda c: c.data.train.pairs.update(weight=0.0),
+        r"config\.data\.train\.pairs\.weight=0\.0: .* above 0; remove the source",
+    ),
+    "run of less than nothing": (lambda c: c.data.train.pairs.update(run=-1), r"run=-1: 0 or more"),
     "heads": (lambda c: c.model.image.update(heads=7), r"heads=7 does not divide width=64"),
     "patch": (lambda c: c.model.image.update(patch_size=64), "larger than the image"),
     "head none": (lambda c: c.model.image.update(head="none"), r"width=64 equal to .*embed_dim=32"),
@@ -145,3 +150,10 @@ def test_resume_may_change_some_keys_only(config):
     other.data.train.pairs.weight = 2.0
     with pytest.raises(UserError, match=r"runs/a holds a run with config\.data\.train\.pairs\.wei"):
         config_check.validate_resume(config, other, "runs/a")
+
+
+@pytest.mark.parametrize("steps", ["10", "15:10", "0:3", "a:b", "3:"])
+def test_steps_to_profile_are_first_and_end(config, steps):
+    config.profile.steps = steps
+    with pytest.raises(UserError, match=r"config\.profile\.steps=.* should be FIRST:END .*10:15"):
+        config_check.validate(config)

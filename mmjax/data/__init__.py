@@ -3,7 +3,7 @@
 from mmjax.data.augment import Augment, train_transform
 from mmjax.data.images import eval_transform
 from mmjax.data.order import Address, Order
-from mmjax.data.pipeline import train_batches
+from mmjax.data.pipeline import train_batches, train_order
 from mmjax.data.records import BadRecord, Record, Source
 from mmjax.data.sources import open_source, open_sources
 from mmjax.data.tokenize import Tokenizer, load_tokenizer, train_tokenizer
@@ -23,6 +23,7 @@ __all__ = [
     "open_source",
     "open_sources",
     "train_batches",
+    "train_order",
     "train_tokenizer",
     "train_transform",
 ]

@@ -5,6 +5,7 @@ warp, all colour changes become another and one pass over the pixels. Output is 
 """
 
 import math
+import threading
 from dataclasses import dataclass
 
 import cv2
@@ -21,6 +22,7 @@ from mmjax.data.images import (
 )
 
 LINEAR_UP_TO = 1.25  # pixels on one of the view; measured, see _resize
+_of_thread = threading.local()
 GRAY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as Pillow and torchvision
 
 
@@ -233,9 +235,18 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
     if shrink >= 2:
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     if shrink > LINEAR_UP_TO:
-        image = cv2.resize(image, (2 * size, 2 * size), interpolation=cv2.INTER_LINEAR)
+        dense = _drawing_board(2 * size)
+        image = cv2.resize(image, (2 * size, 2 * size), dst=dense, interpolation=cv2.INTER_LINEAR)
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def _drawing_board(side: int) -> np.ndarray:
+    """uint8 [side, side, 3] of this thread, with anything in it: memory that is warm already."""
+    board = getattr(_of_thread, "board", None)
+    if board is None or len(board) != side:
+        board = _of_thread.board = np.empty((side, side, 3), np.uint8)
+    return board
 
 
 def _shrink(box: np.ndarray, scale: tuple[float, float], size: int) -> float:

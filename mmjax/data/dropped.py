@@ -17,6 +17,7 @@ class Kept:
         self.name, self.skipped = source.name, skipped
         self.run = getattr(source, "run", 1)
         self.classes = getattr(source, "classes", 0)
+        self.captions_alone = getattr(source, "captions_alone", False)
         self._source, self._kept = source, kept
 
     def __len__(self) -> int:

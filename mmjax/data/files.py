@@ -26,6 +26,8 @@ class Row(NamedTuple):
 class FileSource:
     """Image files with the captions that were found for them."""
 
+    captions_alone = True
+
     def __init__(self, rows: Iterable[Row], name: str, classes: int = 0):
         self.name = name
         self.classes = classes  # of the labels; 0 if that is not known

@@ -21,6 +21,8 @@ SIDE = 64
 class GeneratedSource:
     """Record i is drawn from i alone; its label is the number of its (colour, shape)."""
 
+    captions_alone = True
+
     def __init__(self, count: int, name: str):
         self.name = name
         self.skipped: dict[str, int] = {}

@@ -145,4 +145,8 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
             break
         fill = marker == 0xFF
         at += 1 if fill else 2 + int.from_bytes(data[at + 2 : at + 4])
-    raise BadRecord("cannot be decoded (it is no whole JPEG)")
+    try:  # Pillow passes over stray bytes between the segments, as the decoders do
+        width, height = Image.open(io.BytesIO(data)).size
+    except Exception as error:  # its reader has its own kinds
+        raise BadRecord("cannot be decoded (it is no whole JPEG)") from error
+    return height, width

@@ -18,6 +18,8 @@ from mmjax.errors import UserError
 class LineSource:
     """The lines of some files in order; empty ones are left out."""
 
+    captions_alone = True
+
     def __init__(self, files: list[Path], name: str):
         self.name = name
         self.skipped: Counter[str] = Counter()

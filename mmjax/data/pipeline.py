@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
+from mmjax.data import packing
 from mmjax.data.augment import Augment, train_transform
 from mmjax.data.images import MAX_PIXELS
 from mmjax.data.order import Address, Order
@@ -28,6 +29,7 @@ TRIES = 16  # neighbours to try in place of a bad record
 FOREVER = 1 << 40  # steps
 NO_IMAGE = np.zeros(0, np.uint8)
 BAD_WINDOW = 1000  # examples below which the share of bad ones is not judged
+MAX_LEFT_OUT = 0.1  # share of the texts that find no room in packed rows
 NAMED = 10_000  # bad records named in the log: memory stays flat
 
 
@@ -63,6 +65,7 @@ def train_batches(
     rows: np.ndarray,
     start_step: int,
     columns: Sequence[Columns] = (),
+    lengths: Sequence[Sequence[int]] = (),
     counts: Counter[str] | None = None,
 ) -> Generator[Batch]:
     """Endless training batches from step `start_step` on.
@@ -75,30 +78,26 @@ def train_batches(
       rows: the rows of the global batch to load, any of 0 … batch_size - 1.
       start_step: the first step to yield.
       columns: what adds to the batch.
-      counts: if given, is kept up to date: `data/examples` that were loaded here, and
-        `data/substituted`, those that stood in for one that could not be used.
+      lengths: of each source, how many tokens the longest caption of a record has (lengths.py).
+        Without them a host that loads a part of the batch trims no text.
+      counts: if given, is kept up to date: `data/examples` that were loaded here,
+        `data/substituted`, those that stood in for one that could not be used, and `data/left_out`,
+        texts without room in packed rows.
 
     Yields:
       image uint8 [b, S, S, 3] (where the model has an image tower), text int32 [b, L], text_mask
       bool [b, L], group int32 [b]: records of one group (or, without groups, one record met twice)
-      are positives of each other.
+      are positives of each other. With data.pack also text_segment int32 [b, L] (packing.py).
       Close the iterator to stop the worker processes.
 
     Raises:
       UserError: a larger share of the examples than data.max_bad had to be substituted.
     """
-    names = sorted(config.data.train)
-    if len(names) != len(sources):
-        raise ValueError(f"{len(sources)} sources for {len(names)} entries of data.train")
-    specs = [config.data.train[name] for name in names]
-    weights = [spec.get("weight", 1.0) for spec in specs]
-    # A run that nobody asked for is the source's own: what its format reads at once.
-    runs = [s.get("run", 0) or getattr(o, "run", 1) for s, o in zip(specs, sources, strict=True)]
     augment, limit = Augment(**config.data.augment), config.data.get("max_pixels", MAX_PIXELS)
     towers = config.model.get("towers", ("image", "text"))
     load = _TrainBatch(
         sources=list(sources),
-        order=Order([len(source) for source in sources], weights, config.seed, runs),
+        order=train_order(sources, config),
         tokenizer=tokenizer,
         views=Views(config.seed, augment, config.data.views, limit),
         batch_size=config.batch_size,
@@ -107,11 +106,26 @@ def train_batches(
         text_length=config.model.text.context_length,
         text_lengths=tuple(config.data.text_lengths),
         columns=tuple(columns),
+        lengths=tuple(lengths),
+        pack=config.data.get("pack", 0),
     )
     batches = read_ahead(
         load, start_step, FOREVER, workers=config.data.workers, prefetch=config.data.prefetch
     )
     return _watch(batches, config.data.max_bad, Counter() if counts is None else counts)
+
+
+def train_order(sources: Sequence[Source], config: ConfigDict) -> Order:
+    """Which record is at each position of the run: row r of step s is at s · batch_size + r; with
+    data.pack texts a row, those of its group of rows (see packing.py) begin at pack times that."""
+    names = sorted(config.data.train)
+    if len(names) != len(sources):
+        raise ValueError(f"{len(sources)} sources for {len(names)} entries of data.train")
+    specs = [config.data.train[name] for name in names]
+    weights = [spec.get("weight", 1.0) for spec in specs]
+    # A run that nobody asked for is the source's own: what its format reads at once.
+    runs = [s.get("run", 0) or getattr(o, "run", 1) for s, o in zip(specs, sources, strict=True)]
+    return Order([len(source) for source in sources], weights, config.seed, runs)
 
 
 def group_of(record: Record, number: int) -> int:
@@ -162,14 +176,21 @@ class _TrainBatch:
     text_length: int
     text_lengths: tuple[int, ...]
     columns: tuple[Columns, ...]
+    lengths: Sequence[Sequence[int]]  # source → record → tokens; () where they are not known
+    pack: int  # texts a row on average; 0: one, and no more
 
     def __call__(self, step: int) -> Batch:
+        if self.pack:
+            return self._packed(step)
         addresses = [self.order(step * self.batch_size + row) for row in self.rows]
         examples: list[Example] = []
         for first in range(0, len(addresses), TOGETHER):
             examples += self._examples(addresses[first : first + TOGETHER])
-        text, mask = self.tokenizer.encode([e.caption for e in examples], self.text_length)
-        length = self._length(mask)
+        captions = [e.caption for e in examples]
+        text, mask = self.tokenizer.encode(captions, self.text_length)
+        length = self._length(step, mask)
+        if mask[:, length:].any():  # another record stands in, and its text is longer
+            text, mask = self.tokenizer.encode(captions, length)
         batch = {
             "text": np.ascontiguousarray(text[:, :length]),
             "text_mask": np.ascontiguousarray(mask[:, :length]),
@@ -181,6 +202,28 @@ class _TrainBatch:
         for columns in self.columns:
             batch |= columns(examples, self.views.transform)
         return batch
+
+    def _packed(self, step: int) -> Batch:
+        """A batch of texts, several in a row."""
+        shape, problems, left_out = (len(self.rows), self.text_length), list[str](), 0
+        batch = {
+            "text": np.zeros(shape, np.int32),
+            "text_mask": np.zeros(shape, bool),
+            "text_segment": np.zeros(shape, np.int32),
+            "group": (-1 - self.rows).astype(np.int32),  # no row has a positive
+        }
+        for group, mine in packing.groups(self.rows, self.batch_size):
+            first = (step * self.batch_size + group.start) * self.pack
+            addresses = [self.order(first + number) for number in range(len(group) * self.pack)]
+            examples = self._examples(addresses)
+            tokens = self.tokenizer.encode([e.caption for e in examples], self.text_length)
+            found = packing.pack(*tokens, len(group), self.tokenizer.pad_id)
+            wanted = self.rows[mine] - group.start
+            for name in ("text", "text_mask", "text_segment"):
+                batch[name][mine] = getattr(found, name)[wanted]
+            problems += [e.problem for e in examples]
+            left_out += found.left_out
+        return batch | {"substituted": np.array(problems), "left_out": np.array([left_out])}
 
     def _examples(self, addresses: list[Address]) -> list[Example]:
         """Examples whose records are read together, which is what remote sources are quick at."""
@@ -214,13 +257,16 @@ class _TrainBatch:
     def _offset(self, source: int) -> int:
         return sum(self.order.lengths[:source])
 
-    def _length(self, mask: np.ndarray) -> int:
+    def _length(self, step: int, mask: np.ndarray) -> int:
         """The smallest of text_lengths that holds every caption of the global batch."""
-        if len(self.rows) < self.batch_size:
-            # Other hosts hold the other captions, and all must agree without talking: token
-            # lengths are known only after reading, so the full length it is.
-            return self.text_length
-        longest = int(mask.sum(axis=1).max())
+        if len(self.rows) == self.batch_size:
+            longest = int(mask.sum(axis=1).max())
+        elif not (self.text_lengths and self.lengths):
+            return self.text_length  # other hosts hold the other captions, and all must agree
+        else:
+            first = step * self.batch_size
+            places = map(self.order, range(first, first + self.batch_size))
+            longest = max(self.lengths[a.source][a.index] for a in places)
         return min((n for n in self.text_lengths if n >= longest), default=self.text_length)
 
 
@@ -255,9 +301,12 @@ def _watch(batches: Generator[Batch], max_bad: float, counts: Counter[str]) -> G
     named: set[str] = set()
     try:
         for batch in batches:
-            problems = [str(problem) for problem in batch.pop("substituted") if problem]
-            counts["data/examples"] += len(batch["group"])
+            loaded = batch.pop("substituted")
+            problems = [str(problem) for problem in loaded if problem]
+            counts["data/examples"] += len(loaded)
             counts["data/substituted"] += len(problems)
+            if "left_out" in batch:
+                counts["data/left_out"] += int(batch.pop("left_out").sum())
             seen, bad = counts["data/examples"], counts["data/substituted"]
             for problem in problems:
                 if problem not in named and len(named) < NAMED:  # once, not every epoch
@@ -267,6 +316,12 @@ def _watch(batches: Generator[Batch], max_bad: float, counts: Counter[str]) -> G
                 raise UserError(
                     f"{bad} of {seen} examples could not be used, more than data.max_bad="
                     f"{max_bad:g} allows; the last was {problems[-1]}."
+                )
+            left_out = counts["data/left_out"]
+            if left_out > MAX_LEFT_OUT * max(seen, BAD_WINDOW):
+                raise UserError(
+                    f"{left_out} of {seen} texts found no room in their rows: set data.pack to "
+                    "less, or model.text.context_length to more."
                 )
             yield batch
     finally:

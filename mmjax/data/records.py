@@ -55,7 +55,8 @@ class Source(Protocol):
         ...
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The captions alone, where the format allows without reading the image."""
+        """The captions alone. A source that is quick at it, reading no image and asking no object
+        store, has `captions_alone = True`."""
         ...
 
 

@@ -44,7 +44,7 @@ class TarSource:
     ):
         self.name = name
         self.skipped = skipped
-        self.remote = any(storage.is_url(shard) for shard in shards)
+        self.captions_alone = not any(storage.is_url(shard) for shard in shards)
         self._shards = shards
         self._fields, self._weights, self._timeout = fields, weights, timeout
         self._parts = sorted({field.partition(":")[0] for field in fields.captions})

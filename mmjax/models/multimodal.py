@@ -41,7 +41,8 @@ class Multimodal(nn.Module):
         """Computes `outputs` (names of `self.outputs()`) of a batch as in DESIGN's contract.
 
         Beside it the batch may have `text_ar` int32 [B, L], what a token sees of its text (the rule
-        of `may_see`; absent: 1 if the text tower is causal, else 0); for scores, `targets` int32
+        of `may_see`; absent: 1 if the text tower is causal, else 0); `text_segment` int32 [B, L],
+        the number of the text where several share a row; for scores, `targets` int32
         [B, K] (-1: none) with `target_places` [B, K] (absent: target k is told by token k); and
         `patch_mask` bool [B, N], patches that are hidden from the image tower.
 
@@ -68,8 +69,10 @@ class Multimodal(nn.Module):
             hidden = {"patch_mask": batch["patch_mask"]} if "patch_mask" in batch else {}
             known |= self.image(batch["image"], raw(of_image), train, **hidden)
         if of_text and self.text is not None:
-            text_ar = batch.get("text_ar")
-            known |= self.text(batch["text"], batch["text_mask"], raw(of_text), text_ar=text_ar)
+            known |= self.text(
+                batch["text"], batch["text_mask"], raw(of_text), text_ar=batch.get("text_ar"),
+                text_segment=batch.get("text_segment"),
+            )  # fmt: skip
         for name in ("image_embed", "text_embed"):
             if name in of_image | of_text:
                 known[name] = unit_length(known[name.replace("_embed", "_features")])
@@ -124,8 +127,8 @@ class Multimodal(nn.Module):
         """The columns of a batch that a tower ("image", "text") reads."""
         if tower == "image":
             return ("image", "patch_mask")
-        causal = self.text is not None and self.text.causal
-        return ("text", "text_mask") if causal else ("text", "text_mask", "text_ar")
+        names = ("text", "text_mask", "text_segment")
+        return names if self.text is not None and self.text.causal else (*names, "text_ar")
 
     def fuse(
         self, batch: Mapping[str, jax.Array], wanted: Collection[str], image: Any, text: Any

@@ -60,6 +60,7 @@ class TextTower(nn.Module):
         outputs: Collection[str],
         *,
         text_ar: jax.Array | None = None,
+        text_segment: jax.Array | None = None,
         cache: dict[str, Cache] | None = None,
         place: jax.Array | None = None,
     ) -> dict[str, Any]:
@@ -67,9 +68,10 @@ class TextTower(nn.Module):
 
         "text_tokens" are the last layer's tokens, normalised; "text_features" what is pooled of
         them and projected; "token_logits" [B, L, V] are `token_logits` of all of them. `text_ar`
-        says what a token sees (`may_see`) in a tower that is not causal already. With a `cache`
-        the texts are the tokens from `place` on, `text_mask` is of all that the cache holds, and
-        the new "cache" is returned, too.
+        says what a token sees (`may_see`) in a tower that is not causal already. `text_segment`
+        int32 [B, L] numbers the texts that share a row: each begins at place 0 and sees itself
+        alone; there are no "text_features" of them. With a `cache` the texts are the tokens from
+        `place` on, `text_mask` is of all that the cache holds, and there is a new "cache", too.
         """
         if self.causal and cache is None:
             mask = text_mask[:, None, None, :] if self.mask_padding else None
@@ -81,11 +83,15 @@ class TextTower(nn.Module):
         append = self.pool == "appended" and "text_features" in outputs
         if append:
             mask = self.seen_of_appended(text, text_mask)
+        if text_segment is not None:
+            own = (text_segment[:, :, None] == text_segment[:, None, :])[:, None]
+            mask = own if mask is None else mask & own
+            place = places_in_segments(text_segment)
         x, cache = stack(
             self.embed(text, place, append),
             mask,
             cache=cache,
-            place=place,
+            place=None if text_segment is not None else place,
             depth=self.depth,
             heads=self.heads,
             mlp_dim=self.mlp_dim,
@@ -119,14 +125,18 @@ class TextTower(nn.Module):
     def embed(
         self, text: jax.Array, place: jax.Array | None = None, append: bool = False
     ) -> jax.Array:
-        """[B, L] -> [B, L, W]: token, place (from `place` on) and (BERT) type, always the first.
+        """[B, L] -> [B, L, W]: token, place and (BERT) type, always the first.
 
-        `append` puts a class token behind, with a position of its own: [B, L + 1, W].
+        Places are counted from `place` on, or are given, as int32 [B, L]. `append` puts a class
+        token behind, with a position of its own: [B, L + 1, W].
         """
         rows = self.position_offset + self.context_length + (self.pool == "appended")
         table = self.param("position_embed", normal(0.01), (rows, self.width))
         first = self.position_offset + (0 if place is None else place)
-        positions = jax.lax.dynamic_slice_in_dim(table, first, text.shape[1])
+        if jnp.ndim(first):
+            positions = table[first]
+        else:
+            positions = jax.lax.dynamic_slice_in_dim(table, first, text.shape[1])
         x = self.token_embed(text) + positions.astype(self.dtype)
         if self.token_types:
             types = self.param("type_embed", normal(0.02), (self.token_types, self.width))
@@ -176,6 +186,13 @@ class TextTower(nn.Module):
     def masked_mean(self, x: jax.Array, text_mask: jax.Array) -> jax.Array:
         weights = text_mask[:, :, None].astype(x.dtype)
         return (x * weights).sum(axis=1) / weights.sum(axis=1)
+
+
+def places_in_segments(segment: jax.Array) -> jax.Array:
+    """int32 [B, L] -> int32 [B, L]: how many tokens of the same run of numbers come before."""
+    index = jnp.broadcast_to(jnp.arange(segment.shape[1]), segment.shape)
+    begins = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return index - jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
 
 
 class MlmHead(nn.Module):

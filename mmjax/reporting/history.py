@@ -1,11 +1,11 @@
 """What a run wrote down of itself: its metrics, step by step."""
 
 import collections
-import json
 
 from etils import epath
 
 from mmjax.errors import UserError
+from mmjax.training.goodput import CAUSES, Account, read_rows
 
 Series = tuple[list[int], list[float]]  # steps ascending, values
 
@@ -13,8 +13,8 @@ Series = tuple[list[int], list[float]]  # steps ascending, values
 def read_history(workdir: epath.Path) -> dict[str, Series]:
     """Every metric of WORKDIR/metrics.jsonl as steps and values.
 
-    Where a restarted run went over the same steps again, the later values count. A line that a
-    killed process left half-written is passed over.
+    Where a restarted run went over the same steps again, the later values count. Times are left to
+    `read_times`.
 
     Raises:
       UserError: there are no metrics.
@@ -23,13 +23,9 @@ def read_history(workdir: epath.Path) -> dict[str, Series]:
     if not path.exists():
         raise UserError(f"{workdir} is not a workdir of a run: {path} is missing.")
     found: dict[str, dict[int, float]] = collections.defaultdict(dict)
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for row in read_rows(workdir):
         for name, value in row.items():
-            if name != "step":
+            if name not in ("step", "time") and not name.startswith("seconds/"):
                 found[name][row["step"]] = value
     if not found:
         raise UserError(f"{path} is empty: the run has not logged a step yet.")
@@ -37,6 +33,15 @@ def read_history(workdir: epath.Path) -> dict[str, Series]:
         name: (sorted(values), [values[step] for step in sorted(values)])
         for name, values in found.items()
     }
+
+
+def read_times(workdir: epath.Path) -> list[tuple[str, float, float]]:
+    """(cause, seconds, share of all) of the run's wall time over all its restarts, the largest
+    first, without what took none; [] of a run that wrote down no times."""
+    seconds = Account(read_rows(workdir)).seconds
+    total = sum(seconds.values())
+    rows = [(CAUSES[cause], spent, spent / total) for cause, spent in seconds.items() if spent > 0]
+    return sorted(rows, key=lambda row: -row[1])
 
 
 def groups(history: dict[str, Series]) -> dict[str, list[str]]:

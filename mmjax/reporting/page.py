@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from mmjax import config_check
 from mmjax.errors import UserError
 from mmjax.reporting import curves, pictures
-from mmjax.reporting.history import Series, groups, read_history
+from mmjax.reporting.history import Series, groups, read_history, read_times
 from mmjax.training.checkpoint import checkpoint_steps
 from mmjax.training.workdir import read_config, workdir_path
 
@@ -42,6 +42,7 @@ def run(workdir: str, output: str | None = None) -> Path:
         subtitle=_subtitle(config, history),
         warnings=warnings,
         latest=latest(history),
+        times=[(cause, duration(s), share) for cause, s, share in read_times(folder)],
         plots=[
             curves.draw(title, {name: history[name] for name in names})
             for title, names in groups(history).items()
@@ -61,6 +62,15 @@ def latest(history: dict[str, Series]) -> list[tuple[str, str, str]]:
     return [
         (name, f"{steps[-1]:,}", f"{values[-1]:,.6g}") for name, (steps, values) in history.items()
     ]
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: "1:02:03", "4:05", "0.7 s"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def differences(config: ConfigDict) -> list[tuple[str, Any, Any]]:

@@ -10,6 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from mmjax import config_check, models, objectives
+from mmjax.data import packing
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.models import Multimodal
 from mmjax.parallel import mesh as mesh_lib
@@ -67,6 +68,7 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     given = {teacher.name: teacher.given() for teacher in teachers}
     config_check.validate_outputs(goals, model.outputs())
     config_check.validate_teachers(config, goals, given)
+    packing.check(config, goals)
     batch = abstract_batch(config, teachers)
     frozen = {teacher.name: teacher.abstract(mesh) for teacher in teachers}
     declared = NOTHING_DECLARED
@@ -94,6 +96,8 @@ def abstract_batch(
         "text_mask": ((length,), jnp.bool_),
         "group": ((), jnp.int32),
     }
+    if config.data.pack:
+        shapes["text_segment"] = ((length,), jnp.int32)
     if "image" in config.model.towers:
         shapes["image"] = ((size, size, 3), jnp.uint8)
     for teacher in teachers:

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from mmjax import config_check, data, evaluation
 from mmjax.data import vocabulary
-from mmjax.data.order import Order
 from mmjax.errors import Preempted, UserError
 from mmjax.interop import pretrained, start
 from mmjax.interop.formats import Weights
@@ -26,11 +25,18 @@ from mmjax.teachers.inherit import inherit
 from mmjax.teachers.teacher import check_data, load_teachers
 from mmjax.training.assemble import Parts, assemble
 from mmjax.training.checkpoint import Checkpoints, checkpoint_steps
+from mmjax.training.goodput import Account, Clock, read_rows
 from mmjax.training.metrics import Meter, MetricWriter, ProgressLine
 from mmjax.training.preemption import Preemption
+from mmjax.training.profile import Profiler
 from mmjax.training.state import TrainState, init_state, model_params, with_params
 from mmjax.training.watchdog import Watchdog
-from mmjax.training.workdir import open_workdir, workdir_path, workdir_tokenizer
+from mmjax.training.workdir import (
+    open_workdir,
+    workdir_lengths,
+    workdir_path,
+    workdir_tokenizer,
+)
 
 Batch = dict[str, np.ndarray]
 RELOADS = 3  # tries to load a batch whose worker dies
@@ -45,6 +51,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
     Everything that can be known to be wrong is raised as UserError before the first step.
     Preempted: SIGTERM came; the step it came in is saved.
     """
+    clock = Clock()
     config_check.validate(config)
     use_compilation_cache()
     folder = workdir_path(workdir)
@@ -94,14 +101,25 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
             f"{sum(map(len, sources)):,} examples  → {folder}"
             + (f"  [bold]resuming at step {first:,}[/]" if first else "")
         )
+        account = Account(read_rows(folder) if jax.process_index() == 0 else ())
         writer = MetricWriter(folder, config)
         cleanup.callback(writer.close)
+        cleanup.callback(clock.close)
+        profiler = Profiler(config.profile.steps, folder, clock)
+        cleanup.callback(profiler.close)
+
+        def times(step: int) -> dict[str, float]:
+            found = clock.read()
+            account.add({"step": step, **found})
+            return {**found, "goodput": account.goodput()}
+
         train_step = parts.step()
+        lengths = workdir_lengths(folder, config, sources, tokenizer)
         rows, counts = mesh_lib.local_rows(config.batch_size), Counter[str]()
         batches = unfailing(
             lambda step: data.train_batches(
                 sources, config, tokenizer, rows=rows, start_step=step, columns=columns,
-                counts=counts,
+                lengths=lengths, counts=counts,
             ),
             first,
         )  # fmt: skip
@@ -112,32 +130,38 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
 
         def evaluate(names: Sequence[str]) -> dict[str, float]:
             results: dict[str, float] = {}
-            for name in names:
-                watchdog.enter(f"eval {name}", step)
-                jax.block_until_ready(state)
-                result = evaluators[name](state.eval_params())
-                line.evaluation(name, result)
-                results |= {f"{name}/{k}": v for k, v in result.items()}
-            if names:
-                writer.write(step, results)
-                meter.reset()
+            if not names:
+                return results
+            jax.block_until_ready(state)
+            with clock.spend("eval"):
+                for name in names:
+                    watchdog.enter(f"eval {name}", step)
+                    result = evaluators[name](state.eval_params())
+                    line.evaluation(name, result)
+                    results |= {f"{name}/{k}": v for k, v in result.items()}
+            writer.write(step, results)
+            meter.reset()
             return results
 
         for step in range(first + 1, config.total_steps + 1):
             watchdog.enter("data", step)
-            waited = time.perf_counter()
+            began = time.perf_counter()
             local = next(batches)
-            waited = time.perf_counter() - waited
+            waited = clock.waited(began)
             watchdog.enter("step", step)
             batch = mesh_lib.put_batch(local, config.batch_size)
-            state, metrics = train_step(state, batch)
+            profiler.before(step)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, metrics = train_step(state, batch)
+            clock.sent(metrics["loss"])
+            profiler.after(step, metrics["loss"])
             forward = forward_flops(config.model, batch["text"].shape[1])
             meter.step(waited, 3 * forward * config.batch_size)
 
             last = step == config.total_steps
             if step == first + 1 or step % config.log.every == 0 or last:
                 values = {name: float(value) for name, value in metrics.items()}  # waits for it
-                values |= meter.read() | counts
+                values |= meter.read() | counts | times(step)
                 writer.write(step, values)
                 line.step(step, values)
                 if values["nonfinite"] >= config.optim.max_nonfinite:
@@ -151,12 +175,17 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
             stop = preemption.reached(step)
             if last or stop or is_due(config.checkpoint.every, step):
                 watchdog.enter("save", step)
-                checkpoints.save(step, state, results)
+                jax.block_until_ready(state)
+                with clock.spend("save"):
+                    checkpoints.save(step, state, results)
             if stop and not last:
+                writer.write(step, times(step))
                 raise Preempted(
                     f"asked to end, saving step {step} to {folder}; the same command goes on."
                 )
             evaluate(due)
+            if last:
+                writer.write(step, times(step))
     return state
 
 
@@ -215,11 +244,11 @@ def diverged(
 
     WORKDIR/skipped_batches.json then names the records of those batches.
     """
-    weights = [config.data.train[name].weight for name in sorted(config.data.train)]
-    order = Order([len(source) for source in sources], weights, config.seed)
+    order = data.train_order(sources, config)
     batches = {}
     for bad in range(step - count, step):  # `state.step` at the start of the step
-        places = [order(bad * config.batch_size + row) for row in range(config.batch_size)]
+        size = config.batch_size * (config.data.pack or 1)
+        places = [order(bad * size + number) for number in range(size)]
         batches[bad + 1] = [
             f"{sources[p.source].name}: {p.index} (epoch {p.epoch})" for p in places
         ]

@@ -20,7 +20,11 @@ class MetricWriter:
         self._file = self._board = self._wandb = None
         if jax.process_index() != 0:
             return
-        self._file = (workdir / "metrics.jsonl").open("a")
+        path = workdir / "metrics.jsonl"
+        torn = path.exists() and not path.read_text().endswith("\n")
+        self._file = path.open("a")
+        if torn:  # a killed process left half a line, which must not swallow the next one
+            self._file.write("\n")
         if config.log.tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -70,7 +74,8 @@ class Meter:
         self._start, self._wait, self._steps, self._flops = time.perf_counter(), 0.0, 0, 0.0
 
     def step(self, data_wait: float, flops: float) -> None:
-        """Counts one step: seconds waited for its batch, and its model FLOPs over all devices."""
+        """Counts one step: seconds that the devices waited for its batch, and its model FLOPs over
+        all of them."""
         self._steps += 1
         self._wait += data_wait
         self._flops += flops

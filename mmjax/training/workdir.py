@@ -5,7 +5,8 @@ WORKDIR/config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/.
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 
 from mmjax import config as config_lib
 from mmjax import config_check, data, models
+from mmjax.data.lengths import Lengths, keep_lengths, read_lengths
 from mmjax.errors import UserError
 from mmjax.models import Multimodal
 from mmjax.parallel import mesh as mesh_lib
@@ -51,7 +53,11 @@ def open_workdir(
             workdir.mkdir(parents=True, exist_ok=True)
             cleanup.enter_context(locked(workdir))
             if not begun:
-                for stale in ("tokenizer", "tokenizer.tmp"):  # made from the old config's data
+                for stale in (
+                    "tokenizer",
+                    "tokenizer.tmp",
+                    "lengths",
+                ):  # made from the old config's data
                     (workdir / stale).rmtree(missing_ok=True)
             temporary = workdir / "config.json.tmp"
             temporary.write_text(config_lib.to_json(config))
@@ -96,6 +102,26 @@ def workdir_tokenizer(
         temporary.rename(folder)
     multihost_utils.sync_global_devices("tokenizer")
     return data.load_tokenizer(folder)
+
+
+def workdir_lengths(
+    workdir: epath.Path, config: ConfigDict, sources: Sequence[data.Source], tokenizer: Any
+) -> Sequence[Lengths]:
+    """Token lengths of the run's texts in WORKDIR/lengths, where several hosts trim their batches.
+
+    They are counted once. () if nothing is trimmed, one host sees all, or a source cannot read its
+    captions without pictures or a request each: then texts keep their full length.
+    """
+    several = len(mesh_lib.local_rows(config.batch_size)) < config.batch_size
+    quick = all(getattr(source, "captions_alone", False) for source in sources)
+    if not (config.data.text_lengths and several and quick and "://" not in str(workdir)):
+        return ()
+    folder = Path(workdir) / "lengths"
+    if jax.process_index() == 0:
+        for source in sources:
+            keep_lengths(folder, source, tokenizer, config.model.text.context_length)
+    multihost_utils.sync_global_devices("lengths")
+    return read_lengths(folder, sources)
 
 
 def make_tokenizer(

@@ -109,6 +109,10 @@ def test_the_size_of_a_jpeg_is_read_from_its_header(options):
     data = encode(picture(5, 33, 470), "JPEG", **options)
     assert jpeg_size(data) == (33, 470)
     assert jpeg_size(data[:2] + b"\xff\xff" + data[2:]) == (33, 470)  # fill bytes are legal
+    end = 4 + int.from_bytes(data[4:6])  # of the first segment
+    stray = data[:end] + b"stray" + data[end:]  # which decoders pass over
+    assert jpeg_size(stray) == (33, 470)
+    np.testing.assert_array_equal(decode(stray), decode(data))
     for cut in (b"\xff\xd8\xff", data[:50], b"\xff\xd8\xff" + b"\0" * 99):
         with pytest.raises(BadRecord, match="no whole JPEG"):
             jpeg_size(cut)

@@ -113,6 +113,8 @@ def losses(workdir) -> dict[int, float]:
     """Step → loss; a step that was done again must have had the same."""
     found: dict[int, float] = {}
     for line in metrics(workdir):
+        if "loss" not in line:  # the last line of a process tells where its time went
+            continue
         assert found.setdefault(line["step"], line["loss"]) == line["loss"], line
     return found
 

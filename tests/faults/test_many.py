@@ -1,6 +1,8 @@
 """Fifty kills at random moments of the life of a process, from its first import to its last write.
 
 make test-faults        MMJAX_FAULT_SEED=7 make test-faults    other moments
+
+Two of them are part of make test.
 """
 
 import os
@@ -13,7 +15,6 @@ from faulty_config import STEPS
 from runs import Run, assert_same_end
 
 SEED = int(os.environ.get("MMJAX_FAULT_SEED", "0"))
-pytestmark = pytest.mark.faults_slow
 
 
 def disturb(workdir, rng, kills, **job) -> None:
@@ -48,6 +49,12 @@ def disturb(workdir, rng, kills, **job) -> None:
     Run(workdir, *job.get("overrides", ()), **job["how"]).finish()
 
 
+def test_two_kills(alone, tmp_path):
+    disturb(tmp_path / "run", random.Random(f"two kills {SEED}"), 2, how={"arg": "slow=0.02"})
+    assert_same_end(tmp_path / "run", alone)
+
+
+@pytest.mark.faults_slow
 @pytest.mark.parametrize("part", range(4))
 def test_one_process(alone, tmp_path, part):
     rng = random.Random(f"one {part} {SEED}")
@@ -55,6 +62,7 @@ def test_one_process(alone, tmp_path, part):
     assert_same_end(tmp_path / "run", alone)
 
 
+@pytest.mark.faults_slow
 @pytest.mark.parametrize("part", range(2))
 def test_two_hosts(pair, tmp_path, part):
     rng = random.Random(f"two {part} {SEED}")

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from mmjax import data, models
 from mmjax.errors import UserError
 from mmjax.training import loop
 from mmjax.training import workdir as workdir_lib
+from mmjax.training.goodput import Account
 from mmjax.training.workdir import read_config, restore_for_inference
 
 
@@ -190,3 +192,40 @@ def test_bucket_that_cannot_be_reached_is_said_before_anything_compiles(monkeypa
         UserError, match=r"--workdir=gs:/.*/run cannot be written \(no route to host"
     ):
         loop.train(small_config(), "gs://bucket/run")
+
+
+def test_lines_tell_where_the_time_went_over_a_restart(tmp_path, monkeypatch):
+    config = small_config()
+    config.evals.seen = config_lib.entry("evals", task="retrieval", path="generated:8", every=10)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 12)  # of which 10 are saved
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config, tmp_path)
+    pause = time.time()
+    time.sleep(1.0)
+    pause = time.time() - pause
+    loop.train(config, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    timed = [row for row in rows if "time" in row]
+    account = Account(timed)
+    begun = timed[0]["time"] - timed[0]["seconds/start"]
+    assert sum(account.seconds.values()) == pytest.approx(timed[-1]["time"] - begun, rel=1e-3)
+    assert account.seconds["away"] >= pause
+    again = [row["seconds/steps"] for row in timed[:12] if row["step"] > 10]
+    assert account.seconds["lost"] == pytest.approx(sum(again), rel=1e-6)
+    assert min(account.seconds[c] for c in ("steps", "start", "eval", "save", "lost")) > 0
+    assert timed[-1]["goodput"] == pytest.approx(account.goodput())
+    assert timed[-1]["goodput"] < 0.9
+
+
+def test_the_asked_steps_are_traced(tmp_path):
+    config = small_config()
+    config.total_steps, config.profile.steps = 4, "2:4"
+    loop.train(config, tmp_path)
+    (file,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    trace = jax.profiler.ProfileData.from_file(str(file))
+    events = [e for plane in trace.planes for line in plane.lines for e in line.events]
+    steps = {dict(e.stats)["step_num"] for e in events if e.name == "train"}
+    assert steps == {2, 3}
+    assert len(events) > 100
+    assert sum(row.get("seconds/profile", 0) for row in metrics_of(tmp_path).values()) > 0

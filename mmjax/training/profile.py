@@ -1,0 +1,66 @@
+"""XProf traces of a few steps: what the devices and the host did, for TensorBoard's profiler."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import jax
+from absl import logging
+from etils import epath
+
+from mmjax.training.goodput import Clock
+
+FOLDER = "profile"
+
+
+class Profiler:
+    """Traces the steps FIRST … END - 1 of `steps`, written "FIRST:END", into WORKDIR/profile.
+
+    Every host writes its own file. Of steps that were done before a restart there is no trace.
+    """
+
+    def __init__(self, steps: str, workdir: epath.Path, clock: Clock):
+        self._first, self._end = parse(steps)
+        self._folder, self._clock = workdir / FOLDER, clock
+        self._tracing = ""
+
+    def before(self, step: int) -> None:
+        """To be called before each step."""
+        if step == self._first:
+            # The profiler writes to this machine only.
+            remote = "://" in str(self._folder)
+            self._tracing = tempfile.mkdtemp() if remote else str(self._folder)
+            with self._clock.spend("profile"):
+                jax.profiler.start_trace(self._tracing)
+
+    def after(self, step: int, result: jax.Array) -> None:
+        """To be called after each step with one of its results."""
+        if self._tracing and step == self._end - 1:
+            result.block_until_ready()
+            with self._clock.spend("profile"):
+                self.close()
+
+    def close(self) -> None:
+        """Writes the trace of a run that ends before its last step was traced."""
+        if not self._tracing:
+            return
+        jax.profiler.stop_trace()
+        if self._tracing != str(self._folder):
+            for file in Path(self._tracing).rglob("*"):
+                if file.is_file():
+                    target = self._folder / str(file.relative_to(self._tracing))
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(file.read_bytes())
+            shutil.rmtree(self._tracing)
+        self._tracing = ""
+        logging.info("the trace is in %s: tensorboard --logdir=%s", self._folder, self._folder)
+
+
+def parse(steps: str) -> tuple[int, int]:
+    """(FIRST, END) of "FIRST:END"; (0, 0) of "". ValueError: it is anything else."""
+    if not steps:
+        return 0, 0
+    first, _, end = steps.partition(":")
+    if not 1 <= int(first) < int(end):
+        raise ValueError(f"{first} is not before {end}")
+    return int(first), int(end)
