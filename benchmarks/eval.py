@@ -54,7 +54,7 @@ def main() -> None:
         seconds = measure(programs, args.rounds)
 
     rows: list[tuple[str, ...]] = []
-    base = np.array(seconds[next(iter(seconds))]["evaluate"])
+    base, busy = (np.array(seconds[next(iter(seconds))][part]) for part in ("evaluate", "cpu"))
     for name, parts in seconds.items():
         median = {part: float(np.median(times)) for part, times in parts.items()}
         ratios = base / np.array(parts["evaluate"])
@@ -62,13 +62,15 @@ def main() -> None:
         rows.append((
             name, f"{args.images / median['evaluate']:.1f}", f"{np.median(ratios):.2f}×",
             f"{ratios.min():.2f}–{ratios.max():.2f}",
+            f"{1000 * median['cpu'] / args.images:.0f} ms",
+            f"{np.median(busy / np.array(parts['cpu'])):.2f}×",
             f"{1000 * median['decode'] / args.images:.2f} ms",
             f"{1000 * median['matmul'] / args.images:.2f} ms",
             f"{median['decode'] / alone:.0%} : {median['matmul'] / alone:.0%}",
             f"{median['evaluate'] / alone:.2f}",
         ))  # fmt: skip
-    header = ("program", "images/s", "× peer", "round by round", "decode alone", "matmul alone",
-              "shares", "both / sum")  # fmt: skip
+    header = ("program", "images/s", "× peer", "round by round", "CPU an image", "× less",
+              "decode alone", "matmul alone", "shares", "both / sum")  # fmt: skip
     title = (
         f"Zero-shot evaluation, ViT-B/32, float32, batch {args.batch}, {args.images} pictures, "
         f"{args.threads} threads, largest difference of cosines {difference:.1e}"
@@ -199,17 +201,36 @@ def mmjax_program(
 
 
 def measure(programs: dict[str, Program], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds, program → part → [rounds]; the programs take turns at each part."""
+    """Seconds, program → part → [rounds]; the programs take turns at each part.
+
+    "cpu" are the seconds that the cores worked for "evaluate", in all threads and workers: what
+    other work on the same machine changes least.
+    """
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in programs}
     for number in range(rounds + 1):
         for part in ("evaluate", "decode", "matmul"):
             for name, program in programs.items():
-                start = time.perf_counter()
+                start, busy = time.perf_counter(), cpu_seconds()
                 program[part]()
                 if number:  # the first round warms up
-                    times = seconds[name].setdefault(part, [])
-                    times.append(time.perf_counter() - start)
+                    times = {part: time.perf_counter() - start}
+                    times |= {"cpu": cpu_seconds() - busy} if part == "evaluate" else {}
+                    for key, value in times.items():
+                        seconds[name].setdefault(key, []).append(value)
     return seconds
+
+
+def cpu_seconds() -> float:
+    """CPU time so far of this process and of its children that live, as the workers do (Linux)."""
+    ticks = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = file.read_text().rpartition(")")[2].split()  # after the name, from field 3 on
+        except OSError:  # it has just ended
+            continue
+        if os.getpid() in (int(file.parent.name), int(fields[1])):
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
