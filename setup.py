@@ -42,6 +42,7 @@ setup(
         "transformers>=5",
     ],
     extras_require={
+        "benchmarks": ["torch==2.13.0", "webdataset"],
         "dedup": ["imagehash"],
         "demo": ["matplotlib", "resvg-py"],
         "parquet": ["pyarrow"],

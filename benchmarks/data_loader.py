@@ -1,6 +1,6 @@
 """The data loader beside webdataset + torch's DataLoader, and beside decoding alone, on two cores.
 
-    pip install webdataset 'torch==2.13.0' && python benchmarks/data_loader.py --markdown
+    pip install -e '.[benchmarks]' && python benchmarks/data_loader.py --markdown
 
 All read the same tar shards of 2,048 JPEGs (about 500 × 375, quality 90, 90 kB: noise with the
 spectrum of photographs, made once), make random-resized-crops of 224 (area 0.9 to 1.0), mirror half

@@ -20,12 +20,17 @@ def two(workdir, arg="", *overrides, **environ) -> Run:
     )  # fmt: skip
 
 
-def test_one_host_killed_then_one_asked_to_end(pair, tmp_path):
+def test_one_host_killed_then_the_coordinator_then_one_asked_to_end(pair, tmp_path):
     workdir = tmp_path / "run"
     run = two(workdir, "slow=0.02")
     run.reach(5)
     os.kill(run.processes()[1], signal.SIGKILL)
     assert run.wait() != 0  # and the launcher has ended the other one
+    run = two(workdir, "slow=0.02")
+    run.reach(6)
+    os.kill(run.processes()[0], signal.SIGKILL)  # the coordinator
+    assert run.wait() != 0
+    assert f"resuming at step {EVERY}" in run.log
     run = two(workdir, "slow=0.02")
     run.reach(7)
     os.kill(run.processes()[1], signal.SIGTERM)  # both agree on a step to save
