@@ -340,7 +340,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
     for name, teacher in config.teachers.items():
         start = teacher.start
-        config.teachers[name] = entry("teachers", source="random:tiny", start=start)
+        source = "random:tiny" if "image" in model.towers else "random:tiny-bert"
+        config.teachers[name] = entry("teachers", source=source, start=start)
     for name, spec in config.evals.items():
         config.evals[name] = entry(
             "evals",

@@ -11,7 +11,7 @@ from mmjax import config as config_lib
 from mmjax import objectives
 from mmjax.config import Key
 from mmjax.errors import UserError
-from mmjax.objectives.registry import is_frozen
+from mmjax.objectives.registry import is_frozen, teacher_of
 from mmjax.training import profile
 
 _ENTRY = re.compile(r"^(data\.train|objectives|teachers|evals)\.([^.]+)\.(.+)$")
@@ -288,7 +288,8 @@ _REMEDIES = {
 
 
 def validate_outputs(goals: Mapping[str, tuple[Any, float]], given: tuple[str, ...]) -> None:
-    """Checks that the model can give what each objective requires."""
+    """Checks that the model can give what each objective requires, of views that there are."""
+    made = {"plain"}.union(*(o.views.keys() | o.pairs.keys() for o, _ in goals.values()))
     for name, (objective, _) in goals.items():
         for view, outputs in objective.requires.items():
             if is_frozen(view):
@@ -310,7 +311,7 @@ def validate_teachers(
     of each by name. And that there is an average for the objectives that want one."""
     read = {view for objective, _ in goals.values() for view in objective.requires}
     for teacher in teachers:
-        if f"teacher/{teacher}" not in read and not config.teachers[teacher].start:
+        if teacher not in asked and not config.teachers[teacher].start:
             raise UserError(
                 f"config.teachers.{teacher} teaches nothing: name it in the `teachers` of an "
                 "objective, e.g. distill_similarity, or remove it."
@@ -318,18 +319,24 @@ def validate_teachers(
     for name, (objective, _) in goals.items():
         for view, outputs in objective.requires.items():
             if view == "ema" and not config.optim.ema:
+    "text_hidden": "set config.model.text.mlm_head=True",
                 raise UserError(
                     f"config.objectives.{name} needs averaged parameters: set config.optim.ema, "
                     "e.g. 0.995."
                 )
             if view.startswith("teacher/"):
-                _check_teacher(name, view.removeprefix("teacher/"), outputs, teachers)
+                _check_teacher(name, teacher_of(view)[0], outputs, teachers)
 
 
 def _check_teacher(
     objective: str,
     teacher: str,
     outputs: tuple[str, ...],
+            if view not in made:
+                raise UserError(
+                    f"config.objectives.{name} reads the view that config.objectives.{view} makes: "
+                    f"add config.objectives.{view} = entry('objectives')."
+                )
     teachers: Mapping[str, tuple[str, ...]],
 ) -> None:
     key = f"config.objectives.{objective}"
@@ -346,6 +353,7 @@ def _check_teacher(
                 f"{', '.join(teachers[teacher])}."
             )
 
+    asked = {teacher_of(view)[0] for view in read if view.startswith("teacher/")}
 
 def validate_vocabulary(config: ConfigDict, vocab_size: int) -> None:
     """Checks that every id of the tokenizer has a row in the embedding."""

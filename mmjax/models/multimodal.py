@@ -16,7 +16,7 @@ from mmjax.models.vision import VisionTower
 IMAGE_OUTPUTS = ("image_tokens", "image_features", "image_embed", "patch_pixels")
 TEXT_OUTPUTS = ("text_tokens", "text_features", "text_embed")
 FUSED_OUTPUTS = ("fused_tokens", "fused_scores", "caption_scores", "match_logits")
-MODEL_OUTPUTS = ("logit_scale", "logit_bias")  # of the model, not of an example
+MODEL_OUTPUTS = ("logit_scale", "logit_bias", "words")  # of the model, not of an example
 
 
 class Multimodal(nn.Module):
@@ -54,10 +54,12 @@ class Multimodal(nn.Module):
           "text_features" [B, D], the same before they are scaled to it (the class scores of a
           classifier); "patch_pixels" [B, N, 3 P²] as of the tower; "image_tokens" [B, N, W] and
           "text_tokens" [B, L, W]; "token_logits" as of `token_logits`, of every text token;
-          "fused_tokens" [B, L, W], the texts after the fusion;
-          these in the compute dtype. TokenScores "text_scores" and "fused_scores" of those tokens;
+          "fused_tokens" [B, L, W], the texts after the fusion; "text_hidden" [B, K, W], what the
+          masked-language head makes of the text tokens at the targets' places; these in the compute
+          dtype. TokenScores "text_scores" and "fused_scores" of those tokens;
           "caption_scores", the same as "fused_scores" of a fusion that can be causal. float32
-          "match_logits" [B]. Scalars "logit_scale" (multiplicative, e^parameter) and "logit_bias".
+          "match_logits" [B]. Of the model: scalars "logit_scale" (multiplicative, e^parameter) and
+          "logit_bias", and "words", what "text_hidden" meets to become scores.
         """
         wanted = set(outputs)
         absent = wanted - set(self.outputs())
@@ -84,6 +86,11 @@ class Multimodal(nn.Module):
             init = nn.initializers.constant(self.logit_scale_init)
             known["logit_scale"] = jnp.exp(self.param("logit_scale", init, ()))
         if "logit_bias" in wanted and self.logit_bias_init is not None:
+        if self.text is not None and "text_hidden" in wanted:
+            places = batch.get("target_places")
+            known["text_hidden"] = self.text.hidden(known["text_tokens"], places)
+        if self.text is not None and "words" in wanted:
+            known["words"] = self.text.words()
             init = nn.initializers.constant(self.logit_bias_init)
             known["logit_bias"] = self.param("logit_bias", init, ())
         return {name: known[name] for name in wanted}
@@ -101,9 +108,10 @@ class Multimodal(nn.Module):
         if self.text is not None:
             meet &= self.text.depth > 0
             result += TEXT_OUTPUTS if self.text.depth else TEXT_OUTPUTS[:1]
-            result += ("token_logits", "text_scores") * self.text.mlm_head
+            names = ("token_logits", "text_scores", "text_hidden", "words")
+            result += names * self.text.mlm_head
         if self.image is not None and self.text is not None and meet:
-            result += MODEL_OUTPUTS if self.logit_bias_init is not None else MODEL_OUTPUTS[:1]
+            result += MODEL_OUTPUTS[: 1 + (self.logit_bias_init is not None)]
         if self.fusion is not None:
             result += ("fused_tokens", "match_logits")
             if self.text is not None and self.text.mlm_head:
@@ -119,7 +127,7 @@ class Multimodal(nn.Module):
         text |= set(outputs) & {"token_logits"}
         if set(outputs) & set(FUSED_OUTPUTS):
             image, text = image | {"image_tokens"}, text | {"text_tokens"}
-        if "text_scores" in outputs:
+        if {"text_scores", "text_hidden"} & set(outputs):
             text |= {"text_tokens"}
         return tuple(sorted(image)), tuple(sorted(text))
 

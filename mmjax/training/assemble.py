@@ -14,6 +14,7 @@ from mmjax.data import packing
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.models import Multimodal
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.objectives.registry import is_frozen
 from mmjax.teachers.teacher import Teacher, open_teachers
 from mmjax.training import optim
 from mmjax.training.state import NOTHING_DECLARED, Declared, TrainState, abstract_state
@@ -70,6 +71,9 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     config_check.validate_teachers(config, goals, given)
     packing.check(config, goals)
     batch = abstract_batch(config, teachers)
+    views = {view for goal, _ in goals.values() for view in goal.requires}
+    views = {view for view in views if is_frozen(view) and view != "ema"}
+    teachers = tuple(teacher.for_objectives(views, config) for teacher in teachers)
     frozen = {teacher.name: teacher.abstract(mesh) for teacher in teachers}
     declared = NOTHING_DECLARED
     if teachers or any(goal.params or goal.state for goal, _ in goals.values()):

@@ -77,7 +77,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         config_check.validate_vocabulary(config, tokenizer.vocab_size)
         words = vocabulary.of_tokenizer(tokenizer, config.model.text.vocab_size)
         parts = parts.with_vocabulary(words)
-        columns = [teacher.columns(config, tokenizer) for teacher in parts.teachers]
+        columns = [c for teacher in parts.teachers for c in teacher.columns(config, tokenizer)]
         evaluators = {
             name: evaluation.build(
                 name, spec, config=config, model=parts.model, tokenizer=tokenizer
