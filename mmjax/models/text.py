@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmjax.models.attention import may_see
 from mmjax.models.layers import ACTIVATIONS, Cache, Dense, layer_norm, stack
@@ -32,6 +33,7 @@ class TextTower(nn.Module):
     norm: str
     embed_norm: bool
     token_types: int
+    tags: int
     position_offset: int
     causal: bool
     mask_padding: bool
@@ -127,7 +129,7 @@ class TextTower(nn.Module):
     def embed(
         self, text: jax.Array, place: jax.Array | None = None, append: bool = False
     ) -> jax.Array:
-        """[B, L] -> [B, L, W]: token, place and (BERT) type, always the first.
+        """[B, L] -> [B, L, W]: token, place and (BERT) type, 1 on tags.
 
         Places are counted from `place` on, or are given, as int32 [B, L]. `append` puts a class
         token behind, with a position of its own: [B, L + 1, W].
@@ -142,7 +144,8 @@ class TextTower(nn.Module):
         x = self.token_embed(text) + positions.astype(self.dtype)
         if self.token_types:
             types = self.param("type_embed", normal(0.02), (self.token_types, self.width))
-            x = x + types[0].astype(self.dtype)
+            is_tag = np.arange(text.shape[1]) >= self.context_length - self.tags
+            x = x + types[is_tag.astype(int) if self.tags else 0].astype(self.dtype)
         if append:
             token = self.param("class_embed", normal(0.01), (self.width,)) + table[-1]
             token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
@@ -213,20 +216,20 @@ class MlmHead(nn.Module):
     [..., W] -> [..., V]: norm(activation(dense(x))) · embeddingᵀ + bias.
     """
 
+    width: int
+    vocab_size: int
     activation: str
     norm_eps: float
     dtype: jnp.dtype
-    width: int
-    vocab_size: int
 
-    def __call__(self, tokens: jax.Array, embed: nn.Embed) -> jax.Array:
-        return embed.attend(self.hidden(tokens)) + self.bias.astype(self.dtype)
     def setup(self):
         init = normal(self.width**-0.5)
         self.dense = Dense(self.width, dtype=self.dtype, kernel_init=init)
         self.norm = layer_norm(self.norm_eps, self.dtype)
         self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
 
+    def __call__(self, tokens: jax.Array, embed: nn.Embed) -> jax.Array:
+        return embed.attend(self.hidden(tokens)) + self.bias.astype(self.dtype)
 
     def hidden(self, tokens: jax.Array) -> jax.Array:
         """[..., W] -> what meets the embedding, [..., W]."""

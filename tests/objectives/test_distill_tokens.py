@@ -25,6 +25,7 @@ from mmjax.training.step import run_all, total_loss
 
 V, LENGTH, B, WIDTH = 40, 12, 16, 32
 MASK, T = 39, 2.0
+SLOWER = [pytest.param(n, marks=pytest.mark.long) for n in (2, 4)]
 WEIGHTS = {"distill_tokens": 5.0, "mlm": 2.0, "distill_hidden": 1.0}
 
 
@@ -173,7 +174,7 @@ def test_the_three_terms_are_those_of_transformers_and_pytorch(folder):
     assert metrics["distill_tokens/agreement"] == pytest.approx(agree[hidden].double().mean())
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("devices", [*SLOWER, 8])
 def test_they_are_the_same_on_many_devices(folder, devices):
     total, metrics, gradient, made = ours(folder, devices)
     one, truth, expected, view = ours(folder, 1)
