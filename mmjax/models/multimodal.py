@@ -71,7 +71,7 @@ class Multimodal(nn.Module):
         of_image, of_text = (set(names) - known.keys() for names in self.needs(wanted))
         if of_image and isinstance(self.image, RegionTower):
             known |= self.image(batch["regions"], of_image)
-        elif of_image and self.image is not None:
+        elif of_image and isinstance(self.image, VisionTower | ModifiedResNet):
             hidden = {"patch_mask": batch["patch_mask"]} if "patch_mask" in batch else {}
             known |= self.image(batch["image"], raw(of_image), train, **hidden)
         if of_text and self.text is not None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 import transformers
@@ -111,7 +112,7 @@ def ours(folder, devices):
     teachers = (Teacher("big", "float32", teacher, big, None, ("mlm",)),)
     frozen = {"big": teacher.read(shapes(teacher.config.model))}
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
     def run(params, frozen, batch):
         def loss(params):
             outputs = run_all(
