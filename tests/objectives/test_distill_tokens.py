@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import transformers
 
 from mmjax import config as config_lib
-from mmjax import models, objectives
+from mmjax import config_check, models, objectives
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.errors import UserError
 from mmjax.interop import registry
@@ -99,7 +99,7 @@ def folder(tmp_path_factory):
 
 
 @functools.cache
-def ours(folder, devices):
+def ours(folder, devices, microbatches=1):
     """Losses and metrics, gradients, and the view that was read, of all three terms."""
     weights, teacher = bert(0, 1, folder)[1], bert(1, 2, folder)[1]
     config = config_lib.default().objectives
@@ -116,8 +116,9 @@ def ours(folder, devices):
     def run(params, frozen, batch):
         def loss(params):
             outputs = run_all(
-                model, goals, params, batch, jax.random.key(1), teachers=teachers, frozen=frozen
-            )
+                model, goals, params, batch, jax.random.key(1), teachers=teachers, frozen=frozen,
+                microbatches=microbatches,
+            )  # fmt: skip
             total, metrics = total_loss(goals, outputs, batch)
             return total, (metrics, outputs["mlm"])
 
@@ -187,6 +188,14 @@ def test_they_are_the_same_on_many_devices(folder, devices):
         assert np.linalg.norm(a - b) <= 1e-5 * scale
 
 
+@pytest.mark.long
+def test_they_are_the_same_in_parts(folder):
+    """Teacher and student embed parts of the masked view; the loss is of the whole."""
+    (total, metrics, *_), (one, truth, *_) = ours(folder, 2, 4), ours(folder, 1)
+    assert total == pytest.approx(one, rel=1e-6)
+    assert metrics == pytest.approx(truth, rel=1e-5)
+
+
 def test_several_teachers_are_the_mean_of_their_distributions():
     rng = np.random.default_rng(0)
     x, t, u = rng.normal(size=(3, 2, 5, 8)).astype("f4")
@@ -224,6 +233,25 @@ def test_what_does_not_fit_is_named():
         build("distill_tokens", temperature=0.0)
     with pytest.raises(ValueError, match="one or more"):
         build("distill_hidden", teachers=())
+
+
+def test_the_masked_view_is_that_of_mlm():
+    config = config_lib.default()
+    config.objectives.distill_tokens = config_lib.entry("objectives", teachers=("big",))
+    config.teachers.big = config_lib.entry("teachers", source="random:tiny-bert")
+    goals, given = objectives.build(config.objectives), models.create("tiny-bert").outputs()
+    with pytest.raises(
+        UserError, match=r"distill_tokens reads the view that .*mlm makes: add .*mlm"
+    ):
+        config_check.validate_outputs(goals, given)
+    with pytest.raises(UserError, match=r"'text_hidden' of teacher 'big', which gives text_embed"):
+        config_check.validate_teachers(config, goals, {"big": ("text_embed",)})  # as if cached
+    config.objectives.mlm = config_lib.entry("objectives", of="text", weight=0.0)
+    goals = objectives.build(config.objectives, models.zoo.config("tiny-bert"))
+    config_check.validate_outputs(goals, given)
+    config_check.validate_teachers(config, goals, {"big": given})
+    with pytest.raises(UserError, match=r"needs .*'text_hidden': set .*mlm_head=True"):
+        config_check.validate_outputs(goals, ("text_scores", "text_tokens"))
 
 
 def test_a_teacher_that_reads_other_tokens_is_refused(folder):

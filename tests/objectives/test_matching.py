@@ -79,14 +79,14 @@ def with_tags(count=2):
 
 
 def test_half_of_the_texts_get_the_tags_of_another():
-    length, draws = 5, 2000
+    length, draws = 5, 500
     text = np.arange(B)[:, None] * 10 + np.arange(length)
     batch = {"text": text, "text_mask": text % 3 > 0, "group": GROUP, "image": text}
     keys = jax.random.split(jax.random.key(0), draws)
     made = jax.jit(jax.vmap(lambda key: with_tags().views["tags"](batch, key)))(keys)
     made = jax.tree.map(np.asarray, made)
     own = made["match"]
-    assert own.mean() == pytest.approx(0.5, abs=0.02)
+    assert own.mean() == pytest.approx(0.5, abs=0.04)
     source = made["text"][:, :, -1] // 10  # whose tags they are
     assert (source == np.arange(B))[own].all()
     others = GROUP[source] != GROUP
@@ -99,7 +99,7 @@ def test_half_of_the_texts_get_the_tags_of_another():
     others_of = GROUP[:, None] != GROUP[None, :]
     for i, found in enumerate(chances):
         p = others_of[i] / others_of[i].sum()
-        np.testing.assert_allclose(found / found.sum(), p, atol=0.05)
+        np.testing.assert_allclose(found / found.sum(), p, atol=0.1)
     alone = with_tags().views["tags"]({**batch, "group": np.zeros(B, np.int32)}, keys[0])
     assert alone["match"].all()
 
