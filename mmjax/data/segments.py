@@ -7,7 +7,7 @@ padding, the tags from a fixed place on.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,27 +87,31 @@ NO_SEGMENTS = Segments()
 
 
 def check_segments(config: ConfigDict, sources: Sequence[Source]) -> None:
-    """Looks at the first records of `config.data.train`, opened as `sources`.
-
-    UserError: a source gives no regions or tags where the model reads some, or regions that it does
-    not read, or of another width.
-    """
-    wanted = Segments.of(config.model)
+    """`check_source` of `config.data.train`, opened as `sources`."""
     for name, source in zip(sorted(config.data.train), sources, strict=True):
-        key, spec = f"config.data.train.{name}", config.data.train[name]
-        if wanted.tags and not spec.get("tags"):
-            raise UserError(
-                f"config.model.text.tags={wanted.tags} wants object tags: set {key}.tags to where "
-                "they are, e.g. json:tags."
-            )
-        if bool(wanted.regions) != spec.get("regions", False):
-            raise UserError(
-                f"config.model.image.kind={config.model.image.kind!r} reads "
-                f"{'region features' if wanted.regions else 'pictures'}: set {key}.regions="
-                f"{bool(wanted.regions)}."
-            )
-        if wanted.regions:
-            _check_width(source, key, wanted.width)
+        check_source(config.model, config.data.train[name], source, f"config.data.train.{name}")
+
+
+def check_source(model: ConfigDict, spec: Mapping[str, Any], source: Source, key: str) -> None:
+    """Looks at the first records of what `spec` opened, the config's entry `key`.
+
+    UserError: it gives no regions or tags where the model reads some, or regions that it does not
+    read, or of another width.
+    """
+    wanted = Segments.of(model)
+    if wanted.tags and not spec.get("tags"):
+        raise UserError(
+            f"config.model.text.tags={wanted.tags} wants object tags: set {key}.tags to where they "
+            "are, e.g. json:tags."
+        )
+    if bool(wanted.regions) != bool(spec.get("regions")):
+        raise UserError(
+            f"config.model.image.kind={model.image.kind!r} reads "
+            f"{'region features' if wanted.regions else 'pictures'}: set {key}.regions="
+            f"{bool(wanted.regions)}."
+        )
+    if wanted.regions:
+        _check_width(source, key, wanted.width)
 
 
 def _check_width(source: Source, key: str, width: int) -> None:

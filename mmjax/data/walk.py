@@ -65,12 +65,15 @@ def why_unreadable(source: Source, number: int) -> str:
     """What is wrong with a record that was unreadable, by name."""
     try:
         record = source[number]
+        if record.regions is not None:
+            Segments.parse(record)
     except BadRecord as error:
         return str(error)
-    try:
-        open_image(record.image)
-    except BadRecord as error:
-        return f"{record.key} {error}"
+    if record.regions is None:
+        try:
+            open_image(record.image)
+        except BadRecord as error:
+            return f"{record.key} {error}"
     return f"{record.key} could not be read a moment ago"
 
 

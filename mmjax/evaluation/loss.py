@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from mmjax import objectives
 from mmjax.data import Tokenizer, eval_batches, open_source, vocabulary
-from mmjax.data.segments import Segments
+from mmjax.data.segments import Segments, check_source
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import batch_shards, on_mesh
 from mmjax.evaluation.skips import unreadable as unreadable_records
@@ -35,6 +35,7 @@ class HeldOutLoss:
     ):
         self._config, self._tokenizer = config, tokenizer
         self._source = open_source(spec, name)
+        check_source(config.model, spec, self._source, f"config.evals.{name}")
         self._batch_size = spec["batch_size"]
         if len(self._source) < self._batch_size:
             raise UserError(

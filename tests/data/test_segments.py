@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from pictures import write_tar
 from mmjax import config as config_lib
 from mmjax.data import eval_batches, open_source, train_batches
 from mmjax.data.records import BadRecord, Record
-from mmjax.data.segments import Segments, check_segments
+from mmjax.data.segments import Segments, check_segments, check_source
+from mmjax.data.walk import why_unreadable
 from mmjax.errors import UserError
 
 R, F, L, T, B = 3, 8, 14, 6, 4
@@ -152,6 +154,9 @@ def test_what_a_source_does_not_give_is_said_before_the_first_step(tmp_path):
     spec = write(tmp_path, triple(0))
     source = open_source(spec)
     check_segments(config(**spec), [source])
+    held = config().model, {"path": "held.tar"}, source, "config.evals.held"
+    with pytest.raises(UserError, match=r"wants object tags: set config\.evals\.held\.tags"):
+        check_source(*held)
     wrong = config(**spec)
     wrong.model.image.region_width = 2054
     with pytest.raises(
@@ -169,6 +174,8 @@ def test_what_a_source_does_not_give_is_said_before_the_first_step(tmp_path):
     bad = write(tmp_path, triple(1, b"?"))
     with pytest.raises(UserError, match=r"npy cannot be read .* are these the right files\?"):
         check_segments(config(**bad), [open_source(bad)])
+    said = why_unreadable(open_source(bad), 0)
+    assert re.search(r"00001\.npy cannot be read as NumPy's \.npy", said)
     table = tmp_path / "a.csv"
     table.write_text("image,caption\n")
     with pytest.raises(UserError, match=r"regions and tags are read from tar shards, not from csv"):
