@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from mmjax import models
 from mmjax.data import Source, Tokenizer
 from mmjax.data.pipeline import Columns, Example, Transform
+from mmjax.data.segments import Segments
 from mmjax.data.workers import Batch
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights
@@ -142,9 +143,14 @@ class Teacher:
     def for_objectives(self, views: Iterable[str], config: ConfigDict) -> "Teacher":
         """The teacher that these frozen views of objectives ask.
 
-        UserError: the student's texts are longer than it can read.
+        UserError: the student's texts are longer than it can read, or there are no pictures for it.
         """
         asked = {of for name, of in map(teacher_of, views) if name == self.name}
+        if "plain" in asked and Segments.of(config.model).regions:
+            raise UserError(
+                f"config.teachers.{self.name} looks at pictures, and config.model.image.kind="
+                "'regions' reads none: remove the teacher, or set another kind."
+            )
         if asked - {"plain"} and self.model is not None and self.model.text is not None:
             most, length = self.model.text.context_length, config.model.text.context_length
             if length > most:

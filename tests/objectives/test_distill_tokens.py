@@ -271,6 +271,9 @@ def test_a_teacher_that_reads_other_tokens_is_refused(folder):
     assert teacher.column_shapes(config) == {}
     with pytest.raises(UserError, match=r"teachers\.big .*bert has another tokenizer: give"):
         teacher.columns(config, tokenizer({"b": 0}))
+    config.model.image.kind = "regions"
+    with pytest.raises(UserError, match=r"big looks at pictures, and .*'regions' reads none"):
+        teacher.for_objectives({"teacher/big"}, config)
     config.model.text.context_length = LENGTH + 1
     with pytest.raises(UserError, match=r"big reads .* 13 tokens, and knows 12: set .*to 12"):
         teacher.for_objectives({"teacher/big/mlm"}, config)
