@@ -291,6 +291,8 @@ def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
                 + f"; the nearest that does is {near}."
             )
     for name in config.model.towers:
+        if name == "image" and config.model.image.kind == "regions":
+            continue  # no heads to split
         heads = config.model[name].heads
         if heads % sizes["tensor"]:
             raise UserError(
