@@ -92,8 +92,8 @@ def train_batches(
       image uint8 [b, S, S, 3] where the model has an image tower, or regions float32 [b, R, F] and
       regions_mask bool [b, R] where it reads those; text int32 [b, L], text_mask bool [b, L], the
       tags at its end where it reads any; group int32 [b]: records of one group (or, without groups,
-      one record met twice) are positives of each other. With data.pack also text_segment int32 [b, L]
-      (packing.py).
+      one record met twice) are positives of each other. With data.pack also text_segment int32
+      [b, L] (packing.py).
       Close the iterator to stop the worker processes.
 
     Raises:
