@@ -40,6 +40,8 @@ _SOURCE = (
     ("format", "auto", "auto, tar, csv, coco, karpathy, parquet, folder, tfds, arrayrecord, text."),
     ("image", "", "Column or feature of the image; '' is the format's usual one."),
     ("caption", "", "Where captions are: txt,json:FIELD (tar), column, feature; '' is the usual."),
+    ("tags", "", "Where words for the objects in a picture are: json:FIELD (tar); '' is none."),
+    ("regions", False, "A pair of a tar is KEY.npy, region features [n, F], in place of an image."),
     ("label", "", "Field, column or feature of the class number; '' is none."),
     ("group", "", "Field or column of the group id; equal ids are positives; '' is none."),
     ("split", "", "Split of a TFDS data set; '' is train."),
@@ -90,8 +92,10 @@ KEYS: tuple[Key, ...] = (
         optional=True),
     Key("model.dtype", "auto", "Compute dtype of the towers; auto: float32 on CPU, else bfloat16.",
         ("auto", "float32", "bfloat16")),
-    Key("model.image.kind", "vit", "A vision transformer, or the ResNet of OpenAI's RN50.",
-        ("vit", "resnet")),
+    Key("model.image.kind", "vit", "A vision transformer, the ResNet of OpenAI's RN50, or what an "
+        "object detector found (region features, for a fusion).", ("vit", "resnet", "regions")),
+    Key("model.image.regions", 50, "regions: how many of a picture are read, the first ones."),
+    Key("model.image.region_width", 2_054, "regions: numbers of each, its box included."),
     Key("model.image.stages", (), "resnet: blocks of its stages, each twice as wide as the last."),
     Key("model.image.size", 224, "Side of the square image in pixels."),
     Key("model.image.patch_size", 32, "Side of a patch in pixels."),
@@ -114,7 +118,9 @@ KEYS: tuple[Key, ...] = (
     Key("model.text.norm", "pre", "Layer norms before attention and MLP, or after them (BERT).",
         ("pre", "post")),
     Key("model.text.embed_norm", False, "A layer norm before the blocks, as BERT has."),
-    Key("model.text.token_types", 0, "Rows of BERT's type embedding, the first of which is used."),
+    Key("model.text.token_types", 0, "Rows of BERT's type embedding: the first is of words, the "
+        "second of tags."),
+    Key("model.text.tags", 0, "Last places of a text that hold the tags of its picture (Oscar)."),
     Key("model.text.position_offset", 0, "Row of the position embedding where a text begins; "
         "RoBERTa: 2."),
     Key("model.text.mlm_head", False, "BERT's masked-language head, for token_logits."),
@@ -323,8 +329,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
     """
     model = config.model
     model.update(embed_dim=32, name=f"{model.name} (smoke)")
-    model.image.update(size=32, patch_size=8)
-    model.text.update(vocab_size=600, context_length=16)
+    model.image.update(size=32, patch_size=8, regions=3, region_width=16)  # as generated ones
+    model.text.update(vocab_size=600, context_length=16, tags=min(model.text.tags, 6))
     for tower in (model.image, model.text):
         tower.update(width=32, depth=min(tower.depth, 2), heads=4, mlp_dim=64)
     model.fusion.depth = min(model.fusion.depth, 2)
@@ -332,7 +338,9 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.optim.warmup_steps = min(config.optim.warmup_steps, 2)
     config.optim.microbatches = min(config.optim.microbatches, 2)
     config.mesh.update(data=-1, fsdp=1, tensor=1)
-    config.data.train = {"generated": entry("data.train", path="generated:64")}
+    regions, tags = model.image.kind == "regions", "generated" if model.text.tags else ""
+    source = entry("data.train", path="generated:64", regions=regions, tags=tags)
+    config.data.train = {"generated": source}
     config.data.workers = min(config.data.workers, 1)
     config.data.pack = min(config.data.pack, 2)
     config.data.tokenizer = "captions:600"
@@ -340,7 +348,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
     for name, teacher in config.teachers.items():
         start = teacher.start
-        config.teachers[name] = entry("teachers", source="random:tiny", start=start)
+        source = "random:tiny" if "image" in model.towers else "random:tiny-bert"
+        config.teachers[name] = entry("teachers", source=source, start=start)
     for name, spec in config.evals.items():
         config.evals[name] = entry(
             "evals",

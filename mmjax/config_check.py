@@ -11,7 +11,7 @@ from mmjax import config as config_lib
 from mmjax import objectives
 from mmjax.config import Key
 from mmjax.errors import UserError
-from mmjax.objectives.registry import is_frozen
+from mmjax.objectives.registry import is_frozen, teacher_of
 from mmjax.training import profile
 
 _ENTRY = re.compile(r"^(data\.train|objectives|teachers|evals)\.([^.]+)\.(.+)$")
@@ -113,6 +113,8 @@ def _check_model(config: ConfigDict) -> None:
         tower = config.model[name]
         if name == "image" and tower.kind == "resnet":
             _check_resnet(tower, config.init_from.source)
+        elif name == "image" and tower.kind == "regions":
+            continue  # it has no layers
         elif tower.width % tower.heads:
             raise UserError(
                 f"config.model.{name}: heads={tower.heads} does not divide width={tower.width}."
@@ -146,12 +148,14 @@ def _check_model(config: ConfigDict) -> None:
         )
     for name in towers:
         tower = config.model[name]
-        if tower.head in ("none", "tanh") and tower.width != config.model.embed_dim:
+        embeds = name == "text" or tower.kind != "regions"
+        if embeds and tower.head in ("none", "tanh") and tower.width != config.model.embed_dim:
             raise UserError(
                 f"config.model.{name}.head={tower.head!r} wants width={tower.width} equal to "
                 f"config.model.embed_dim={config.model.embed_dim}; or set head='linear'."
             )
     _check_fusion(config.model)
+    _check_segments(config)
     too_long = [n for n in config.data.text_lengths if n > text.context_length]
     if too_long:
         raise UserError(
@@ -238,6 +242,39 @@ def _check_fusion(model: ConfigDict) -> None:
         )
 
 
+def _check_segments(config: ConfigDict) -> None:
+    """Of the text's tags, and of the image's regions, whose number differs from one to the next."""
+    model, text, style = config.model, config.model.text, config.model.fusion.style
+    if model.image.kind == "regions" and "image" in model.towers:
+        if style not in ("concat", "bottleneck"):
+            raise UserError(
+                "config.model.image.kind='regions' is read by a fusion that masks padding: set "
+                "config.model.fusion.style to concat or bottleneck."
+            )
+        if min(model.image.regions, model.image.region_width) < 1:
+            raise UserError("config.model.image.regions and region_width must be 1 or more.")
+    if not text.tags:
+        return
+    if style != "concat" or text.depth or text.token_types < 2:
+        raise UserError(
+            f"config.model.text.tags={text.tags} are a third segment of an early fusion: set "
+            "config.model.fusion.style='concat', config.model.text.depth=0 and token_types=2."
+        )
+    if not 2 <= text.tags <= text.context_length - 2:
+        raise UserError(
+            f"config.model.text.tags={text.tags} leaves no room: of context_length="
+            f"{text.context_length} places words and tags need two each."
+        )
+    if config.data.text_lengths:
+        raise UserError(
+            "config.data.text_lengths must be (): the tags, config.model.text.tags, are at the end."
+        )
+    if "caption" in config.objectives:
+        raise UserError(
+            "config.objectives.caption would say the tags, too: set config.model.text.tags=0."
+        )
+
+
 def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
     """Checks what depends on the mesh: `sizes` of its axes `data`, `fsdp`, `tensor`."""
     devices, parts = sizes["data"] * sizes["fsdp"], config.optim.microbatches
@@ -254,6 +291,8 @@ def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
                 + f"; the nearest that does is {near}."
             )
     for name in config.model.towers:
+        if name == "image" and config.model.image.kind == "regions":
+            continue  # no heads to split
         heads = config.model[name].heads
         if heads % sizes["tensor"]:
             raise UserError(
@@ -281,6 +320,7 @@ _REMEDIES = {
     "caption_scores": "set config.model.fusion.style to concat or cross (a bottleneck is not "
     "causal), and config.model.text.mlm_head=True",
     "text_scores": "set config.model.text.mlm_head=True",
+    "text_hidden": "set config.model.text.mlm_head=True",
     "patch_pixels": "set config.model.image.pixel_head=True",
     "image_embed": "a tower of depth 0 embeds nothing; this fusion is early",
     "text_embed": "a tower of depth 0 embeds nothing; this fusion is early",
@@ -288,11 +328,17 @@ _REMEDIES = {
 
 
 def validate_outputs(goals: Mapping[str, tuple[Any, float]], given: tuple[str, ...]) -> None:
-    """Checks that the model can give what each objective requires."""
+    """Checks that the model can give what each objective requires, of views that there are."""
+    made = {"plain"}.union(*(o.views.keys() | o.pairs.keys() for o, _ in goals.values()))
     for name, (objective, _) in goals.items():
         for view, outputs in objective.requires.items():
             if is_frozen(view):
                 continue
+            if view not in made:
+                raise UserError(
+                    f"config.objectives.{name} reads the view that config.objectives.{view} makes: "
+                    f"add config.objectives.{view} = entry('objectives')."
+                )
             lacking = [output for output in outputs if output not in given]
             if lacking:
                 remedy = _REMEDIES.get(lacking[0], f"this model gives {', '.join(given)}")
@@ -309,8 +355,9 @@ def validate_teachers(
     """Checks that every teacher is asked, and gives what it is asked for; `teachers`: the outputs
     of each by name. And that there is an average for the objectives that want one."""
     read = {view for objective, _ in goals.values() for view in objective.requires}
+    asked = {teacher_of(view)[0] for view in read if view.startswith("teacher/")}
     for teacher in teachers:
-        if f"teacher/{teacher}" not in read and not config.teachers[teacher].start:
+        if teacher not in asked and not config.teachers[teacher].start:
             raise UserError(
                 f"config.teachers.{teacher} teaches nothing: name it in the `teachers` of an "
                 "objective, e.g. distill_similarity, or remove it."
@@ -323,7 +370,7 @@ def validate_teachers(
                     "e.g. 0.995."
                 )
             if view.startswith("teacher/"):
-                _check_teacher(name, view.removeprefix("teacher/"), outputs, teachers)
+                _check_teacher(name, teacher_of(view)[0], outputs, teachers)
 
 
 def _check_teacher(

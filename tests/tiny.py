@@ -19,6 +19,7 @@ from mmjax.training.step import make_train_step
 
 DEPTH = 2
 BATCH = 16
+QUICK = {"xla_backend_optimization_level": 0}  # of a program that runs once: compiles in half
 
 
 def config(**optim_keys: Any) -> ConfigDict:

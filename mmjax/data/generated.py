@@ -16,6 +16,8 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 SIDE = 64
+BOX = 6  # left, top, right, bottom, width and height of a region, as shares of the picture
+REGION_WIDTH = len(COLOURS) + len(SHAPES) + BOX
 
 
 class GeneratedSource:
@@ -23,8 +25,9 @@ class GeneratedSource:
 
     captions_alone = True
 
-    def __init__(self, count: int, name: str):
+    def __init__(self, count: int, name: str, tags: bool = False, regions: bool = False):
         self.name = name
+        self._tags, self._regions = tags, regions
         self.skipped: dict[str, int] = {}
         self._count = count
 
@@ -39,7 +42,11 @@ class GeneratedSource:
         centre = rng.integers(radius, SIDE - radius, 2)
         _draw(image, shape, centre, radius, COLOURS[colour])
         label = index % (len(COLOURS) * len(SHAPES))
-        return Record(f"{self.name}: record {index}", image, self.captions(index), label)
+        return Record(
+            f"{self.name}: record {index}", image, self.captions(index), label,
+            tags=f"{colour} {shape}" if self._tags else "",
+            regions=_regions(colour, shape, centre, radius, rng) if self._regions else None,
+        )  # fmt: skip
 
     def captions(self, index: int) -> tuple[str, ...]:
         colour, shape = self._kind(index)
@@ -50,12 +57,25 @@ class GeneratedSource:
         return list(COLOURS)[colour], SHAPES[shape]
 
 
-def open_generated(path: str, name: str) -> GeneratedSource:
+def open_generated(
+    path: str, name: str, *, tags: bool = False, regions: bool = False
+) -> GeneratedSource:
     """`generated:COUNT`."""
     count = path.removeprefix("generated:")
     if not count.isdigit() or not int(count):
         raise UserError(f"{name}: {path!r} should be generated:COUNT, as generated:256.")
-    return GeneratedSource(int(count), name)
+    return GeneratedSource(int(count), name, tags, regions)
+
+
+def _regions(
+    colour: str, shape: str, centre: np.ndarray, radius: int, rng: np.random.Generator
+) -> np.ndarray:
+    """float32 [2, REGION_WIDTH]: what a detector might tell of the shape, and of it all."""
+    kind = [float(colour == c) for c in COLOURS] + [float(shape == s) for s in SHAPES]
+    low, high = (centre - radius) / SIDE, (centre + radius) / SIDE
+    boxes = [np.concatenate([low, high, high - low]), np.array([0, 0, 1, 1, 1, 1])]
+    features = np.array([kind, np.zeros(len(kind))]) + rng.normal(0, 0.1, (2, len(kind)))
+    return np.concatenate([features, boxes], axis=1).astype(np.float32)
 
 
 def _draw(

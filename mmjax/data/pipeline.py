@@ -4,6 +4,7 @@ The batch of step s is a function of (seed, s) alone: not of hosts, workers, thr
 Teachers add columns of their own (`Columns`).
 """
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -18,6 +19,7 @@ from mmjax.data.augment import Augment, train_transform
 from mmjax.data.images import MAX_PIXELS
 from mmjax.data.order import Address, Order
 from mmjax.data.records import BadRecord, Record, Source, read_records
+from mmjax.data.segments import NO_SEGMENTS, Segments
 from mmjax.data.tokenize import Tokenizer
 from mmjax.data.workers import Batch, read_ahead
 from mmjax.errors import UserError
@@ -35,7 +37,8 @@ NAMED = 10_000  # bad records named in the log: memory stays flat
 
 class Example(NamedTuple):
     """One example of a batch. `address` is of the record that is shown, with the epoch whose
-    augmentation it has; `problem` says why it stands in for another record ("" if it does not)."""
+    augmentation it has; `problem` says why it stands in for another record ("" if it does not);
+    `regions` are as `Segments.read` gives them, where the model reads some."""
 
     address: Address
     record: Record
@@ -43,6 +46,7 @@ class Example(NamedTuple):
     image: np.ndarray
     group: int
     problem: str = ""
+    regions: tuple[np.ndarray, np.ndarray] | None = None
 
 
 Transform = Callable[[Example, int], np.ndarray]
@@ -85,24 +89,27 @@ def train_batches(
         texts without room in packed rows.
 
     Yields:
-      image uint8 [b, S, S, 3] (where the model has an image tower), text int32 [b, L], text_mask
-      bool [b, L], group int32 [b]: records of one group (or, without groups, one record met twice)
-      are positives of each other. With data.pack also text_segment int32 [b, L] (packing.py).
+      image uint8 [b, S, S, 3] where the model has an image tower, or regions float32 [b, R, F] and
+      regions_mask bool [b, R] where it reads those; text int32 [b, L], text_mask bool [b, L], the
+      tags at its end where it reads any; group int32 [b]: records of one group (or, without groups,
+      one record met twice) are positives of each other. With data.pack also text_segment int32
+      [b, L] (packing.py).
       Close the iterator to stop the worker processes.
 
     Raises:
       UserError: a larger share of the examples than data.max_bad had to be substituted.
     """
     augment, limit = Augment(**config.data.augment), config.data.get("max_pixels", MAX_PIXELS)
-    towers = config.model.get("towers", ("image", "text"))
+    segments = Segments.of(config.model)
+    pictures = "image" in config.model.get("towers", ("image", "text")) and not segments.regions
     load = _TrainBatch(
         sources=list(sources),
         order=train_order(sources, config),
         tokenizer=tokenizer,
-        views=Views(config.seed, augment, config.data.views, limit),
+        views=Views(config.seed, augment, config.data.views, limit, segments),
         batch_size=config.batch_size,
         rows=np.asarray(rows),
-        image_size=config.model.image.size if "image" in towers else 0,
+        image_size=config.model.image.size if pictures else 0,
         text_length=config.model.text.context_length,
         text_lengths=tuple(config.data.text_lengths),
         columns=tuple(columns),
@@ -144,6 +151,7 @@ class Views:
     augment: Augment
     count: int
     max_pixels: int = MAX_PIXELS
+    segments: Segments = NO_SEGMENTS
 
     def of(self, address: Address) -> Address:
         """The address whose view is shown."""
@@ -155,7 +163,8 @@ class Views:
         caption, image = _caption(record, rng), NO_IMAGE
         if size:
             image = _named(record, train_transform, rng, size, self.augment, self.max_pixels)
-        return Example(address, record, caption, image, group)
+        regions = self.segments.read(record) if self.segments.regions else None
+        return Example(address, record, caption, image, group, regions=regions)
 
     def transform(self, example: Example, size: int) -> np.ndarray:
         """The same view at another size, uint8 [size, size, 3]."""
@@ -186,11 +195,12 @@ class _TrainBatch:
         examples: list[Example] = []
         for first in range(0, len(addresses), TOGETHER):
             examples += self._examples(addresses[first : first + TOGETHER])
-        captions = [e.caption for e in examples]
-        text, mask = self.tokenizer.encode(captions, self.text_length)
+        captions, tags = [e.caption for e in examples], [e.record.tags for e in examples]
+        encode = functools.partial(self.views.segments.encode, self.tokenizer, captions, tags)
+        text, mask = encode(self.text_length)
         length = self._length(step, mask)
         if mask[:, length:].any():  # another record stands in, and its text is longer
-            text, mask = self.tokenizer.encode(captions, length)
+            text, mask = encode(length)
         batch = {
             "text": np.ascontiguousarray(text[:, :length]),
             "text_mask": np.ascontiguousarray(mask[:, :length]),
@@ -199,6 +209,9 @@ class _TrainBatch:
         }
         if self.image_size:
             batch["image"] = np.stack([e.image for e in examples])
+        if self.views.segments.regions:
+            found = [e.regions for e in examples if e.regions is not None]
+            batch["regions"], batch["regions_mask"] = map(np.stack, zip(*found, strict=True))
         for columns in self.columns:
             batch |= columns(examples, self.views.transform)
         return batch

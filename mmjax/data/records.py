@@ -22,7 +22,9 @@ class Record:
 
     `image` is the encoded file, or a decoded uint8 array [H, W, 3]. `label` is a class number and
     `group` a number shared by records that show the same thing; -1 says that there is none.
-    `caption_weights` says how often each caption should be taken; (): all alike.
+    `caption_weights` says how often each caption should be taken; (): all alike. `tags` are words
+    for the objects in the picture. `regions`, an encoded .npy or an array float [n, F], are what a
+    detector found in it, which then stands for it: there is no image.
     """
 
     key: str
@@ -31,6 +33,8 @@ class Record:
     label: int = -1
     group: int = -1
     caption_weights: tuple[float, ...] = ()
+    tags: str = ""
+    regions: bytes | np.ndarray | None = None
 
 
 class BadRecord(Exception):  # noqa: N818 - it is caught and counted, rarely raised to a user

@@ -46,6 +46,8 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
           .txt beside; coco, karpathy: their own; text: one text a line, no images.
         caption_weights: how often to take a caption of each of these; () for any caption.
         image: column or feature of the image ("" finds it); coco, karpathy: their folder.
+        tags: where words for the objects in a picture are: "json:FIELD" of tar.
+        regions: a pair of a tar is KEY.npy, float [n, F], in place of an image.
         label, group: JSON field, column or feature holding an integer ("" for none).
         filter: which records are wanted (see filters.py): tar, csv, Parquet.
         split: of a TFDS dataset, "train" by default; karpathy: "test".
@@ -79,9 +81,11 @@ def _open(spec: Mapping[str, Any], name: str) -> Source:
     weights = _weights(spec.get("caption_weights") or (), caption, name)
     wanted = Filter(spec.get("filter") or "", name)
     split = spec.get("split") or ""
+    tags, regions = spec.get("tags") or "", bool(spec.get("regions"))
     if path.startswith("generated:"):
-        return open_generated(path, name)
+        return open_generated(path, name, tags=bool(tags), regions=regions)
     if path.startswith("tfds://") or (kind == "tfds" and not Path(path).exists()):
+        _no_segments(tags, regions, "tfds", name)
         path = path.removeprefix("tfds://")
         return open_tfds(path, split, caption, image, label, group, name, weights)
     files = _files(path, name)
@@ -90,9 +94,11 @@ def _open(spec: Mapping[str, Any], name: str) -> Source:
         raise UserError(f"{name}: {kind} is read from this machine only; copy {path} here first.")
     if wanted and kind not in FILTERED:
         raise UserError(f"{name}: filter works on {', '.join(FILTERED)}, not on {kind}.")
+    _no_segments(tags, regions, kind, name)
     match kind:
         case "tar":
-            fields = Fields(_tar_captions(caption, name), label, group, wanted)
+            captions = _tar_captions(caption, name)
+            fields = Fields(captions, label, group, wanted, _tar_tags(tags, name), regions)
             return open_tar(
                 _inside(files, "*.tar", name), fields, name, weights=weights,
                 bad_shards=spec.get("bad_shards") or 0.0, timeout=spec.get("timeout") or 60.0,
@@ -200,3 +206,14 @@ def _tar_captions(caption: str, name: str) -> tuple[str, ...]:
                 f'{name}: caption={field!r} of tar shards must be "txt" or "json:FIELD".'
             )
     return fields
+
+
+def _no_segments(tags: str, regions: bool, kind: str, name: str) -> None:
+    if (tags or regions) and kind != "tar":
+        raise UserError(f"{name}: regions and tags are read from tar shards, not from {kind}.")
+
+
+def _tar_tags(tags: str, name: str) -> str:
+    if tags and not tags.startswith("json:"):
+        raise UserError(f'{name}: tags={tags!r} of tar shards must be "json:FIELD".')
+    return tags.removeprefix("json:")

@@ -22,6 +22,7 @@ from mmjax.data.tar_index import (
     index_name,
     parse_captions,
     parse_json,
+    parse_tags,
     scan_shards,
     write_index,
 )
@@ -47,7 +48,8 @@ class TarSource:
         self.captions_alone = not any(storage.is_url(shard) for shard in shards)
         self._shards = shards
         self._fields, self._weights, self._timeout = fields, weights, timeout
-        self._parts = sorted({field.partition(":")[0] for field in fields.captions})
+        texts = {field.partition(":")[0] for field in fields.captions}
+        self._parts = sorted(texts | ({"json"} if fields.tags else set()))
         self._index_file = index_file
         self._index = np.load(index_file, mmap_mode="r")
 
@@ -63,7 +65,7 @@ class TarSource:
     def read(self, indices: Sequence[int]) -> list[Record | BadRecord]:
         """Several records with as few requests as it takes."""
         rows = [self._index[int(index)] for index in indices]
-        ranges = [self._ranges(row, ("image", *self._parts)) for row in rows]
+        ranges = [self._ranges(row, (self._fields.parts[0], *self._parts)) for row in rows]
         content = iter(storage.read([r for parts in ranges for r in parts.values()], self._timeout))
         return [
             self._record(row, {part: next(content) for part in parts})
@@ -87,10 +89,11 @@ class TarSource:
     def _ranges(self, row: np.void, parts: Sequence[str]) -> dict[str, storage.Range]:
         shard = self._shards[row["shard"]]
         places = {part: (int(row[f"{part}_at"]), int(row[f"{part}_length"])) for part in parts}
-        if "image" in places:
+        first = self._fields.parts[0]
+        if first in places:
             # The block before the data is its header and has the name, so the index need not.
-            at, length = places["image"]
-            places["image"] = at - BLOCK, length + BLOCK
+            at, length = places[first]
+            places[first] = at - BLOCK, length + BLOCK
         return {
             part: storage.Range(shard, at, length)
             for part, (at, length) in places.items()
@@ -101,20 +104,36 @@ class TarSource:
         for part in content.values():
             if isinstance(part, BadRecord):
                 return part
-        image = content["image"]
-        member = image[:100].rstrip(b"\0").decode("utf-8", "replace")
+        first = content[self._fields.parts[0]]
+        member = first[:100].rstrip(b"\0").decode("utf-8", "replace")
+        regions = first[BLOCK:] if self._fields.regions else None
         try:
             captions, weights = self._captions(row, content)
+            tags = self._tags(row, content)
         except BadRecord as error:
             return error
         return Record(
             key=f"{self._shards[row['shard']]}: {member}",
-            image=image[BLOCK:],
+            image=b"" if self._fields.regions else first[BLOCK:],
             captions=captions,
             label=int(row["label"]),
             group=int(row["group"]),
             caption_weights=weights,
+            tags=tags,
+            regions=regions,
         )
+
+    def _tags(self, row: np.void, content: dict[str, Any]) -> str:
+        if not self._fields.tags:
+            return ""
+        try:
+            return parse_tags(self._fields.tags, parse_json(content.get("json")))
+        except Unusable as error:
+            raise self._changed(row, error) from error
+
+    def _changed(self, row: np.void, error: Unusable) -> BadRecord:
+        """It was fine when the index was made."""
+        return BadRecord(f"{self._shards[row['shard']]}: a pair {error}, the shard changed")
 
     def _captions(
         self, row: np.void, content: dict[str, Any]
@@ -122,9 +141,8 @@ class TarSource:
         try:
             values = parse_json(content.get("json"))
             found = parse_captions(self._fields.captions, content.get("txt"), values)
-        except Unusable as error:  # it was fine when the index was made
-            shard = self._shards[row["shard"]]
-            raise BadRecord(f"{shard}: a pair {error}, the shard changed") from error
+        except Unusable as error:
+            raise self._changed(row, error) from error
         return weigh(found, self._weights)
 
     def __getstate__(self) -> dict[str, Any]:

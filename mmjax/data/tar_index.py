@@ -26,17 +26,12 @@ from mmjax.errors import UserError
 
 INDEX_VERSION = 2
 MAX_TEXT = 1 << 20  # bytes of a .txt or .json; captions have a few hundred
-# Where the parts of a pair lie; a length of 0 says that there is no such member.
-INDEX = np.dtype(
-    [("shard", "<u4"), ("label", "<i4"), ("group", "<i4")]
-    + [(f"{part}_{what}", "<u8") for part in ("image", "txt", "json") for what in ("at", "length")]
-)
 
 Stamp = tuple[int, str] | None  # size and version of a shard; None: it is missing
 
 
 class ShardIndex(NamedTuple):
-    """Rows of INDEX; why → how many pairs were left out; why → the first of them."""
+    """Rows of `Fields.dtype`; why → how many pairs were left out; why → the first of them."""
 
     rows: np.ndarray
     skipped: Mapping[str, int]
@@ -46,12 +41,26 @@ class ShardIndex(NamedTuple):
 class Fields(NamedTuple):
     """Which members and JSON fields hold what: `captions` as ("txt", "json:tags", …), () where none
     are wanted; `label` a JSON field, or "cls" for webdataset's member of that name; `filter` says
-    which pairs are wanted at all."""
+    which pairs are wanted at all; `tags` a JSON field; `regions`: KEY.npy takes the image's place.
+    """
 
     captions: tuple[str, ...] = ("txt",)
     label: str = ""
     group: str = ""
     filter: Filter = Filter("", "")
+    tags: str = ""
+    regions: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The kinds of member that the index knows; the first is what every pair must have."""
+        return ("npy" if self.regions else "image", "txt", "json")
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of a row: where the parts of a pair lie; a length of 0 says that there is none."""
+        places = [(f"{p}_{what}", "<u8") for p in self.parts for what in ("at", "length")]
+        return np.dtype([("shard", "<u4"), ("label", "<i4"), ("group", "<i4"), *places])
 
 
 class Unusable(Exception):  # noqa: N818
@@ -137,24 +146,24 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
         key, suffix = os.path.splitext(member)
         suffix = suffix.lower()
         part = "image" if suffix in IMAGE_SUFFIXES else suffix[1:]
-        if part not in ("image", "txt", "json", "cls") or _hidden(member):
+        if part not in (*fields.parts, "cls") or _hidden(member):
             continue
         place = places.setdefault(key, {})
         if part in place:  # which of them belong together, nobody can say: the first stay
             skip(f"members that repeat a key ({suffix})", key)
             continue
         place[part] = (at, length)
-        if part != "image" and length <= MAX_TEXT:
+        if part != fields.parts[0] and length <= MAX_TEXT:
             texts.setdefault(key, {})[part] = data[at : at + length]
     if not places:
-        raise BadShard("holds no images")
+        raise BadShard(f"holds no {fields.parts[0]}s" if fields.regions else "holds no images")
     rows: list[tuple] = []
     for key, place in places.items():
         try:
             rows.append((number, *_index_row(place, texts.get(key, {}), fields)))
         except (Unusable, Lacking) as error:
             skip(str(error), key)
-    return ShardIndex(np.array(rows, INDEX), skipped, first)
+    return ShardIndex(np.array(rows, fields.dtype), skipped, first)
 
 
 def _hidden(member: str) -> bool:
@@ -165,14 +174,16 @@ def _index_row(
     place: dict[str, tuple[int, int]], texts: dict[str, bytes], fields: Fields
 ) -> tuple[int, ...]:
     """Label, group and the places of the members; raises Unusable, Lacking."""
-    if "image" not in place:
-        raise Unusable("without an image")
-    if place["image"][1] == 0:
-        raise Unusable("with an empty image")
-    if any(length > MAX_TEXT for part, (_, length) in place.items() if part != "image"):
+    first, what = fields.parts[0], "a region file (.npy)" if fields.regions else "an image"
+    if first not in place:
+        raise Unusable(f"without {what}")
+    if place[first][1] == 0:
+        raise Unusable(f"with an empty {what.partition(' ')[2]}")
+    if any(length > MAX_TEXT for part, (_, length) in place.items() if part != first):
         raise Unusable(f"with a text above {MAX_TEXT >> 20} MiB")
     values: dict[str, Any] = {}
-    if fields.label or fields.group or fields.filter or any(f != "txt" for f in fields.captions):
+    in_json = (fields.label, fields.group, fields.filter, fields.tags)
+    if any(in_json) or any(f != "txt" for f in fields.captions):
         values = parse_json(texts.get("json"))
     if fields.label == "cls":
         values["cls"] = texts.get("cls")
@@ -183,7 +194,8 @@ def _index_row(
         raise Unusable("without a caption")
     if not fields.filter.keep(values, captions):
         raise Unusable("that the filter leaves out")
-    parts = (place.get(part, (0, 0)) for part in ("image", "txt", "json"))
+    parse_tags(fields.tags, values)
+    parts = (place.get(part, (0, 0)) for part in fields.parts)
     return label, group, *itertools.chain(*parts)
 
 
@@ -197,6 +209,13 @@ def parse_captions(
         ]
     except UnicodeDecodeError as error:
         raise Unusable("with a caption that is not UTF-8") from error
+
+
+def parse_tags(wanted: str, values: Mapping[str, Any]) -> str:
+    """The tags in a JSON field, a string or a list of them, in one line; raises Unusable."""
+    if wanted and wanted not in values:
+        raise Unusable(f"without tags {wanted!r}")
+    return " ".join(clean_captions(values.get(wanted)))
 
 
 def parse_json(data: bytes | None) -> dict[str, Any]:
@@ -227,7 +246,9 @@ def index_name(
     """The name of the index file tells what it was made from, so that a stale one is not found."""
     folder = os.path.dirname(shards[0])
     beside = [os.path.relpath(s, folder) if not is_url(s) else s for s in shards]
-    wanted = (*fields[:3], fields.filter.text, max_bad)
+    wanted: tuple = (*fields[:3], fields.filter.text, max_bad)
+    if fields.tags or fields.regions:
+        wanted += (fields.tags, fields.regions)
     what = repr((INDEX_VERSION, wanted, list(zip(beside, stamps, strict=True))))
     return f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.npy"
 

@@ -13,6 +13,7 @@ import numpy as np
 from mmjax.data.images import eval_transform, open_image
 from mmjax.data.pipeline import group_of
 from mmjax.data.records import BadRecord, Source
+from mmjax.data.segments import NO_SEGMENTS, Segments
 from mmjax.data.tokenize import Tokenizer
 from mmjax.data.workers import Batch, read_ahead
 
@@ -30,6 +31,7 @@ def eval_batches(
     workers: int = 0,
     resize: str = "shortest",
     interpolation: str = "bicubic",
+    segments: Segments = NO_SEGMENTS,
 ) -> Generator[Batch]:
     """All records in order.
 
@@ -42,6 +44,7 @@ def eval_batches(
       rows: the rows of the global batch to load here.
       workers: worker processes; 0 reads with threads.
       resize, interpolation: how a picture comes to its size, as of `eval_transform`.
+      segments: tags and regions that the model reads; its regions are then yielded, too.
 
     Yields:
       image uint8 [b, S, S, 3]; text int32 and text_mask bool [b, L]: the record's first caption,
@@ -52,7 +55,7 @@ def eval_batches(
     """
     load = _EvalBatch(
         source, image_size, tokenizer, text_length, batch_size, np.asarray(rows),
-        {"resize": resize, "interpolation": interpolation},
+        {"resize": resize, "interpolation": interpolation}, segments,
     )  # fmt: skip
     steps = -(-len(source) // batch_size)
     return read_ahead(load, 0, steps, workers=workers, prefetch=PREFETCH)
@@ -62,12 +65,15 @@ def why_unreadable(source: Source, number: int) -> str:
     """What is wrong with a record that was unreadable, by name."""
     try:
         record = source[number]
+        if record.regions is not None:
+            Segments.parse(record)
     except BadRecord as error:
         return str(error)
-    try:
-        open_image(record.image)
-    except BadRecord as error:
-        return f"{record.key} {error}"
+    if record.regions is None:
+        try:
+            open_image(record.image)
+        except BadRecord as error:
+            return f"{record.key} {error}"
     return f"{record.key} could not be read a moment ago"
 
 
@@ -82,6 +88,7 @@ class _EvalBatch:
     batch_size: int
     rows: np.ndarray
     fit: dict[str, str]
+    segments: Segments
 
     def __call__(self, step: int) -> Batch:
         numbers = step * self.batch_size + self.rows
@@ -96,7 +103,11 @@ class _EvalBatch:
         if self.image_size is not None:
             shape = (len(numbers), self.image_size, self.image_size, 3)
             batch["image"] = np.zeros(shape, np.uint8)
-        captions = [""] * len(numbers)
+        if self.segments.regions:
+            count, width = self.segments.regions, self.segments.width
+            batch["regions"] = np.zeros((len(numbers), count, width), np.float32)
+            batch["regions_mask"] = np.zeros((len(numbers), count), bool)
+        captions, tags = [""] * len(numbers), [""] * len(numbers)
         for row in np.flatnonzero(mask):
             number = int(numbers[row])
             try:
@@ -104,20 +115,19 @@ class _EvalBatch:
                 if self.image_size is not None:
                     image = open_image(record.image)
                     batch["image"][row] = eval_transform(image, self.image_size, **self.fit)
+                if self.segments.regions:
+                    found = self.segments.read(record)
+                    batch["regions"][row], batch["regions_mask"][row] = found
             except BadRecord:
                 batch["unreadable"][row] = True
                 continue
+            tags[row] = record.tags
             batch["label"][row] = record.label
             batch["group"][row] = group_of(record, number)
             captions[row] = record.captions[0] if record.captions else ""
         if self.tokenizer is not None:
-            batch |= _encode(captions, self.tokenizer, self.text_length)
+            text, mask = self.segments.encode(self.tokenizer, captions, tags, self.text_length)
+            absent = np.array([not caption for caption in captions])  # rows of padding
+            text[absent], mask[absent] = self.tokenizer.pad_id, False
+            batch |= {"text": text, "text_mask": mask}
         return batch
-
-
-def _encode(captions: list[str], tokenizer: Tokenizer, length: int) -> Batch:
-    """Tokens; captions that are "" become rows of padding."""
-    text, text_mask = tokenizer.encode(captions, length)
-    absent = np.array([not caption for caption in captions])
-    text[absent], text_mask[absent] = tokenizer.pad_id, False
-    return {"text": text, "text_mask": text_mask}

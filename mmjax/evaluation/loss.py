@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from mmjax import objectives
 from mmjax.data import Tokenizer, eval_batches, open_source, vocabulary
+from mmjax.data.segments import Segments, check_source
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import batch_shards, on_mesh
 from mmjax.evaluation.skips import unreadable as unreadable_records
@@ -34,6 +35,7 @@ class HeldOutLoss:
     ):
         self._config, self._tokenizer = config, tokenizer
         self._source = open_source(spec, name)
+        check_source(config.model, spec, self._source, f"config.evals.{name}")
         self._batch_size = spec["batch_size"]
         if len(self._source) < self._batch_size:
             raise UserError(
@@ -82,7 +84,8 @@ class HeldOutLoss:
 
     def _batches(self):
         """The full batches, with the columns that training has."""
-        images = "image" in self._config.model.towers
+        segments = Segments.of(self._config.model)
+        images = "image" in self._config.model.towers and not segments.regions
         batches = eval_batches(
             self._source,
             image_size=self._config.model.image.size if images else None,
@@ -93,10 +96,11 @@ class HeldOutLoss:
             workers=self._config.data.workers,
             resize=self._config.data.resize,
             interpolation=self._config.data.interpolation,
+            segments=segments,
         )
-        columns = ("image", "text", "text_mask", "group", "unreadable")
+        columns = ("image", "regions", "regions_mask", "text", "text_mask", "group", "unreadable")
         for batch in itertools.islice(batches, len(self._source) // self._batch_size):
-            yield {name: batch[name] for name in columns}
+            yield {name: batch[name] for name in columns if name in batch}
 
     def _keys(self):
         """The same random views (masks and the like) at every evaluation."""

@@ -11,6 +11,7 @@ from mmjax.models import zoo
 from mmjax.models.decoder import generate
 from mmjax.models.fusion import Fusion
 from mmjax.models.multimodal import Multimodal
+from mmjax.models.regions import RegionTower
 from mmjax.models.resnet import ModifiedResNet
 from mmjax.models.text import TextTower
 from mmjax.models.vision import VisionTower
@@ -27,10 +28,11 @@ def create(name: str) -> Multimodal:
 def from_config(config: ConfigDict) -> Multimodal:
     """Builds the model of `config.model`."""
     shared = {"embed_dim": config.embed_dim, "dtype": compute_dtype(config.dtype)}
-    image: Any = {"vit": VisionTower, "resnet": ModifiedResNet}[config.image.kind]
-    keys = {field.name for field in dataclasses.fields(image)}  # the other kind has other keys
+    kinds = {"vit": VisionTower, "resnet": ModifiedResNet, "regions": RegionTower}
+    image: Any = kinds[config.image.kind]
+    keys = {field.name for field in dataclasses.fields(image)}  # the other kinds have other keys
     return Multimodal(
-        image=image(**{k: v for k, v in config.image.items() if k in keys}, **shared)
+        image=image(**{k: v for k, v in {**config.image, **shared}.items() if k in keys})
         if "image" in config.towers
         else None,
         text=TextTower(**config.text, **shared) if "text" in config.towers else None,
@@ -61,7 +63,11 @@ def dummy_batch(model: Multimodal) -> dict[str, jax.Array]:
     takes no fewer.
     """
     rows, batch = batch_shards(), {}
-    if model.image is not None:
+    if isinstance(model.image, RegionTower):
+        count, width = model.image.regions, model.image.region_width
+        batch["regions"] = jnp.zeros((rows, count, width), jnp.float32)
+        batch["regions_mask"] = jnp.ones((rows, count), bool)
+    elif model.image is not None:
         size = model.image.size
         batch["image"] = jnp.zeros((rows, size, size, 3), jnp.uint8)
         if isinstance(model.image, VisionTower) and model.image.pixel_head:

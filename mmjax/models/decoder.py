@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from mmjax.errors import UserError
 from mmjax.models.multimodal import Multimodal
+from mmjax.models.regions import RegionTower
 
 
 class Generated(NamedTuple):
@@ -49,10 +50,13 @@ def generate(
       UserError: the model cannot predict tokens one after another, or the length is beyond it.
     """
     text, fusion = model.text, model.fusion
-    if text is None or not text.mlm_head or (fusion and fusion.style == "bottleneck"):
+    causal = not (fusion and fusion.style == "bottleneck") and not isinstance(
+        model.image, RegionTower
+    )
+    if text is None or not text.mlm_head or not causal:
         raise UserError(
             "This model cannot generate text: it needs a text tower with "
-            "config.model.text.mlm_head=True, and no bottleneck fusion."
+            "config.model.text.mlm_head=True, no bottleneck fusion, and pictures, not regions."
         )
     length = length or text.context_length
     if not 2 <= length <= text.context_length:

@@ -15,8 +15,11 @@ def forward_flops(config: ConfigDict, text_length: int | None = None) -> int:
     """
     flops, image, text = 0, config.image, config.text
     if "image" in config.towers:
-        flops += _resnet(image) if image.kind == "resnet" else _vit(image, config.embed_dim)
-        embeds = image.kind == "resnet" or image.depth > 0
+        if image.kind == "regions":
+            flops += 2 * image.regions * image.region_width * image.width
+        else:
+            flops += _resnet(image) if image.kind == "resnet" else _vit(image, config.embed_dim)
+        embeds = image.kind == "resnet" or (image.kind == "vit" and image.depth > 0)
         flops += _head(image.head, _image_width(config), config.embed_dim) * embeds
     if "text" in config.towers:
         length = text_length or text.context_length
@@ -30,11 +33,12 @@ def forward_flops(config: ConfigDict, text_length: int | None = None) -> int:
 def _fusion(config: ConfigDict, length: int) -> int:
     """The layers of the fusion, made as the text tower's, on all tokens of an image and a text."""
     image, width, fusion = config.image, config.text.width, config.fusion
-    tokens = (image.size // image.patch_size) ** 2
-    tokens = max(1, round(tokens * (1 - image.patch_dropout))) + has_class_token(image.pool)
-    from_width = image.width
-    if image.pool == "queries":
-        tokens, from_width = image.queries - 1, config.embed_dim
+    tokens, from_width = image.regions, image.width
+    if image.kind == "vit":
+        tokens = (image.size // image.patch_size) ** 2
+        tokens = max(1, round(tokens * (1 - image.patch_dropout))) + has_class_token(image.pool)
+        if image.pool == "queries":
+            tokens, from_width = image.queries - 1, config.embed_dim
     flops = 0 if from_width == width else 2 * tokens * from_width * width
     layers = ConfigDict({**config.text, "depth": fusion.depth})
     if fusion.style == "concat":

@@ -177,7 +177,7 @@ class Block(nn.Module):
         return norm(x + branch(x)) if self.norm == "post" else x + branch(norm(x))
 
 
-def layer_norm(eps: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+def layer_norm(eps: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
     """LayerNorm with float32 statistics, computed in two passes as the reference weights were."""
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 

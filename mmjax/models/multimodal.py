@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.models.fusion import Fusion
+from mmjax.models.regions import RegionTower
 from mmjax.models.resnet import ModifiedResNet
 from mmjax.models.text import TextTower
 from mmjax.models.tokens import TokenScores
@@ -16,7 +17,7 @@ from mmjax.models.vision import VisionTower
 IMAGE_OUTPUTS = ("image_tokens", "image_features", "image_embed", "patch_pixels")
 TEXT_OUTPUTS = ("text_tokens", "text_features", "text_embed")
 FUSED_OUTPUTS = ("fused_tokens", "fused_scores", "caption_scores", "match_logits")
-MODEL_OUTPUTS = ("logit_scale", "logit_bias")  # of the model, not of an example
+MODEL_OUTPUTS = ("logit_scale", "logit_bias", "words")  # of the model, not of an example
 
 
 class Multimodal(nn.Module):
@@ -24,7 +25,7 @@ class Multimodal(nn.Module):
     a fusion where there is one; or one tower alone, the other being None (a BERT, a classifier).
     """
 
-    image: VisionTower | ModifiedResNet | None
+    image: VisionTower | ModifiedResNet | RegionTower | None
     text: TextTower | None
     fusion: Fusion | None
     logit_scale_init: float
@@ -44,7 +45,8 @@ class Multimodal(nn.Module):
         of `may_see`; absent: 1 if the text tower is causal, else 0); `text_segment` int32 [B, L],
         the number of the text where several share a row; for scores, `targets` int32
         [B, K] (-1: none) with `target_places` [B, K] (absent: target k is told by token k); and
-        `patch_mask` bool [B, N], patches that are hidden from the image tower.
+        `patch_mask` bool [B, N], patches that are hidden from the image tower. In the image's place
+        `regions` [B, R, F] may be what is seen of a picture, with `regions_mask` bool [B, R].
 
         Args:
           given: outputs "image_tokens" and "text_tokens" that are known: no tower runs for them.
@@ -54,10 +56,12 @@ class Multimodal(nn.Module):
           "text_features" [B, D], the same before they are scaled to it (the class scores of a
           classifier); "patch_pixels" [B, N, 3 P²] as of the tower; "image_tokens" [B, N, W] and
           "text_tokens" [B, L, W]; "token_logits" as of `token_logits`, of every text token;
-          "fused_tokens" [B, L, W], the texts after the fusion;
-          these in the compute dtype. TokenScores "text_scores" and "fused_scores" of those tokens;
+          "fused_tokens" [B, L, W], the texts after the fusion; "text_hidden" [B, K, W], what the
+          masked-language head makes of the text tokens at the targets' places; these in the compute
+          dtype. TokenScores "text_scores" and "fused_scores" of those tokens;
           "caption_scores", the same as "fused_scores" of a fusion that can be causal. float32
-          "match_logits" [B]. Scalars "logit_scale" (multiplicative, e^parameter) and "logit_bias".
+          "match_logits" [B]. Of the model: scalars "logit_scale" (multiplicative, e^parameter) and
+          "logit_bias", and "words", what "text_hidden" meets to become scores.
         """
         wanted = set(outputs)
         absent = wanted - set(self.outputs())
@@ -65,7 +69,9 @@ class Multimodal(nn.Module):
             raise ValueError(f"this model has no output {min(absent)!r}: {self.outputs()}")
         known: dict[str, Any] = dict(given or {})
         of_image, of_text = (set(names) - known.keys() for names in self.needs(wanted))
-        if of_image and self.image is not None:
+        if of_image and isinstance(self.image, RegionTower):
+            known |= self.image(batch["regions"], of_image)
+        elif of_image and isinstance(self.image, VisionTower | ModifiedResNet):
             hidden = {"patch_mask": batch["patch_mask"]} if "patch_mask" in batch else {}
             known |= self.image(batch["image"], raw(of_image), train, **hidden)
         if of_text and self.text is not None:
@@ -80,6 +86,11 @@ class Multimodal(nn.Module):
             known |= self.fuse(batch, wanted, known["image_tokens"], known["text_tokens"])
         if "text_scores" in wanted:
             known["text_scores"] = self.scores(known["text_tokens"], batch)
+        if self.text is not None and "text_hidden" in wanted:
+            places = batch.get("target_places")
+            known["text_hidden"] = self.text.hidden(known["text_tokens"], places)
+        if self.text is not None and "words" in wanted:
+            known["words"] = self.text.words()
         if "logit_scale" in wanted:
             init = nn.initializers.constant(self.logit_scale_init)
             known["logit_scale"] = jnp.exp(self.param("logit_scale", init, ()))
@@ -96,14 +107,18 @@ class Multimodal(nn.Module):
             meet &= self.image.depth > 0
             result += IMAGE_OUTPUTS[:3] if self.image.depth else IMAGE_OUTPUTS[:1]
             result += IMAGE_OUTPUTS[3:] * self.image.pixel_head
+        elif isinstance(self.image, RegionTower):
+            meet = False
+            result += IMAGE_OUTPUTS[:1]
         elif self.image is not None:
             result += IMAGE_OUTPUTS[:3]
         if self.text is not None:
             meet &= self.text.depth > 0
             result += TEXT_OUTPUTS if self.text.depth else TEXT_OUTPUTS[:1]
-            result += ("token_logits", "text_scores") * self.text.mlm_head
+            names = ("token_logits", "text_scores", "text_hidden", "words")
+            result += names * self.text.mlm_head
         if self.image is not None and self.text is not None and meet:
-            result += MODEL_OUTPUTS if self.logit_bias_init is not None else MODEL_OUTPUTS[:1]
+            result += MODEL_OUTPUTS[: 1 + (self.logit_bias_init is not None)]
         if self.fusion is not None:
             result += ("fused_tokens", "match_logits")
             if self.text is not None and self.text.mlm_head:
@@ -119,14 +134,15 @@ class Multimodal(nn.Module):
         text |= set(outputs) & {"token_logits"}
         if set(outputs) & set(FUSED_OUTPUTS):
             image, text = image | {"image_tokens"}, text | {"text_tokens"}
-        if "text_scores" in outputs:
+        if {"text_scores", "text_hidden"} & set(outputs):
             text |= {"text_tokens"}
         return tuple(sorted(image)), tuple(sorted(text))
 
     def reads(self, tower: str) -> tuple[str, ...]:
         """The columns of a batch that a tower ("image", "text") reads."""
         if tower == "image":
-            return ("image", "patch_mask")
+            seen = isinstance(self.image, RegionTower)
+            return ("regions", "regions_mask") if seen else ("image", "patch_mask")
         names = ("text", "text_mask", "text_segment")
         return names if self.text is not None and self.text.causal else (*names, "text_ar")
 
@@ -136,12 +152,12 @@ class Multimodal(nn.Module):
         """The wanted ones of FUSED_OUTPUTS from the towers' tokens."""
         assert self.fusion is not None
         assert self.text is not None
-        assert isinstance(self.image, VisionTower)
+        assert isinstance(self.image, VisionTower | RegionTower)
         ar = batch.get("text_ar")
         if ar is None and self.text.causal:
             ar = jnp.ones(text.shape[:2], jnp.int32)
-        mask = batch["text_mask"]
-        tokens, images, _ = self.fusion(text, mask, image, text_ar=ar)
+        mask, seen = batch["text_mask"], batch.get("regions_mask")
+        tokens, images, _ = self.fusion(text, mask, image, image_mask=seen, text_ar=ar)
         result: dict[str, Any] = {"fused_tokens": tokens}
         if {"fused_scores", "caption_scores"} & set(wanted):
             scores = self.scores(tokens, batch)
@@ -150,8 +166,13 @@ class Multimodal(nn.Module):
             pooled = self.text.pool_tokens(tokens, mask)
             if self.fusion.style != "cross":  # the image's stream has something to say, too
                 assert images is not None
-                first = images[:, 0] if self.image.pool == "cls" else images.mean(axis=1)
-                pooled = jnp.concatenate([pooled, first], axis=-1)
+                if isinstance(self.image, VisionTower) and self.image.pool == "cls":
+                    pooled_image = images[:, 0]
+                else:
+                    pooled_image = images.mean(
+                        axis=1, where=None if seen is None else seen[..., None]
+                    )
+                pooled = jnp.concatenate([pooled, pooled_image], axis=-1)
             result["match_logits"] = self.fusion.match(pooled)
         return result
 

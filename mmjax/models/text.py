@@ -7,10 +7,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmjax.models.attention import may_see
 from mmjax.models.layers import ACTIVATIONS, Cache, Dense, layer_norm, stack
-from mmjax.models.tokens import TokenScores, token_scores
+from mmjax.models.tokens import TokenScores, Words, token_scores
 from mmjax.models.vision import project
 
 normal = nn.initializers.normal
@@ -32,6 +33,7 @@ class TextTower(nn.Module):
     norm: str
     embed_norm: bool
     token_types: int
+    tags: int
     position_offset: int
     causal: bool
     mask_padding: bool
@@ -50,7 +52,9 @@ class TextTower(nn.Module):
             self.vocab_size, self.width, dtype=self.dtype, embedding_init=normal(0.02)
         )
         if self.mlm_head:
-            self.mlm = MlmHead(self.activation, self.norm_eps, self.dtype)
+            self.mlm = MlmHead(
+                self.width, self.vocab_size, self.activation, self.norm_eps, self.dtype
+            )
 
     @nn.compact
     def __call__(
@@ -125,7 +129,7 @@ class TextTower(nn.Module):
     def embed(
         self, text: jax.Array, place: jax.Array | None = None, append: bool = False
     ) -> jax.Array:
-        """[B, L] -> [B, L, W]: token, place and (BERT) type, always the first.
+        """[B, L] -> [B, L, W]: token, place and (BERT) type, 1 on tags.
 
         Places are counted from `place` on, or are given, as int32 [B, L]. `append` puts a class
         token behind, with a position of its own: [B, L + 1, W].
@@ -140,7 +144,8 @@ class TextTower(nn.Module):
         x = self.token_embed(text) + positions.astype(self.dtype)
         if self.token_types:
             types = self.param("type_embed", normal(0.02), (self.token_types, self.width))
-            x = x + types[0].astype(self.dtype)
+            is_tag = np.arange(text.shape[1]) >= self.context_length - self.tags
+            x = x + types[is_tag.astype(int) if self.tags else 0].astype(self.dtype)
         if append:
             token = self.param("class_embed", normal(0.01), (self.width,)) + table[-1]
             token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
@@ -165,12 +170,22 @@ class TextTower(nn.Module):
     ) -> TokenScores:
         """How well the head tells `targets` [B, K] (-1: none) from `tokens` [B, L, W].
 
-        `places` [B, K] are those of the tokens that tell them; None: token k tells target k.
+        `places` are as of `hidden`.
+        """
+        return token_scores(self.hidden(tokens, places), targets, *self.words())
+
+    def hidden(self, tokens: jax.Array, places: jax.Array | None = None) -> jax.Array:
+        """What the head makes of `tokens` [B, L, W] before it meets the vocabulary, [B, K, W].
+
+        `places` [B, K] are those of the tokens that tell the targets; None: token k tells target k.
         """
         if places is not None:
             tokens = jnp.take_along_axis(tokens, places[:, :, None], axis=1)
-        x, bias = self.mlm.hidden(tokens, self.vocab_size)
-        return token_scores(x, targets, self.token_embed.embedding, bias)
+        return self.mlm.hidden(tokens)
+
+    def words(self) -> Words:
+        """The token embedding and the bias of the scores."""
+        return Words(self.token_embed.embedding, self.mlm.bias)
 
     def pool_tokens(self, x: jax.Array, text_mask: jax.Array) -> jax.Array:
         """[B, L, W] -> [B, W] as `pool` says."""
@@ -201,19 +216,21 @@ class MlmHead(nn.Module):
     [..., W] -> [..., V]: norm(activation(dense(x))) · embeddingᵀ + bias.
     """
 
+    width: int
+    vocab_size: int
     activation: str
     norm_eps: float
     dtype: jnp.dtype
 
-    def __call__(self, tokens: jax.Array, embed: nn.Embed) -> jax.Array:
-        x, bias = self.hidden(tokens, embed.num_embeddings)
-        return embed.attend(x) + bias.astype(self.dtype)
+    def setup(self):
+        init = normal(self.width**-0.5)
+        self.dense = Dense(self.width, dtype=self.dtype, kernel_init=init)
+        self.norm = layer_norm(self.norm_eps, self.dtype)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
 
-    @nn.compact
-    def hidden(self, tokens: jax.Array, vocab_size: int) -> tuple[jax.Array, jax.Array]:
-        """[..., W] -> what meets the embedding [..., W], and the bias [V] of the scores."""
-        width = tokens.shape[-1]
-        dense = Dense(width, dtype=self.dtype, kernel_init=normal(width**-0.5), name="dense")
-        x = ACTIVATIONS[self.activation](dense(tokens))
-        x = layer_norm(self.norm_eps, self.dtype, "norm")(x)
-        return x, self.param("bias", nn.initializers.zeros, (vocab_size,))
+    def __call__(self, tokens: jax.Array, embed: nn.Embed) -> jax.Array:
+        return embed.attend(self.hidden(tokens)) + self.bias.astype(self.dtype)
+
+    def hidden(self, tokens: jax.Array) -> jax.Array:
+        """[..., W] -> what meets the embedding, [..., W]."""
+        return self.norm(ACTIVATIONS[self.activation](self.dense(tokens)))

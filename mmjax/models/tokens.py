@@ -1,9 +1,11 @@
 """How well hidden states tell tokens of a vocabulary, without ever holding all scores at once.
 
-Masked-language and captioning losses are sums of these.
+Masked-language and captioning losses are sums of these, and what a student learns from a teacher's
+scores.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,23 @@ class TokenScores(NamedTuple):
     targets: jax.Array
 
 
+class Words(NamedTuple):
+    """What hidden states meet to become scores: x · embeddingᵀ + bias, of [V, W] and [V]."""
+
+    embedding: jax.Array
+    bias: jax.Array
+
+
+class SoftScores(NamedTuple):
+    """float32 [B] each, sums over the targets of an example: the cross-entropy of the student's
+    distribution to the teacher's, how often both find the same token likeliest, and the number of
+    targets."""
+
+    cross_entropy: jax.Array
+    same: jax.Array
+    targets: jax.Array
+
+
 def token_scores(
     x: jax.Array, targets: jax.Array, embedding: jax.Array, bias: jax.Array
 ) -> TokenScores:
@@ -37,32 +56,79 @@ def token_scores(
       embedding: [V, W].
       bias: [V].
     """
-    rows = -(-x.shape[0] // batch_shards())
-    places = max(1, DEVICE_LOGITS // (rows * embedding.shape[0]))
-    if places >= x.shape[1]:
-        return _scores(x, targets, embedding, bias)
-    added = -x.shape[1] % places
-    x = jnp.pad(x, ((0, 0), (0, added), (0, 0)))
-    targets = jnp.pad(targets, ((0, 0), (0, added)), constant_values=NO_TARGET)
+    words = Words(embedding, bias)
+    return _in_chunks(lambda x, targets: _scores(x, targets, words), len(bias), x, targets)
+
+
+def soft_token_scores(
+    x: jax.Array,
+    teacher_x: jax.Array,
+    targets: jax.Array,
+    words: Words,
+    teacher_words: Words,
+    temperature: float,
+) -> SoftScores:
+    """−Σ p log q over the vocabulary, with p, q the softmax of the teacher's and the student's
+    scores / T, in float32 and in chunks as `token_scores`.
+
+    Args:
+      x: [B, K, W] of the student.
+      teacher_x: [B, K, W'] of the teacher.
+      targets: int32 [B, K]; NO_TARGET counts nothing, what the others are is of no account.
+      words: of the student, [V, W] and [V].
+      teacher_words: of the teacher, [V, W'] and [V].
+      temperature: T.
+    """
+
+    def soft(x, teacher_x, targets):
+        logits, theirs = _logits(x, words), _logits(teacher_x, teacher_words)
+        log_q = jax.nn.log_softmax(logits / temperature)
+        p = jax.nn.softmax(theirs / temperature)
+        same = logits.argmax(axis=2) == theirs.argmax(axis=2)
+        return SoftScores(*_sums(targets, -(p * log_q).sum(axis=2), same))
+
+    return _in_chunks(soft, 2 * len(words.bias), x, teacher_x, targets)
+
+
+def _in_chunks(score: Callable[..., Any], a_place: int, *arrays: jax.Array) -> Any:
+    """The sums [B] of `score(*arrays)`, a few places at a time where `a_place` scores for each
+    would be more than DEVICE_LOGITS a device. The last array is the targets, [B, K]."""
+    *hidden, targets = arrays
+    rows = -(-targets.shape[0] // batch_shards())
+    places = max(1, DEVICE_LOGITS // (rows * a_place))
+    if places >= targets.shape[1]:
+        return score(*arrays)
+    added = (0, 0), (0, -targets.shape[1] % places)
+    hidden = [jnp.pad(x, (*added, (0, 0))) for x in hidden]
+    targets = jnp.pad(targets, added, constant_values=NO_TARGET)
 
     def cut(y):  # [B, K, …] -> [K / places, B, places, …]: the examples stay where they are
         return y.reshape(y.shape[0], -1, places, *y.shape[2:]).swapaxes(0, 1)
 
-    some = jax.checkpoint(lambda x, targets: _scores(x, targets, embedding, bias))
-    scores = jax.lax.map(lambda part: some(*part), (cut(x), cut(targets)))
+    some = jax.checkpoint(score)
+    scores = jax.lax.map(lambda part: some(*part), tuple(map(cut, (*hidden, targets))))
     return jax.tree.map(lambda y: y.sum(axis=0), scores)
 
 
-def _scores(x, targets, embedding, bias) -> TokenScores:
-    logits = jnp.einsum(
-        "bkw,vw->bkv", x, embedding.astype(x.dtype),
-        precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32,
-    ) + bias.astype(jnp.float32)  # fmt: skip
-    counts = targets != NO_TARGET
-    index = jnp.where(counts, targets, 0)
+def _scores(x: jax.Array, targets: jax.Array, words: Words) -> TokenScores:
+    logits = _logits(x, words)
+    index = jnp.where(targets != NO_TARGET, targets, 0)
     hit = jnp.take_along_axis(logits, index[:, :, None], axis=2)[:, :, 0]
     nll = jax.nn.logsumexp(logits, axis=2) - hit
-    correct = logits.argmax(axis=2) == index
-    return TokenScores(*(
-        jnp.where(counts, y, 0.0).sum(axis=1) for y in (nll, correct, jnp.ones_like(nll))
-    ))  # fmt: skip
+    return TokenScores(*_sums(targets, nll, logits.argmax(axis=2) == index))
+
+
+def _logits(x: jax.Array, words: Words) -> jax.Array:
+    return jnp.einsum(
+        "bkw,vw->bkv", x, words.embedding.astype(x.dtype),
+        precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32,
+    ) + words.bias.astype(jnp.float32)  # fmt: skip
+
+
+def _sums(targets: jax.Array, *values: jax.Array) -> list[jax.Array]:
+    """Sums over the places that have a target, and their number."""
+    counts = targets != NO_TARGET
+    return [
+        jnp.where(counts, y, 0.0).sum(axis=1)
+        for y in (*values, jnp.ones(targets.shape, jnp.float32))
+    ]

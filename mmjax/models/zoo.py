@@ -104,6 +104,8 @@ _TINY = _clip(32, 8, (64, 2, 4), (64, 2, 4), 32)
 _TINY["text"] |= {"vocab_size": 512, "context_length": 16}
 _TINY_SIGLIP = _siglip(32, 8, (64, 2, 4), 16)
 _TINY_SIGLIP["text"] |= {"vocab_size": 512}
+# As wide as what `config.smoke` makes of a model, whose teacher it is.
+_TINY_BERT = _bert((32, 4, 4, 64), 600, 16, eps=1e-12)
 
 _B, _L, _SO = (768, 12, 12), (1024, 24, 16), (1152, 27, 16, 4304)
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -131,6 +133,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "vit-base-patch16-224": _vit(224, 16, _B, 1000),
     "tiny": _TINY,
     "tiny-siglip": _TINY_SIGLIP,
+    "tiny-bert": _TINY_BERT,
 }
 _QUICK = "-quickgelu"
 

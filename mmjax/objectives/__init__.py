@@ -1,6 +1,14 @@
 """Objectives: pure losses over model outputs, and the registry that the config names them by."""
 
-from mmjax.objectives import contrastive, distill, infonce, masked_image, matching, tokens
+from mmjax.objectives import (
+    contrastive,
+    distill,
+    distill_tokens,
+    infonce,
+    masked_image,
+    matching,
+    tokens,
+)
 from mmjax.objectives.registry import REGISTRY, Objective, Own, build, options, register
 
 __all__ = [
@@ -10,6 +18,7 @@ __all__ = [
     "build",
     "contrastive",
     "distill",
+    "distill_tokens",
     "infonce",
     "masked_image",
     "matching",

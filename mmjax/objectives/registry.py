@@ -30,7 +30,9 @@ class Objective:
     Attributes:
       requires: view → names of the model outputs the loss reads. The view "plain" is the batch;
         "teacher/NAME" are the outputs of `config.teachers.NAME` and "ema" those of the averaged
-        parameters (`config.optim.ema`), both of the plain batch and without a gradient.
+        parameters (`config.optim.ema`), both of the plain batch and without a gradient;
+        "teacher/NAME/VIEW" is what that teacher makes of the view VIEW, which it then sees as the
+        model does. A view may be one that another objective makes.
       loss: (outputs, batch) → (float32 scalar, metrics to log). Arrays are global. Beside the
         outputs a view holds its own columns, as the labels that its maker put there. An objective
         that declares `params` or `state` takes them as a third argument, an `Own`.
@@ -62,6 +64,12 @@ class Objective:
 def is_frozen(view: str) -> bool:
     """Whether a view is of other parameters than those that are trained."""
     return view == "ema" or view.startswith("teacher/")
+
+
+def teacher_of(view: str) -> tuple[str, str]:
+    """Which teacher a frozen view is of, and of which view: ("big", "mlm") of "teacher/big/mlm"."""
+    _, name, *of = view.split("/")
+    return name, of[0] if of else "plain"
 
 
 class Own(NamedTuple):

@@ -30,7 +30,7 @@ def inherit(teacher: Teacher, config: ConfigDict, like: Any) -> Any:
     theirs = teacher.weights.config.model
     for path in _EQUAL:
         tower, field = path.split(".")
-        if theirs[tower][field] != config.model[tower][field]:
+        if tower in config.model.towers and theirs[tower][field] != config.model[tower][field]:
             raise UserError(
                 f"{key}: the teacher has {path}={theirs[tower][field]}, the student "
                 f"{config.model[tower][field]}: set config.model.{path} to the teacher's."

@@ -7,7 +7,7 @@ embed` wrote. The objectives cannot tell which.
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,15 +20,18 @@ from ml_collections import ConfigDict
 from mmjax import models
 from mmjax.data import Source, Tokenizer
 from mmjax.data.pipeline import Columns, Example, Transform
+from mmjax.data.segments import Segments
 from mmjax.data.workers import Batch
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights
 from mmjax.models import Multimodal
+from mmjax.objectives.registry import teacher_of
 from mmjax.parallel import rules
 from mmjax.teachers.cached import Cached, data_record, open_cached
 from mmjax.teachers.source import fingerprint, open_source
 
 INPUTS = ("image", "text", "text_mask")
+OF_VIEWS = (*INPUTS, "text_ar", "target_places")  # what a teacher reads of a view that was made
 EMBEDS = ("image_embed", "text_embed")
 
 
@@ -42,6 +45,8 @@ class Teacher:
       weights: where it comes from; None if only its embeddings are at hand.
       model: what runs in the step; None: its embeddings are columns of the batch.
       cached: those embeddings; None if it runs in the step.
+      asked: the views that objectives ask it for: "plain", or those that an objective makes, which
+        it reads as the student does.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Teacher:
     weights: Weights | None
     model: Multimodal | None
     cached: Cached | None
+    asked: tuple[str, ...] = ("plain",)
 
     def given(self) -> tuple[str, ...]:
         """The outputs that an objective may read."""
@@ -73,17 +79,20 @@ class Teacher:
         batch: Mapping[str, Any],
         names: tuple[str, ...],
         run: Callable,
-    ) -> dict[str, jax.Array]:
+        view: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """The named outputs of a batch; `run(model, params, batch, names)` runs a model.
 
-        Embeddings are float32 [B, D], rounded to `dtype` on the way, whether they are computed here
-        or were stored in it.
+        With a `view` they are of its columns, and not of the teacher's own view. Embeddings are
+        float32 [B, D], rounded to `dtype` on the way, whether they are computed here or were stored
+        in it.
         """
         own = f"teacher/{self.name}/"
         if self.model is None:
             result = {n: batch[own + n] if n in EMBEDS else jnp.exp(params[n]) for n in names}
         else:
-            result = run(self.model, params, self.inputs(batch), names)
+            shown = {name: view[name] for name in OF_VIEWS if name in view} if view else {}
+            result = run(self.model, params, shown or self.inputs(batch), names)
         return {
             n: x.astype(self.dtype).astype(jnp.float32) if n in EMBEDS else x
             for n, x in result.items()
@@ -95,9 +104,16 @@ class Teacher:
         shared = {name: batch[name] for name in INPUTS if name in batch}
         return shared | {name: batch[own + name] for name in INPUTS if own + name in batch}
 
-    def columns(self, config: ConfigDict, tokenizer: Tokenizer) -> Columns:
-        """What the loader adds to a batch for it; `config` and `tokenizer` are the run's."""
-        return self.view(config, tokenizer) if self.cached is None else self.cached
+    def columns(self, config: ConfigDict, tokenizer: Tokenizer) -> tuple[Columns, ...]:
+        """What the loader adds to a batch for it; `config` and `tokenizer` are the run's.
+
+        UserError: it knows other tokens than those that it is to read.
+        """
+        if set(self.asked) - {"plain"}:
+            self._check_tokens(tokenizer)
+        if self.cached is not None:
+            return (self.cached,)
+        return (self.view(config, tokenizer),) if "plain" in self.asked else ()
 
     def view(self, config: ConfigDict, tokenizer: Tokenizer) -> "View":
         """Its view of the examples; UserError: it does not know the run's tokens."""
@@ -116,11 +132,44 @@ class Teacher:
         """Column → (shape of one example, dtype) of what `columns` adds."""
         if self.cached is not None:
             return self.cached.column_shapes()
+        if "plain" not in self.asked:
+            return {}
         assert self.weights is not None
         own, length = f"teacher/{self.name}/", (self.weights.config.model.text.context_length,)
         shapes = {f"{own}text": (length, np.int32), f"{own}text_mask": (length, np.bool_)}
         size = self._image_size(config)
         return shapes | ({f"{own}image": ((size, size, 3), np.uint8)} if size else {})
+
+    def for_objectives(self, views: Iterable[str], config: ConfigDict) -> "Teacher":
+        """The teacher that these frozen views of objectives ask.
+
+        UserError: the student's texts are longer than it can read, or there are no pictures for it.
+        """
+        asked = {of for name, of in map(teacher_of, views) if name == self.name}
+        if "plain" in asked and Segments.of(config.model).regions:
+            raise UserError(
+                f"config.teachers.{self.name} looks at pictures, and config.model.image.kind="
+                "'regions' reads none: remove the teacher, or set another kind."
+            )
+        if asked - {"plain"} and self.model is not None and self.model.text is not None:
+            most, length = self.model.text.context_length, config.model.text.context_length
+            if length > most:
+                raise UserError(
+                    f"config.teachers.{self.name} reads the student's own texts, {length} tokens, "
+                    f"and knows {most}: set config.model.text.context_length to {most} or less."
+                )
+        return dataclasses.replace(self, asked=tuple(sorted(asked)))
+
+    def _check_tokens(self, tokenizer: Tokenizer) -> None:
+        """It reads the student's masked texts: their ids must mean the same to both."""
+        if self.weights is None or self.weights.tokenizer is None:
+            return
+        theirs, ours = self.weights.tokenizer().wrapped, tokenizer.wrapped
+        if theirs.get_vocab() != ours.get_vocab():
+            raise UserError(
+                f"config.teachers.{self.name} reads the texts that the student reads, and "
+                f"{self.weights.source} has another tokenizer: give config.data.tokenizer that one."
+            )
 
     def _image_size(self, config: ConfigDict) -> int | None:
         """Of its own images; None: it sees the student's."""

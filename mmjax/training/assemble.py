@@ -11,8 +11,10 @@ from ml_collections import ConfigDict
 
 from mmjax import config_check, models, objectives
 from mmjax.data import packing
+from mmjax.data.segments import Segments
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.models import Multimodal
+from mmjax.objectives.registry import is_frozen
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.teachers.teacher import Teacher, open_teachers
 from mmjax.training import optim
@@ -69,6 +71,9 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     config_check.validate_outputs(goals, model.outputs())
     config_check.validate_teachers(config, goals, given)
     packing.check(config, goals)
+    views = {view for goal, _ in goals.values() for view in goal.requires}
+    views = {view for view in views if is_frozen(view) and view != "ema"}
+    teachers = tuple(teacher.for_objectives(views, config) for teacher in teachers)
     batch = abstract_batch(config, teachers)
     frozen = {teacher.name: teacher.abstract(mesh) for teacher in teachers}
     declared = NOTHING_DECLARED
@@ -98,7 +103,11 @@ def abstract_batch(
     }
     if config.data.pack:
         shapes["text_segment"] = ((length,), jnp.int32)
-    if "image" in config.model.towers:
+    segments = Segments.of(config.model)
+    if segments.regions:
+        shapes["regions"] = ((segments.regions, segments.width), jnp.float32)
+        shapes["regions_mask"] = ((segments.regions,), jnp.bool_)
+    elif "image" in config.model.towers:
         shapes["image"] = ((size, size, 3), jnp.uint8)
     for teacher in teachers:
         shapes |= teacher.column_shapes(config)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from mmjax import config_check, data, evaluation
 from mmjax.data import vocabulary
+from mmjax.data.segments import check_segments
 from mmjax.errors import Preempted, UserError
 from mmjax.interop import pretrained, start
 from mmjax.interop.formats import Weights
@@ -70,6 +71,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
 
         # Data and evaluators.
         sources = data.open_sources(config.data.train)
+        check_segments(config, sources)
         check_data(parts.teachers, config, sources)
         open_workdir(folder, config, cleanup, command)
         of_weights = weights.tokenizer if weights else None
@@ -77,7 +79,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         config_check.validate_vocabulary(config, tokenizer.vocab_size)
         words = vocabulary.of_tokenizer(tokenizer, config.model.text.vocab_size)
         parts = parts.with_vocabulary(words)
-        columns = [teacher.columns(config, tokenizer) for teacher in parts.teachers]
+        columns = [c for teacher in parts.teachers for c in teacher.columns(config, tokenizer)]
         evaluators = {
             name: evaluation.build(
                 name, spec, config=config, model=parts.model, tokenizer=tokenizer

@@ -65,7 +65,7 @@ def rates(config: ConfigDict, params: Any) -> Any:
             if (per_layer == per_layer[0]).all():
                 return float(per_layer[0])
             return per_layer.reshape(-1, *(1,) * (leaf.ndim - 1))
-        at_input = re.search(r"/(patch|token|class|type|position)_embed|/norm_(pre|embed)",
+        at_input = re.search(r"/(patch|region|token|class|type|position)_embed|/norm_(pre|embed)",
                              role.path)  # fmt: skip
         return factor(role.path, depth + 1 if at_input else 0)
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from mmjax import models
 from mmjax.models import Multimodal
-from mmjax.objectives.registry import Batch, Objective, Outputs, Own, is_frozen
+from mmjax.objectives.registry import Batch, Objective, Outputs, Own, is_frozen, teacher_of
 from mmjax.parallel import rules
 from mmjax.teachers.teacher import Teacher
 from mmjax.training import optim
@@ -156,7 +156,8 @@ def run_all(
     microbatches: int = 1,
 ) -> Outputs:
     """The outputs of `run_views`, and beside them "teacher/NAME" (of the parameters `frozen[NAME]`)
-    and "ema" (of the average `ema`): views of the plain batch that take no gradient."""
+    and "ema" (of the average `ema`), of the plain batch; and "teacher/NAME/VIEW", of a view as it
+    was made. They take no gradient."""
     own, other = split_views(objectives)
     outputs = dict(
         run_views(model, own, model_params(params), batch, key, microbatches=microbatches)
@@ -165,13 +166,15 @@ def run_all(
     def run(frozen_model, frozen_params, inputs, names):
         return run_plain(frozen_model, frozen_params, inputs, names, microbatches)
 
-    for teacher in teachers:
-        view = f"teacher/{teacher.name}"
-        if view in other:
-            theirs = teacher.outputs((frozen or {})[teacher.name], batch, other[view], run)
-            outputs[view] = jax.lax.stop_gradient(theirs)
-    if "ema" in other:
-        outputs["ema"] = jax.lax.stop_gradient(run(model, model_params(ema), batch, other["ema"]))
+    by_name = {teacher.name: teacher for teacher in teachers}
+    for view, names in other.items():
+        if view == "ema":
+            theirs = run(model, model_params(ema), batch, names)
+        else:
+            name, of = teacher_of(view)
+            shown = None if of == "plain" else outputs[of]
+            theirs = by_name[name].outputs((frozen or {})[name], batch, names, run, shown)
+        outputs[view] = jax.lax.stop_gradient(theirs)
     return outputs
 
 

@@ -55,7 +55,8 @@ def run_views(
     for view in sorted(required.keys() & choosers.keys()):
         rows = choosers[view](result, batch, keys[view])
         names = tuple(sorted(required[view]))
-        plain = {"text_mask": batch["text_mask"], **result["plain"]}
+        masks = {name: batch[name] for name in ("text_mask", "regions_mask") if name in batch}
+        plain = {**masks, **result["plain"]}
         result[view] = _run_pairs(model, params, plain, rows, names, microbatches)
     return result
 
@@ -131,7 +132,8 @@ def _run_pairs(
     def run(rows: Rows, keys: Keys) -> dict[str, Any]:
         images, texts = rows
         pair = {name: plain[name][texts] for name in ("text_mask", "text_tokens")}
-        pair["image_tokens"] = plain["image_tokens"][images]
+        of_image = plain.keys() & {"image_tokens", "regions_mask"}
+        pair |= {name: plain[name][images] for name in sorted(of_image)}
         outputs: Any = model.apply({"params": params}, pair, names, given=pair)
         return outputs
 

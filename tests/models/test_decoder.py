@@ -97,5 +97,5 @@ def test_models_that_cannot_speak_say_so():
     with pytest.raises(UserError, match=r"length=99: texts have 2 to .*context_length=6 tokens"):
         models.generate(model, params, batch, start_id=START, end_id=END, length=99)
     model, params, batch = made("bottleneck")
-    with pytest.raises(UserError, match=r"cannot generate text: .*mlm_head=True, and no bottlen"):
+    with pytest.raises(UserError, match=r"cannot generate text: .*mlm_head=True, no bottleneck"):
         models.generate(model, params, batch, start_id=START, end_id=END)

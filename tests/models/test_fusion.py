@@ -174,8 +174,8 @@ def fused(style, **towers):
 def test_early_fusion_has_no_towers_to_compare():
     early = fused("concat", image=0, text=0)
     assert set(early.outputs()) == {
-        "image_tokens", "text_tokens", "token_logits", "text_scores", "fused_tokens",
-        "fused_scores", "caption_scores", "match_logits",
+        "image_tokens", "text_tokens", "token_logits", "text_scores", "text_hidden", "words",
+        "fused_tokens", "fused_scores", "caption_scores", "match_logits",
     }  # fmt: skip
     params = tiny.params(early)
     assert not {"logit_scale"} & params.keys()

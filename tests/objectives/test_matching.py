@@ -72,6 +72,64 @@ def test_loss_and_gradient_are_those_of_numpy():
         assert float(metrics["accuracy"]) == pytest.approx(right)
 
 
+def with_tags(count=2):
+    model = config_lib.default().model
+    model.text.tags = count
+    return matching("tags", model)
+
+
+def test_half_of_the_texts_get_the_tags_of_another():
+    length, draws = 5, 500
+    text = np.arange(B)[:, None] * 10 + np.arange(length)
+    batch = {"text": text, "text_mask": text % 3 > 0, "group": GROUP, "image": text}
+    keys = jax.random.split(jax.random.key(0), draws)
+    made = jax.jit(jax.vmap(lambda key: with_tags().views["tags"](batch, key)))(keys)
+    made = jax.tree.map(np.asarray, made)
+    own = made["match"]
+    assert own.mean() == pytest.approx(0.5, abs=0.04)
+    source = made["text"][:, :, -1] // 10  # whose tags they are
+    assert (source == np.arange(B))[own].all()
+    others = GROUP[source] != GROUP
+    assert others[~own].all()
+    words, tags = made["text"][:, :, :3], made["text"][:, :, 3:]
+    assert (words == text[:, :3]).all()
+    assert (tags == text[source][:, :, 3:]).all()
+    assert (made["text_mask"] == (made["text"] % 3 > 0)).all()
+    chances = [np.bincount(source[~own[:, i], i], minlength=B) for i in range(B)]
+    others_of = GROUP[:, None] != GROUP[None, :]
+    for i, found in enumerate(chances):
+        p = others_of[i] / others_of[i].sum()
+        np.testing.assert_allclose(found / found.sum(), p, atol=0.1)
+    alone = with_tags().views["tags"]({**batch, "group": np.zeros(B, np.int32)}, keys[0])
+    assert alone["match"].all()
+
+
+def test_loss_by_tags_is_that_of_numpy():
+    logits = np.random.default_rng(0).normal(size=B).astype("f4") * 3
+    match = np.arange(B) % 3 == 0
+
+    def ours(logits):
+        return with_tags().loss({"tags": {"match_logits": logits, "match": match}}, {})
+
+    (value, metrics), gradient = jax.value_and_grad(ours, has_aux=True)(jnp.asarray(logits))
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    assert float(value) == pytest.approx(-np.log(np.where(match, p, 1 - p)).mean(), rel=1e-6)
+    np.testing.assert_allclose(gradient, (p - match) / B, atol=1e-7)
+    assert float(metrics["accuracy"]) == pytest.approx(((logits > 0) == match).mean())
+
+
+@pytest.mark.parametrize(("negatives", "tags"), [("hard", 4), ("uniform", 4), ("tags", 0)])
+def test_negatives_by_tags_go_with_tags(negatives, tags):
+    model = config_lib.default().model
+    model.text.tags = tags
+    config = config_lib.default().objectives
+    config.matching = config_lib.entry("objectives", negatives=negatives)
+    with pytest.raises(
+        ValueError, match=rf"matching: .*text\.tags={tags}: .*negatives='tags' where"
+    ):
+        objectives.build(config, model)
+
+
 def test_bad_negatives_are_named():
     config = config_lib.default().objectives
     config.matching = config_lib.entry("objectives", negatives="soft")

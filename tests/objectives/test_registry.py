@@ -1,5 +1,7 @@
 """Objectives by name: options from the config, objectives from outside the package, errors."""
 
+import inspect
+
 import jax
 import numpy as np
 import pytest
@@ -80,6 +82,7 @@ def test_an_objective_from_outside_trains_in_the_same_step(monkeypatch):
         return objectives.Objective({"plain": ("image_embed",)}, loss)
 
     # ↑
+    assert len(inspect.getsource(uniformity).splitlines()) <= 15
     config = tiny.config()
     config.objectives.uniformity = config_lib.entry("objectives", weight=0.5, t=3.0)
     goals = objectives.build(config.objectives)

@@ -1,0 +1,31 @@
+"""Image tokens from region features that an object detector gave before (UNITER, Oscar, VinVL)."""
+
+from collections.abc import Collection
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mmjax.models.layers import Dense, layer_norm
+
+
+class RegionTower(nn.Module):
+    """float32 regions [B, R, F] -> {"image_tokens": [B, R, W]}: a linear layer and a norm.
+
+    The box of a region is among its numbers. There are no layers: the fusion's are what regions
+    meet in. The fields are the config keys `model.image.*`.
+    """
+
+    regions: int
+    region_width: int
+    width: int
+    norm_eps: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, regions: jax.Array, outputs: Collection[str]) -> dict[str, jax.Array]:
+        del outputs  # there is one
+        init = nn.initializers.normal(self.region_width**-0.5)
+        dense = Dense(self.width, dtype=self.dtype, kernel_init=init, name="region_embed")
+        x = dense(regions.astype(self.dtype))
+        return {"image_tokens": layer_norm(self.norm_eps, self.dtype, "norm_embed")(x)}

@@ -1,0 +1,176 @@
+"""A teacher's embeddings beside the data: which row is whose, and what they are refused for."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from mmjax import config as config_lib
+from mmjax import models
+from mmjax.data import Address, Augment, Record, open_source
+from mmjax.data.pipeline import Example, Views
+from mmjax.errors import UserError
+from mmjax.interop.formats import Weights
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import rules
+from mmjax.teachers import cached
+from mmjax.teachers.source import fingerprint
+from mmjax.teachers.teacher import Teacher
+
+D, VIEWS, SIZES = 6, 3, {"one": 5, "two": 7}
+
+
+def config(**changes):
+    result = config_lib.default()
+    result.data.views = VIEWS
+    for name, size in SIZES.items():
+        result.data.train[name] = config_lib.entry("data.train", path=f"generated:{size}")
+    result.update_from_flattened_dict(changes)
+    return result
+
+
+def record_of(settings):
+    sources = [open_source(spec, name) for name, spec in sorted(settings.data.train.items())]
+    return cached.data_record(settings, sources)
+
+
+def embeddings():
+    rows = VIEWS * sum(SIZES.values())
+    return {
+        name: np.random.default_rng(i).normal(size=(rows, D)).astype(np.float32)
+        for i, name in enumerate(("image_embed", "text_embed"))
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """As `mmjax embed` writes it, ten rows a shard."""
+    for name, embeds in embeddings().items():
+        for shard, start in enumerate(range(0, len(embeds), 10)):
+            part = cached.bits(embeds[start : start + 10], "bfloat16")
+            np.save(cached.shard_path(tmp_path, name, shard), part)
+    record = {
+        "teacher": "0123456789abcdef", "source": "runs/big", "dtype": "bfloat16",
+        "outputs": {"image_embed": D, "text_embed": D}, "scalars": {"logit_scale": 3.0},
+        "shard_rows": 10, "data": record_of(config()),
+    }  # fmt: skip
+    (tmp_path / cached.RECORD).write_text(json.dumps(record))
+    return str(tmp_path)
+
+
+def opened(folder):
+    return cached.open_cached(folder, "big", "bfloat16")
+
+
+def test_views_repeat_modulo_the_number_stored(folder):
+    """Row view · records + number over both sources, in order of names; epoch modulo views."""
+    views = Views(0, Augment(), VIEWS)
+    places = [(0, 0, 0), (1, 0, 6), (0, 1, 4), (1, 2, 3), (1, 3, 6), (0, 7, 2)]
+    examples = [
+        Example(
+            views.of(Address(source, epoch, index)), Record("", b"", ("a",)), "a", np.zeros(0), 0
+        )
+        for source, epoch, index in places
+    ]
+    batch = opened(folder)(examples, views.transform)
+    rows = [(epoch % VIEWS) * 12 + (0, 5)[source] + index for source, epoch, index in places]
+    for name, embeds in embeddings().items():
+        expected = embeds[rows].astype(jax.numpy.bfloat16)
+        np.testing.assert_array_equal(batch[f"teacher/big/{name}"], expected)
+
+
+def test_cached_and_online_are_the_same_bits(folder):
+    """Both round to bfloat16, one before it writes: what objectives read is equal to the bit."""
+    embeds = {name: x[:5] for name, x in embeddings().items()}
+    examples = [
+        Example(Address(0, 0, index), Record("", b"", ("a",)), "a", np.zeros(0), 0)
+        for index in range(5)
+    ]
+    batch = opened(folder)(examples, None)
+    names = ("image_embed", "text_embed", "logit_scale")
+    stored = Teacher("big", "bfloat16", None, None, opened(folder))
+    params = {"logit_scale": np.float32(3.0)}
+    ours = stored.outputs(params, batch, names, run=None)
+    model = models.from_config(tiny.config().model)
+    online = Teacher("big", "bfloat16", Weights("big", tiny.config(), None), model, None)
+    made = {**{n: jax.numpy.asarray(x) for n, x in embeds.items()}, "logit_scale": np.exp(3.0)}
+    theirs = online.outputs(params, {}, names, run=lambda *_: made)
+    for name in names[:2]:
+        assert ours[name].dtype == theirs[name].dtype == np.float32
+        np.testing.assert_array_equal(ours[name], theirs[name])
+        assert (np.asarray(ours[name]) != embeds[name]).any()
+    assert float(ours["logit_scale"]) == pytest.approx(np.exp(3.0), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 1}, r"config\.seed=0, not 1: run mmjax embed"),
+        ({"data.augment.flip": 0.1}, r"data\.augment=.*flip.*run mmjax embed"),
+        ({"data.train.two.path": "generated:8"}, r"records in data\.train\.two \(7 then, 8 now\)"),
+        ({"data.views": 4}, r"holds 3 views .*data\.views=4: set it to 3"),
+        ({"data.views": 0}, r"holds 3 views .*data\.views=0: set it to 3"),
+    ],
+)
+def test_other_data_and_views_are_refused(folder, changes, said):
+    opened(folder).check_data(record_of(config()), VIEWS)
+    wrong = config(**changes)
+    with pytest.raises(UserError, match=said):
+        opened(folder).check_data(record_of(wrong), wrong.data.views)
+
+
+def test_another_order_of_the_records_is_refused(folder):
+    settings, turned = config(), config()
+    sources = [open_source(spec, name) for name, spec in sorted(settings.data.train.items())]
+
+    class Turned:
+        def __len__(self):
+            return len(sources[1])
+
+        def captions(self, index):
+            return sources[1].captions(len(self) - 1 - index)
+
+    record = cached.data_record(turned, [sources[0], Turned()])
+    with pytest.raises(UserError, match=r"other records in data\.train\.two \(7 then, 7 now\)"):
+        opened(folder).check_data(record, VIEWS)
+    renamed = config()
+    renamed.data.train = {"one": settings.data.train.one, "three": settings.data.train.two}
+    with pytest.raises(UserError, match=r"sources \['one', 'two'\], not \['one', 'three'\]"):
+        opened(folder).check_data(record_of(renamed), VIEWS)
+
+
+def test_a_teacher_is_known_by_every_bit_of_it():
+    settings = tiny.config()
+    params = tiny.params(models.from_config(settings.model))
+    mark = fingerprint(settings, params)
+    assert mark == fingerprint(settings, params)
+    mesh = mesh_lib.make_mesh(2, 2, 2)
+    spread = jax.device_put(params, rules.param_shardings(params, mesh))
+    assert fingerprint(settings, spread) == mark
+    params["logit_scale"] = np.nextafter(params["logit_scale"], np.float32(9))
+    assert fingerprint(settings, params) != mark
+    params = tiny.params(models.from_config(settings.model))
+    settings.model.image.mean = (0.5, 0.5, 0.5)
+    assert fingerprint(settings, params) != mark
+
+
+def test_another_teacher_and_an_unfinished_folder_are_refused(folder, tmp_path):
+    embeds = opened(folder)
+    embeds.check_teacher("0123456789abcdef", "runs/big")
+    with pytest.raises(
+        UserError, match=r"of another teacher \(runs/big, 0123.*source='runs/b' \(f"
+    ):
+        embeds.check_teacher("fedcba9876543210", "runs/b")
+    with pytest.raises(UserError, match=r"dtype='float32'.* are bfloat16"):
+        cached.open_cached(folder, "big", "float32")
+    (tmp_path / cached.RECORD).rename(tmp_path / "teacher.part")
+    with pytest.raises(UserError, match="is missing; run the same mmjax embed again"):
+        opened(folder)
+    with pytest.raises(UserError, match="is missing; run mmjax embed first"):
+        opened(str(tmp_path / "elsewhere"))
+    lost = dataclasses.replace(embeds, folder=str(tmp_path / "elsewhere"))
+    with pytest.raises(UserError, match=r"00000\.npy cannot be read .*run mmjax embed again"):
+        lost([Example(Address(0, 0, 0), Record("", b"", ()), "", np.zeros(0), 0)], None)
