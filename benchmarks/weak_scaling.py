@@ -1,6 +1,6 @@
 """Does a pod of any size hold the same step? Peak memory and network bytes at 128 pairs a chip.
 
-    python benchmarks/weak_scaling.py --markdown        (needs mmjax[tpu]; about six minutes)
+    python benchmarks/weak_scaling.py --markdown        (needs mmjax[tpu]; about ten minutes)
 
 configs/clip_vit_b16.py with the ring loss, fsdp = 4 and one microbatch, compiled for 16, 64, 256
 and 1,024 v5p chips. Beside the bytes that a chip sends in the compiled program stand those that a

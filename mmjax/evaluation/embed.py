@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from mmjax.config_check import ignores_padding
+from mmjax.config_model import ignores_padding
 from mmjax.data import Source, Tokenizer, eval_batches
 from mmjax.errors import UserError
 from mmjax.evaluation.progress import track
