@@ -26,7 +26,7 @@ types: $(VENV)/test.installed
 	$(BIN)/mypy
 
 unit: $(VENV)/test.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20
 
 # In an environment of its own: nothing else may come to need TensorFlow.
 test-tfds:

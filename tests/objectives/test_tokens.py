@@ -269,4 +269,4 @@ def test_causal_models_share_the_text_of_captions():
     assert "text_ar" not in model.reads("text")
     config = tiny.config().model
     config.text.causal = False
-    assert models.from_config(config).reads("text") == ("text", "text_mask", "text_ar")
+    assert "text_ar" in models.from_config(config).reads("text")
