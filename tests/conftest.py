@@ -9,9 +9,6 @@ os.environ.setdefault("PJRT_NPROC", "256")
 # libtpu is here to compile for TPUs, not to look for one.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# Tests compile much and compute little: LLVM's own optimisation is a third of their time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)

@@ -1,7 +1,7 @@
 """Every family at a published size: in, the same numbers, out again, the same bits.
 
-Rounding grows with depth and width, and only here are shapes what people load. All but one of each
-library are `long`.
+Rounding grows with depth and width, and only here are shapes what people load. All but BERT are
+`long`; of CLIP, test_huggingface.py has ViT-B/32 in every run.
 """
 
 import json
@@ -44,8 +44,8 @@ TRANSFORMERS = {
 OPEN_CLIP = ("ViT-B-32", "ViT-B-16-SigLIP", "coca_ViT-B-32", "RN50")
 
 
-def cases(names, always):
-    return [n if n == always else pytest.param(n, marks=pytest.mark.long) for n in names]
+def cases(names):
+    return [n if n == "BertForMaskedLM" else pytest.param(n, marks=pytest.mark.long) for n in names]
 
 
 def load(path):
@@ -70,7 +70,7 @@ def assert_same_files(before, after, left=()):
             np.testing.assert_array_equal(after[key], before[key], err_msg=key)
 
 
-@pytest.mark.parametrize("name", cases(TRANSFORMERS, "BertForMaskedLM"))
+@pytest.mark.parametrize("name", cases(TRANSFORMERS))
 def test_of_transformers(tmp_path, name):
     theirs = peers.make(name, spread=0.01, **TRANSFORMERS[name])
     theirs.save_pretrained(tmp_path / "in")
@@ -83,7 +83,7 @@ def test_of_transformers(tmp_path, name):
     assert_same_files(before, after)
 
 
-@pytest.mark.parametrize("name", cases(OPEN_CLIP, "ViT-B-32"))
+@pytest.mark.parametrize("name", cases(OPEN_CLIP))
 def test_of_open_clip(tmp_path, name):
     settings = open_clip.get_model_config(name)
     theirs = oracle.randomise(open_clip.create_model(name))

@@ -18,7 +18,7 @@ from mmjax.training import loop
 from mmjax.training.assemble import assemble
 
 RECIPES = {path.stem: path for path in (Path(__file__).parents[2] / "configs").glob("*.py")}
-ALWAYS = ("albef", "clip_vit_b16", "tinyclip")
+ALWAYS = ("albef", "clip_vit_b16")
 
 
 def smoke_form(name):
