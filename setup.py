@@ -35,6 +35,7 @@ setup(
         "rich",
         "safetensors",
         "scipy",
+        "simplejpeg",
         "sentencepiece",
         "tensorboardX",
         "tensorflow-datasets",

@@ -79,7 +79,8 @@ def train_transform(
     box = random_crop(rng, height, width, augment.crop_scale, augment.crop_ratio)
     box = box @ random_affine(rng, augment.rotate, augment.translate, augment.flip)
     if isinstance(image, bytes):
-        image = decode(image, reduce=_reduction(box, size))
+        shrink = _shrink(box, (1.0, 1.0), size)
+        image = decode(image, _reduction(shrink), fast=shrink > LINEAR_UP_TO)
     random_colour = augment.background == "random"
     background = tuple(rng.integers(256, size=3).tolist()) if random_colour else WHITE
     view = warp(composite(image, background), box, (height, width), size, background)
@@ -256,6 +257,5 @@ def _shrink(box: np.ndarray, scale: tuple[float, float], size: int) -> float:
     return min(across, down) / size + 1e-6
 
 
-def _reduction(box: np.ndarray, size: int) -> int:
-    shrink = _shrink(box, (1.0, 1.0), size)
+def _reduction(shrink: float) -> int:
     return 8 if shrink >= 8 else 4 if shrink >= 4 else 2 if shrink >= 2 else 1

@@ -23,11 +23,15 @@ def read_ahead(
 ) -> Generator[Batch]:
     """load(start), load(start + 1), … in order, computed ahead by threads or worker processes.
 
-    A generator: closing it (or leaving it to the garbage collector) ends the workers.
+    A generator: closing it (or leaving it to the garbage collector) ends the workers. OpenCV keeps
+    to one thread from then on, in the whole process.
     """
     if not flags.FLAGS.is_parsed():
         # grain's worker processes read absl flags; a user of the library has none to parse.
         flags.FLAGS.mark_as_parsed()
+    # The readers are the parallelism: with OpenCV's own threads beside them, a picture takes a
+    # fifth more of the cores' time (benchmarks/data_loader.py).
+    cv2.setNumThreads(1)
     if workers and stop - start > 1:
         # One thread a worker: several would take turns at the same interpreter lock.
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
@@ -85,7 +89,6 @@ def _close_all() -> None:
 
 def _start_worker(number: int, count: int) -> None:
     del number, count
-    # The workers are the parallelism: none of them should start threads for all cores.
     cv2.setNumThreads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with_parent, daemon=True).start()

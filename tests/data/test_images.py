@@ -1,7 +1,9 @@
 """Decoding, and the resize of evaluation against two independent implementations."""
 
 import io
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from pictures import encode, picture
@@ -85,9 +87,9 @@ def test_other_modes_become_rgb(mode):
     np.testing.assert_array_equal(found, np.asarray(expected.convert("RGB")))
 
 
-def encode_pil(image: Image.Image) -> bytes:
+def encode_pil(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -102,6 +104,23 @@ def test_jpegs_decode_smaller(reduce):
     assert small.shape == (160 // reduce, 240 // reduce, 3)
     expected = np.asarray(Image.fromarray(full).reduce(reduce)).astype(float)
     assert np.abs(small - expected).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}], ids=str)
+def test_jpegs_decode_as_pillow_decodes_them(mode, options):
+    full = cv2.resize(picture(5, 20, 30), (179, 121), interpolation=cv2.INTER_CUBIC)
+    data = encode_pil(Image.fromarray(full).convert(mode), "JPEG", quality=90, **options)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    exact, fast = (decode(data, fast=fast).astype(int) for fast in (False, True))
+    assert np.abs(exact - expected).max() <= (1 if mode == "CMYK" else 0)  # inks: it rounds
+    assert 0 < np.abs(fast - expected).mean() < 3
+
+
+def test_a_jpeg_with_damage_in_its_middle_is_what_pillow_makes_of_it():
+    data = bytearray(encode(picture(5, 160, 240), "JPEG", quality=95))
+    data[len(data) // 2 : len(data) // 2 + 8] = b"\xff\xd0" * 4  # restart markers: none belong here
+    np.testing.assert_array_equal(decode(bytes(data)), np.asarray(open_image(bytes(data))))
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"x" * 300}])
