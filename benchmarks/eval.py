@@ -161,7 +161,7 @@ def mmjax_program(
     from mmjax import models
     from mmjax.data import eval_batches, open_source
     from mmjax.evaluation import accuracy
-    from mmjax.evaluation.embed import Embedder
+    from mmjax.evaluation.embed import Embedder, layers_apart, layers_together
     from mmjax.interop.huggingface import clip
     from mmjax.parallel.mesh import make_mesh, put_batch
 
@@ -189,13 +189,17 @@ def mmjax_program(
         ):  # fmt: skip
             pass
 
-    apply = jax.jit(lambda p, columns: model.apply({"params": p}, columns, ("image_embed",)))
+    @jax.jit
+    def apply(layers, columns):
+        return model.apply({"params": layers_together(layers)}, columns, ("image_embed",))
+
     pixels = np.zeros((batch, SIZE, SIZE, 3), np.uint8)
 
     def matmul() -> None:
         with jax.set_mesh(mesh):
+            layers = layers_apart(params)
             for _ in range(len(source) // batch):
-                jax.block_until_ready(apply(params, put_batch({"image": pixels}, batch)))
+                jax.block_until_ready(apply(layers, put_batch({"image": pixels}, batch)))
 
     return {"evaluate": evaluate, "decode": decode, "matmul": matmul}
 
