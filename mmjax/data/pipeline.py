@@ -7,19 +7,19 @@ Teachers add columns of their own (`Columns`).
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.data import packing
-from mmjax.data.augment import Augment, train_transform
+from mmjax.data.augment import Augment
+from mmjax.data.examples import Columns, Example, Views, group_of
 from mmjax.data.images import MAX_PIXELS
 from mmjax.data.order import Address, Order
 from mmjax.data.records import BadRecord, Record, Source, read_records
-from mmjax.data.segments import NO_SEGMENTS, Segments
+from mmjax.data.segments import Segments
 from mmjax.data.tokenize import Tokenizer
 from mmjax.data.workers import Batch, read_ahead
 from mmjax.errors import UserError
@@ -29,36 +29,9 @@ log = logging.getLogger("mmjax.data")
 TOGETHER = 64  # records to read at once: hides the latency of a store, and keeps memory small
 TRIES = 16  # neighbours to try in place of a bad record
 FOREVER = 1 << 40  # steps
-NO_IMAGE = np.zeros(0, np.uint8)
 BAD_WINDOW = 1000  # examples below which the share of bad ones is not judged
 MAX_LEFT_OUT = 0.1  # share of the texts that find no room in packed rows
 NAMED = 10_000  # bad records named in the log: memory stays flat
-
-
-class Example(NamedTuple):
-    """One example of a batch. `address` is of the record that is shown, with the epoch whose
-    augmentation it has; `problem` says why it stands in for another record ("" if it does not);
-    `regions` are as `Segments.read` gives them, where the model reads some."""
-
-    address: Address
-    record: Record
-    caption: str
-    image: np.ndarray
-    group: int
-    problem: str = ""
-    regions: tuple[np.ndarray, np.ndarray] | None = None
-
-
-Transform = Callable[[Example, int], np.ndarray]
-
-
-class Columns(Protocol):
-    """What adds columns to a batch; it pickles cheaply, every worker process gets one."""
-
-    def __call__(self, examples: Sequence[Example], transform: Transform) -> Batch:
-        """The columns, [b, ...]. `transform(example, size)` is the example's view at a size: the
-        same crop and colours, uint8 [size, size, 3]."""
-        ...
 
 
 def train_batches(
@@ -133,42 +106,6 @@ def train_order(sources: Sequence[Source], config: ConfigDict) -> Order:
     # A run that nobody asked for is the source's own: what its format reads at once.
     runs = [s.get("run", 0) or getattr(o, "run", 1) for s, o in zip(specs, sources, strict=True)]
     return Order([len(source) for source in sources], weights, config.seed, runs)
-
-
-def group_of(record: Record, number: int) -> int:
-    """The record's group, or, below 0, a number of its own: -1 would make all others positives."""
-    return record.group if record.group >= 0 else -1 - number % (1 << 31)
-
-
-@dataclass(frozen=True)
-class Views:
-    """What is shown of a record: a caption and a view, functions of (seed, source, epoch, index).
-
-    `count`: after so many epochs the views repeat; 0: never. `max_pixels`: of a picture to decode.
-    """
-
-    seed: int
-    augment: Augment
-    count: int
-    max_pixels: int = MAX_PIXELS
-    segments: Segments = NO_SEGMENTS
-
-    def of(self, address: Address) -> Address:
-        """The address whose view is shown."""
-        return replace(address, epoch=address.epoch % self.count) if self.count else address
-
-    def example(self, address: Address, record: Record, size: int, group: int) -> Example:
-        """The record at `address` as an example; of size 0, without an image. Raises BadRecord."""
-        rng = example_rng(self.seed, address)
-        caption, image = _caption(record, rng), NO_IMAGE
-        if size:
-            image = _named(record, train_transform, rng, size, self.augment, self.max_pixels)
-        regions = self.segments.read(record) if self.segments.regions else None
-        return Example(address, record, caption, image, group, regions=regions)
-
-    def transform(self, example: Example, size: int) -> np.ndarray:
-        """The same view at another size, uint8 [size, size, 3]."""
-        return self.example(example.address, example.record, size, example.group).image
 
 
 @dataclass
@@ -281,32 +218,6 @@ class _TrainBatch:
             places = map(self.order, range(first, first + self.batch_size))
             longest = max(self.lengths[a.source][a.index] for a in places)
         return min((n for n in self.text_lengths if n >= longest), default=self.text_length)
-
-
-def example_rng(seed: int, address: Address) -> np.random.Generator:
-    """The random numbers of one example: a stream of its own for each (seed, address)."""
-    key = [seed % (1 << 64), address.source]
-    return np.random.Generator(
-        np.random.Philox(key=key, counter=[0, 0, address.epoch, address.index])
-    )
-
-
-def _caption(record: Record, rng: np.random.Generator) -> str:
-    """One of the record's captions, by their weights if it has any."""
-    if not record.captions:
-        raise BadRecord(f"{record.key} is without a caption")
-    if not sum(record.caption_weights):
-        return record.captions[rng.integers(len(record.captions))]
-    shares = np.array(record.caption_weights) / sum(record.caption_weights)
-    return record.captions[rng.choice(len(shares), p=shares)]
-
-
-def _named(record: Record, transform: Callable[..., np.ndarray], *args: Any) -> np.ndarray:
-    """Applies a transform to the record's image; an error names the record."""
-    try:
-        return transform(record.image, *args)
-    except BadRecord as error:
-        raise BadRecord(f"{record.key} {error}") from error
 
 
 def _watch(batches: Generator[Batch], max_bad: float, counts: Counter[str]) -> Generator[Batch]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmjax.data.examples import group_of
 from mmjax.data.images import eval_transform, open_image
-from mmjax.data.pipeline import group_of
 from mmjax.data.records import BadRecord, Source
 from mmjax.data.segments import NO_SEGMENTS, Segments
 from mmjax.data.tokenize import Tokenizer

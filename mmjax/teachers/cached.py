@@ -22,7 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.data import Source
-from mmjax.data.pipeline import Columns, Example, Transform
+from mmjax.data.examples import Columns, Example, Transform
 from mmjax.data.workers import Batch
 from mmjax.errors import UserError
 

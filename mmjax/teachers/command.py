@@ -19,7 +19,7 @@ from rich.console import Console
 
 from mmjax import config_check, data, models
 from mmjax.data import Address, Augment, BadRecord, Record, Source, Tokenizer
-from mmjax.data.pipeline import Columns, Example, Views
+from mmjax.data.examples import Columns, Example, Views
 from mmjax.data.workers import Batch, read_ahead
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import whole

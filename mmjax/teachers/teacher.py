@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from mmjax import models
 from mmjax.data import Source, Tokenizer
-from mmjax.data.pipeline import Columns, Example, Transform
+from mmjax.data.examples import Columns, Example, Transform
 from mmjax.data.segments import Segments
 from mmjax.data.workers import Batch
 from mmjax.errors import UserError

@@ -11,7 +11,7 @@ import tiny
 from mmjax import config as config_lib
 from mmjax import models
 from mmjax.data import Address, Augment, Record, open_source
-from mmjax.data.pipeline import Example, Views
+from mmjax.data.examples import Example, Views
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights
 from mmjax.parallel import mesh as mesh_lib

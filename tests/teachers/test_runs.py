@@ -113,7 +113,7 @@ def test_cached_embeddings_give_the_losses_of_the_teacher_online(
 def test_the_stored_embeddings_are_the_teachers_of_those_views(teacher, embedded):
     """Row view · records + index, computed one by one from the loader's own view."""
     from mmjax.data.augment import train_transform
-    from mmjax.data.pipeline import example_rng
+    from mmjax.data.examples import example_rng
     from mmjax.training.workdir import restore_for_inference
 
     _, model, params, tokenizer = restore_for_inference(teacher)
