@@ -89,8 +89,12 @@ class Run:
         return state, history
 
 
-def run(config: ConfigDict, sizes: tuple[int, int, int] = (1, 1, 1)) -> Run:
-    """The step and the first state of a run on a mesh of these sizes."""
+def run(
+    config: ConfigDict,
+    sizes: tuple[int, int, int] = (1, 1, 1),
+    options: dict[str, Any] | None = None,
+) -> Run:
+    """The step, compiled with these options, and the first state of a run on a mesh of sizes."""
     model = models.from_config(config.model)
     rates = optim.rates(config.optim, shapes(model))
     optimizer = optim.optimizer(config.optim, rates)
@@ -99,7 +103,7 @@ def run(config: ConfigDict, sizes: tuple[int, int, int] = (1, 1, 1)) -> Run:
     step = make_train_step(model, goals, optimizer, rates, config)
     state = jax.jit(lambda p: new_state(p, optimizer, ema=config.optim.ema > 0))(params(model))
     state = jax.device_put(state, rules.state_shardings(state, mesh))
-    return Run(mesh, step, jax.jit(step), state)
+    return Run(mesh, step, jax.jit(step, compiler_options=options), state)
 
 
 def first_gradient(state: TrainState, b1: float = 0.9) -> Any:

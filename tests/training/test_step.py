@@ -135,7 +135,7 @@ def test_a_bad_loss_or_gradient_changes_nothing_but_the_step(strained):
 
 def test_a_loss_that_jumps_is_skipped_where_asked_for():
     config = tiny.config(max_spike=1.5)
-    run = tiny.run(config)
+    run = tiny.run(config, options=tiny.QUICK)
     calm, wild = tiny.batch(config.model), tiny.batch(config.model, seed=2)
     # The state of a run whose losses were about 1 so far: those of random parameters are above 2.
     state = run.state.replace(loss_mean=jnp.float32(1.0))
@@ -279,9 +279,9 @@ def test_gradient_norms_are_those_of_each_objective_alone():
     config.objectives.infonce = config_lib.entry("objectives", weight=0.5)
     config.log.gradient_norms = True
     batch = tiny.batch(config.model)
-    _, (together,) = tiny.run(config).steps(batch)
+    _, (together,) = tiny.run(config, options=tiny.QUICK).steps(batch)
     for name in ("clip", "infonce"):
         alone = tiny.config()
         alone.objectives = {name: config.objectives[name]}
-        _, (metrics,) = tiny.run(alone).steps(batch)
+        _, (metrics,) = tiny.run(alone, options=tiny.QUICK).steps(batch)
         assert together[f"grad_norm/{name}"] == pytest.approx(metrics["grad_norm"], rel=1e-5)
