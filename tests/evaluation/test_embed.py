@@ -2,10 +2,13 @@
 
 import jax
 import numpy as np
+import pytest
 import tiny
 
+from mmjax import config as config_lib
 from mmjax import models
-from mmjax.evaluation.embed import layers_apart, layers_together
+from mmjax.evaluation.embed import Embedder, layers_apart, layers_together
+from mmjax.parallel.mesh import make_mesh
 
 
 def test_kernels_apart_give_the_same_embeddings_without_a_copy():
@@ -30,3 +33,18 @@ def test_kernels_apart_give_the_same_embeddings_without_a_copy():
     copies = "f32[1,32,64]{2,1,0} slice("  # of the first kernel of the MLP
     assert copies in stacked.as_text()
     assert copies not in layers.as_text()
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_an_embedder_takes_layers_apart_only_where_they_are_written_out(unroll, monkeypatch):
+    config = tiny.config()
+    config.model.image.unroll = config.model.text.unroll = unroll
+    model = models.from_config(config.model)
+    embedder = Embedder.of(config_lib.entry("evals"), config, model, tokenizer=None)
+    used = []
+    monkeypatch.setattr("mmjax.evaluation.embed._jitted", lambda *_: lambda p, b: used.append(p))
+    monkeypatch.setattr("mmjax.evaluation.embed._rows", lambda _: {"text_embed": np.zeros((1, 16))})
+    texts = {"text": np.ones((1, 8), np.int32), "text_mask": np.ones((1, 8), bool)}
+    with jax.set_mesh(make_mesh()):
+        embedder.texts(tiny.params(model), texts)
+    assert isinstance(used[0]["text"]["blocks"]["mlp"]["fc1"]["kernel"], tuple) == unroll
