@@ -6,6 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from pictures import encode, picture
 from PIL import Image
 
@@ -120,6 +121,8 @@ def test_jpegs_decode_as_pillow_decodes_them(mode, options):
 def test_a_jpeg_with_damage_in_its_middle_is_what_pillow_makes_of_it():
     data = bytearray(encode(picture(5, 160, 240), "JPEG", quality=95))
     data[len(data) // 2 : len(data) // 2 + 8] = b"\xff\xd0" * 4  # restart markers: none belong here
+    with pytest.raises(ValueError, match="JPEG"):
+        simplejpeg.decode_jpeg(bytes(data))
     np.testing.assert_array_equal(decode(bytes(data)), np.asarray(open_image(bytes(data))))
 
 
