@@ -5,9 +5,10 @@
 
 lines.txt has one passage a line; the source may also be a run of configs/bert_base.py.
 
-Cost: about 0.27 TFLOP a passage, a third of it the teacher's pass, 7e18 FLOP in all: a day of one
-v5e chip at 40 % of its peak. For your slice: `mmjax plan --config=configs/distilbert.py
---topology=v5e:4x4 --config.teachers.teacher.source=random:bert-base-uncased`.
+Cost: about 0.27 TFLOP a passage, a third of it the teacher's pass, 7e18 FLOP in all. On v5e memory
+binds, by the plan: no less than 31 hours of a chip. For your slice: `mmjax plan
+--config=configs/distilbert.py --topology=v5e:4x4
+--config.teachers.teacher.source=random:bert-base-uncased`.
 
 Recipe: Sanh et al. (2019) and their code (the distillation project in transformers): soft
 cross-entropy at T = 2, masked language and the cosine of the last hidden states, weighted 5, 2 and
