@@ -29,8 +29,7 @@ def read_ahead(
     if not flags.FLAGS.is_parsed():
         # grain's worker processes read absl flags; a user of the library has none to parse.
         flags.FLAGS.mark_as_parsed()
-    # The readers are the parallelism: with OpenCV's own threads beside them, a picture takes a
-    # fifth more of the cores' time (benchmarks/data_loader.py).
+    # The readers are the parallelism: OpenCV's own threads beside them take turns at their cores.
     cv2.setNumThreads(1)
     if workers and stop - start > 1:
         # One thread a worker: several would take turns at the same interpreter lock.

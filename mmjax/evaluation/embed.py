@@ -175,7 +175,7 @@ def layers_apart(params: Any) -> Any:
     """The kernels of each layer as arrays of their own.
 
     On CPUs a program that writes the layers out copies them from the stack otherwise, in every
-    batch: a twentieth to a sixth of the time of ViT-B/32. Takes the kernels' memory once more.
+    batch. Takes the kernels' memory once more.
     """
 
     def unstack(role: Role, value: jax.Array) -> Any:
