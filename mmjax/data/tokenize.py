@@ -204,10 +204,12 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     model = tokenizers.Tokenizer(tokenizers.models.BPE(end_of_word_suffix="</w>"))
     model.normalizer, model.pre_tokenizer = pieces.normalizer, pieces.pre_tokenizer
     trainer = tokenizers.trainers.BpeTrainer(
-        # The trainer counts only the bytes that it saw: ask for enough, cut the merges below.
         vocab_size=vocab_size,
         min_frequency=2,
+        # Of pairs that are equally frequent the one of lower ids is merged first. What is not named
+        # here gets its id when it is met, in the order of a hash table, another each time.
         initial_alphabet=alphabet,
+        special_tokens=[byte + "</w>" for byte in alphabet],
         end_of_word_suffix="</w>",
         show_progress=False,
     )

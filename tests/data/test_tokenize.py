@@ -53,10 +53,18 @@ def test_rows_are_start_tokens_end_padding(trained):
     assert mask[1].all(), "the long text was not cut to the length"
 
 
-def test_training_is_deterministic_and_bounded(trained):
+def test_training_is_deterministic():
+    """Every pair here is as frequent as every other, and hash tables are in another order each
+    time."""
+    captions = [
+        f"x{mark} y{letter}" for mark, letter in zip("!?,;:+=&%$", "äöüßéèêáàâ", strict=True)
+    ]
+    vocabularies = [train_tokenizer(captions * 3, 560).wrapped.get_vocab() for _ in range(4)]
+    assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
+
+
+def test_training_is_bounded(trained):
     tokenizer, folder = trained
-    again = train_tokenizer(iter(CAPTIONS), 600)
-    np.testing.assert_array_equal(tokenizer.encode(CAPTIONS, 20)[0], again.encode(CAPTIONS, 20)[0])
     vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     assert sorted(vocab.values()) == list(range(len(vocab)))
     assert len(vocab) == tokenizer.vocab_size <= 600
