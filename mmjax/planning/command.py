@@ -161,6 +161,12 @@ def describe(console: Console, plan: Plan) -> None:
         f"than {(plan.roofline_seconds or 0) * 1e3:,.1f} ms, {plan.examples_per_second or 0:,.0f} "
         f"examples/s over all devices, MFU {plan.mfu_bound or 0:.0%}."
     )
+    steps = plan.total_steps * plan.devices  # of one device each
+    days = steps * (plan.roofline_seconds or 0) / 86400
+    console.print(
+        f"The whole run, {plan.total_steps:,} steps: {steps * plan.hardware_flops:.1e} FLOP, "
+        f"no less than {days:,.1f} days of one device."
+    )
 
 
 def comparison(plans: dict[str, Plan]) -> Table:

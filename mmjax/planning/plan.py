@@ -36,6 +36,7 @@ class Plan:
     devices: int
     mesh: dict[str, int]
     batch_size: int
+    total_steps: int
     fits: bool
     peak_bytes: float
     capacity_bytes: float
@@ -89,6 +90,7 @@ def make_plan(config: ConfigDict, topology: str) -> Plan:
         devices=devices,
         mesh=sizes,
         batch_size=config.batch_size,
+        total_steps=config.total_steps,
         fits=fits,
         peak_bytes=compiled.used,
         capacity_bytes=cluster.chip.usable,

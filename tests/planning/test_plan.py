@@ -92,6 +92,9 @@ def test_json_has_the_stable_keys(eight, tmp_path, capsys):
     assert "It fits" in printed
     assert "image/blocks/attention/query/kernel" in printed
     assert f"Bound by {found['bound_by']}" in printed
+    steps = config().total_steps * 8
+    flops, days = steps * found["hardware_flops"], steps * found["roofline_seconds"] / 86400
+    assert f"steps: {flops:.1e} FLOP, no less than {days:,.1f} days" in printed
 
 
 def test_what_does_not_fit_is_named_with_what_to_try(eight, tmp_path, capsys):
