@@ -34,6 +34,7 @@ def main() -> None:
         run = captioner(args.steps, args.batch, seed)
         model, params, tokenizer, _ = emoji.train(run)
         images, labels = emoji.unseen(run)
+        labels = as_spoken(tokenizer, labels)
         for beams in exact:
             said = say(model, params, tokenizer, images, beams)
             hits = [a == b for a, b in zip(said, labels, strict=True)]
@@ -71,6 +72,12 @@ def say(model, params, tokenizer, images: np.ndarray, beams: int, size: int = 12
         )  # fmt: skip
         texts += tokenizer.wrapped.batch_decode(np.asarray(said.tokens), skip_special_tokens=True)
     return [text.strip() for text in texts[: len(images)]]
+
+
+def as_spoken(tokenizer, texts: list[str]) -> list[str]:
+    """The texts as a model would say them, in the tokenizer's lower case and spaces."""
+    ids = tokenizer.wrapped(texts, add_special_tokens=False)["input_ids"]
+    return [text.strip() for text in tokenizer.wrapped.batch_decode(ids)]
 
 
 def overlap(said: str, label: str) -> float:
