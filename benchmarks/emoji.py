@@ -22,7 +22,7 @@ SEEN = {"google": 1.0, "fluent": 1.0, "openmoji": 1.0}
 UNSEEN = "twitter"
 
 
-def config(steps: int, batch_size: int, seed: int, *, caption: str = "txt") -> ConfigDict:
+def config(steps: int, batch_size: int, seed: int) -> ConfigDict:
     """Pictures of 32 pixels and texts of up to 16 tokens, width 128; no objective yet."""
     result = config_lib.default()
     result.update(seed=seed, total_steps=steps, batch_size=batch_size)
@@ -37,7 +37,7 @@ def config(steps: int, batch_size: int, seed: int, *, caption: str = "txt") -> C
     result.optim.lr_scale = ((r".*(embed|norm|bias|logit)", 0.2),)
     for style, weight in SEEN.items():
         result.data.train[style] = config_lib.entry(
-            "data.train", path=str(FOLDER / style), caption=caption, weight=weight
+            "data.train", path=str(FOLDER / style), weight=weight
         )
     result.data.tokenizer = "captions:2048"
     result.data.augment.update(
