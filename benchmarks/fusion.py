@@ -35,8 +35,8 @@ NEIGHBOURS = 8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=450)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--markdown", action="store_true", help="print the table for README.md")
     args = parser.parse_args()
     rows = []
