@@ -59,7 +59,7 @@ def test_training_is_deterministic():
     captions = [
         f"x{mark} y{letter}" for mark, letter in zip("!?,;:+=&%$", "äöüßéèêáàâ", strict=True)
     ]
-    vocabularies = [train_tokenizer(captions * 3, 560).wrapped.get_vocab() for _ in range(4)]
+    vocabularies = [train_tokenizer(iter(captions * 3), 560).wrapped.get_vocab() for _ in range(4)]
     assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
 
 
