@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import time
 from collections import Counter
@@ -40,7 +41,7 @@ from mmjax.training.workdir import (
 )
 
 Batch = dict[str, np.ndarray]
-RELOADS = 3  # tries to load a batch whose worker dies
+RELOADS = 3  # starts of workers that die before their first batch
 
 
 def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
@@ -52,6 +53,11 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
     Everything that can be known to be wrong is raised as UserError before the first step.
     Preempted: SIGTERM came; the step it came in is saved.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as Process.start asks
+        raise UserError(
+            "A data worker that imported your script would train, too: put the call of train() "
+            'under `if __name__ == "__main__":`.'
+        )
     clock = Clock()
     config_check.validate(config)
     use_compilation_cache()
@@ -221,22 +227,29 @@ def unfailing(make: Callable[[int], Generator[Batch]], first: int) -> Generator[
     """The batches of `make(first)`, gone on with by new worker processes where one has died.
 
     The system kills them when memory is short; a batch is a function of its step, so nothing is
-    lost. A step whose batch failed RELOADS times in a row stops the run.
+    lost. Workers that died RELOADS times in a row before they gave one stop the run.
     """
     step, failures = first, 0
     while True:
         with contextlib.closing(make(step)) as batches:
             try:
-                for batch in batches:
+                for number, batch in enumerate(batches):
+                    if number:  # the first is this process's own, whatever becomes of the workers
+                        failures = 0
                     yield batch
-                    step, failures = step + 1, 0
+                    step += 1
             except RuntimeError as error:  # grain's, of a dead worker
-                failures += 1
-                if "terminated unexpectedly" not in str(error) or failures == RELOADS:
+                if "terminated unexpectedly" not in str(error):
                     raise
-                logging.warning(
-                    "step %d: %s Starting new ones.", step + 1, str(error).split("\n")[0]
-                )
+                failures += 1
+                said = str(error).split(".")[0]
+                if failures == RELOADS:
+                    raise UserError(
+                        f"step {step + 1}: no batch from the data's workers, {RELOADS} times in a "
+                        f"row ({said}): what they printed says why; if nothing, then memory was "
+                        "short: set config.data.workers to less, or to 0 for threads."
+                    ) from error
+                logging.warning("step %d: %s. Starting new ones.", step + 1, said)
 
 
 def diverged(

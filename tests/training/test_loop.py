@@ -3,7 +3,10 @@
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -192,6 +195,48 @@ def test_bucket_that_cannot_be_reached_is_said_before_anything_compiles(monkeypa
         UserError, match=r"--workdir=gs:/.*/run cannot be written \(no route to host"
     ):
         loop.train(small_config(), "gs://bucket/run")
+
+
+def mortal(lives):
+    """Batches as of worker processes that die after `lives[i]` of them, at the i-th start."""
+    starts = iter(lives)
+
+    def make(step):
+        yield from range(step, step + next(starts))
+        raise RuntimeError("Worker process was terminated unexpectedly (code -9). And so on")
+
+    return make
+
+
+def test_workers_that_die_are_started_again():
+    make = mortal([1, 3, 1, 5])  # the first batch of each start is not theirs
+    batches = loop.unfailing(make, 7)
+    assert list(itertools.islice(batches, 10)) == list(range(7, 17))
+
+
+def test_workers_that_die_before_every_batch_end_the_run():
+    batches = loop.unfailing(mortal([4, 1, 1, 9]), 0)
+    with pytest.raises(UserError, match=r"step 7: no batch .* 3 times .*code -9.*workers"):
+        list(batches)
+
+
+def test_a_script_that_its_workers_would_run_again_ends_with_the_remedy(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_loop
+config = test_loop.small_config()
+config.data.workers = 1
+test_loop.loop.train(config, {str(tmp_path / "run")!r})
+"""
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'put the call of train() under `if __name__ == "__main__":`' in done.stderr
+    assert "is in use by" not in done.stderr
+    assert "no batch from the data's workers, 3 times" in done.stderr.splitlines()[-1]
 
 
 def test_lines_tell_where_the_time_went_over_a_restart(tmp_path, monkeypatch):
