@@ -162,10 +162,11 @@ def describe(console: Console, plan: Plan) -> None:
         f"examples/s over all devices, MFU {plan.mfu_bound or 0:.0%}."
     )
     steps = plan.total_steps * plan.devices  # of one device each
-    days = steps * (plan.roofline_seconds or 0) / 86400
+    hours = steps * (plan.roofline_seconds or 0) / 3600
+    least = f"{hours:,.2f} hours" if hours < 48 else f"{hours / 24:,.1f} days"
     console.print(
         f"The whole run, {plan.total_steps:,} steps: {steps * plan.hardware_flops:.1e} FLOP, "
-        f"no less than {days:,.1f} days of one device."
+        f"no less than {least} of one device."
     )
 
 

@@ -93,8 +93,8 @@ def test_json_has_the_stable_keys(eight, tmp_path, capsys):
     assert "image/blocks/attention/query/kernel" in printed
     assert f"Bound by {found['bound_by']}" in printed
     steps = config().total_steps * 8
-    flops, days = steps * found["hardware_flops"], steps * found["roofline_seconds"] / 86400
-    assert f"steps: {flops:.1e} FLOP, no less than {days:,.1f} days" in printed
+    flops, hours = steps * found["hardware_flops"], steps * found["roofline_seconds"] / 3600
+    assert f"steps: {flops:.1e} FLOP, no less than {hours:,.2f} hours" in printed
 
 
 def test_what_does_not_fit_is_named_with_what_to_try(eight, tmp_path, capsys):
