@@ -101,7 +101,7 @@ def count(config: ConfigDict) -> int:
 
 def gflops(config: ConfigDict) -> str:
     """Of one pair; models for tests have little."""
-    found = forward_flops(config) / 1e9
+    found = forward_flops(config, shapes(config)) / 1e9
     return f"{found:.1f}" if found >= 1 else f"{found:.4f}"
 
 

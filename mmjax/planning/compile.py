@@ -15,6 +15,7 @@ from mmjax import config_check
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.hardware import Topology
 from mmjax.training.assemble import Parts, assemble
+from mmjax.training.flops import step_flops
 from mmjax.training.state import TrainState
 from mmjax.training.step import owned, run_all, total_loss
 
@@ -34,7 +35,7 @@ class Compiled:
 
     used: arguments, temporaries, and results that do not take the place of arguments. activations:
     what is kept for the backward pass, a part of the temporaries, counted from the shapes. text:
-    the program; "" where the compiler refused it for its size.
+    the program; "" where the compiler refused it for its size. model_flops: of all devices.
     """
 
     mesh: jax.sharding.Mesh
@@ -45,6 +46,7 @@ class Compiled:
     temporaries: float
     activations: float
     largest: tuple[Buffer, ...]
+    model_flops: int
     seconds: float
 
 
@@ -60,7 +62,7 @@ def compile_step(config: ConfigDict, topology: Topology) -> Compiled:
     with jax.set_mesh(mesh):
         parts = assemble(config, mesh)
         state, batch, step = parts.state, parts.batch, parts.step()
-        kept = _activations(parts, mesh)
+        kept, model_flops = _activations(parts, mesh), step_flops(parts, batch)
         begun = time.perf_counter()
         try:
             compiled = step.lower(state, batch).compile()
@@ -72,7 +74,7 @@ def compile_step(config: ConfigDict, topology: Topology) -> Compiled:
             largest = _largest_traced(step.trace(state, batch).jaxpr, config.batch_size, mesh)
             return Compiled(
                 mesh, state, "", arguments + temporaries, arguments, temporaries, kept, largest,
-                time.perf_counter() - begun,
+                model_flops, time.perf_counter() - begun,
             )  # fmt: skip
     seconds = time.perf_counter() - begun
     memory: Any = compiled.memory_analysis()
@@ -81,8 +83,9 @@ def compile_step(config: ConfigDict, topology: Topology) -> Compiled:
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     used = arguments + temporaries + results
     return Compiled(
-        mesh, state, text, used, arguments, temporaries, kept, _largest_arrays(text), seconds
-    )
+        mesh, state, text, used, arguments, temporaries, kept, _largest_arrays(text), model_flops,
+        seconds,
+    )  # fmt: skip
 
 
 def device_bytes(x: jax.ShapeDtypeStruct) -> int:

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmjax.models.flops import forward_flops
 from mmjax.models.roles import path_string
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.hardware import Topology, describe
@@ -26,7 +25,7 @@ class Plan:
     What needs the compiled program is None where it was refused for its size. `capacity_bytes` is
     what the compiler gives a program. `peak_bytes` = arguments (parameters, optimizer, batch) +
     temporaries + new results; `activation_bytes` are those of the temporaries that are kept for the
-    backward pass. `model_flops` are 3 × the forward pass, as MFU counts; `hardware_flops` also
+    backward pass. `model_flops` are those that MFU counts (`step_flops`); `hardware_flops` also
     count what is computed again, `float32_flops` those of them that are exact products of float32,
     the slow ones. `roofline` has the seconds of each resource, `roofline_seconds` is the largest of
     them, and `mfu_bound` the model FLOP/s that it allows, as a share of the peak.
@@ -77,7 +76,7 @@ def make_plan(config: ConfigDict, topology: str) -> Plan:
     devices = len(cluster.devices)
     parameters = sum(map(device_bytes, jax.tree.leaves(compiled.state.params)))
     state = sum(map(device_bytes, jax.tree.leaves(compiled.state)))
-    model = 3 * forward_flops(config.model) * config.batch_size / devices
+    model = compiled.model_flops / devices
     fits = compiled.used <= cluster.chip.usable
     counted: dict[str, Any] = dict.fromkeys(NEED_THE_PROGRAM)
     if compiled.text:

@@ -21,12 +21,12 @@ from mmjax.data.segments import check_segments
 from mmjax.errors import Preempted, UserError
 from mmjax.interop import pretrained, start
 from mmjax.interop.formats import Weights
-from mmjax.models.flops import forward_flops
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.teachers.inherit import inherit
 from mmjax.teachers.teacher import check_data, load_teachers
 from mmjax.training.assemble import Parts, assemble
 from mmjax.training.checkpoint import Checkpoints, checkpoint_steps
+from mmjax.training.flops import step_flops
 from mmjax.training.goodput import Account, Clock, read_rows
 from mmjax.training.metrics import Meter, MetricWriter, ProgressLine
 from mmjax.training.preemption import Preemption
@@ -132,7 +132,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
             first,
         )  # fmt: skip
         cleanup.callback(batches.close)
-        meter = Meter(config.batch_size)
+        meter, flops = Meter(config.batch_size), dict[int, int]()  # by length of the texts
         watchdog = Watchdog(config.log.watchdog)
         cleanup.callback(watchdog.close)
 
@@ -163,8 +163,9 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
                 state, metrics = train_step(state, batch)
             clock.sent(metrics["loss"])
             profiler.after(step, metrics["loss"])
-            forward = forward_flops(config.model, batch["text"].shape[1])
-            meter.step(waited, 3 * forward * config.batch_size)
+            length = batch["text"].shape[1]
+            flops[length] = flops.get(length) or step_flops(parts, batch)
+            meter.step(waited, flops[length])
 
             last = step == config.total_steps
             if step == first + 1 or step % config.log.every == 0 or last:

@@ -8,7 +8,6 @@ import pytest
 import tiny
 import torch
 import transformers
-from jax.extend import core
 
 from mmjax import models
 from mmjax.errors import UserError
@@ -114,52 +113,44 @@ def test_a_parameter_without_a_role_is_named():
         roles.role("image/gate")
 
 
-@pytest.mark.parametrize("name", zoo.names())
-def test_flops_are_those_of_the_matrix_products(name):
+# GFLOPs of a pair, of open_clip's docs/model_profile.csv
+PROFILED = {
+    "ViT-B/32": 14.78, "ViT-B/16": 41.09, "ViT-L/14": 175.33, "ViT-L/14-336": 395.22,
+    "ViT-H/14": 381.68, "ViT-g/14": 581.15, "SigLIP-B/16-224": 46.44, "SigLIP-L/16-256": 201.62,
+    "SigLIP-So400m/14-224": 233.54, "SigLIP-So400m/14-384": 723.48,
+    "RN50": 18.18, "RN101": 25.5, "RN50x4": 51.82,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROFILED)
+def test_flops_are_those_of_open_clips_profile(name):
     config = zoo.config(name)
-    config.image.unroll = config.text.unroll = False
-    model = models.from_config(config)
-    outputs = tuple(f"{tower}_embed" for tower in config.towers)
-    jaxpr = jax.make_jaxpr(
-        lambda params, batch: model.apply({"params": params}, batch, outputs)
-    )(shapes(name), models.dummy_batch(model))  # fmt: skip
-    assert forward_flops(config) == pytest.approx(product_flops(jaxpr.jaxpr), rel=1e-3)
+    found = forward_flops(config, shapes(name))
+    if name in RESNETS:  # open_clip's last attention asks for every cell, and throws all but one
+        cells, width = (config.image.size // 32) ** 2, 32 * config.image.width
+        found += cells * (2 * width**2 + 2 * width * config.embed_dim + 4 * (cells + 1) * width)
+    assert found / 1e9 == pytest.approx(PROFILED[name], abs=0.0051)
 
 
 @pytest.mark.parametrize("style", ["concat", "cross", "bottleneck"])
-def test_flops_of_a_fusion_are_those_of_its_products(style):
+def test_flops_of_a_fusion_are_those_of_its_layers(style):
     config = zoo.config("ViT-B/32")
-    config.image.unroll = config.text.unroll = False
+    plain = forward_flops(config, shapes("ViT-B/32"))
     config.fusion.update(style=style, depth=3)
-    model = models.from_config(config)
-    params = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
-    outputs = ("image_embed", "text_embed", "fused_tokens")
-    jaxpr = jax.make_jaxpr(
-        lambda params, batch: model.apply({"params": params}, batch, outputs)
-    )(params, models.dummy_batch(model))  # fmt: skip
-    assert forward_flops(config) == pytest.approx(product_flops(jaxpr.jaxpr), rel=1e-3)
+    params = tiny.shapes(models.from_config(config))
 
+    def layers(queries, keys, mlp=4):  # without biases and norms
+        width = 512
+        linear = 2 * (2 * queries + 2 * keys + 2 * mlp * queries) * width**2
+        return 3 * (linear + 4 * queries * keys * width)
 
-def product_flops(jaxpr):
-    total = 0
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            inner = math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
-            total += 2 * inner * math.prod(eqn.outvars[0].aval.shape)
-        if eqn.primitive.name == "conv_general_dilated":
-            *window, _ = eqn.invars[1].aval.shape  # [k, k, in, out]
-            total += 2 * math.prod(window) * math.prod(eqn.outvars[0].aval.shape)
-        subs = sum(product_flops(sub) for sub in core.jaxprs_in_params(eqn.params))
-        total += subs * eqn.params.get("length", 1)
-    return total
-
-
-def test_shorter_texts_and_dropped_patches_cost_less():
-    config = zoo.config("ViT-B/32")
-    full, short = forward_flops(config), forward_flops(config, 24)
-    config.image.patch_dropout = 0.5
-    assert forward_flops(config, 24) < short < full
+    bring, image, text = 2 * 50 * 768 * 512, 50, 77
+    fusion = {
+        "concat": layers(image + text, image + text),
+        "cross": layers(text, text) + layers(text, image, mlp=0),
+        "bottleneck": layers(image + 4, image + 4) + layers(text + 4, text + 4),
+    }[style]
+    assert forward_flops(config, params) == plain + bring + fusion
 
 
 def test_quickgelu_is_the_same_architecture_with_openais_activation():

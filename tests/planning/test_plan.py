@@ -52,7 +52,7 @@ def test_what_a_device_holds_and_computes(eight):
     assert plan.argument_bytes - plan.parameter_bytes - plan.optimizer_bytes > pixels
     assert plan.peak_bytes >= plan.argument_bytes + plan.temp_bytes
     assert plan.activation_bytes > 0
-    assert plan.model_flops == 3 * forward_flops(config().model) * tiny.BATCH / 8
+    assert plan.model_flops == 3 * forward_flops(config().model, shapes) * tiny.BATCH / 8
     # The backward pass of the first layer's pixels is not computed; of attention, some is twice.
     assert 0.7 < plan.hardware_flops / plan.model_flops < 1.4
     assert plan.fits
