@@ -3,8 +3,9 @@
     mmjax train --config=configs/vilt_b32.py --config.data.train.pairs.path=SHARDS \
         --config.data.tokenizer=bert-base-uncased --workdir=runs/vilt --distributed
 
-Cost: about 0.4 TFLOP a pair, 3.3e20 FLOP in all: 48 days of one v5e chip or 30 of one A100 at 40 %
-of their peak. For your slice: `mmjax plan --config=configs/vilt_b32.py --topology=v5e:8x8`.
+Cost: about 0.4 TFLOP a pair, 3.3e20 FLOP in all: 30 days of one A100 at 40 % of its peak. On v5e
+memory binds, by the plan: no less than 53 days of a chip. For your slice: `mmjax plan
+--config=configs/vilt_b32.py --topology=v5e:8x8`.
 
 Recipe: Kim et al. (2021): whole words are masked, batch 4,096, 200k steps, rate 1e-4, weight decay
 0.01, a tenth of the steps to warm up. Here pictures are squares of 384 pixels, negatives of the
