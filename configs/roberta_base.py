@@ -5,9 +5,9 @@
 
 A sentence a line; for lines of whole passages, --config.data.pack=0.
 
-Cost: about 0.3 TFLOP a row of 512 tokens, 1.3e21 FLOP in all: 190 days of one v5e chip or 120 of
-one A100 at 40 % of their peak. For your slice: `mmjax plan --config=configs/roberta_base.py
---topology=v5e:16x16`.
+Cost: about 0.3 TFLOP a row of 512 tokens, 1.3e21 FLOP in all: 120 days of one A100 at 40 % of its
+peak. On v5e memory binds, by the plan: no less than 203 days of a chip. For your slice: `mmjax plan
+--config=configs/roberta_base.py --topology=v5e:16x16`.
 
 Recipe: Liu et al. (2019), sections 3 and 5, table 9: batch 8,192, 500k steps of 512 tokens, rate
 6e-4, Adam's b2 0.98. They report a perplexity of 3.68 at batch 2,000 on BERT's data (table 3). Not
