@@ -41,7 +41,7 @@ from mmjax.training.workdir import (
 )
 
 Batch = dict[str, np.ndarray]
-RELOADS = 3  # starts of workers that die before their first batch
+WORKER_STARTS = 3  # in a row whose workers died before they gave a batch: then the run ends
 
 
 def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
@@ -228,7 +228,7 @@ def unfailing(make: Callable[[int], Generator[Batch]], first: int) -> Generator[
     """The batches of `make(first)`, gone on with by new worker processes where one has died.
 
     The system kills them when memory is short; a batch is a function of its step, so nothing is
-    lost. Workers that died RELOADS times in a row before they gave one stop the run.
+    lost. Workers that died WORKER_STARTS times in a row before they gave one stop the run.
     """
     step, failures = first, 0
     while True:
@@ -244,9 +244,9 @@ def unfailing(make: Callable[[int], Generator[Batch]], first: int) -> Generator[
                     raise
                 failures += 1
                 said = str(error).split(".")[0]
-                if failures == RELOADS:
+                if failures == WORKER_STARTS:
                     raise UserError(
-                        f"step {step + 1}: no batch from the data's workers, {RELOADS} times in a "
+                        f"step {step + 1}: no batch from the data's workers, {failures} times in a "
                         f"row ({said}): what they printed says why; if nothing, then memory was "
                         "short: set config.data.workers to less, or to 0 for threads."
                     ) from error
