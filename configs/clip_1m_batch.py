@@ -4,8 +4,8 @@
     mmjax train --config=configs/clip_1m_batch.py --config.data.train.pairs.path=SHARDS \
         --config.data.tokenizer=openai/clip-vit-base-patch16 --workdir=runs/b16-1m --distributed
 
-Cost: no step is faster than 3.5 s by `mmjax plan` (bound by compute, MFU at most 72 %), so the run
-takes at least 12 hours; 5.2 of 15.75 GiB a chip.
+Cost: no step is faster than 4.0 s by `mmjax plan` (bound by compute, MFU at most 64 %), so the run
+takes at least 13 hours; 5.2 of 15.75 GiB a chip.
 
 The towers see the batch in microbatches; the loss goes round the ring over all of it and is exact.
 Zhai et al. (2023) trained up to a million pairs a step and found little gain above 32k: this is

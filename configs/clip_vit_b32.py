@@ -4,8 +4,8 @@
     mmjax train --config=configs/clip_vit_b32.py --config.data.train.pairs.path=SHARDS \
         --config.data.tokenizer=openai/clip-vit-base-patch32 --workdir=runs/b32 --distributed
 
-Cost: on 64 v5e chips no step is faster than 0.154 s by `mmjax plan` (bound by compute, MFU at most
-75 %), so the run takes at least 17 hours; 4.4 of 15.75 GiB a chip.
+Cost: on 64 v5e chips no step is faster than 0.155 s by `mmjax plan` (bound by compute, MFU at most
+74 %), so the run takes at least 17 hours; 4.4 of 15.75 GiB a chip.
 
 Recipe: Gadre et al. (2023, DataComp): 12.8B examples seen. They report 69.2 % zero-shot ImageNet
 for ViT-B/32 on DataComp-1B. Not run here: no accelerator was at hand.
