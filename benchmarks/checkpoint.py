@@ -24,10 +24,10 @@ from tables import show
 from mmjax import config as config_lib
 from mmjax import models
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.runs.checkpoint import FOLDER, Checkpoints
+from mmjax.runs.metrics import ProgressLine
 from mmjax.training.assemble import Parts, abstract_batch, assemble
-from mmjax.training.checkpoint import FOLDER, Checkpoints
 from mmjax.training.loop import fresh_state
-from mmjax.training.metrics import ProgressLine
 
 
 def main() -> None:

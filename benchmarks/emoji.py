@@ -14,8 +14,8 @@ from mmjax import config as config_lib
 from mmjax import data, models
 from mmjax.data import Tokenizer
 from mmjax.models import Multimodal
+from mmjax.runs.workdir import restore_for_inference
 from mmjax.training import loop
-from mmjax.training.workdir import restore_for_inference
 
 FOLDER = Path("data/emoji")
 SEEN = {"google": 1.0, "fluent": 1.0, "openmoji": 1.0}

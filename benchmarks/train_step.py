@@ -122,11 +122,11 @@ def mmjax_step(batch: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> 
 
     from mmjax import config as config_lib
     from mmjax import models, objectives
+    from mmjax.core import optim
+    from mmjax.core.state import new_state
+    from mmjax.core.step import make_train_step
     from mmjax.interop.huggingface import clip
     from mmjax.parallel.mesh import make_mesh, put_batch
-    from mmjax.training import optim
-    from mmjax.training.state import new_state
-    from mmjax.training.step import make_train_step
 
     config = config_lib.default()
     config.model = models.zoo.config("ViT-B/32-quickgelu")  # the activation of CLIPConfig()

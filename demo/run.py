@@ -25,8 +25,8 @@ from mmjax.cli import load_config
 from mmjax.data import eval_batches, open_source
 from mmjax.errors import UserError
 from mmjax.interop import registry
+from mmjax.runs.workdir import restore_for_inference
 from mmjax.training import loop
-from mmjax.training.workdir import restore_for_inference
 
 DATA, CONFIG = Path("data/emoji"), "configs/demo.py"
 console = Console(highlight=False)

@@ -13,7 +13,7 @@ from mmjax.config import Key
 from mmjax.config_model import check_model
 from mmjax.errors import UserError
 from mmjax.objectives.registry import is_frozen, teacher_of
-from mmjax.training import profile
+from mmjax.runs import profile
 
 _ENTRY = re.compile(r"^(data\.train|objectives|teachers|evals)\.([^.]+)\.(.+)$")
 

@@ -31,7 +31,7 @@ from rich.table import Table
 from mmjax.errors import UserError
 from mmjax.parallel.hardware import peak_flops
 from mmjax.parallel.mesh import make_mesh
-from mmjax.training.workdir import workdir_path
+from mmjax.runs.workdir import workdir_path
 
 PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy",
             "libtpu", "jax-cuda13-plugin")  # fmt: skip

@@ -41,7 +41,7 @@ def role(path: str) -> Role:
     for pattern, kind in _ROLES:
         if re.search(pattern, path):
             return Role(path, kind, "/blocks/" in path)
-    raise KeyError(f"no role for parameter {path!r}: add a line to mmjax/models/roles.py")
+    raise KeyError(f"no role for parameter {path!r}: add a line to mmjax/params.py")
 
 
 def map_roles(fn: Callable[[Role, Any], Any], params: Any) -> Any:

@@ -4,8 +4,8 @@
     python -m tests.recipe_goldens check [NAME ...]    compares, to the bit
     python -m tests.recipe_goldens close [NAME ...]    compares values to 1e-4, on another machine
 
-One device, no evaluations. The bits depend on the processor and on the version of jax: a refactoring
-is checked on the machine that wrote the goldens before it.
+One device, no evaluations. The bits depend on the processor and on the version of jax, so a
+refactoring is checked on the machine that wrote the goldens before it.
 """
 
 import importlib.util

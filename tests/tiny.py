@@ -10,12 +10,13 @@ from ml_collections import ConfigDict
 
 from mmjax import config as config_lib
 from mmjax import models, objectives
-from mmjax.models import roles, zoo
+from mmjax import params as roles
+from mmjax.core import optim
+from mmjax.core.state import TrainState, new_state
+from mmjax.core.step import make_train_step
+from mmjax.models import zoo
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
-from mmjax.training import optim
-from mmjax.training.state import TrainState, new_state
-from mmjax.training.step import make_train_step
 
 DEPTH = 2
 BATCH = 16

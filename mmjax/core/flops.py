@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 
+from mmjax.core.state import model_params
+from mmjax.core.step import run_all, split_views
+from mmjax.core.views import run_views
 from mmjax.models.flops import plain_model, product_flops
 from mmjax.objectives.registry import Batch
 from mmjax.training.assemble import Parts
-from mmjax.training.state import model_params
-from mmjax.training.step import run_all, split_views
-from mmjax.training.views import run_views
 
 
 def step_flops(parts: Parts, batch: Mapping[str, Any]) -> int:

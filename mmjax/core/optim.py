@@ -1,7 +1,7 @@
 """Optimizers by name (optax's own), schedules, and learning rates by parameter.
 
 Weight decay, freezing, rate scales and Muon's dimension numbers all come from the one table
-path → role (`models/roles.py`). Patterns are regular expressions matched from the start of a
+path → role (`params.py`). Patterns are regular expressions matched from the start of a
 parameter's path, in which stacked layers carry their number: "text/blocks/[0-5]/", "image/".
 """
 
@@ -14,7 +14,7 @@ import optax
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
-from mmjax.models.roles import Role, map_roles
+from mmjax.params import Role, map_roles
 
 
 def schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:

@@ -16,13 +16,13 @@ import optax
 from ml_collections import ConfigDict
 
 from mmjax import models
+from mmjax.core import optim
+from mmjax.core.state import HEADS, Declared, TrainState, model_params
+from mmjax.core.views import Objectives, run_views
 from mmjax.models import Multimodal
 from mmjax.objectives.registry import Batch, Objective, Outputs, Own, is_frozen, teacher_of
 from mmjax.parallel import rules
 from mmjax.teachers.teacher import Teacher
-from mmjax.training import optim
-from mmjax.training.state import HEADS, Declared, TrainState, model_params
-from mmjax.training.views import Objectives, run_views
 
 Metrics = dict[str, jax.Array]
 LOSS_MEAN_STEPS = 50  # that the running mean of the loss looks back

@@ -16,7 +16,7 @@ from mmjax.evaluation import progress, report
 from mmjax.evaluation.tasks import build
 from mmjax.models import Multimodal
 from mmjax.parallel.mesh import make_mesh
-from mmjax.training.workdir import restore_for_inference
+from mmjax.runs.workdir import restore_for_inference
 
 SUITE = "suite"  # a task of the command, not of a config: `data` is a YAML file of evaluators
 

@@ -24,8 +24,8 @@ from mmjax.errors import UserError
 from mmjax.evaluation.progress import track
 from mmjax.evaluation.skips import report_unreadable
 from mmjax.models import Multimodal
-from mmjax.models.roles import Role, map_roles
 from mmjax.parallel.mesh import BATCH, local_rows, make_mesh, platform, put_batch
+from mmjax.params import Role, map_roles
 
 Columns = dict[str, np.ndarray]
 INPUTS = {"image_embed": ("image",), "text_embed": ("text", "text_mask")}

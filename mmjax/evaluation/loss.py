@@ -15,6 +15,8 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from mmjax import objectives
+from mmjax.core.step import total_loss
+from mmjax.core.views import run_views
 from mmjax.data import Tokenizer, eval_batches, open_source, vocabulary
 from mmjax.data.segments import Segments, check_source
 from mmjax.errors import UserError
@@ -23,8 +25,6 @@ from mmjax.evaluation.skips import unreadable as unreadable_records
 from mmjax.models import Multimodal
 from mmjax.objectives.registry import is_frozen
 from mmjax.parallel.mesh import local_rows, put_batch
-from mmjax.training.step import total_loss
-from mmjax.training.views import run_views
 
 
 class HeldOutLoss:

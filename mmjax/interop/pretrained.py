@@ -24,7 +24,7 @@ from mmjax.interop.formats import Training, Weights
 from mmjax.interop.start import grouped, start_from
 from mmjax.models import Multimodal
 from mmjax.parallel.mesh import batch_shards
-from mmjax.training.workdir import inference_shapes
+from mmjax.runs.workdir import inference_shapes
 
 Picture = Image.Image | np.ndarray  # uint8 [H, W, 3]
 log = logging.getLogger("mmjax.interop")

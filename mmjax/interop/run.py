@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from mmjax import data
 from mmjax.interop.formats import Training, Weights, shapes
-from mmjax.training import checkpoint
-from mmjax.training.workdir import COMMAND, read_config, workdir_path
+from mmjax.runs import checkpoint
+from mmjax.runs.workdir import COMMAND, read_config, workdir_path
 
 
 def detect(path: Path) -> bool:

@@ -12,7 +12,7 @@ from mmjax import models
 from mmjax.models import zoo
 from mmjax.models.flops import forward_flops
 from mmjax.models.published import PUBLISHED
-from mmjax.models.roles import path_string, role
+from mmjax.params import path_string, role
 
 
 def run(name: str | None = None) -> None:

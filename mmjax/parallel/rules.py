@@ -13,8 +13,8 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mmjax.models.roles import path_string, role
 from mmjax.parallel.mesh import BATCH
+from mmjax.params import path_string, role
 
 # Path pattern → the dimension (from the end) that `tensor` splits.
 _TENSOR_DIMENSION = (

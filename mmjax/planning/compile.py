@@ -12,12 +12,12 @@ import jax.extend
 from ml_collections import ConfigDict
 
 from mmjax import config_check
+from mmjax.core.flops import step_flops
+from mmjax.core.state import TrainState
+from mmjax.core.step import owned, run_all, total_loss
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.hardware import Topology
 from mmjax.training.assemble import Parts, assemble
-from mmjax.training.flops import step_flops
-from mmjax.training.state import TrainState
-from mmjax.training.step import owned, run_all, total_loss
 
 
 @dataclasses.dataclass(frozen=True)

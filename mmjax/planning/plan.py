@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmjax.models.roles import path_string
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.hardware import Topology, describe
+from mmjax.params import path_string
 from mmjax.planning import hlo
 from mmjax.planning.compile import Compiled, compile_step, device_bytes
 

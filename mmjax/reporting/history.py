@@ -5,7 +5,7 @@ import collections
 from etils import epath
 
 from mmjax.errors import UserError
-from mmjax.training.goodput import CAUSES, Account, read_rows
+from mmjax.runs.goodput import CAUSES, Account, read_rows
 
 Series = tuple[list[int], list[float]]  # steps ascending, values
 

@@ -10,8 +10,8 @@ from mmjax import config_check
 from mmjax.errors import UserError
 from mmjax.reporting import curves, pictures
 from mmjax.reporting.history import Series, groups, read_history, read_times
-from mmjax.training.checkpoint import checkpoint_steps
-from mmjax.training.workdir import read_config, workdir_path
+from mmjax.runs.checkpoint import checkpoint_steps
+from mmjax.runs.workdir import read_config, workdir_path
 
 
 def run(workdir: str, output: str | None = None) -> Path:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmjax.data import open_source
 from mmjax.evaluation.embed import Embedder, on_mesh
-from mmjax.training.workdir import restore_for_inference
+from mmjax.runs.workdir import restore_for_inference
 
 PICTURES, CANDIDATES, FOUND = 8, 512, 5
 

@@ -21,8 +21,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as managers
 
+from mmjax.core.state import HEADS, TrainState, model_params
 from mmjax.errors import UserError
-from mmjax.training.state import HEADS, TrainState, model_params
 
 FOLDER = "checkpoints"
 

@@ -8,7 +8,7 @@ import jax
 from absl import logging
 from etils import epath
 
-from mmjax.training.goodput import Clock
+from mmjax.runs.goodput import Clock
 
 FOLDER = "profile"
 

@@ -21,8 +21,8 @@ from mmjax.errors import UserError
 from mmjax.models import Multimodal
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
-from mmjax.training.checkpoint import checkpoint_steps, restore_params
-from mmjax.training.lock import locked
+from mmjax.runs.checkpoint import checkpoint_steps, restore_params
+from mmjax.runs.lock import locked
 
 COMMAND = "command.txt"  # that the run was last started or resumed with, for model cards
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from mmjax import config_check, data, models
+from mmjax.core.step import run_plain
 from mmjax.data import Address, Augment, BadRecord, Record, Source, Tokenizer
 from mmjax.data.examples import Columns, Example, Views
 from mmjax.data.workers import Batch, read_ahead
@@ -26,11 +27,10 @@ from mmjax.evaluation.embed import whole
 from mmjax.interop import pretrained
 from mmjax.models import Multimodal
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.runs.workdir import make_tokenizer
 from mmjax.teachers import cached
 from mmjax.teachers.source import fingerprint
 from mmjax.teachers.teacher import EMBEDS, Teacher, open_teachers
-from mmjax.training.step import run_plain
-from mmjax.training.workdir import make_tokenizer
 
 console = Console(highlight=False)
 

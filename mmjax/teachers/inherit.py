@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
-from mmjax.models.roles import path_string, role
+from mmjax.params import path_string, role
 from mmjax.teachers.teacher import Teacher
 
 # What must be equal for a leading part of the parameters to mean the same.

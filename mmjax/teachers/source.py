@@ -12,8 +12,8 @@ from mmjax.errors import UserError
 from mmjax.interop import pretrained
 from mmjax.interop.formats import Weights
 from mmjax.models import zoo
-from mmjax.models.roles import path_string
-from mmjax.training.checkpoint import checksum
+from mmjax.params import path_string
+from mmjax.runs.checkpoint import checksum
 
 RANDOM = "random:"
 

@@ -10,6 +10,9 @@ import optax
 from ml_collections import ConfigDict
 
 from mmjax import config_check, models, objectives
+from mmjax.core import optim
+from mmjax.core.state import NOTHING_DECLARED, Declared, TrainState, abstract_state
+from mmjax.core.step import Objectives, declare, make_train_step
 from mmjax.data import packing
 from mmjax.data.segments import Segments
 from mmjax.data.vocabulary import Vocabulary
@@ -17,9 +20,6 @@ from mmjax.models import Multimodal
 from mmjax.objectives.registry import is_frozen
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.teachers.teacher import Teacher, open_teachers
-from mmjax.training import optim
-from mmjax.training.state import NOTHING_DECLARED, Declared, TrainState, abstract_state
-from mmjax.training.step import Objectives, declare, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)

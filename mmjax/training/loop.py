@@ -16,29 +16,29 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from mmjax import config_check, data, evaluation
+from mmjax.core.flops import step_flops
+from mmjax.core.state import TrainState, init_state, model_params, with_params
 from mmjax.data import vocabulary
 from mmjax.data.segments import check_segments
 from mmjax.errors import Preempted, UserError
 from mmjax.interop import pretrained, start
 from mmjax.interop.formats import Weights
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.teachers.inherit import inherit
-from mmjax.teachers.teacher import check_data, load_teachers
-from mmjax.training.assemble import Parts, assemble
-from mmjax.training.checkpoint import Checkpoints, checkpoint_steps
-from mmjax.training.flops import step_flops
-from mmjax.training.goodput import Account, Clock, read_rows
-from mmjax.training.metrics import Meter, MetricWriter, ProgressLine
-from mmjax.training.preemption import Preemption
-from mmjax.training.profile import Profiler
-from mmjax.training.state import TrainState, init_state, model_params, with_params
-from mmjax.training.watchdog import Watchdog
-from mmjax.training.workdir import (
+from mmjax.runs.checkpoint import Checkpoints, checkpoint_steps
+from mmjax.runs.goodput import Account, Clock, read_rows
+from mmjax.runs.metrics import Meter, MetricWriter, ProgressLine
+from mmjax.runs.preemption import Preemption
+from mmjax.runs.profile import Profiler
+from mmjax.runs.watchdog import Watchdog
+from mmjax.runs.workdir import (
     open_workdir,
     workdir_lengths,
     workdir_path,
     workdir_tokenizer,
 )
+from mmjax.teachers.inherit import inherit
+from mmjax.teachers.teacher import check_data, load_teachers
+from mmjax.training.assemble import Parts, assemble
 
 Batch = dict[str, np.ndarray]
 WORKER_STARTS = 3  # in a row whose workers died before they gave a batch: then the run ends

@@ -6,11 +6,11 @@ import tiny
 
 from mmjax import config as config_lib
 from mmjax import models
+from mmjax.core.flops import step_flops
 from mmjax.models.flops import forward_flops
 from mmjax.models.zoo import config as architecture
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.training.assemble import assemble
-from mmjax.training.flops import step_flops
 
 B, W, MLP, DEPTH, D, V = tiny.BATCH, 32, 64, tiny.DEPTH, 16, 64
 PATCHES, LENGTH = 4, 8

@@ -9,9 +9,9 @@ import torch
 
 from mmjax import config as config_lib
 from mmjax import models
+from mmjax.core import optim
 from mmjax.errors import UserError
-from mmjax.models.roles import path_string
-from mmjax.training import optim
+from mmjax.params import path_string
 
 LR, DECAY, STEPS = 0.01, 0.2, 3
 

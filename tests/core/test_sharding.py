@@ -8,9 +8,9 @@ import pytest
 import tiny
 from jax.extend import core
 
-from mmjax.models.roles import path_string
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
+from mmjax.params import path_string
 
 MESHES = {"1": (1, 1, 1), "data 8": (8, 1, 1), "fsdp 8": (1, 8, 1), "2×2×2": (2, 2, 2)}
 MANY = [name for name in MESHES if name != "1"]

@@ -11,11 +11,11 @@ import tiny
 
 from mmjax import config as config_lib
 from mmjax import models, objectives
-from mmjax.models.roles import path_string, role
+from mmjax.core import step as step_lib
+from mmjax.core.views import run_views
 from mmjax.objectives import Objective
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training import step as step_lib
-from mmjax.training.views import run_views
+from mmjax.params import path_string, role
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ import tiny
 
 from mmjax import config as config_lib
 from mmjax import config_check, models, objectives
+from mmjax.core.step import total_loss
+from mmjax.core.views import run_views
 from mmjax.errors import UserError
-from mmjax.models.roles import path_string
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training.step import total_loss
-from mmjax.training.views import run_views
+from mmjax.params import path_string
 
 long = pytest.mark.long
 

@@ -14,7 +14,7 @@ from mmjax.data import BadRecord, open_source, train_batches
 from mmjax.data.lengths import count_tokens, keep_lengths, read_lengths
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training.workdir import workdir_lengths
+from mmjax.runs.workdir import workdir_lengths
 
 B, L = 8, 24
 

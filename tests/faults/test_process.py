@@ -59,7 +59,7 @@ def test_disk_full_while_saving_then_space(alone, tmp_path):
     assert_same_end(workdir, alone)
 
 
-@pytest.mark.faults_slow  # in one process: tests/training/test_loop.py and test_checkpoint.py
+@pytest.mark.faults_slow  # in one process: tests/runs/test_checkpoint.py
 @pytest.mark.parametrize("damage", ["truncated", "one bit"])
 def test_damaged_newest_checkpoint(alone, tmp_path, damage):
     workdir = tmp_path / "run"
@@ -80,7 +80,7 @@ def test_damaged_newest_checkpoint(alone, tmp_path, damage):
     assert_same_end(workdir, alone)
 
 
-@pytest.mark.faults_slow  # the lock alone: tests/training/test_lock.py
+@pytest.mark.faults_slow  # the lock alone: tests/runs/test_lock.py
 def test_second_job_on_a_workdir_is_told_of_the_first(tmp_path):
     workdir = tmp_path / "run"
     first = Run(workdir, arg="slow=0.2")

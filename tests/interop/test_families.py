@@ -14,9 +14,9 @@ from mmjax import models
 from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import shapes
-from mmjax.models.roles import path_string
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import make_mesh
+from mmjax.params import path_string
 
 
 def read(folder):

@@ -17,7 +17,7 @@ from mmjax.interop import registry
 from mmjax.interop.formats import shapes
 from mmjax.interop.huggingface import vit
 from mmjax.parallel.mesh import make_mesh
-from mmjax.training.workdir import inference_shapes
+from mmjax.runs.workdir import inference_shapes
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from jax.sharding import PartitionSpec as P
 
 from mmjax.errors import UserError
 from mmjax.interop.table import CONV, LINEAR, Row, from_theirs, to_theirs
-from mmjax.models.roles import path_string
 from mmjax.parallel.mesh import make_mesh
+from mmjax.params import path_string
 
 TABLE = (
     Row("conv/kernel", "conv.weight", CONV),

@@ -12,7 +12,7 @@ import torch
 from mmjax import models
 from mmjax.models.attention import may_see
 from mmjax.models.fusion import Fusion
-from mmjax.models.roles import map_roles
+from mmjax.params import map_roles
 
 WIDTH, HEADS, DEPTH, B, L, N = 16, 2, 2, 3, 5, 4
 LENGTHS = np.array([5, 3, 4])

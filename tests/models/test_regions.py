@@ -12,14 +12,14 @@ import transformers
 
 from mmjax import config as config_lib
 from mmjax import config_check, models, objectives
+from mmjax.core.step import total_loss
+from mmjax.core.views import run_views
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import shapes
 from mmjax.models.flops import forward_flops
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.training.step import total_loss
-from mmjax.training.views import run_views
 
 V, L, TAGS, R, F, B, WIDTH, LAYERS = 40, 14, 5, 4, 6, 16, 32, 1
 MASK = V - 1

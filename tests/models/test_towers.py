@@ -11,7 +11,7 @@ import torch
 
 from mmjax import models
 from mmjax.models import vision
-from mmjax.models.roles import path_string
+from mmjax.params import path_string
 
 
 def build(**changes):

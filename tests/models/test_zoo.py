@@ -10,8 +10,9 @@ import torch
 import transformers
 
 from mmjax import models
+from mmjax import params as roles
 from mmjax.errors import UserError
-from mmjax.models import roles, zoo
+from mmjax.models import zoo
 from mmjax.models.flops import forward_flops
 
 

@@ -14,6 +14,7 @@ import transformers
 
 from mmjax import config as config_lib
 from mmjax import config_check, models, objectives
+from mmjax.core.step import run_all, total_loss
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.errors import UserError
 from mmjax.interop import registry
@@ -22,7 +23,6 @@ from mmjax.models import tokens as token_lib
 from mmjax.objectives import distill_tokens
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.teachers.teacher import Teacher
-from mmjax.training.step import run_all, total_loss
 
 V, LENGTH, B, WIDTH = 40, 12, 16, 32
 MASK, T = 39, 2.0

@@ -10,13 +10,13 @@ import transformers
 
 from mmjax import config as config_lib
 from mmjax import models, objectives
+from mmjax.core.views import run_views
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.interop import registry
 from mmjax.interop.formats import shapes
 from mmjax.models import tokens as token_lib
 from mmjax.models.tokens import TokenScores
 from mmjax.objectives import tokens
-from mmjax.training.views import run_views
 
 V, LENGTH, ROWS = 40, 20, 400
 PAD, START, END, MASK = 0, 1, 2, 39

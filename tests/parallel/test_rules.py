@@ -10,11 +10,11 @@ from jax.sharding import PartitionSpec as P
 
 from mmjax import config as config_lib
 from mmjax import models
-from mmjax.models.roles import path_string, role
+from mmjax.core import optim
+from mmjax.core.state import abstract_state
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
-from mmjax.training import optim
-from mmjax.training.state import abstract_state
+from mmjax.params import path_string, role
 
 MESHES = [(1, 1), (8, 1), (256, 1), (1, 2), (4, 4), (32, 8)]  # (fsdp, tensor)
 BYTES_THAT_MATTER = 1e6

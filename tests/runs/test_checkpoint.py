@@ -11,9 +11,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mmjax import config as config_lib
+from mmjax.core.state import TrainState
 from mmjax.errors import UserError
-from mmjax.training.checkpoint import Checkpoints, checkpoint_steps, checksum, restore_params
-from mmjax.training.state import TrainState
+from mmjax.runs.checkpoint import Checkpoints, checkpoint_steps, checksum, restore_params
 
 
 def state(step: int, value: float = 1.0) -> TrainState:

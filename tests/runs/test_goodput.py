@@ -8,8 +8,8 @@ import pytest
 from etils import epath
 
 from mmjax import config as config_lib
-from mmjax.training.goodput import Account, Clock, read_rows
-from mmjax.training.metrics import MetricWriter
+from mmjax.runs.goodput import Account, Clock, read_rows
+from mmjax.runs.metrics import MetricWriter
 
 
 class Step:

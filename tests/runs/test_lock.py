@@ -10,12 +10,12 @@ import pytest
 from etils import epath
 
 from mmjax.errors import UserError
-from mmjax.training import lock
+from mmjax.runs import lock
 
 HOLD = """
 import sys, time
 from etils import epath
-from mmjax.training.lock import locked
+from mmjax.runs.lock import locked
 with locked(epath.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -4,7 +4,7 @@ import time
 
 from absl import logging
 
-from mmjax.training.watchdog import Watchdog
+from mmjax.runs.watchdog import Watchdog
 
 
 def test_phase_that_hangs_is_named_with_host_step_and_place(monkeypatch):

@@ -9,8 +9,8 @@ from mmjax import config as config_lib
 from mmjax import models
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights
-from mmjax.models.roles import path_string
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.params import path_string
 from mmjax.teachers.inherit import inherit
 from mmjax.teachers.teacher import Teacher, model_shapes, with_shardings
 

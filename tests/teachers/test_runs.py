@@ -10,16 +10,16 @@ import pytest
 
 from mmjax import config as config_lib
 from mmjax import data, models
+from mmjax.core.state import init_state
 from mmjax.errors import UserError
-from mmjax.models.roles import path_string
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.hardware import Chip, Topology
+from mmjax.params import path_string
 from mmjax.planning.compile import compile_step
 from mmjax.teachers import command
 from mmjax.teachers.teacher import load_teachers
 from mmjax.training import loop
 from mmjax.training.assemble import assemble
-from mmjax.training.state import init_state
 
 pytestmark = pytest.mark.long
 
@@ -114,7 +114,7 @@ def test_the_stored_embeddings_are_the_teachers_of_those_views(teacher, embedded
     """Row view · records + index, computed one by one from the loader's own view."""
     from mmjax.data.augment import train_transform
     from mmjax.data.examples import example_rng
-    from mmjax.training.workdir import restore_for_inference
+    from mmjax.runs.workdir import restore_for_inference
 
     _, model, params, tokenizer = restore_for_inference(teacher)
     source = data.open_source({"path": "generated:36"})
@@ -159,7 +159,7 @@ def test_resume_is_bit_equal_with_teacher_queue_and_projection(
 
 
 def test_the_teacher_stays_and_is_no_part_of_the_checkpoint(teacher, online):
-    from mmjax.training.workdir import restore_for_inference
+    from mmjax.runs.workdir import restore_for_inference
 
     workdir, state = online
     assert_same_bits(state.teachers["big"], restore_for_inference(teacher)[2])

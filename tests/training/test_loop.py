@@ -15,10 +15,10 @@ import pytest
 from mmjax import config as config_lib
 from mmjax import data, models
 from mmjax.errors import UserError
+from mmjax.runs import workdir as workdir_lib
+from mmjax.runs.goodput import Account
+from mmjax.runs.workdir import read_config, restore_for_inference
 from mmjax.training import loop
-from mmjax.training import workdir as workdir_lib
-from mmjax.training.goodput import Account
-from mmjax.training.workdir import read_config, restore_for_inference
 
 
 def small_config(**optim):

@@ -1,0 +1,1 @@
+"""A run's folder and what watches the run: checkpoints, lock, metrics, where the time goes."""
