@@ -37,7 +37,7 @@ def config(**optim_keys: Any) -> ConfigDict:
     return result
 
 
-def params(model: models.Multimodal, seed: int = 0) -> Any:
+def params(model: models.Graph, seed: int = 0) -> Any:
     """Random float32 parameters made by NumPy: quicker than compiling `models.init`."""
     rng = np.random.default_rng(seed)
 
@@ -52,7 +52,7 @@ def params(model: models.Multimodal, seed: int = 0) -> Any:
     return roles.map_roles(leaf, shapes(model))
 
 
-def shapes(model: models.Multimodal) -> Any:
+def shapes(model: models.Graph) -> Any:
     return jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
 
 

@@ -22,7 +22,7 @@ from mmjax.data.segments import Segments, check_source
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import batch_shards, on_mesh
 from mmjax.evaluation.skips import unreadable as unreadable_records
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.objectives.registry import is_frozen
 from mmjax.parallel.mesh import local_rows, put_batch
 
@@ -31,7 +31,7 @@ class HeldOutLoss:
     """Evaluator of the weighted total and its parts, with each record's first caption."""
 
     def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+        self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
     ):
         self._config, self._tokenizer = config, tokenizer
         self._source = open_source(spec, name)

@@ -18,7 +18,7 @@ from mmjax import config as config_lib
 from mmjax import config_check, data, models
 from mmjax.data.lengths import Lengths, keep_lengths, read_lengths
 from mmjax.errors import UserError
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
 from mmjax.runs.checkpoint import checkpoint_steps, restore_params
@@ -142,7 +142,7 @@ def make_tokenizer(
     return of_weights()
 
 
-def restore_for_inference(workdir: str) -> tuple[ConfigDict, Multimodal, Any, data.Tokenizer]:
+def restore_for_inference(workdir: str) -> tuple[ConfigDict, Graph, Any, data.Tokenizer]:
     """(config, model, parameters, tokenizer) of a run; the averaged parameters if it keeps them.
 
     The parameters lie on the current mesh (`jax.set_mesh`), or on the first device without one.

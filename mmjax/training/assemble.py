@@ -16,8 +16,8 @@ from mmjax.core.step import Objectives, declare, make_train_step
 from mmjax.data import packing
 from mmjax.data.segments import Segments
 from mmjax.data.vocabulary import Vocabulary
-from mmjax.models import Multimodal
-from mmjax.objectives.registry import is_frozen
+from mmjax.models import Graph
+from mmjax.objectives.registry import teacher_of
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.teachers.teacher import Teacher, open_teachers
 
@@ -35,7 +35,7 @@ class Parts:
     """
 
     config: ConfigDict
-    model: Multimodal
+    model: Graph
     objectives: Objectives
     teachers: tuple[Teacher, ...]
     optimizer: optax.GradientTransformation
@@ -71,8 +71,8 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     config_check.validate_outputs(goals, model.outputs())
     config_check.validate_teachers(config, goals, given)
     packing.check(config, goals)
-    views = {view for goal, _ in goals.values() for view in goal.requires}
-    views = {view for view in views if is_frozen(view) and view != "ema"}
+    views = {view for goal, _ in goals.values() for view, _ in goal.all_requires()}
+    views = {view for view in views if teacher_of(view) is not None}
     teachers = tuple(teacher.for_objectives(views, config) for teacher in teachers)
     batch = abstract_batch(config, teachers)
     frozen = {teacher.name: teacher.abstract(mesh) for teacher in teachers}
