@@ -97,7 +97,7 @@ def run(
 ) -> Run:
     """The step, compiled with these options, and the first state of a run on a mesh of sizes."""
     model = models.from_config(config.model)
-    rates = optim.rates(config.optim, shapes(model))
+    rates = optim.lr_multipliers(config.optim, shapes(model))
     optimizer = optim.optimizer(config.optim, rates)
     mesh = mesh_lib.make_mesh(*sizes, jax.devices()[: int(np.prod(sizes))])
     goals = objectives.build(config.objectives, config.model)

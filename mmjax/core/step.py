@@ -32,7 +32,7 @@ def make_train_step(
     model: Graph,
     objectives: Objectives,
     optimizer: optax.GradientTransformation,
-    rate_tree: Any,
+    multipliers: Any,
     config: ConfigDict,
     teachers: Sequence[Teacher] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -48,7 +48,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
         def loss_fn(params):
-            params = jax.tree.map(_stop_frozen, params, rate_tree)
+            params = jax.tree.map(_stop_frozen, params, multipliers)
             own = owned(objectives, params, state.memory)
             outputs = run_views(
                 model, objectives, model_params(params), batch, key, own=own,
@@ -68,10 +68,10 @@ def make_train_step(
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = jax.tree.map(
-            lambda p, update, rate: p + (lr * rate * update).astype(p.dtype),
+            lambda p, update, factor: p + (lr * factor * update).astype(p.dtype),
             state.params,
             updates,
-            rate_tree,
+            multipliers,
         )
         params = model.clamp(params)
         ema = state.ema
@@ -111,15 +111,15 @@ def make_train_step(
     return train_step
 
 
-def _stop_frozen(param: jax.Array, rate: float | np.ndarray) -> jax.Array:
-    """`param` without a gradient where its rate is 0: frozen layers count in no norm and no clip.
+def _stop_frozen(param: jax.Array, factor: float | np.ndarray) -> jax.Array:
+    """`param` without a gradient where its factor is 0: frozen layers count in no norm and no clip.
 
     The backward pass of what is frozen as a whole is never computed.
     """
     stopped = jax.lax.stop_gradient(param)
-    if np.ndim(rate) == 0:
-        return param if rate else stopped
-    return jnp.where(rate == 0, stopped, param)
+    if np.ndim(factor) == 0:
+        return param if factor else stopped
+    return jnp.where(factor == 0, stopped, param)
 
 
 def gradient_norms(

@@ -150,6 +150,25 @@ class Graph(nn.Module):
                 result |= part.module.clamp(name, result)
         return result
 
+    def layers_above(self) -> dict[str, int]:
+        """Part → layers between its outputs and the model's last one, by the longest way."""
+        readers: dict[str, set[str]] = {name: set() for name in self.parts}
+        for name, part in self.parts.items():
+            for function in part.module.functions(name):
+                for _, source in function.reads:
+                    owner = source.partition("/")[0]
+                    if "/" in source and owner != name:
+                        readers[owner].add(name)
+
+        def above(name: str) -> int:
+            modules = {reader: self.parts[reader].module for reader in readers[name]}
+            return max(
+                (getattr(module, "depth", 0) + above(reader) for reader, module in modules.items()),
+                default=0,
+            )
+
+        return {name: above(name) for name in self.parts}
+
     def _givers(self) -> dict[str, Function]:
         return {
             f"{name}/{output}": function

@@ -28,7 +28,7 @@ class Parts:
 
     Attributes:
       objectives: name → (objective, weight).
-      rates: factors on the learning rate, like the parameters.
+      lr_multipliers: factors on the learning rate, like the parameters.
       declared: what the objectives keep beside the model.
       batch: shapes of the batch at the longest text, as it lies on the mesh.
       state: shapes of the train state as it lies on the mesh, teachers included.
@@ -39,7 +39,7 @@ class Parts:
     objectives: Objectives
     teachers: tuple[Teacher, ...]
     optimizer: optax.GradientTransformation
-    rates: Any
+    lr_multipliers: Any
     declared: Declared
     batch: dict[str, jax.ShapeDtypeStruct]
     state: TrainState
@@ -53,8 +53,9 @@ class Parts:
     def step(self) -> Any:
         """The train step, jitted; it takes the place of the state's arrays."""
         step = make_train_step(
-            self.model, self.objectives, self.optimizer, self.rates, self.config, self.teachers
-        )
+            self.model, self.objectives, self.optimizer, self.lr_multipliers, self.config,
+            self.teachers,
+        )  # fmt: skip
         return jax.jit(step, donate_argnums=0)
 
 
@@ -81,12 +82,12 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
         declared = declare(model, goals, batch, teachers, frozen)
     init = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
     heads = jax.eval_shape(lambda: declared.params(jax.random.key(0)))
-    rates = optim.rates(config.optim, init | heads)
-    optimizer = optim.optimizer(config.optim, rates)
+    multipliers = optim.lr_multipliers(config.optim, init | heads, model.layers_above())
+    optimizer = optim.optimizer(config.optim, multipliers)
     ema = config.optim.ema > 0
     state = abstract_state(model, optimizer, ema=ema, mesh=mesh, declared=declared)
     return Parts(
-        config, model, goals, teachers, optimizer, rates, declared, batch,
+        config, model, goals, teachers, optimizer, multipliers, declared, batch,
         dataclasses.replace(state, teachers=frozen),
     )  # fmt: skip
 
