@@ -162,7 +162,11 @@ def test_no_tower_runs_twice_for_one_input():
         ("matching", {"style": "none"}, r"matching needs .*'fusion/match': set .*fusion\.style"),
         ("mlm", {"style": "none"}, r"mlm needs .*'fusion/tokens': set .*fusion\.style"),
         ("mlm", {"mlm_head": False}, r"mlm needs .*'text/lm_head'.*mlm_head=True"),
-        ("caption", {"style": "bottleneck"}, r"objectives\.caption: a bottleneck is not causal: set .*fusion\.style"),
+        (
+            "caption",
+            {"style": "bottleneck"},
+            r"objectives\.caption: a bottleneck is not causal: set .*fusion\.style",
+        ),
     ],
 )
 def test_what_the_model_cannot_give_is_said_before_the_first_step(name, change, said):

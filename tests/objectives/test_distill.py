@@ -163,7 +163,9 @@ def on_devices(count):
         def total(plain, owns):
             views = with_scales(outputs | {"plain": plain})
             losses = {
-                name: loss_of(objective, views, batch, Own(owns[name], own_of(objective, views).state))
+                name: loss_of(
+                    objective, views, batch, Own(owns[name], own_of(objective, views).state)
+                )
                 for name, objective in built.items()
             }
             return sum(losses.values()), losses

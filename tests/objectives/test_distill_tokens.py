@@ -203,9 +203,7 @@ def test_several_teachers_are_the_mean_of_their_distributions():
     x, t, u = rng.normal(size=(3, 2, 5, 8)).astype("f4")
     unembedding = Unembedding(rng.normal(size=(30, 8)).astype("f4"), np.zeros(30, "f4"))
     targets = np.zeros((2, 5), np.int32)
-    each = [
-        token_lib.soft_token_nll(x, y, targets, unembedding, unembedding, T) for y in (t, u)
-    ]
+    each = [token_lib.soft_token_nll(x, y, targets, unembedding, unembedding, T) for y in (t, u)]
     p = sum(jax.nn.softmax(y @ unembedding.embedding.T / T) for y in (t, u)) / 2
     log_q = jax.nn.log_softmax(x @ unembedding.embedding.T / T)
     expected = -(T**2) * (p * log_q).sum(-1).mean()

@@ -60,7 +60,9 @@ def test_infonce_has_directions_a_temperature_and_groups(outputs):
 
 def test_infonce_both_ways_is_clip(outputs):
     value, _ = build("infonce", direction="both")[0].loss(outputs, BATCH, Own())
-    assert float(value) == pytest.approx(float(build("clip")[0].loss(outputs, BATCH, Own())[0]), rel=1e-6)
+    assert float(value) == pytest.approx(
+        float(build("clip")[0].loss(outputs, BATCH, Own())[0]), rel=1e-6
+    )
 
 
 def test_a_fixed_temperature_needs_no_scale_from_the_model():
@@ -103,7 +105,9 @@ def test_an_unknown_objective_names_the_nearest():
         objectives.kind_of("siglib", {})
     with pytest.raises(UserError, match=r"config\.objectives\.sounds\.kind='clipp'.*'clip'"):
         build("sounds", kind="clipp")
-    with pytest.raises(UserError, match=r"config\.objectives\.sounds: .*says its kind, e\.g\. kind="):
+    with pytest.raises(
+        UserError, match=r"config\.objectives\.sounds: .*says its kind, e\.g\. kind="
+    ):
         build("sounds")
 
 
