@@ -174,9 +174,13 @@ def test_what_the_model_cannot_give_is_said_before_the_first_step(name, change, 
     wrong = config(name, style=change.pop("style", "cross"))
     wrong.model.text.update(**change)
     model = models.from_config(wrong.model)
-    with pytest.raises(UserError, match=said):
+
+    def check():
         built = objectives.build(wrong.objectives, wrong.model)
         config_check.validate_outputs(built, model.outputs())
+
+    with pytest.raises(UserError, match=said):
+        check()
 
 
 def test_contrast_of_an_early_fusion_is_refused():

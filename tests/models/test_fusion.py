@@ -176,7 +176,8 @@ def fused(style, **towers):
 def test_early_fusion_has_no_towers_to_compare():
     early = fused("concat", image=0, text=0)
     assert set(early.outputs()) == {
-        "image/tokens", "text/tokens", "text/logits", "text/lm_head", "fusion/tokens", "fusion/match",
+        "image/tokens", "text/tokens", "text/logits", "text/lm_head", "fusion/tokens",
+        "fusion/match",
     }  # fmt: skip
     params = tiny.params(early)
     assert not {"logit_scale"} & params.keys()

@@ -264,6 +264,24 @@ def test_bad_options_are_named(name, options, said):
         objectives.build(config, tiny.config().model)
 
 
+@pytest.mark.parametrize("name", ["mlm", "caption"])
+def test_tokens_that_are_not_the_texts_are_refused(name):
+    config = tiny.config()
+    config.model.text.mlm_head = True
+    config.objectives = {name: config_lib.entry("objectives", of="image")}
+    model = models.from_config(config.model)
+    built = objectives.build(config.objectives, config.model)
+    params, batch = tiny.shapes(model), tiny.batch(config.model)
+
+    def views(params, batch):
+        return run_views(model, built, params, batch, jax.random.key(0))
+
+    with pytest.raises(
+        ValueError, match=rf"{name}\.of='image' gives 5 tokens .* 8: set it to 'text'"
+    ):
+        jax.eval_shape(views, params, batch)
+
+
 def test_causal_models_share_the_text_of_captions():
     """What a view changes is all that runs again: a causal tower sees a caption as it is."""
     model = models.from_config(tiny.config().model)
