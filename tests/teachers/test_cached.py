@@ -68,15 +68,15 @@ def opened(folder):
 def test_views_repeat_modulo_the_number_stored(folder):
     """Row view · records + number over both sources, in order of names; epoch modulo views."""
     views = Views(0, Augment(), VIEWS)
-    places = [(0, 0, 0), (1, 0, 6), (0, 1, 4), (1, 2, 3), (1, 3, 6), (0, 7, 2)]
+    addresses = [(0, 0, 0), (1, 0, 6), (0, 1, 4), (1, 2, 3), (1, 3, 6), (0, 7, 2)]
     examples = [
         Example(
             views.of(Address(source, epoch, index)), Record("", b"", ("a",)), "a", np.zeros(0), 0
         )
-        for source, epoch, index in places
+        for source, epoch, index in addresses
     ]
     batch = opened(folder)(examples, views.transform)
-    rows = [(epoch % VIEWS) * 12 + (0, 5)[source] + index for source, epoch, index in places]
+    rows = [(epoch % VIEWS) * 12 + (0, 5)[source] + index for source, epoch, index in addresses]
     for name, embeds in embeddings().items():
         expected = embeds[rows].astype(jax.numpy.bfloat16)
         np.testing.assert_array_equal(batch[f"teacher/big/{name}"], expected)
@@ -90,19 +90,19 @@ def test_cached_and_online_are_the_same_bits(folder):
         for index in range(5)
     ]
     batch = opened(folder)(examples, None)
-    names = ("image/embed", "text/embed", "logit_scale")
+    names = ("image/embed", "text/embed", "logit/scale")
     stored = Teacher("big", "bfloat16", None, None, opened(folder))
-    params = {"logit_scale": np.float32(3.0)}
-    ours = stored.outputs(params, batch, names, run=None)
+    params = {"logit/scale": np.float32(3.0)}
+    ours = stored.outputs(params, batch, None, names, run=None)
     model = models.from_config(tiny.config().model)
     online = Teacher("big", "bfloat16", Weights("big", tiny.config(), None), model, None)
-    made = {**{n: jax.numpy.asarray(x) for n, x in embeds.items()}, "logit_scale": np.exp(3.0)}
-    theirs = online.outputs(params, {}, names, run=lambda *_: made)
+    made = {**{n: jax.numpy.asarray(x) for n, x in embeds.items()}, "logit/scale": np.exp(3.0)}
+    theirs = online.outputs(params, {}, None, names, run=lambda *_: made)
     for name in names[:2]:
         assert ours[name].dtype == theirs[name].dtype == np.float32
         np.testing.assert_array_equal(ours[name], theirs[name])
         assert (np.asarray(ours[name]) != embeds[name]).any()
-    assert float(ours["logit_scale"]) == pytest.approx(np.exp(3.0), rel=1e-6)
+    assert float(ours["logit/scale"]) == pytest.approx(np.exp(3.0), rel=1e-6)
 
 
 @pytest.mark.parametrize(
