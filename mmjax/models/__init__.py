@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
+from mmjax.data import modalities
 from mmjax.models import zoo
 from mmjax.models.decoder import generate
 from mmjax.models.fusion import Fusion
@@ -17,7 +19,16 @@ from mmjax.models.text import TextTower
 from mmjax.models.vision import VisionTower
 from mmjax.parallel.mesh import batch_shards, platform
 
-__all__ = ["Multimodal", "create", "dummy_batch", "from_config", "generate", "init", "zoo"]
+__all__ = [
+    "Multimodal",
+    "create",
+    "dummy_batch",
+    "from_config",
+    "generate",
+    "init",
+    "inputs",
+    "zoo",
+]
 
 
 def create(name: str) -> Multimodal:
@@ -56,26 +67,25 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
+def inputs(config: ConfigDict) -> dict[str, tuple[str, Any]]:
+    """Part of `config.model` → (kind of the modality that it reads, the part's keys)."""
+    return from_config(config).inputs()
+
+
 def dummy_batch(model: Multimodal) -> dict[str, jax.Array]:
-    """The smallest batch that the model accepts: black images, texts of a single token.
+    """The smallest batch that the model accepts: zeros, of which none is padding.
 
     One example for each part that the current mesh cuts a batch into: a kernel inside a shard_map
     takes no fewer.
     """
     rows, batch = batch_shards(), {}
-    if isinstance(model.image, RegionTower):
-        count, width = model.image.regions, model.image.region_width
-        batch["regions"] = jnp.zeros((rows, count, width), jnp.float32)
-        batch["regions_mask"] = jnp.ones((rows, count), bool)
-    elif model.image is not None:
-        size = model.image.size
-        batch["image"] = jnp.zeros((rows, size, size, 3), jnp.uint8)
-        if isinstance(model.image, VisionTower) and model.image.pixel_head:
-            batch["patch_mask"] = jnp.zeros((rows, (size // model.image.patch_size) ** 2), bool)
+    for modality in modalities.build(model.inputs()).values():
+        for name, (shape, dtype) in modality.columns.items():
+            batch[name] = jnp.full((rows, *shape), dtype == np.bool_, dtype)
+    if isinstance(model.image, VisionTower) and model.image.pixel_head:
+        patches = (model.image.size // model.image.patch_size) ** 2
+        batch["patch_mask"] = jnp.zeros((rows, patches), bool)
     if model.text is not None:
-        length = model.text.context_length
-        batch["text"] = jnp.zeros((rows, length), jnp.int32)
-        batch["text_mask"] = jnp.broadcast_to(jnp.arange(length) == 0, (rows, length))
         batch["targets"] = jnp.zeros((rows, 1), jnp.int32)
         batch["target_places"] = jnp.zeros((rows, 1), jnp.int32)
     return batch

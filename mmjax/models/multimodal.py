@@ -45,8 +45,8 @@ class Multimodal(nn.Module):
         of `may_see`; absent: 1 if the text tower is causal, else 0); `text_segment` int32 [B, L],
         the number of the text where several share a row; for scores, `targets` int32
         [B, K] (-1: none) with `target_places` [B, K] (absent: target k is told by token k); and
-        `patch_mask` bool [B, N], patches that are hidden from the image tower. In the image's place
-        `regions` [B, R, F] may be what is seen of a picture, with `regions_mask` bool [B, R].
+        `patch_mask` bool [B, N], patches that are hidden from the image tower. A tower of regions
+        reads `image` float32 [B, R, F] and `image_mask` bool [B, R].
 
         Args:
           given: outputs "image_tokens" and "text_tokens" that are known: no tower runs for them.
@@ -70,7 +70,7 @@ class Multimodal(nn.Module):
         known: dict[str, Any] = dict(given or {})
         of_image, of_text = (set(names) - known.keys() for names in self.needs(wanted))
         if of_image and isinstance(self.image, RegionTower):
-            known |= self.image(batch["regions"], of_image)
+            known |= self.image(batch["image"], of_image)
         elif of_image and isinstance(self.image, VisionTower | ModifiedResNet):
             hidden = {"patch_mask": batch["patch_mask"]} if "patch_mask" in batch else {}
             known |= self.image(batch["image"], raw(of_image), train, **hidden)
@@ -128,6 +128,16 @@ class Multimodal(nn.Module):
                 result += ("fused_scores",) + ("caption_scores",) * causal
         return result
 
+    def inputs(self) -> dict[str, tuple[str, Any]]:
+        """Tower → (kind of the modality that it reads, the tower, whose fields say its sizes)."""
+        found: dict[str, tuple[str, Any]] = {}
+        if self.image is not None:
+            regions = isinstance(self.image, RegionTower)
+            found["image"] = ("regions" if regions else "image", self.image)
+        if self.text is not None:
+            found["text"] = ("tags" if self.text.tags else "text", self.text)
+        return found
+
     def needs(self, outputs: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The outputs of the image tower and of the text tower that `outputs` are made of."""
         image, text = set(outputs) & set(IMAGE_OUTPUTS), set(outputs) & set(TEXT_OUTPUTS)
@@ -142,7 +152,7 @@ class Multimodal(nn.Module):
         """The columns of a batch that a tower ("image", "text") reads."""
         if tower == "image":
             seen = isinstance(self.image, RegionTower)
-            return ("regions", "regions_mask") if seen else ("image", "patch_mask")
+            return ("image", "image_mask" if seen else "patch_mask")
         names = ("text", "text_mask", "text_segment")
         return names if self.text is not None and self.text.causal else (*names, "text_ar")
 
@@ -156,7 +166,7 @@ class Multimodal(nn.Module):
         ar = batch.get("text_ar")
         if ar is None and self.text.causal:
             ar = jnp.ones(text.shape[:2], jnp.int32)
-        mask, seen = batch["text_mask"], batch.get("regions_mask")
+        mask, seen = batch["text_mask"], batch.get("image_mask")
         tokens, images, _ = self.fusion(text, mask, image, image_mask=seen, text_ar=ar)
         result: dict[str, Any] = {"fused_tokens": tokens}
         if {"fused_scores", "caption_scores"} & set(wanted):

@@ -46,8 +46,8 @@ def batch():
     return {
         "text": rng.integers(3, V - 1, (B, L)).astype(np.int32),
         "text_mask": np.concatenate(mask, axis=1),
-        "regions": rng.normal(size=(B, R, F)).astype(np.float32),
-        "regions_mask": np.arange(R) < count,
+        "image": rng.normal(size=(B, R, F)).astype(np.float32),
+        "image_mask": np.arange(R) < count,
         "group": np.arange(B, dtype=np.int32) // 2,
     }
 
@@ -122,12 +122,12 @@ def test_the_stream_and_its_masked_words_are_those_of_visual_bert(folder):
     metrics, gradient, outputs = ours(folder, 0)
     made, plain = outputs["mlm"], batch()
     visual, head, _ = peers(folder)
-    regions = torch.tensor(plain["regions"], requires_grad=True)
+    regions = torch.tensor(plain["image"], requires_grad=True)
     hidden = visual(
         input_ids=torch.tensor(made["text"]).long(),
         attention_mask=torch.tensor(plain["text_mask"]).long(),
         token_type_ids=torch.tensor(np.arange(L) >= L - TAGS).long().expand(B, L),
-        visual_embeds=regions, visual_attention_mask=torch.tensor(plain["regions_mask"]).long(),
+        visual_embeds=regions, visual_attention_mask=torch.tensor(plain["image_mask"]).long(),
     ).last_hidden_state[:, :L]  # fmt: skip
     labels = np.full((B, L), -100)
     np.put_along_axis(labels, made["target_places"], made["targets"], axis=1)
@@ -163,9 +163,9 @@ def test_padding_of_regions_is_not_seen(folder):
     names = ("fused_tokens", "match_logits")
     run = jax.jit(lambda batch: model.apply({"params": params}, batch, names))
     plain = batch()
-    other = {**plain, "regions": np.where(plain["regions_mask"][..., None], plain["regions"], 9.0)}
-    seen = {**plain, "regions": plain["regions"] + plain["regions_mask"][..., None]}
-    assert (plain["regions"] != other["regions"]).any()
+    other = {**plain, "image": np.where(plain["image_mask"][..., None], plain["image"], 9.0)}
+    seen = {**plain, "image": plain["image"] + plain["image_mask"][..., None]}
+    assert (plain["image"] != other["image"]).any()
     before, same, changed = (run(b) for b in (plain, other, seen))
     for name in names:
         np.testing.assert_allclose(same[name], before[name], atol=1e-6)
@@ -184,7 +184,7 @@ def test_pairs_take_the_padding_of_their_regions():
         outputs = run_views(model, {"matching": (goal, 1.0)}, params, batch, jax.random.key(0))
         return outputs["pairs"]["match_logits"]
 
-    filled = {**plain, "regions": np.where(plain["regions_mask"][..., None], plain["regions"], 9.0)}
+    filled = {**plain, "image": np.where(plain["image_mask"][..., None], plain["image"], 9.0)}
     np.testing.assert_allclose(logits(filled), logits(plain), atol=1e-6)
 
 
