@@ -365,7 +365,8 @@ def load_config(file_and_arg: str, overrides: Sequence[str] = ()) -> Any:
             path = override.removeprefix("--config.").split("=")[0]
             if path in {known for known, _ in config_check.leaves(config)}:
                 continue
-            key = config_check.key_of(path)  # names the nearest key
+            kinds = {name: entry.kind or name for name, entry in config.objectives.items()}
+            key = config_check.key_of(path, kinds)  # names the nearest key
             kind, _, name = path.rpartition(".")[0].rpartition(".")
             if kind not in config or name not in config[kind]:
                 raise UserError(

@@ -140,6 +140,7 @@ KEYS: tuple[Key, ...] = (
     Key("init_from.parts", (), "Patterns of what is taken, e.g. ('image/',) for LiT; (): all that "
         "fits.", resumable=True),
     # Objectives: a name in the registry → its weight and options (`mmjax/objectives`).
+    Key("objectives.*.kind", "", "What it computes, of the registry; '' is the entry's name."),
     Key("objectives.*.weight", 1.0, "Weight in the total loss."),
     # Teachers that objectives learn from, by a name that the config chooses (`mmjax/teachers`).
     Key("teachers.*.source", "", "Weights: whatever mmjax.load takes (a workdir, folder, file, "

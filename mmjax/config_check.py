@@ -12,7 +12,7 @@ from mmjax import objectives
 from mmjax.config import Key
 from mmjax.config_model import check_model
 from mmjax.errors import UserError
-from mmjax.objectives.registry import is_frozen, teacher_of
+from mmjax.objectives.registry import EMA, PLAIN, frozen_of, is_frozen, teacher_of
 from mmjax.runs import profile
 
 _ENTRY = re.compile(r"^(data\.train|objectives|teachers|evals)\.([^.]+)\.(.+)$")
@@ -24,17 +24,17 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: names the key, and the nearest right one or the remedy.
     """
-    for name in config.objectives:
-        objectives.options(name)  # an unknown objective is named before its options
-    present = {path: value for path, value in leaves(config)}
+    present = dict(leaves(config))
+    # An unknown kind is named before its options.
+    kinds = {name: objectives.kind_of(name, entry) for name, entry in config.objectives.items()}
     for path, value in present.items():
-        _check_value(path, value, key_of(path))
+        _check_value(path, value, key_of(path, kinds))
     for path, _ in leaves(config_lib.default()):
         if path not in present:
             raise UserError(
                 f"config.{path} is missing: start the config from mmjax.config.default()."
             )
-    _check_required(config)
+    _check_required(config, kinds)
     check_model(config)
     _check_best(config)
     _check_profile(config)
@@ -55,18 +55,21 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"config.data.train.{name}.run={source.run}: 0 or more are wanted.")
 
 
-def key_of(path: str) -> Key:
-    """The key of a path such as "data.train.mine.path"; UserError names the nearest if unknown."""
+def key_of(path: str, kinds: Mapping[str, str] | None = None) -> Key:
+    """The key of a path such as "data.train.mine.path"; UserError names the nearest if unknown.
+
+    `kinds`: name → kind of the objectives; None: each is called by its kind.
+    """
     known = {key.path: key for key in config_lib.KEYS}
     entry = _ENTRY.match(path)
     if entry:
         kind, name, rest = entry.groups()
-        if kind == "objectives" and rest in objectives.options(name):
-            return Key(path, objectives.options(name)[rest], "")
+        own = objectives.options((kinds or {}).get(name, name)) if kind == "objectives" else {}
+        if rest in own:
+            return Key(path, own[rest], "")
         pattern = f"{kind}.*.{rest}"
         options = [key.replace("*", name) for key in known if key.startswith(f"{kind}.*.")]
-        if kind == "objectives":
-            options += [f"objectives.{name}.{option}" for option in objectives.options(name)]
+        options += [f"{kind}.{name}.{option}" for option in own]
     else:
         pattern, options = path, list(known)
     if pattern not in known:
@@ -98,10 +101,10 @@ def _check_value(path: str, value: Any, key: Key) -> None:
         )
 
 
-def _check_required(config: ConfigDict) -> None:
+def _check_required(config: ConfigDict, kinds: Mapping[str, str]) -> None:
     for path, value in leaves(config):
-        if value is None and not key_of(path).optional:
-            raise UserError(f"config.{path} must be given: {key_of(path).meaning}")
+        if value is None and not key_of(path, kinds).optional:
+            raise UserError(f"config.{path} must be given: {key_of(path, kinds).meaning}")
 
 
 def _check_profile(config: ConfigDict) -> None:
@@ -171,27 +174,23 @@ def validate_on_platform(config: ConfigDict, platform: str) -> None:
             )
 
 
-_REMEDIES = {
-    "logit_bias": "set config.model.logit_bias_init, e.g. -10.0",
-    "match_logits": "set config.model.fusion.style to concat, cross or bottleneck",
-    "fused_scores": "set config.model.fusion.style, and config.model.text.mlm_head=True",
-    "caption_scores": "set config.model.fusion.style to concat or cross (a bottleneck is not "
-    "causal), and config.model.text.mlm_head=True",
-    "text_scores": "set config.model.text.mlm_head=True",
-    "text_hidden": "set config.model.text.mlm_head=True",
-    "patch_pixels": "set config.model.image.pixel_head=True",
-    "image_embed": "a tower of depth 0 embeds nothing; this fusion is early",
-    "text_embed": "a tower of depth 0 embeds nothing; this fusion is early",
+_REMEDIES = {  # by an output's last part
+    "bias": "set config.model.logit_bias_init, e.g. -10.0",
+    "match": "set config.model.fusion.style to concat, cross or bottleneck",
+    "tokens": "set config.model.fusion.style to concat, cross or bottleneck",
+    "lm_head": "set config.model.text.mlm_head=True",
+    "pixels": "set config.model.image.pixel_head=True",
+    "embed": "a tower of depth 0 embeds nothing; this fusion is early",
 }
 
 
 def validate_outputs(goals: Mapping[str, tuple[Any, float]], given: tuple[str, ...]) -> None:
     """Checks that the model can give what each objective requires, of views that there are."""
-    made = {"plain"}.union(*(o.views.keys() | o.pairs.keys() for o, _ in goals.values()))
+    made = {PLAIN}.union(*(o.views.keys() | o.pairs.keys() for o, _ in goals.values()))
     for name, (objective, _) in goals.items():
-        for view, outputs in objective.requires.items():
+        for view, outputs in objective.all_requires():
             if is_frozen(view):
-                continue
+                view, outputs = frozen_of(view)[1], ()
             if view not in made:
                 raise UserError(
                     f"config.objectives.{name} reads the view that config.objectives.{view} makes: "
@@ -199,7 +198,8 @@ def validate_outputs(goals: Mapping[str, tuple[Any, float]], given: tuple[str, .
                 )
             lacking = [output for output in outputs if output not in given]
             if lacking:
-                remedy = _REMEDIES.get(lacking[0], f"this model gives {', '.join(given)}")
+                last = lacking[0].partition("/")[2]
+                remedy = _REMEDIES.get(last, f"this model gives {', '.join(given)}")
                 raise UserError(
                     f"config.objectives.{name} needs the model output {lacking[0]!r}: {remedy}."
                 )
@@ -212,8 +212,8 @@ def validate_teachers(
 ) -> None:
     """Checks that every teacher is asked, and gives what it is asked for; `teachers`: the outputs
     of each by name. And that there is an average for the objectives that want one."""
-    read = {view for objective, _ in goals.values() for view in objective.requires}
-    asked = {teacher_of(view)[0] for view in read if view.startswith("teacher/")}
+    read = {view for objective, _ in goals.values() for view, _ in objective.all_requires()}
+    asked = {teacher_of(view) for view in read}
     for teacher in teachers:
         if teacher not in asked and not config.teachers[teacher].start:
             raise UserError(
@@ -221,14 +221,15 @@ def validate_teachers(
                 "objective, e.g. distill_similarity, or remove it."
             )
     for name, (objective, _) in goals.items():
-        for view, outputs in objective.requires.items():
-            if view == "ema" and not config.optim.ema:
+        for view, outputs in objective.all_requires():
+            if frozen_of(view)[0] == EMA and not config.optim.ema:
                 raise UserError(
                     f"config.objectives.{name} needs averaged parameters: set config.optim.ema, "
                     "e.g. 0.995."
                 )
-            if view.startswith("teacher/"):
-                _check_teacher(name, teacher_of(view)[0], outputs, teachers)
+            asks = teacher_of(view)
+            if asks is not None:
+                _check_teacher(name, asks, outputs, teachers)
 
 
 def _check_teacher(
@@ -265,8 +266,9 @@ def validate_vocabulary(config: ConfigDict, vocab_size: int) -> None:
 def validate_resume(old: ConfigDict, new: ConfigDict, workdir: Any) -> None:
     """Checks that a run goes on as it began: only keys marked `resumable` may differ."""
     before, after = dict(leaves(old)), dict(leaves(new))
+    kinds = {n: objectives.kind_of(n, e) for n, e in {**old.objectives, **new.objectives}.items()}
     for path in sorted(before.keys() | after.keys()):
-        if before.get(path) != after.get(path) and not key_of(path).resumable:
+        if before.get(path) != after.get(path) and not key_of(path, kinds).resumable:
             raise UserError(
                 f"{workdir} holds a run with config.{path}={before.get(path)!r}, not "
                 f"{after.get(path)!r}: give it back that value, or start in another --workdir."

@@ -10,7 +10,7 @@ from mmjax.data import Source, Tokenizer, open_source
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.skips import check_complete, open_test
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 
 
 class Labelled(NamedTuple):
@@ -26,7 +26,7 @@ class Features:
     """
 
     def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+        self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
     ):
         self._name = name
         train_path = spec.get("train") or spec["path"]
@@ -47,7 +47,7 @@ class Features:
         test, skipped = self._embedder.images(params, self._test)
         self._check(self._train, train, int(np.iinfo(np.int32).max))
         self._check(self._test, test, int(train["label"].max()) + 1)
-        first, second = (Labelled(c["image_embed"], c["label"]) for c in (train, test))
+        first, second = (Labelled(c["image/embed"], c["label"]) for c in (train, test))
         return first, second, skipped
 
     def _check(self, source: Source, columns: dict[str, np.ndarray], classes: int) -> None:

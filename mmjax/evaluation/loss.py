@@ -28,7 +28,7 @@ from mmjax.data import (
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import batch_shards, on_mesh
 from mmjax.evaluation.skips import unreadable as unreadable_records
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.objectives.registry import is_frozen
 from mmjax.parallel.mesh import local_rows, put_batch
 
@@ -37,7 +37,7 @@ class HeldOutLoss:
     """Evaluator of the weighted total and its parts, with each record's first caption."""
 
     def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal,
+        self, name: str, spec: Any, *, config: ConfigDict, model: Graph,
         tokenizer: Tokenizer | None,
     ):  # fmt: skip
         self._config = config

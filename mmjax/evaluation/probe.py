@@ -17,7 +17,7 @@ from mmjax.data import Tokenizer
 from mmjax.evaluation.accuracy import score_accuracy
 from mmjax.evaluation.embed import batch_shards, on_mesh, whole
 from mmjax.evaluation.features import Features, Labelled
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.parallel.mesh import batch_sharding
 
 DECAYS = 10.0 ** np.arange(-1, -8.5, -0.5)  # strong to weak
@@ -80,7 +80,7 @@ class Probe:
     """
 
     def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+        self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
     ):
         self._features = Features(name, spec, config=config, model=model, tokenizer=tokenizer)
         self._shots = tuple(spec.get("shots") or ())

@@ -13,7 +13,7 @@ from mmjax.evaluation.loss import HeldOutLoss
 from mmjax.evaluation.probe import Probe
 from mmjax.evaluation.retrieval import Retrieval
 from mmjax.evaluation.zeroshot import ZeroShot, imagenet
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 
 Evaluator = Callable[[Any], dict[str, float]]
 TASKS: dict[str, Callable[..., Evaluator]] = {
@@ -31,7 +31,7 @@ def build(
     spec: Mapping[str, Any] | ConfigDict,
     *,
     config: ConfigDict,
-    model: Multimodal,
+    model: Graph,
     tokenizer: Tokenizer | None,
 ) -> Evaluator:
     """The evaluator of one entry of `config.evals`: parameters -> metrics.

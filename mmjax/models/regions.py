@@ -1,16 +1,15 @@
 """Image tokens from region features that an object detector gave before (UNITER, Oscar, VinVL)."""
 
-from collections.abc import Collection
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmjax.models.graph import Function
 from mmjax.models.layers import Dense, layer_norm
 
 
 class RegionTower(nn.Module):
-    """float32 regions [B, R, F] -> {"image_tokens": [B, R, W]}: a linear layer and a norm.
+    """float32 regions [B, R, F] -> "tokens" [B, R, W]: a linear layer and a norm.
 
     The box of a region is among its numbers. There are no layers: the fusion's are what regions
     meet in. The fields are the config keys `model.image.*`.
@@ -22,10 +21,18 @@ class RegionTower(nn.Module):
     norm_eps: float
     dtype: jnp.dtype
 
+    modality = "regions"
+
+    def functions(self, name: str) -> tuple[Function, ...]:
+        return (Function(name, "__call__", (("regions", name),), ("tokens",)),)
+
     @nn.compact
-    def __call__(self, regions: jax.Array, outputs: Collection[str]) -> dict[str, jax.Array]:
-        del outputs  # there is one
+    def __call__(
+        self, outputs: tuple[str, ...], regions: jax.Array, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Computes the tokens; whatever else may be asked, there is nothing."""
+        del outputs, train
         init = nn.initializers.normal(self.region_width**-0.5)
         dense = Dense(self.width, dtype=self.dtype, kernel_init=init, name="region_embed")
         x = dense(regions.astype(self.dtype))
-        return {"image_tokens": layer_norm(self.norm_eps, self.dtype, "norm_embed")(x)}
+        return {"tokens": layer_norm(self.norm_eps, self.dtype, "norm_embed")(x)}

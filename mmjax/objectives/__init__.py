@@ -9,17 +9,32 @@ from mmjax.objectives import (
     matching,
     tokens,
 )
-from mmjax.objectives.registry import REGISTRY, Objective, Own, build, options, register
+from mmjax.objectives.registry import (
+    LOCAL,
+    PLAIN,
+    REGISTRY,
+    Objective,
+    Own,
+    View,
+    build,
+    kind_of,
+    options,
+    register,
+)
 
 __all__ = [
+    "LOCAL",
+    "PLAIN",
     "REGISTRY",
     "Objective",
     "Own",
+    "View",
     "build",
     "contrastive",
     "distill",
     "distill_tokens",
     "infonce",
+    "kind_of",
     "masked_image",
     "matching",
     "options",

@@ -19,7 +19,7 @@ from mmjax import config as config_lib
 from mmjax import config_check, data, models
 from mmjax.data.lengths import Lengths, keep_lengths, read_lengths
 from mmjax.errors import UserError
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
 from mmjax.runs.checkpoint import checkpoint_steps, restore_params
@@ -151,7 +151,7 @@ def make_tokenizer(
 
 def restore_for_inference(
     workdir: str,
-) -> tuple[ConfigDict, Multimodal, Any, data.Tokenizer | None]:
+) -> tuple[ConfigDict, Graph, Any, data.Tokenizer | None]:
     """(config, model, parameters, tokenizer) of a run; the averaged parameters if it keeps them.
 
     A model without texts has no tokenizer. The parameters lie on the current mesh (`jax.set_mesh`),

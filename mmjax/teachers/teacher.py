@@ -22,15 +22,13 @@ from mmjax.data import Source, Tokenizer, modalities
 from mmjax.data.modalities import LoadTokenizer, Modality, Text
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights
-from mmjax.models import Multimodal
-from mmjax.objectives.registry import teacher_of
+from mmjax.models import Graph
+from mmjax.objectives.registry import PLAIN, frozen_of, teacher_of
 from mmjax.parallel import rules
 from mmjax.teachers.cached import Cached, data_record, open_cached
 from mmjax.teachers.source import fingerprint, open_source
 
-# What a teacher reads of a view that was made.
-OF_VIEWS = ("image", "text", "text_mask", "text_ar", "target_places")
-EMBEDS = ("image_embed", "text_embed")
+EMBEDS = ("image/embed", "text/embed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Teacher:
     name: str
     dtype: str
     weights: Weights | None
-    model: Multimodal | None
+    model: Graph | None
     cached: Cached | None
     asked: tuple[str, ...] = ("plain",)
     reads: tuple[str, ...] = ()
@@ -77,9 +75,9 @@ class Teacher:
         self,
         params: Any,
         batch: Mapping[str, Any],
+        view: Mapping[str, Any] | None,
         names: tuple[str, ...],
         run: Callable,
-        view: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """The named outputs of a batch; `run(model, params, batch, names)` runs a model.
 
@@ -91,12 +89,17 @@ class Teacher:
         if self.model is None:
             result = {n: batch[own + n] if n in EMBEDS else jnp.exp(params[n]) for n in names}
         else:
-            shown = {name: view[name] for name in OF_VIEWS if name in view} if view else {}
-            result = run(self.model, params, shown or self.inputs(batch), names)
+            result = run(self.model, params, self.inputs(batch) if view is None else view, names)
         return {
             n: x.astype(self.dtype).astype(jnp.float32) if n in EMBEDS else x
             for n, x in result.items()
         }
+
+    def of_model(self, names: Collection[str]) -> set[str]:
+        """Those of the outputs that belong to the model and not to examples."""
+        if self.model is None:
+            return set(names) - set(EMBEDS)
+        return self.model.of_model(names)
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What it reads of a batch: its own columns, and those that it shares with the student."""
@@ -116,11 +119,11 @@ class Teacher:
         `config` is the run's, `tokenizer` loads the run's; None: for shapes alone. UserError: it
         knows other tokens than those that it is to read.
         """
-        if set(self.asked) - {"plain"} and tokenizer is not None:
+        if set(self.asked) - {PLAIN} and tokenizer is not None:
             self._check_tokens(tokenizer())
         if self.cached is not None:
             return (self.cached,)
-        if "plain" not in self.asked:
+        if PLAIN not in self.asked:
             return ()
         student = modalities.build(models.inputs(config.model), data=config.data)
         own = self.modalities(config, tokenizer, prefix=f"teacher/{self.name}/")
@@ -154,26 +157,23 @@ class Teacher:
 
         UserError: the student's texts are longer than it can read, or there are no images for it.
         """
-        mine = {of: out for (name, of), out in ((teacher_of(v), o) for v, o in asked.items())
-                if name == self.name}  # fmt: skip
+        mine = {frozen_of(v)[1]: set(o) for v, o in asked.items() if teacher_of(v) == self.name}
         model = self.model
         if model is None:
             return dataclasses.replace(self, asked=tuple(sorted(mine)))
-        reads = tuple(
-            part
-            for part, needed in zip(
-                ("image", "text"), model.needs(mine.get("plain", ())), strict=True
-            )
-            if needed
-        )
+        read = modalities.build(model.inputs())
+        columns = {column for modality in read.values() for column in modality.columns}
+        needed = model.sources(mine.get(PLAIN, ()), columns)
+        reads = tuple(part for part, modality in read.items() if needed & modality.columns.keys())
         of_student = {kind for kind, _ in models.inputs(config.model).values()}
-        if "image" in reads and "regions" in of_student:
+        if "regions" in of_student and any(model.inputs()[part][0] == "image" for part in reads):
             raise UserError(
                 f"config.teachers.{self.name} looks at pictures, and config.model.image.kind="
                 "'regions' reads none: remove the teacher, or set another kind."
             )
-        if mine.keys() - {"plain"} and model.text is not None:
-            most, length = model.text.context_length, config.model.text.context_length
+        tower = model.module("text")
+        if mine.keys() - {PLAIN} and tower is not None:
+            most, length = tower.context_length, config.model.text.context_length
             if length > most:
                 raise UserError(
                     f"config.teachers.{self.name} reads the student's own texts, {length} tokens, "
@@ -245,7 +245,7 @@ def check_data(teachers: Sequence[Teacher], config: ConfigDict, sources: Sequenc
         embeddings.check_data(record, config.data.views)
 
 
-def model_shapes(model: Multimodal) -> Any:
+def model_shapes(model: Graph) -> Any:
     return jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
 
 

@@ -16,7 +16,8 @@ from mmjax.core.step import Objectives, declare, make_train_step
 from mmjax.data import modalities, packing, train_columns
 from mmjax.data.modalities import LoadTokenizer, Modality
 from mmjax.data.vocabulary import Vocabulary
-from mmjax.models import Multimodal
+from mmjax.models import Graph
+from mmjax.objectives.registry import teacher_of
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.teachers.teacher import Teacher, open_teachers
 
@@ -27,18 +28,18 @@ class Parts:
 
     Attributes:
       objectives: name → (objective, weight).
-      rates: factors on the learning rate, like the parameters.
+      lr_multipliers: factors on the learning rate, like the parameters.
       declared: what the objectives keep beside the model.
       batch: shapes of the batch at the longest text, as it lies on the mesh.
       state: shapes of the train state as it lies on the mesh, teachers included.
     """
 
     config: ConfigDict
-    model: Multimodal
+    model: Graph
     objectives: Objectives
     teachers: tuple[Teacher, ...]
     optimizer: optax.GradientTransformation
-    rates: Any
+    lr_multipliers: Any
     declared: Declared
     batch: dict[str, jax.ShapeDtypeStruct]
     state: TrainState
@@ -52,8 +53,9 @@ class Parts:
     def step(self) -> Any:
         """The train step, jitted; it takes the place of the state's arrays."""
         step = make_train_step(
-            self.model, self.objectives, self.optimizer, self.rates, self.config, self.teachers
-        )
+            self.model, self.objectives, self.optimizer, self.lr_multipliers, self.config,
+            self.teachers,
+        )  # fmt: skip
         return jax.jit(step, donate_argnums=0)
 
 
@@ -72,8 +74,9 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     packing.check(config, goals)
     asked: dict[str, set[str]] = {}
     for goal, _ in goals.values():
-        for view in filter(lambda view: view.startswith("teacher/"), goal.requires):
-            asked.setdefault(view, set()).update(goal.requires[view])
+        for view, outputs in goal.all_requires():
+            if teacher_of(view) is not None:
+                asked.setdefault(view, set()).update(outputs)
     teachers = tuple(teacher.for_objectives(asked, config) for teacher in teachers)
     batch = abstract_batch(config, teachers)
     frozen = {teacher.name: teacher.abstract(mesh) for teacher in teachers}
@@ -82,12 +85,12 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
         declared = declare(model, goals, batch, teachers, frozen)
     init = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
     heads = jax.eval_shape(lambda: declared.params(jax.random.key(0)))
-    rates = optim.rates(config.optim, init | heads)
-    optimizer = optim.optimizer(config.optim, rates)
+    multipliers = optim.lr_multipliers(config.optim, init | heads, model.layers_above())
+    optimizer = optim.optimizer(config.optim, multipliers)
     ema = config.optim.ema > 0
     state = abstract_state(model, optimizer, ema=ema, mesh=mesh, declared=declared)
     return Parts(
-        config, model, goals, teachers, optimizer, rates, declared, batch,
+        config, model, goals, teachers, optimizer, multipliers, declared, batch,
         dataclasses.replace(state, teachers=frozen),
     )  # fmt: skip
 
