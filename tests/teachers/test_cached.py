@@ -105,17 +105,17 @@ def test_cached_and_online_are_the_same_bits(folder):
     batch = read(opened(folder), *((0, 0, index) for index in range(5)))
     names = ("image/embed", "text/embed", "logit/scale")
     stored = Teacher("big", "bfloat16", None, None, opened(folder))
-    params = {"logit_scale": np.float32(3.0)}
-    ours = stored.outputs(params, batch, names, run=None)
+    params = {"logit/scale": np.float32(3.0)}
+    ours = stored.outputs(params, batch, None, names, run=None)
     model = models.from_config(tiny.config().model)
     online = Teacher("big", "bfloat16", Weights("big", tiny.config(), None), model, None)
-    made = {**{n: jax.numpy.asarray(x) for n, x in embeds.items()}, "logit_scale": np.exp(3.0)}
-    theirs = online.outputs(params, {}, names, run=lambda *_: made)
+    made = {**{n: jax.numpy.asarray(x) for n, x in embeds.items()}, "logit/scale": np.exp(3.0)}
+    theirs = online.outputs(params, {}, None, names, run=lambda *_: made)
     for name in names[:2]:
         assert ours[name].dtype == theirs[name].dtype == np.float32
         np.testing.assert_array_equal(ours[name], theirs[name])
         assert (np.asarray(ours[name]) != embeds[name]).any()
-    assert float(ours["logit_scale"]) == pytest.approx(np.exp(3.0), rel=1e-6)
+    assert float(ours["logit/scale"]) == pytest.approx(np.exp(3.0), rel=1e-6)
 
 
 @pytest.mark.parametrize(
