@@ -26,7 +26,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -39,8 +39,9 @@ from PIL import Image
 from tables import show
 
 from mmjax import config as config_lib
-from mmjax import data
-from mmjax.data import tar_index
+from mmjax import data, models
+from mmjax.data import modalities, tar_index
+from mmjax.data.modalities import Modality
 
 SHARDS, PAIRS = 8, 256
 SHAPES = ((375, 500), (333, 500), (500, 375), (375, 500))
@@ -126,7 +127,7 @@ def cpu_seconds() -> float:
 def mmjax_loader(folder: Path, workers: int = 0) -> Iterator[int]:
     source = data.open_source({"path": str(folder / "photographs")}, "photographs")
     settings = config(workers)
-    for batch in data.train_batches([source], settings, tokenizer(), rows=ROWS, start_step=0):
+    for batch in data.train_batches([source], settings, read(settings), rows=ROWS, start_step=0):
         yield len(batch["image"])
 
 
@@ -225,6 +226,11 @@ def config(workers: int) -> ConfigDict:
     return config
 
 
+def read(config: ConfigDict) -> Collection[Modality]:
+    inputs = models.inputs(config.model)
+    return modalities.build(inputs, data=config.data, tokenizer=tokenizer).values()
+
+
 def tokenizer() -> data.Tokenizer:
     return data.train_tokenizer((" ".join(WORDS) for _ in range(2)), 600)
 
@@ -273,15 +279,16 @@ def million(folder: Path, markdown: bool) -> None:
         tar_index.scan_shard(0, str(shards[0]), fields, stamp)
     members = 3 * 2 * (MILLION // 64) / (time.process_time() - cpu)
 
-    spec, encode = {"path": str(many)}, tokenizer()
+    spec = {"path": str(many)}
     data.open_source(spec, "million")  # makes the index
     rates = [("index, members/s/core", f"{members:,.0f}")]
     for workers in (0, CORES):
         settings = config(workers)
+        pair = read(settings)
         start = time.perf_counter()
         source = data.open_source(spec, "million")
         middle = MILLION // 2 // BATCH
-        batches = data.train_batches([source], settings, encode, rows=ROWS, start_step=middle)
+        batches = data.train_batches([source], settings, pair, rows=ROWS, start_step=middle)
         next(batches)
         rates.append((f"resume in its middle, {workers} workers, s",
                       f"{time.perf_counter() - start:.2f}"))  # fmt: skip

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from mmjax import config as config_lib
 from mmjax import data, models
 from mmjax.data import Tokenizer
+from mmjax.data.modalities import Image
 from mmjax.models import Graph
 from mmjax.runs.workdir import restore_for_inference
 from mmjax.training import loop
@@ -66,10 +67,9 @@ def unseen(run: ConfigDict) -> tuple[np.ndarray, list[str]]:
     rows = np.arange(256)
     batches = list(
         data.eval_batches(
-            source, image_size=run.model.image.size, tokenizer=None, text_length=1,
-            batch_size=len(rows), rows=rows,
+            source, [Image("image", run.model.image.size)], batch_size=len(rows), rows=rows
         )
-    )  # fmt: skip
+    )
     images = np.concatenate([batch["image"][batch["mask"]] for batch in batches])
     return images, [source.captions(i)[0] for i in range(len(source))]
 

@@ -160,6 +160,7 @@ def mmjax_program(
     from mmjax import config as config_lib
     from mmjax import models
     from mmjax.data import eval_batches, open_source
+    from mmjax.data.modalities import Image
     from mmjax.evaluation import accuracy
     from mmjax.evaluation.embed import Embedder, layers_apart, layers_together
     from mmjax.interop.huggingface import clip
@@ -184,8 +185,8 @@ def mmjax_program(
 
     def decode() -> None:
         for _ in eval_batches(
-            source, image_size=SIZE, tokenizer=None, text_length=0, batch_size=batch,
-            rows=np.arange(batch), workers=config.data.workers,
+            source, [Image("image", SIZE)], batch_size=batch, rows=np.arange(batch),
+            workers=config.data.workers,
         ):  # fmt: skip
             pass
 

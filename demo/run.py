@@ -23,6 +23,7 @@ from demo.prepare import prepare
 from mmjax import evaluation
 from mmjax.cli import load_config
 from mmjax.data import eval_batches, open_source
+from mmjax.data.modalities import Image
 from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.runs.workdir import restore_for_inference
@@ -98,12 +99,10 @@ class View:
             static_argnums=1,
         )
         self._tokenizer, self.model_config = tokenizer, config.model
-        batches = eval_batches(
-            source, image_size=config.model.image.size, tokenizer=None, text_length=self._length,
-            batch_size=256, rows=np.arange(256),
-        )  # fmt: skip
+        read = [Image("image", config.model.image.size)]
+        batches = eval_batches(source, read, batch_size=256, rows=np.arange(256))
         self.images = np.concatenate([batch["image"][batch["mask"]] for batch in batches])
-        self.pictures = [source[i].image for i in range(len(source))]
+        self.pictures = [source[i].part("image") for i in range(len(source))]
         self.names = [source.captions(i)[0] for i in range(len(source))]
         self.image_embed = self._embed({"image": self.images}, "image/embed")
         self.labels, self.text_embed = labels, self.embed_texts(labels)

@@ -1,10 +1,10 @@
-"""Data: sources of image–text records, their order, decoding and augmentation, tokens, batches."""
+"""Data: sources of records, their order, the modalities that read them, batches."""
 
 from mmjax.data.augment import Augment, train_transform
 from mmjax.data.images import eval_transform
 from mmjax.data.order import Address, Order
-from mmjax.data.pipeline import train_batches, train_order
-from mmjax.data.records import BadRecord, Record, Source
+from mmjax.data.pipeline import train_batches, train_columns, train_order
+from mmjax.data.records import BadRecord, Record, Source, Texts
 from mmjax.data.sources import open_source, open_sources
 from mmjax.data.tokenize import Tokenizer, load_tokenizer, train_tokenizer
 from mmjax.data.walk import eval_batches
@@ -16,6 +16,7 @@ __all__ = [
     "Order",
     "Record",
     "Source",
+    "Texts",
     "Tokenizer",
     "eval_batches",
     "eval_transform",
@@ -23,6 +24,7 @@ __all__ = [
     "open_source",
     "open_sources",
     "train_batches",
+    "train_columns",
     "train_order",
     "train_tokenizer",
     "train_transform",

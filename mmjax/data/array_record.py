@@ -85,8 +85,8 @@ def write_array_record(path: str | Path, records: Iterable[Record]) -> None:
 
     writer = ArrayRecordWriter(str(path), "group_size:1")  # one record a chunk: random access
     for r in records:
-        content: dict[str, Any] = {"key": r.key, "image": r.image, "caption": list(r.captions)}
-        content |= {"label": r.label, "group": r.group}
+        content: dict[str, Any] = {"key": r.key, "image": r.part("image")}
+        content |= {"caption": list(r.captions), "label": r.label, "group": r.group}
         writer.write(msgpack.packb(content))
     writer.close()
 
@@ -178,14 +178,12 @@ def _from_msgpack(data: bytes, key: str, captions: list[str], weights: tuple[flo
     values = msgpack.unpackb(data)
     if not isinstance(values, dict) or not isinstance(values.get("image"), bytes):
         raise BadRecord(f"{key} is no msgpack map with an image")
-    texts, shares = weigh([clean_captions(values.get(field)) for field in captions], weights)
+    texts = weigh([clean_captions(values.get(field)) for field in captions], weights)
     return Record(
         key=f"{key} ({values['key']})" if "key" in values else key,
-        image=values["image"],
-        captions=texts,
+        parts={"image": values["image"], "text": texts},
         label=int(values.get("label", -1)),
         group=int(values.get("group", -1)),
-        caption_weights=shares,
     )
 
 
@@ -199,17 +197,14 @@ def _from_tfds(
     group: str,
 ) -> Record:
     found = [clean_captions(_nested(example, feature.split("/"))) for feature in captions]
-    texts, shares = weigh(found, weights)
     if isinstance(example.get("file_name"), bytes | str):  # as ImageNet's: 'n01440764_42.JPEG'
         file = example["file_name"]
         key = f"{key} ({file.decode() if isinstance(file, bytes) else file})"
     return Record(
         key=key,
-        image=example[image],
-        captions=texts,
+        parts={"image": example[image], "text": weigh(found, weights)},
         label=int(example[label]) if label else -1,
         group=int(example[group]) if group else -1,
-        caption_weights=shares,
     )
 
 

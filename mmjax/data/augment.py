@@ -1,12 +1,14 @@
 """Random augmentation for training.
 
 Each augmentation is a small function that returns a matrix; all geometry becomes one matrix and one
-warp, all colour changes become another and one pass over the pixels. Output is uint8 [S, S, 3].
+warp, all colour changes become another and one pass over the pixels. What is drawn depends on no
+size, so that one draw and one decode serve several sizes. Output is uint8 [S, S, 3].
 """
 
 import math
 import threading
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,7 +23,7 @@ from mmjax.data.images import (
     jpeg_size,
 )
 
-LINEAR_UP_TO = 1.25  # pixels on one of the view; measured, see _resize
+LINEAR_UP_TO = 1.25  # pixels on one of the crop; measured, see _resize
 _of_thread = threading.local()
 GRAY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as Pillow and torchvision
 
@@ -52,6 +54,52 @@ class Augment:
     background: str = "white"
 
 
+class Crop:
+    """One random augmentation of an image, drawn when it is made, that can be shown at any size.
+
+    Args:
+      image: an encoded file, or uint8 RGB or RGBA [H, W, 3 or 4].
+      rng: the only source of randomness.
+      augment: what to draw from.
+      max_pixels: the largest image to decode: a file of some kB can claim gigabytes.
+
+    Raises:
+      BadRecord: the bytes are no image, or too large a one.
+    """
+
+    def __init__(
+        self,
+        image: bytes | np.ndarray,
+        rng: np.random.Generator,
+        augment: Augment,
+        max_pixels: int = MAX_PIXELS,
+    ):
+        if isinstance(image, bytes):
+            check_size(image, max_pixels)
+            if not is_jpeg(image):
+                image = decode(image)
+        self._image = image
+        self._shape = jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
+        box = random_crop(rng, *self._shape, augment.crop_scale, augment.crop_ratio)
+        self._box = box @ random_affine(rng, augment.rotate, augment.translate, augment.flip)
+        random_colour = augment.background == "random"
+        self._background = tuple(rng.integers(256, size=3).tolist()) if random_colour else WHITE
+        self._colours = random_colours(rng, augment)
+        self._decoded: dict[tuple[int, bool], np.ndarray] = {}
+
+    def at(self, size: int) -> np.ndarray:
+        """uint8 [size, size, 3]. Sizes that decode the file alike share the pixels. BadRecord."""
+        shrink = _shrink(self._box, (1.0, 1.0), size)
+        how, image = (_reduction(shrink), shrink > LINEAR_UP_TO), self._image
+        if not isinstance(image, bytes):  # there is one way
+            how = (1, False)
+        if how not in self._decoded:
+            pixels = decode(image, *how) if isinstance(image, bytes) else image
+            self._decoded[how] = composite(pixels, self._background)
+        crop = warp(self._decoded[how], self._box, self._shape, size, self._background)
+        return crop if self._colours is None else self._colours.apply(crop)
+
+
 def train_transform(
     image: bytes | np.ndarray,
     rng: np.random.Generator,
@@ -59,35 +107,11 @@ def train_transform(
     augment: Augment,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """A random view of a picture, uint8 [size, size, 3].
-
-    Args:
-      image: an encoded file, or uint8 RGB or RGBA [H, W, 3 or 4].
-      rng: the only source of randomness.
-      size: side of the result in pixels.
-      augment: what to draw from.
-      max_pixels: the largest picture to decode: a file of some kB can claim gigabytes.
-
-    Raises:
-      BadRecord: the bytes are no picture, or too large a one.
-    """
-    if isinstance(image, bytes):
-        check_size(image, max_pixels)
-        if not is_jpeg(image):
-            image = decode(image)
-    height, width = jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
-    box = random_crop(rng, height, width, augment.crop_scale, augment.crop_ratio)
-    box = box @ random_affine(rng, augment.rotate, augment.translate, augment.flip)
-    if isinstance(image, bytes):
-        shrink = _shrink(box, (1.0, 1.0), size)
-        image = decode(image, _reduction(shrink), fast=shrink > LINEAR_UP_TO)
-    random_colour = augment.background == "random"
-    background = tuple(rng.integers(256, size=3).tolist()) if random_colour else WHITE
-    view = warp(composite(image, background), box, (height, width), size, background)
-    return random_colours(rng, view, augment)
+    """A random crop of an image at one size, uint8 [size, size, 3]: see `Crop`."""
+    return Crop(image, rng, augment, max_pixels).at(size)
 
 
-# Geometry: 3×3 matrices from the unit square [-0.5, 0.5]² of the view to pixels of the picture.
+# Geometry: 3×3 matrices from the unit square [-0.5, 0.5]² of the crop to pixels of the image.
 
 
 def random_crop(
@@ -129,15 +153,15 @@ def warp(
     size: int,
     background: tuple[int, int, int],
 ) -> np.ndarray:
-    """The view of `image` in `box`, antialiased; outside the picture is `background`.
+    """What `box` shows of `image`, antialiased; outside the image is `background`.
 
     `shape` is the height and width that the box was drawn for: the image may be smaller by now.
     """
     scale = (image.shape[1] / shape[1], image.shape[0] / shape[0])
     upright = box[0, 1] == box[1, 0] == 0
     if upright and (part := _cut(image, box, scale)) is not None:
-        view = _resize(part, size)
-        return view if box[0, 0] > 0 else cv2.flip(view, 1)
+        crop = _resize(part, size)
+        return crop if box[0, 0] > 0 else cv2.flip(crop, 1)
     shrink = _shrink(box, scale, size)
     if shrink >= 2:  # average over whole pixels: what is left to the warp is less than 1.5
         small = (max(1, image.shape[1] // int(shrink)), max(1, image.shape[0] // int(shrink)))
@@ -149,7 +173,7 @@ def warp(
     unit = np.array(
         [[1 / dense, 0, 0.5 / dense - 0.5], [0, 1 / dense, 0.5 / dense - 0.5], [0, 0, 1]]
     )
-    view = cv2.warpAffine(
+    crop = cv2.warpAffine(
         image,
         (to_image @ box @ unit)[:2],
         (dense, dense),
@@ -157,28 +181,48 @@ def warp(
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=background,
     )
-    return cv2.resize(view, (size, size), interpolation=cv2.INTER_AREA) if dense > size else view
+    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA) if dense > size else crop
 
 
 # Colour: 4×4 matrices on homogeneous RGB; products are clipped once, at the end.
 
 
-def random_colours(rng: np.random.Generator, image: np.ndarray, augment: Augment) -> np.ndarray:
-    """Brightness, contrast, saturation, hue and grayscale of torchvision's ColorJitter, in turn."""
+class Colours(NamedTuple):
+    """Factors of brightness, contrast and saturation and turns of the hue; None: unchanged."""
+
+    brightness: float
+    contrast: float | None
+    saturation: float | None
+    hue: float | None
+    gray: bool
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """torchvision's ColorJitter, in turn: brightness, contrast, saturation, hue; grayscale."""
+        matrix = brightness(self.brightness)
+        if self.contrast is not None:
+            mean = GRAY @ cv2.mean(image)[:3] * matrix[0, 0]
+            matrix = contrast(self.contrast, mean) @ matrix
+        if self.saturation is not None:
+            matrix = saturation(self.saturation) @ matrix
+        if self.hue is not None:
+            matrix = hue(self.hue) @ matrix
+        if self.gray:
+            matrix = saturation(0.0) @ matrix
+        return cv2.transform(image, matrix[:3])
+
+
+def random_colours(rng: np.random.Generator, augment: Augment) -> Colours | None:
+    """Colour changes of these strengths; None where all are 0."""
     a = augment
     if not (a.brightness or a.contrast or a.saturation or a.hue or a.grayscale):
-        return image
-    matrix = brightness(_factor(rng, augment.brightness))
-    if augment.contrast:
-        mean = GRAY @ cv2.mean(image)[:3] * matrix[0, 0]
-        matrix = contrast(_factor(rng, augment.contrast), mean) @ matrix
-    if augment.saturation:
-        matrix = saturation(_factor(rng, augment.saturation)) @ matrix
-    if augment.hue:
-        matrix = hue(rng.uniform(-augment.hue, augment.hue)) @ matrix
-    if rng.random() < augment.grayscale:
-        matrix = saturation(0.0) @ matrix
-    return cv2.transform(image, matrix[:3])
+        return None
+    return Colours(
+        _factor(rng, a.brightness),
+        _factor(rng, a.contrast) if a.contrast else None,
+        _factor(rng, a.saturation) if a.saturation else None,
+        rng.uniform(-a.hue, a.hue) if a.hue else None,
+        rng.random() < a.grayscale,
+    )
 
 
 def brightness(factor: float) -> np.ndarray:
@@ -251,7 +295,7 @@ def _drawing_board(side: int) -> np.ndarray:
 
 
 def _shrink(box: np.ndarray, scale: tuple[float, float], size: int) -> float:
-    """Pixels of a picture scaled by (x, y) that fall on one of the view, on the denser side."""
+    """Pixels of an image scaled by (x, y) that fall on one of the crop, on the denser side."""
     across = math.hypot(box[0, 0] * scale[0], box[1, 0] * scale[1])
     down = math.hypot(box[0, 1] * scale[0], box[1, 1] * scale[1])
     return min(across, down) / size + 1e-6

@@ -10,7 +10,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmjax.data.records import IMAGE_SUFFIXES, BadRecord, Record, clean_captions, report_skipped
+from mmjax.data.records import (
+    IMAGE_SUFFIXES,
+    BadRecord,
+    Record,
+    Texts,
+    clean_captions,
+    report_skipped,
+)
 from mmjax.errors import UserError
 
 
@@ -55,8 +62,8 @@ class FileSource:
             image = Path(row.path).read_bytes()
         except OSError as error:
             raise BadRecord(f"{row.path}: {error.strerror}") from error
-        captions = self.captions(index)
-        return Record(row.path, image, captions, row.label, row.group, row.weights)
+        parts = {"image": image, "text": Texts(self.captions(index), row.weights)}
+        return Record(row.path, parts, row.label, row.group)
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._rows[index].captions or ()

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from mmjax.data.records import Record
+from mmjax.data.records import Record, Texts
 from mmjax.errors import UserError
 
 COLOURS = {
@@ -41,12 +41,13 @@ class GeneratedSource:
         radius = int(rng.integers(SIDE // 6, SIDE // 3))
         centre = rng.integers(radius, SIDE - radius, 2)
         _draw(image, shape, centre, radius, COLOURS[colour])
+        parts = {"image": image, "text": Texts(self.captions(index))}
+        if self._tags:
+            parts["tags"] = f"{colour} {shape}"
+        if self._regions:
+            parts["regions"] = _regions(colour, shape, centre, radius, rng)
         label = index % (len(COLOURS) * len(SHAPES))
-        return Record(
-            f"{self.name}: record {index}", image, self.captions(index), label,
-            tags=f"{colour} {shape}" if self._tags else "",
-            regions=_regions(colour, shape, centre, radius, rng) if self._regions else None,
-        )  # fmt: skip
+        return Record(f"{self.name}: record {index}", parts, label)
 
     def captions(self, index: int) -> tuple[str, ...]:
         colour, shape = self._kind(index)

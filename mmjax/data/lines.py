@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mmjax.data.records import Record, report_skipped
+from mmjax.data.records import Record, Texts, report_skipped
 from mmjax.errors import UserError
 
 
@@ -36,7 +36,7 @@ class LineSource:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Record:
-        return Record(f"{self.name}: line {index}", b"", self.captions(index))
+        return Record(f"{self.name}: line {index}", {"text": Texts(self.captions(index))})
 
     def captions(self, index: int) -> tuple[str, ...]:
         number = bisect.bisect_right(self._ends, index)

@@ -14,7 +14,7 @@ import numpy as np
 
 from mmjax.data import storage
 from mmjax.data.filters import Filter, Lacking
-from mmjax.data.records import BadRecord, Record, clean_captions, report_skipped, weigh
+from mmjax.data.records import BadRecord, Record, Texts, clean_captions, report_skipped, weigh
 from mmjax.data.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, column_of
 from mmjax.errors import UserError
 
@@ -46,18 +46,16 @@ class ParquetSource:
     def __getitem__(self, index: int) -> Record:
         file, row, values = self._values(index)
         key = f"{file}: row {row}"
-        captions, weights = self._captions(values)
+        image = _image(values[self._columns["image"][0]], file, key)
         return Record(
             key=key,
-            image=_image(values[self._columns["image"][0]], file, key),
-            captions=captions,
+            parts={"image": image, "text": self._texts(values)},
             label=_integer(values, self._columns["label"], key),
             group=_integer(values, self._columns["group"], key),
-            caption_weights=weights,
         )
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return self._captions(self._values(index)[2])[0]
+        return self._texts(self._values(index)[2]).captions
 
     def _values(self, index: int) -> tuple[str, int, dict[str, Any]]:
         group, row = self._rows[int(index)].tolist()
@@ -68,7 +66,7 @@ class ParquetSource:
         except Exception as error:  # pyarrow and each store have their own kinds
             raise BadRecord(f"{file}: row group {number} cannot be read ({error})") from error
 
-    def _captions(self, values: dict[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    def _texts(self, values: dict[str, Any]) -> Texts:
         found = [clean_captions(values[column]) for column in self._columns["caption"]]
         return weigh(found, self._weights)
 

@@ -1,26 +1,23 @@
-"""Batches for training: position → record → augmented image and tokens → batch, run by grain.
+"""Batches for training: position → record → what the modalities read → columns, run by grain.
 
 The batch of step s is a function of (seed, s) alone: not of hosts, workers, threads or restarts.
-Teachers add columns of their own (`Columns`).
 """
 
-import functools
 import logging
+import math
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.data import packing
-from mmjax.data.augment import Augment
-from mmjax.data.examples import Columns, Example, Views, group_of
-from mmjax.data.images import MAX_PIXELS
+from mmjax.data.draw import Draw
+from mmjax.data.modalities import Column, Modality, Text
 from mmjax.data.order import Address, Order
 from mmjax.data.records import BadRecord, Record, Source, read_records
-from mmjax.data.segments import Segments
-from mmjax.data.tokenize import Tokenizer
 from mmjax.data.workers import Batch, read_ahead
 from mmjax.errors import UserError
 
@@ -34,14 +31,24 @@ MAX_LEFT_OUT = 0.1  # share of the texts that find no room in packed rows
 NAMED = 10_000  # bad records named in the log: memory stays flat
 
 
+OF_EXAMPLES = {"label": Column((), np.int32), "group": Column((), np.int32)}
+
+
+def train_columns(modalities: Collection[Modality]) -> dict[str, Column]:
+    """The columns of `train_batches`, texts at their full length."""
+    columns = dict(OF_EXAMPLES)
+    for modality in modalities:
+        columns |= modality.columns
+    return columns
+
+
 def train_batches(
     sources: Sequence[Source],
     config: ConfigDict,
-    tokenizer: Tokenizer,
+    modalities: Collection[Modality],
     *,
     rows: np.ndarray,
     start_step: int,
-    columns: Sequence[Columns] = (),
     lengths: Sequence[Sequence[int]] = (),
     counts: Counter[str] | None = None,
 ) -> Generator[Batch]:
@@ -49,12 +56,10 @@ def train_batches(
 
     Args:
       sources: the opened `config.data.train`, sorted by name (`open_sources`).
-      config: the run's; read are seed, batch_size, model.image.size, model.text.context_length
-        and data.
-      tokenizer: for the captions.
+      config: the run's; read are seed, batch_size and data.
+      modalities: what the model and its teachers read of a record (`modalities.build`).
       rows: the rows of the global batch to load, any of 0 … batch_size - 1.
       start_step: the first step to yield.
-      columns: what adds to the batch.
       lengths: of each source, how many tokens the longest caption of a record has (lengths.py).
         Without them a host that loads a part of the batch trims no text.
       counts: if given, is kept up to date: `data/examples` that were loaded here,
@@ -62,32 +67,24 @@ def train_batches(
         texts without room in packed rows.
 
     Yields:
-      image uint8 [b, S, S, 3] where the model has an image tower, or regions float32 [b, R, F] and
-      regions_mask bool [b, R] where it reads those; text int32 [b, L], text_mask bool [b, L], the
-      tags at its end where it reads any; group int32 [b]: records of one group (or, without groups,
-      one record met twice) are positives of each other. With data.pack also text_segment int32
-      [b, L] (packing.py).
+      The columns of the modalities; label int32 [b], -1 if there is none; group int32 [b]: records
+      of one group (or, without groups, one record met twice) are positives of each other.
+      With data.pack several texts share a row (packing.py).
       Close the iterator to stop the worker processes.
 
     Raises:
       UserError: a larger share of the examples than data.max_bad had to be substituted.
     """
-    augment, limit = Augment(**config.data.augment), config.data.get("max_pixels", MAX_PIXELS)
-    segments = Segments.of(config.model)
-    pictures = "image" in config.model.get("towers", ("image", "text")) and not segments.regions
     load = _TrainBatch(
         sources=list(sources),
         order=train_order(sources, config),
-        tokenizer=tokenizer,
-        views=Views(config.seed, augment, config.data.views, limit, segments),
+        modalities=tuple(modalities),
+        seed=config.seed,
+        copies=config.data.views,
         batch_size=config.batch_size,
         rows=np.asarray(rows),
-        image_size=config.model.image.size if pictures else 0,
-        text_length=config.model.text.context_length,
-        text_lengths=tuple(config.data.text_lengths),
-        columns=tuple(columns),
         lengths=tuple(lengths),
-        pack=config.data.get("pack", 0),
+        pack=config.data.pack,
     )
     batches = read_ahead(
         load, start_step, FOREVER, workers=config.data.workers, prefetch=config.data.prefetch
@@ -103,9 +100,19 @@ def train_order(sources: Sequence[Source], config: ConfigDict) -> Order:
         raise ValueError(f"{len(sources)} sources for {len(names)} entries of data.train")
     specs = [config.data.train[name] for name in names]
     weights = [spec.get("weight", 1.0) for spec in specs]
-    # A run that nobody asked for is the source's own: what its format reads at once.
-    runs = [s.get("run", 0) or getattr(o, "run", 1) for s, o in zip(specs, sources, strict=True)]
-    return Order([len(source) for source in sources], weights, config.seed, runs)
+    # A block that nobody asked for is the source's own: what its format reads at once.
+    blocks = [s.get("run", 0) or getattr(o, "run", 1) for s, o in zip(specs, sources, strict=True)]
+    return Order([len(source) for source in sources], weights, config.seed, blocks)
+
+
+class Example(NamedTuple):
+    """What the modalities read of one record. `problem` says why it stands in for another record,
+    "" if it does not."""
+
+    items: tuple[Any, ...]
+    label: int
+    group: int
+    problem: str = ""
 
 
 @dataclass
@@ -114,14 +121,11 @@ class _TrainBatch:
 
     sources: list[Source]
     order: Order
-    tokenizer: Tokenizer
-    views: Views
+    modalities: tuple[Modality, ...]
+    seed: int
+    copies: int  # augmented copies of an example, repeated epoch after epoch; 0: always new ones
     batch_size: int
     rows: np.ndarray
-    image_size: int  # 0: no images
-    text_length: int
-    text_lengths: tuple[int, ...]
-    columns: tuple[Columns, ...]
     lengths: Sequence[Sequence[int]]  # source → record → tokens; () where they are not known
     pack: int  # texts a row on average; 0: one, and no more
 
@@ -132,48 +136,38 @@ class _TrainBatch:
         examples: list[Example] = []
         for first in range(0, len(addresses), TOGETHER):
             examples += self._examples(addresses[first : first + TOGETHER])
-        captions, tags = [e.caption for e in examples], [e.record.tags for e in examples]
-        encode = functools.partial(self.views.segments.encode, self.tokenizer, captions, tags)
-        text, mask = encode(self.text_length)
-        length = self._length(step, mask)
-        if mask[:, length:].any():  # another record stands in, and its text is longer
-            text, mask = encode(length)
         batch = {
-            "text": np.ascontiguousarray(text[:, :length]),
-            "text_mask": np.ascontiguousarray(mask[:, :length]),
+            "label": np.array([e.label for e in examples], np.int32),
             "group": np.array([e.group for e in examples], np.int32),
             "substituted": np.array([e.problem for e in examples]),
         }
-        if self.image_size:
-            batch["image"] = np.stack([e.image for e in examples])
-        if self.views.segments.regions:
-            found = [e.regions for e in examples if e.regions is not None]
-            batch["regions"], batch["regions_mask"] = map(np.stack, zip(*found, strict=True))
-        for columns in self.columns:
-            batch |= columns(examples, self.views.transform)
+        longest = self._longest(step)
+        for number, modality in enumerate(self.modalities):
+            batch |= modality.batch([e.items[number] for e in examples], longest)
         return batch
 
     def _packed(self, step: int) -> Batch:
         """A batch of texts, several in a row."""
-        shape, problems, left_out = (len(self.rows), self.text_length), list[str](), 0
-        batch = {
-            "text": np.zeros(shape, np.int32),
-            "text_mask": np.zeros(shape, bool),
-            "text_segment": np.zeros(shape, np.int32),
-            "group": (-1 - self.rows).astype(np.int32),  # no row has a positive
-        }
+        (text,) = self.modalities
+        assert isinstance(text, Text)  # packing.check
+        batch = {name: np.zeros((len(self.rows), *c.shape), c.dtype)
+                 for name, c in text.columns.items()}  # fmt: skip
+        problems, left_out = list[str](), 0
         for group, mine in packing.groups(self.rows, self.batch_size):
             first = (step * self.batch_size + group.start) * self.pack
             addresses = [self.order(first + number) for number in range(len(group) * self.pack)]
             examples = self._examples(addresses)
-            tokens = self.tokenizer.encode([e.caption for e in examples], self.text_length)
-            found = packing.pack(*tokens, len(group), self.tokenizer.pad_id)
-            wanted = self.rows[mine] - group.start
-            for name in ("text", "text_mask", "text_segment"):
-                batch[name][mine] = getattr(found, name)[wanted]
+            found, without_room = text.packed([e.items[0] for e in examples], len(group))
+            for name, column in found.items():
+                batch[name][mine] = column[self.rows[mine] - group.start]
             problems += [e.problem for e in examples]
-            left_out += found.left_out
-        return batch | {"substituted": np.array(problems), "left_out": np.array([left_out])}
+            left_out += without_room
+        return batch | {
+            "label": np.full(len(self.rows), -1, np.int32),
+            "group": (-1 - self.rows).astype(np.int32),  # no row has a positive
+            "substituted": np.array(problems),
+            "left_out": np.array([left_out]),
+        }
 
     def _examples(self, addresses: list[Address]) -> list[Example]:
         """Examples whose records are read together, which is what remote sources are quick at."""
@@ -184,8 +178,9 @@ class _TrainBatch:
         return [self._example(address, records[address]) for address in addresses]
 
     def _example(self, address: Address, found: Record | BadRecord) -> Example:
-        source, address = self.sources[address.source], self.views.of(address)
-        problem = ""
+        source, problem = self.sources[address.source], ""
+        if self.copies:
+            address = replace(address, epoch=address.epoch % self.copies)
         for attempt in range(TRIES):
             # The next record of the source stands in for a bad one: fixed, so that every run and
             # every host sees the same.
@@ -194,30 +189,26 @@ class _TrainBatch:
                 record = found if attempt == 0 else source[there.index]
                 if isinstance(record, BadRecord):
                     raise record
-                group = group_of(record, self._offset(there.source) + there.index)
-                example = self.views.example(there, record, self.image_size, group)
+                draw = Draw(self.seed, there, record)
+                items = tuple(modality.read(record, draw) for modality in self.modalities)
             except BadRecord as error:
                 problem = problem or f"{source.name}: {error}"
                 continue
-            return example._replace(problem=problem)
+            number = sum(self.order.lengths[: there.source]) + there.index
+            return Example(items, record.label, record.group_or(number), problem)
         raise UserError(
             f"{problem}, nor can the {TRIES - 1} records after it; are these the right files?"
         )
 
-    def _offset(self, source: int) -> int:
-        return sum(self.order.lengths[:source])
-
-    def _length(self, step: int, mask: np.ndarray) -> int:
-        """The smallest of text_lengths that holds every caption of the global batch."""
+    def _longest(self, step: int) -> float | None:
+        """Tokens of the longest text of the global batch, as `Modality.batch` takes it."""
         if len(self.rows) == self.batch_size:
-            longest = int(mask.sum(axis=1).max())
-        elif not (self.text_lengths and self.lengths):
-            return self.text_length  # other hosts hold the other captions, and all must agree
-        else:
-            first = step * self.batch_size
-            places = map(self.order, range(first, first + self.batch_size))
-            longest = max(self.lengths[a.source][a.index] for a in places)
-        return min((n for n in self.text_lengths if n >= longest), default=self.text_length)
+            return None
+        if not self.lengths:
+            return math.inf  # other hosts hold the other captions, and all must agree
+        first = step * self.batch_size
+        addresses = map(self.order, range(first, first + self.batch_size))
+        return max(self.lengths[a.source][a.index] for a in addresses)
 
 
 def _watch(batches: Generator[Batch], max_bad: float, counts: Counter[str]) -> Generator[Batch]:

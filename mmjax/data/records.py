@@ -1,4 +1,4 @@
-"""What a data source is: a random-access sequence of records with captions.
+"""What a data source is: a random-access sequence of records.
 
 Every format (tar shards, tables, folders, ArrayRecord, TFDS) ends up as a `Source`; the rest of
 the pipeline knows nothing else about storage.
@@ -7,7 +7,7 @@ the pipeline knows nothing else about storage.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,25 +16,42 @@ log = logging.getLogger("mmjax.data")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
+class Texts(NamedTuple):
+    """Captions of one record, and how often each should be taken; (): all alike."""
+
+    captions: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+
+
 @dataclass(frozen=True)
 class Record:
-    """One image with its captions, as stored.
+    """One example as it is stored: what the modalities (`data/modalities`) read.
 
-    `image` is the encoded file, or a decoded uint8 array [H, W, 3]. `label` is a class number and
-    `group` a number shared by records that show the same thing; -1 says that there is none.
-    `caption_weights` says how often each caption should be taken; (): all alike. `tags` are words
-    for the objects in the picture. `regions`, an encoded .npy or an array float [n, F], are what a
-    detector found in it, which then stands for it: there is no image.
+    `parts` maps a field to its stored form. The fields of this package are "image" (the encoded
+    file, or a decoded uint8 array [H, W, 3 or 4]), "text" (`Texts`), "tags" (words for the objects
+    in the image) and "regions" (an encoded .npy or an array float [n, F]: what a detector found);
+    another source may yield others. `label` is a class number and `group` a number shared by
+    records that show the same thing; -1 says that there is none.
     """
 
     key: str
-    image: bytes | np.ndarray
-    captions: tuple[str, ...]
+    parts: Mapping[str, Any]
     label: int = -1
     group: int = -1
-    caption_weights: tuple[float, ...] = ()
-    tags: str = ""
-    regions: bytes | np.ndarray | None = None
+
+    def part(self, field: str) -> Any:
+        """Raises BadRecord if the record lacks it."""
+        if field not in self.parts:
+            raise BadRecord(f"{self.key} is without {field}")
+        return self.parts[field]
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return self.parts.get("text", Texts()).captions
+
+    def group_or(self, number: int) -> int:
+        """The group, or, below 0, a number of its own: -1 would make all others positives."""
+        return self.group if self.group >= 0 else -1 - number % (1 << 31)
 
 
 class BadRecord(Exception):  # noqa: N818 - it is caught and counted, rarely raised to a user
@@ -87,18 +104,16 @@ def clean_captions(values: object) -> tuple[str, ...]:
     return tuple(t.strip() for t in texts if isinstance(t, str) and t.strip())
 
 
-def weigh(
-    fields: Sequence[tuple[str, ...]], weights: Sequence[float]
-) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def weigh(fields: Sequence[tuple[str, ...]], weights: Sequence[float]) -> Texts:
     """Captions of several fields as one tuple, each with its part of the field's weight.
 
     The weight of a field without a caption falls to the others; () where no weights are given.
     """
     captions = tuple(caption for field in fields for caption in field)
     if not weights:
-        return captions, ()
+        return Texts(captions)
     pairs = zip(fields, weights, strict=True)
-    return captions, tuple(w / len(field) for field, w in pairs for _ in field)
+    return Texts(captions, tuple(w / len(field) for field, w in pairs for _ in field))
 
 
 def report_skipped(name: str, kept: int, skipped: Mapping[str, int], first: Mapping[str, str]):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.data import storage
-from mmjax.data.records import BadRecord, Record, report_skipped, weigh
+from mmjax.data.records import BadRecord, Record, Texts, report_skipped, weigh
 from mmjax.data.tar_index import (
     Fields,
     Unusable,
@@ -79,7 +79,7 @@ class TarSource:
         for part in content:
             if isinstance(part, BadRecord):
                 raise part
-        return self._captions(row, dict(zip(ranges, content, strict=True)))[0]
+        return self._texts(row, dict(zip(ranges, content, strict=True))).captions
 
     def shard_sizes(self) -> dict[str, int]:
         """Usable pairs of each shard, the shards of each pair being in order."""
@@ -106,38 +106,23 @@ class TarSource:
                 return part
         first = content[self._fields.parts[0]]
         member = first[:100].rstrip(b"\0").decode("utf-8", "replace")
-        regions = first[BLOCK:] if self._fields.regions else None
+        parts: dict[str, Any] = {"regions" if self._fields.regions else "image": first[BLOCK:]}
         try:
-            captions, weights = self._captions(row, content)
-            tags = self._tags(row, content)
+            parts["text"] = self._texts(row, content)
+            if self._fields.tags:
+                parts["tags"] = parse_tags(self._fields.tags, parse_json(content.get("json")))
         except BadRecord as error:
             return error
-        return Record(
-            key=f"{self._shards[row['shard']]}: {member}",
-            image=b"" if self._fields.regions else first[BLOCK:],
-            captions=captions,
-            label=int(row["label"]),
-            group=int(row["group"]),
-            caption_weights=weights,
-            tags=tags,
-            regions=regions,
-        )
-
-    def _tags(self, row: np.void, content: dict[str, Any]) -> str:
-        if not self._fields.tags:
-            return ""
-        try:
-            return parse_tags(self._fields.tags, parse_json(content.get("json")))
         except Unusable as error:
-            raise self._changed(row, error) from error
+            return self._changed(row, error)
+        key = f"{self._shards[row['shard']]}: {member}"
+        return Record(key, parts, int(row["label"]), int(row["group"]))
 
     def _changed(self, row: np.void, error: Unusable) -> BadRecord:
         """It was fine when the index was made."""
         return BadRecord(f"{self._shards[row['shard']]}: a pair {error}, the shard changed")
 
-    def _captions(
-        self, row: np.void, content: dict[str, Any]
-    ) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    def _texts(self, row: np.void, content: dict[str, Any]) -> Texts:
         try:
             values = parse_json(content.get("json"))
             found = parse_captions(self._fields.captions, content.get("txt"), values)

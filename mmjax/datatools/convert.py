@@ -77,12 +77,12 @@ def write_tar(path: Path, records: Iterable[Record], first: int) -> None:
     """A tar shard as img2dataset writes it; keys count from `first`."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for key, record in enumerate(map(_encoded, records), start=first):
-            assert isinstance(record.image, bytes)  # _encoded
-            suffix = next((s for start, s in _SUFFIXES if record.image.startswith(start)), "png")
+            image = record.parts["image"]
+            suffix = next((s for start, s in _SUFFIXES if image.startswith(start)), "png")
             about: dict[str, Any] = {"captions": list(record.captions), "source": record.key}
             about |= {"label": record.label} if record.label >= 0 else {}
             about |= {"group": record.group} if record.group >= 0 else {}
-            members = {suffix: record.image, "json": json.dumps(about).encode()}
+            members = {suffix: image, "json": json.dumps(about).encode()}
             if record.captions:
                 members["txt"] = record.captions[0].encode()
             for name, content in members.items():
@@ -106,6 +106,8 @@ def _records(spec: Mapping[str, Any], bad: list[str]) -> Iterator[Record]:
             for record in read_records(source, range(len(source))[start : start + TOGETHER])
         )
     for record in found:
+        if not isinstance(record, BadRecord) and "image" not in record.parts:
+            record = BadRecord(f"{record.key} is without image")
         if isinstance(record, BadRecord):
             bad.append(str(record))
             log.warning("%s; left out", record)
@@ -119,8 +121,9 @@ def _labelled(records: Iterable[Record], offset: int) -> Iterator[Record]:
 
 
 def _encoded(record: Record) -> Record:
-    if not isinstance(record.image, np.ndarray):
+    image = record.parts["image"]
+    if not isinstance(image, np.ndarray):
         return record
     buffer = io.BytesIO()
-    Image.fromarray(record.image).save(buffer, "PNG")
-    return replace(record, image=buffer.getvalue())
+    Image.fromarray(image).save(buffer, "PNG")
+    return replace(record, parts={**record.parts, "image": buffer.getvalue()})

@@ -144,9 +144,10 @@ class _HashBatch:
             try:
                 if isinstance(record, BadRecord):
                     raise record
-                if isinstance(record.image, bytes):
-                    check_size(record.image, MAX_PIXELS)
-                bits = imagehash.phash(to_rgb(open_image(record.image))).hash
+                image = record.part("image")
+                if isinstance(image, bytes):
+                    check_size(image, MAX_PIXELS)
+                bits = imagehash.phash(to_rgb(open_image(image))).hash
             except BadRecord:
                 continue
             hashes[row] = int("".join("01"[bit] for bit in bits.ravel().astype(int)), 2)

@@ -84,9 +84,10 @@ def examine(
             numbers["aspect"].append(max(width, height) / min(width, height))
             numbers["captions"].append(len(record.captions))
             numbers["caption length"] += [len(caption) for caption in record.captions]
-            if isinstance(record.image, bytes):
-                numbers["bytes"].append(len(record.image))
-            formats[_format(record.image)] += 1
+            stored = record.parts["image"]
+            if isinstance(stored, bytes):
+                numbers["bytes"].append(len(stored))
+            formats[_format(stored)] += 1
             labels[record.label] += record.label >= 0
             if index in tile_at:
                 tiles.append((image, (*record.captions, f"label {record.label}")[0]))
@@ -137,11 +138,12 @@ def _wrap(text: str, draw: ImageDraw.ImageDraw, font: Any) -> list[str]:
 
 
 def _decode(record: Record) -> np.ndarray:
-    if isinstance(record.image, np.ndarray):
-        return composite(record.image, WHITE)
+    image = record.part("image")
+    if isinstance(image, np.ndarray):
+        return composite(image, WHITE)
     try:
-        check_size(record.image, MAX_PIXELS)
-        return composite(decode(record.image), WHITE)
+        check_size(image, MAX_PIXELS)
+        return composite(decode(image), WHITE)
     except BadRecord as error:
         raise BadRecord(f"{record.key} {error}") from error
 

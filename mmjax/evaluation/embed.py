@@ -18,8 +18,10 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from mmjax import models
 from mmjax.config_model import ignores_padding
-from mmjax.data import Source, Tokenizer, eval_batches
+from mmjax.data import Source, Tokenizer, eval_batches, modalities
+from mmjax.data.modalities import Modality
 from mmjax.errors import UserError
 from mmjax.evaluation.progress import track
 from mmjax.evaluation.skips import report_unreadable
@@ -42,11 +44,9 @@ class Embedder:
     model: Graph
     tokenizer: Tokenizer | None
     batch_size: int
-    image_size: int
+    image: Modality | None  # of the model's
     context_length: int
     trim: bool  # texts to their longest
-    resize: str
-    interpolation: str
     workers: int
     allow_skips: bool  # of unreadable images
 
@@ -59,11 +59,9 @@ class Embedder:
             model=model,
             tokenizer=tokenizer,
             batch_size=spec["batch_size"],
-            image_size=config.model.image.size,
+            image=modalities.build(models.inputs(config.model), data=config.data).get("image"),
             context_length=config.model.text.context_length,
             trim=ignores_padding(config.model.text),
-            resize=config.data.resize,
-            interpolation=config.data.interpolation,
             workers=config.data.workers,
             allow_skips=bool(spec.get("allow_skips")),
         )
@@ -78,26 +76,19 @@ class Embedder:
         Raises:
           UserError: some cannot, and may not be skipped; on every host, after all were tried.
         """
-        if "image/embed" not in self.model.outputs():
+        if "image/embed" not in self.model.outputs() or self.image is None:
             raise UserError("this model has no image tower, so it cannot embed images.")
         size, rows = self._global_batch()
+        read = (self.image,)
         batches: Iterable[Columns] = eval_batches(
-            source,
-            image_size=self.image_size,
-            tokenizer=None,
-            text_length=0,
-            batch_size=size,
-            rows=rows,
-            workers=self.workers,
-            resize=self.resize,
-            interpolation=self.interpolation,
+            source, read, batch_size=size, rows=rows, workers=self.workers
         )
         batches = track(batches, len(source), size, f"{source.name}: images")
         columns = _collect(
             _jitted(self.model, "image/embed"), self._laid_out(params), batches, size
         )
         unreadable = columns.pop("unreadable")
-        skipped = report_unreadable(source, columns["index"][unreadable], self.allow_skips)
+        skipped = report_unreadable(source, columns["index"][unreadable], read, self.allow_skips)
         kept = {name: value[~unreadable] for name, value in columns.items()}
         return kept, {"skipped": float(skipped)} if self.allow_skips else {}
 

@@ -14,11 +14,17 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from mmjax import objectives
+from mmjax import models, objectives
 from mmjax.core.step import total_loss
 from mmjax.core.views import run_views
-from mmjax.data import Tokenizer, eval_batches, open_source, vocabulary
-from mmjax.data.segments import Segments, check_source
+from mmjax.data import (
+    Tokenizer,
+    eval_batches,
+    modalities,
+    open_source,
+    train_columns,
+    vocabulary,
+)
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import batch_shards, on_mesh
 from mmjax.evaluation.skips import unreadable as unreadable_records
@@ -31,11 +37,16 @@ class HeldOutLoss:
     """Evaluator of the weighted total and its parts, with each record's first caption."""
 
     def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
-    ):
-        self._config, self._tokenizer = config, tokenizer
+        self, name: str, spec: Any, *, config: ConfigDict, model: Graph,
+        tokenizer: Tokenizer | None,
+    ):  # fmt: skip
+        self._config = config
+        self._modalities = modalities.build(
+            models.inputs(config.model), data=config.data, tokenizer=lambda: tokenizer
+        ).values()
         self._source = open_source(spec, name)
-        check_source(config.model, spec, self._source, f"config.evals.{name}")
+        for modality in self._modalities:
+            modality.check(self._source, spec, f"config.evals.{name}")
         self._batch_size = spec["batch_size"]
         if len(self._source) < self._batch_size:
             raise UserError(
@@ -47,7 +58,8 @@ class HeldOutLoss:
                 f"evals.{name}: batch_size={self._batch_size} is not a multiple of the "
                 f"{batch_shards()} devices that share the batch, and the loss depends on it."
             )
-        words = vocabulary.of_tokenizer(tokenizer, config.model.text.vocab_size)
+        rows = config.model.text.vocab_size
+        words = vocabulary.of_tokenizer(tokenizer, rows) if tokenizer else None
         every = objectives.build(config.objectives, config.model, words)
         goals = {
             goal: (objective, weight)
@@ -78,29 +90,23 @@ class HeldOutLoss:
         metrics, unreadable = zip(*results, strict=True)
         bad = np.flatnonzero(np.concatenate(unreadable))
         if len(bad):
-            raise UserError(f"{unreadable_records(self._source, bad)}; repair or remove them.")
+            what = unreadable_records(self._source, bad, self._modalities)
+            raise UserError(f"{what}; repair or remove them.")
         means = {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]}
         return means | {"examples": float(len(results) * self._batch_size)}
 
     def _batches(self):
         """The full batches, with the columns that training has."""
-        segments = Segments.of(self._config.model)
-        images = "image" in self._config.model.towers and not segments.regions
         batches = eval_batches(
             self._source,
-            image_size=self._config.model.image.size if images else None,
-            tokenizer=self._tokenizer,
-            text_length=self._config.model.text.context_length,
+            self._modalities,
             batch_size=self._batch_size,
             rows=local_rows(self._batch_size),
             workers=self._config.data.workers,
-            resize=self._config.data.resize,
-            interpolation=self._config.data.interpolation,
-            segments=segments,
         )
-        columns = ("image", "regions", "regions_mask", "text", "text_mask", "group", "unreadable")
+        columns = {*train_columns(self._modalities), "unreadable"}
         for batch in itertools.islice(batches, len(self._source) // self._batch_size):
-            yield {name: batch[name] for name in columns if name in batch}
+            yield {name: column for name, column in batch.items() if name in columns}
 
     def _keys(self):
         """The same random views (masks and the like) at every evaluation."""

@@ -1,12 +1,13 @@
 """What is evaluated, all of it: images that cannot be used fail it, or are counted and named."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from mmjax.data import Source, open_source
+from mmjax.data.modalities import Modality
 from mmjax.data.walk import why_unreadable
 from mmjax.errors import UserError
 
@@ -32,22 +33,24 @@ def check_complete(source: Source, allow_skips: bool) -> None:
         )
 
 
-def report_unreadable(source: Source, numbers: np.ndarray, allow_skips: bool) -> int:
+def report_unreadable(
+    source: Source, numbers: np.ndarray, modalities: Collection[Modality], allow_skips: bool
+) -> int:
     """Counts and names the records that `numbers` says could not be read: see `check_complete`.
 
     Returns:
       How many records of the source do not count in all.
     """
     if len(numbers):
-        message = unreadable(source, numbers)
+        message = unreadable(source, numbers, modalities)
         if not allow_skips:
             raise UserError(f"{message}; {REMEDY}.")
         log.warning("%s; they are left out", message)
     return len(numbers) + sum(source.skipped.values())
 
 
-def unreadable(source: Source, numbers: np.ndarray) -> str:
+def unreadable(source: Source, numbers: np.ndarray, modalities: Collection[Modality]) -> str:
     """Says of these records how many they are, and what is wrong with the first."""
-    named = "; ".join(why_unreadable(source, int(number)) for number in numbers[:NAMED])
+    named = "; ".join(why_unreadable(source, int(number), modalities) for number in numbers[:NAMED])
     more = f"; and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
-    return f"{source.name}: {len(numbers)} of {len(source)} images cannot be read ({named}{more})"
+    return f"{source.name}: {len(numbers)} of {len(source)} records cannot be read ({named}{more})"

@@ -32,7 +32,7 @@ def build(
     *,
     config: ConfigDict,
     model: Graph,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
 ) -> Evaluator:
     """The evaluator of one entry of `config.evals`: parameters -> metrics.
 
@@ -43,7 +43,7 @@ def build(
       spec: keys `evals.*`; those left out are at their defaults.
       config: the run's config (model, data, objectives and seed are read).
       model: `models.from_config(config.model)`.
-      tokenizer: the run's.
+      tokenizer: the run's; None if its model reads no texts.
 
     Raises:
       UserError: unknown task, missing data, or a key that does not fit it.

@@ -8,10 +8,9 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from mmjax import data
 from mmjax.interop.formats import Training, Weights, shapes
 from mmjax.runs import checkpoint
-from mmjax.runs.workdir import COMMAND, read_config, workdir_path
+from mmjax.runs.workdir import COMMAND, read_config, saved_tokenizer, workdir_path
 
 
 def detect(path: Path) -> bool:
@@ -34,9 +33,7 @@ def read(path: Path) -> Weights:
     command = workdir / COMMAND
     typed = command.read_text().strip() if command.exists() else ""
     training = Training(last, typed, _metrics(workdir, config, last))
-    return Weights(
-        str(path), config, read, lambda: data.load_tokenizer(workdir / "tokenizer"), training
-    )
+    return Weights(str(path), config, read, saved_tokenizer(workdir, config), training)
 
 
 def _workdir(path: Path) -> Path:

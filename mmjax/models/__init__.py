@@ -5,8 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
+from mmjax.data import modalities
 from mmjax.models import zoo
 from mmjax.models.decoder import generate
 from mmjax.models.fusion import Fusion
@@ -18,7 +21,7 @@ from mmjax.models.text import TextTower
 from mmjax.models.vision import VisionTower
 from mmjax.parallel.mesh import batch_shards, platform
 
-__all__ = ["Graph", "create", "dummy_batch", "from_config", "generate", "init", "zoo"]
+__all__ = ["Graph", "create", "dummy_batch", "from_config", "generate", "init", "inputs", "zoo"]
 
 
 def create(name: str) -> Graph:
@@ -43,7 +46,7 @@ def from_config(config: ConfigDict) -> Graph:
         parts["logit"] = Scale(
             config.logit_scale_init, config.logit_scale_max, config.logit_bias_init
         )
-    return Graph({name: Part(module) for name, module in parts.items()})
+    return Graph(FrozenDict({name: Part(module) for name, module in parts.items()}))
 
 
 def _embeds(image: ConfigDict) -> bool:
@@ -67,27 +70,24 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
+def inputs(config: ConfigDict) -> dict[str, tuple[str, Any]]:
+    """Part of `config.model` → (kind of the modality that it reads, the part's keys)."""
+    return from_config(config).inputs()
+
+
 def dummy_batch(model: Graph) -> dict[str, jax.Array]:
-    """The smallest batch that the model accepts: black images, texts of a single token.
+    """The smallest batch that the model accepts: zeros, of which none is padding.
 
     One example for each part that the current mesh cuts a batch into: a kernel inside a shard_map
     takes no fewer.
     """
-    rows, batch = batch_shards(), {}
-    image, text = model.module("image"), model.module("text")
-    if isinstance(image, RegionTower):
-        batch["image"] = jnp.zeros((rows, image.regions, image.region_width), jnp.float32)
-        batch["image_mask"] = jnp.ones((rows, image.regions), bool)
-    elif image is not None:
-        batch["image"] = jnp.zeros((rows, image.size, image.size, 3), jnp.uint8)
-        if isinstance(image, VisionTower) and image.pixel_head:
-            patches = (image.size // image.patch_size) ** 2
-            batch["image_patch_mask"] = jnp.zeros((rows, patches), bool)
-    if text is not None:
-        batch["text"] = jnp.zeros((rows, text.context_length), jnp.int32)
-        first = jnp.arange(text.context_length) == 0
-        batch["text_mask"] = jnp.broadcast_to(first, (rows, text.context_length))
-    return batch
+    rows, columns = batch_shards(), dict[str, modalities.Column]()
+    for modality in modalities.build(model.inputs()).values():
+        columns |= modality.columns
+    return {
+        name: jnp.full((rows, *shape), dtype == np.bool_, dtype)
+        for name, (shape, dtype) in columns.items()
+    }
 
 
 def init(model: Graph, key: jax.Array) -> Any:

@@ -133,6 +133,14 @@ class Graph(nn.Module):
         """Every output that this model can give."""
         return tuple(self._givers())
 
+    def inputs(self) -> dict[str, tuple[str, Any]]:
+        """Part → (kind of the modality that it reads, its module, which has the sizes of that).
+
+        Modules that read columns say the kind as `modality`.
+        """
+        modules = {name: part.module for name, part in self.parts.items()}
+        return {n: (m.modality, m) for n, m in modules.items() if hasattr(m, "modality")}
+
     def of_model(self, outputs: Collection[str]) -> set[str]:
         """Those of `outputs` that belong to the model and not to examples."""
         givers = self._givers()

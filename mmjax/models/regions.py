@@ -21,6 +21,8 @@ class RegionTower(nn.Module):
     norm_eps: float
     dtype: jnp.dtype
 
+    modality = "regions"
+
     def functions(self, name: str) -> tuple[Function, ...]:
         return (Function(name, "__call__", (("regions", name),), ("tokens",)),)
 

@@ -39,6 +39,8 @@ class ModifiedResNet(nn.Module):
     embed_dim: int
     dtype: jnp.dtype
 
+    modality = "image"
+
     def functions(self, name: str) -> tuple[Function, ...]:
         return (Function(name, "__call__", (("image", name),), tower_outputs(1)),)
 

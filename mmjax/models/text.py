@@ -57,6 +57,10 @@ class TextTower(nn.Module):
                 self.width, self.vocab_size, self.activation, self.norm_eps, self.dtype
             )
 
+    @property
+    def modality(self) -> str:
+        return "tags" if self.tags else "text"
+
     def functions(self, name: str) -> tuple[Function, ...]:
         columns = {"text": name, "mask": f"{name}_mask", "segment": f"{name}_segment"}
         if not self.causal:  # else it is all 1, whatever a view says

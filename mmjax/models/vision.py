@@ -45,6 +45,8 @@ class VisionTower(nn.Module):
     embed_dim: int
     dtype: jnp.dtype
 
+    modality = "image"
+
     def functions(self, name: str) -> tuple[Function, ...]:
         gives = tower_outputs(self.depth) + ("pixels",) * self.pixel_head
         reads = (("image", name), ("patch_mask", f"{name}_patch_mask"))
@@ -67,9 +69,10 @@ class VisionTower(nn.Module):
         each patch; patches where `patch_mask` bool [B, N] is True are hidden from the tower.
         """
         x = self.embed_patches(image)  # [B, N, W]
-        if self.pixel_head and patch_mask is not None:
+        if self.pixel_head:
             hidden = self.param("mask_embed", normal(0.02), (self.width,)).astype(x.dtype)
-            x = jnp.where(patch_mask[:, :, None], hidden, x)
+            if patch_mask is not None:
+                x = jnp.where(patch_mask[:, :, None], hidden, x)
         if self.class_token:
             token = self.param("class_embed", normal(self.width**-0.5), (self.width,))
             token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))

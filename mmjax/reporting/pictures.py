@@ -47,7 +47,7 @@ def retrievals(workdir: str) -> tuple[str, list[Sample]]:
         own = set(source.captions(int(i)))
         best = np.argsort(-scores, kind="stable")[:FOUND]
         lines = [(texts[j], float(scores[j]), texts[j] in own) for j in best]
-        samples.append(Sample(_data_url(source[int(i)].image), lines))
+        samples.append(Sample(_data_url(source[int(i)].part("image")), lines))
     return name, samples
 
 

@@ -4,6 +4,7 @@ WORKDIR/config.json, tokenizer/, checkpoints/, metrics.jsonl, tensorboard/.
 """
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,6 +105,12 @@ def workdir_tokenizer(
     return data.load_tokenizer(folder)
 
 
+def saved_tokenizer(workdir: epath.Path, config: ConfigDict) -> Callable[[], data.Tokenizer] | None:
+    """Loads WORKDIR/tokenizer; None for a model without texts, which needs none."""
+    reads_texts = "text" in config.model.towers
+    return functools.partial(data.load_tokenizer, workdir / "tokenizer") if reads_texts else None
+
+
 def workdir_lengths(
     workdir: epath.Path, config: ConfigDict, sources: Sequence[data.Source], tokenizer: Any
 ) -> Sequence[Lengths]:
@@ -142,16 +149,19 @@ def make_tokenizer(
     return of_weights()
 
 
-def restore_for_inference(workdir: str) -> tuple[ConfigDict, Graph, Any, data.Tokenizer]:
+def restore_for_inference(
+    workdir: str,
+) -> tuple[ConfigDict, Graph, Any, data.Tokenizer | None]:
     """(config, model, parameters, tokenizer) of a run; the averaged parameters if it keeps them.
 
-    The parameters lie on the current mesh (`jax.set_mesh`), or on the first device without one.
+    A model without texts has no tokenizer. The parameters lie on the current mesh (`jax.set_mesh`),
+    or on the first device without one.
     """
     folder = workdir_path(workdir)
     config = read_config(folder)
     params = restore_params(folder, inference_shapes(config.model), ema=config.optim.ema > 0)
-    tokenizer = data.load_tokenizer(folder / "tokenizer")
-    return config, models.from_config(config.model), params, tokenizer
+    load = saved_tokenizer(folder, config)
+    return config, models.from_config(config.model), params, load and load()
 
 
 def inference_shapes(model_config: ConfigDict) -> Any:

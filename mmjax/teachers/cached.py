@@ -1,12 +1,13 @@
 """A teacher's embeddings beside the data: shards of NumPy arrays, and a record of what they are of.
 
-    FOLDER/teacher.json           the teacher, the data and the views (written last)
+    FOLDER/teacher.json           the teacher, the data and the copies (written last)
     FOLDER/image_embed-00000.npy  [rows, D]; bfloat16 as its bits, uint16
     FOLDER/text_embed-00000.npy
 
-Row view · records + number is the record `number` (over all sources, in order of their names) as it
-is shown in epoch `view`: its augmentation and its caption are functions of (seed, source, epoch,
-index) alone, so the seed and the view say which crop the teacher saw.
+Row copy · records + number is the record `number` (over all sources, in order of their names) as it
+is shown in epoch `copy`: its augmentation and its caption are functions of (seed, source, epoch,
+index) alone, so the seed and the copy say which crop the teacher saw. A record that it could not
+use has rows of NaN.
 """
 
 import dataclasses
@@ -21,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmjax.data import Source
-from mmjax.data.examples import Columns, Example, Transform
-from mmjax.data.workers import Batch
+from mmjax.data import BadRecord, Record, Source
+from mmjax.data.draw import Draw
+from mmjax.data.modalities import Column, Modality
 from mmjax.errors import UserError
 
 RECORD = "teacher.json"
@@ -32,7 +33,7 @@ SAMPLED = 256  # captions of each source that the record vouches for
 
 
 @dataclasses.dataclass(frozen=True)
-class Cached(Columns):
+class Cached(Modality):
     """The columns teacher/NAME/image_embed and text_embed [b, D] of a batch, from a folder.
 
     `folder`, `name`: of the teacher. `record`: what teacher.json says.
@@ -57,25 +58,19 @@ class Cached(Columns):
         """The teacher's outputs that are scalars, "logit/scale" as a logarithm."""
         return {_output(name): value for name, value in self.record["scalars"].items()}
 
-    def __call__(self, examples: Sequence[Example], transform: Transform) -> Batch:
-        del transform
-        lengths = [source["records"] for source in self.record["data"]["sources"]]
-        starts, total = np.cumsum([0, *lengths]), sum(lengths)
-        rows = [
-            e.address.epoch * total + int(starts[e.address.source]) + e.address.index
-            for e in examples
-        ]
-        return {
-            f"teacher/{self.name}/{output}": np.stack([self._row(output, row) for row in rows])
-            for output in self.sizes
-        }
-
-    def column_shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Column → (shape of one example, dtype)."""
+    @property
+    def columns(self) -> dict[str, Column]:
         dtype = jnp.dtype(self.record["dtype"])
-        return {
-            f"teacher/{self.name}/{output}": ((size,), dtype) for output, size in self.sizes.items()
-        }
+        return {f"teacher/{self.name}/{o}": Column((d,), dtype) for o, d in self.sizes.items()}
+
+    def read(self, record: Record, draw: Draw | None) -> tuple[np.ndarray, ...]:
+        assert draw is not None  # evaluation asks no teacher
+        lengths, at = [s["records"] for s in self.record["data"]["sources"]], draw.address
+        row = at.epoch * sum(lengths) + sum(lengths[: at.source]) + at.index
+        found = tuple(self._row(output, row) for output in self.sizes)
+        if any(np.isnan(embed).any() for embed in found):
+            raise BadRecord(f"{record.key} was of no use to the teacher in {self.folder}")
+        return found
 
     def check_data(self, record: Mapping[str, Any], views: int) -> None:
         """UserError: the embeddings are not of the data that `record` describes."""

@@ -1,16 +1,17 @@
-"""`mmjax embed`: runs the teachers of a config over its training data, once a view.
+"""`mmjax embed`: runs the teachers of a config over its training data, once an augmented copy.
 
 It writes their embeddings (`cached.py` says how); interrupted, the same command goes on.
 """
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec as P
@@ -19,8 +20,9 @@ from rich.console import Console
 
 from mmjax import config_check, data, models
 from mmjax.core.views import run_plain
-from mmjax.data import Address, Augment, BadRecord, Record, Source, Tokenizer
-from mmjax.data.examples import Columns, Example, Views
+from mmjax.data import Address, BadRecord, Source
+from mmjax.data.draw import Draw
+from mmjax.data.modalities import LoadTokenizer, Modality
 from mmjax.data.workers import Batch, read_ahead
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import whole
@@ -44,7 +46,7 @@ def embed(config: ConfigDict, output: str) -> None:
     config_check.validate(config)
     if config.data.views < 1:
         raise UserError(
-            "config.data.views=0 shows every example anew each epoch: set how many views to embed, "
+            "config.data.views=0 shows every example anew each epoch: set how many to embed, "
             "e.g. config.data.views=8, here and in training."
         )
     teachers = [t for t in open_teachers(config) if t.weights is not None]
@@ -65,7 +67,7 @@ def _embed(
     teacher: Teacher,
     config: ConfigDict,
     sources: Sequence[Source],
-    tokenizer: Callable[[], Tokenizer],
+    tokenizer: LoadTokenizer,
     mesh: jax.sharding.Mesh,
     folder: Path,
 ) -> None:
@@ -86,20 +88,17 @@ def _embed(
     if not _begin(folder, record):
         console.print(f"{folder} is complete: {rows:,} rows of {record['source']}")
         return
-    columns = teacher.view(config, tokenizer())
+    read = tuple(teacher.modalities(config, tokenizer).values())
     for shard, start in enumerate(range(0, rows, cached.SHARD_ROWS)):
         paths = {name: cached.shard_path(folder, name, shard) for name in outputs}
         if all(path.exists() for path in paths.values()):
             continue
         stop = min(start + cached.SHARD_ROWS, rows)
-        views = Views(
-            config.seed, Augment(**config.data.augment), config.data.views, config.data.max_pixels
-        )
-        load = _ViewBatch(
-            list(sources), views, config.model.image.size, columns, start, stop,
-            config.batch_size, mesh_lib.local_rows(config.batch_size),
+        load = _Copies(
+            list(sources), read, config.seed, start, stop, config.batch_size,
+            mesh_lib.local_rows(config.batch_size),
         )  # fmt: skip
-        embeds = _run(teacher, model, params, outputs, load, config)
+        embeds = _run(model, params, outputs, load, config)
         for name, path in paths.items():
             _write(path, cached.bits(embeds[name], teacher.dtype))
         console.print(f"{folder}: {stop:,} of {rows:,} rows")
@@ -109,19 +108,20 @@ def _embed(
 
 
 def _run(
-    teacher: Teacher,
     model: Graph,
     params: Any,
     outputs: tuple[str, ...],
-    load: "_ViewBatch",
+    load: "_Copies",
     config: ConfigDict,
 ) -> dict[str, np.ndarray]:
-    """float32 [rows, D] of each output, all rows of a shard in order, on every host."""
+    """float32 [rows, D] of each output, all rows of a shard in order, on every host; NaN where the
+    record cannot be used."""
 
     @functools.partial(jax.jit, out_shardings=P())
     def embed(params: Any, batch: Any) -> Any:
-        inputs, parts = teacher.inputs(batch), config.optim.microbatches
-        return run_plain(model, params, inputs, outputs, parts)
+        bad = batch.pop("bad")[:, None]
+        found = run_plain(model, params, batch, outputs, config.optim.microbatches)
+        return {name: jnp.where(bad, jnp.nan, embed) for name, embed in found.items()}
 
     count = load.stop - load.start
     steps = -(-count // load.batch_size)
@@ -134,13 +134,12 @@ def _run(
 
 
 @dataclass
-class _ViewBatch:
-    """number → the teacher's inputs of the next rows from `start` on; what a worker holds."""
+class _Copies:
+    """number → what the teacher reads of the next rows from `start` on; what a worker holds."""
 
     sources: list[Source]
-    views: Views
-    image_size: int
-    columns: Columns
+    modalities: tuple[Modality, ...]
+    seed: int
     start: int
     stop: int
     batch_size: int
@@ -149,10 +148,13 @@ class _ViewBatch:
     def __call__(self, number: int) -> Batch:
         positions = self.start + number * self.batch_size + self.rows
         examples = [self._example(int(p)) for p in np.minimum(positions, self.stop - 1)]
-        batch = {"image": np.stack([example.image for example in examples])}
-        return batch | self.columns(examples, self.views.transform)
+        batch = {"bad": np.array([example is None for example in examples])}
+        for i, modality in enumerate(self.modalities):
+            batch |= modality.batch([None if e is None else e[i] for e in examples])
+        return batch
 
-    def _example(self, position: int) -> Example:
+    def _example(self, position: int) -> tuple[Any, ...] | None:
+        """What the modalities read; None: training shows a neighbour, with the neighbour's row."""
         lengths = [len(source) for source in self.sources]
         epoch, number = divmod(position, sum(lengths))
         ends = np.cumsum(lengths)
@@ -160,13 +162,10 @@ class _ViewBatch:
         address = Address(source, epoch, number - int(ends[source]) + lengths[source])
         try:
             record = self.sources[source][address.index]
-            return self.views.example(address, record, self.image_size, 0)
+            draw = Draw(self.seed, address, record)
+            return tuple(modality.read(record, draw) for modality in self.modalities)
         except BadRecord:
-            # Training shows a neighbour in its place, with the neighbour's row: this one is blank.
-            return self.views.example(address, BLANK, self.image_size, 0)
-
-
-BLANK = Record("", np.full((8, 8, 3), 255, np.uint8), ("",))
+            return None
 
 
 def _begin(folder: Path, record: dict[str, Any]) -> bool:
@@ -176,7 +175,7 @@ def _begin(folder: Path, record: dict[str, Any]) -> bool:
     for path in (complete, part):
         if path.exists() and json.loads(path.read_text()) != record:
             raise UserError(
-                f"{folder} holds embeddings of another teacher, other data or other views: name "
+                f"{folder} holds embeddings of another teacher, other data or other copies: name "
                 "another --output, or remove it."
             )
     done = complete.exists()

@@ -1,13 +1,13 @@
 """A teacher as the train step and the loader see it.
 
-Its outputs come from frozen parameters in the state, run on its own view of each example (the same
-crop at its resolution, the caption by its tokenizer), or from columns of the batch that `mmjax
-embed` wrote. The objectives cannot tell which.
+Its outputs come from frozen parameters in the state, run on what its own modalities read of each
+example (the same crop at its resolution, the caption by its tokenizer), or from columns of the
+batch that `mmjax embed` wrote. The objectives cannot tell which.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,10 +18,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmjax import models
-from mmjax.data import Source, Tokenizer
-from mmjax.data.examples import Columns, Example, Transform
-from mmjax.data.segments import Segments
-from mmjax.data.workers import Batch
+from mmjax.data import Source, Tokenizer, modalities
+from mmjax.data.modalities import LoadTokenizer, Modality, Text
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights
 from mmjax.models import Graph
@@ -30,7 +28,6 @@ from mmjax.parallel import rules
 from mmjax.teachers.cached import Cached, data_record, open_cached
 from mmjax.teachers.source import fingerprint, open_source
 
-INPUTS = ("image", "text", "text_mask")
 EMBEDS = ("image/embed", "text/embed")
 
 
@@ -46,6 +43,7 @@ class Teacher:
       cached: those embeddings; None if it runs in the step.
       asked: the views that objectives ask it for: "plain", or those that an objective makes, which
         it reads as the student does.
+      reads: the parts of the model that "plain" is computed from; (): all.
     """
 
     name: str
@@ -54,6 +52,7 @@ class Teacher:
     model: Graph | None
     cached: Cached | None
     asked: tuple[str, ...] = ("plain",)
+    reads: tuple[str, ...] = ()
 
     def given(self) -> tuple[str, ...]:
         """The outputs that an objective may read."""
@@ -82,7 +81,7 @@ class Teacher:
     ) -> dict[str, Any]:
         """The named outputs of a batch; `run(model, params, batch, names)` runs a model.
 
-        With a `view` they are of its columns, and not of the teacher's own view. Embeddings are
+        With a `view` they are of its columns, and not of the teacher's own. Embeddings are
         float32 [B, D], rounded to `dtype` on the way, whether they are computed here or were stored
         in it.
         """
@@ -103,67 +102,84 @@ class Teacher:
         return self.model.of_model(names)
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Its view of a batch: what it shares with the student, and its own columns."""
-        own = f"teacher/{self.name}/"
-        shared = {name: batch[name] for name in INPUTS if name in batch}
-        return shared | {name: batch[own + name] for name in INPUTS if own + name in batch}
+        """What it reads of a batch: its own columns, and those that it shares with the student."""
+        assert self.model is not None
+        read = modalities.build(self.model.inputs()).values()
+        columns = [name for modality in read for name in modality.columns]
+        names = {name: f"teacher/{self.name}/{name}" for name in columns}
+        shown = {name: own if own in batch else name for name, own in names.items()}
+        return {name: batch[key] for name, key in shown.items() if key in batch}
 
-    def columns(self, config: ConfigDict, tokenizer: Tokenizer) -> tuple[Columns, ...]:
-        """What the loader adds to a batch for it; `config` and `tokenizer` are the run's.
+    def readers(
+        self, config: ConfigDict, tokenizer: LoadTokenizer | None = None
+    ) -> tuple[Modality, ...]:
+        """What the loader reads for it beside what it reads for the student.
 
-        UserError: it knows other tokens than those that it is to read.
+        A column is shared where the student's modality is equal: images of one size, but no texts.
+        `config` is the run's, `tokenizer` loads the run's; None: for shapes alone. UserError: it
+        knows other tokens than those that it is to read.
         """
-        if set(self.asked) - {"plain"}:
-            self._check_tokens(tokenizer)
+        if set(self.asked) - {PLAIN} and tokenizer is not None:
+            self._check_tokens(tokenizer())
         if self.cached is not None:
             return (self.cached,)
-        return (self.view(config, tokenizer),) if "plain" in self.asked else ()
+        if PLAIN not in self.asked:
+            return ()
+        student = modalities.build(models.inputs(config.model), data=config.data)
+        own = self.modalities(config, tokenizer, prefix=f"teacher/{self.name}/")
+        return tuple(m for part, m in own.items() if m != student.get(part))
 
-    def view(self, config: ConfigDict, tokenizer: Tokenizer) -> "View":
-        """Its view of the examples; UserError: it does not know the run's tokens."""
+    def modalities(
+        self, config: ConfigDict, tokenizer: LoadTokenizer | None, prefix: str = ""
+    ) -> dict[str, Modality]:
+        """All that is asked for reads, its columns named PREFIX + part; texts by its own tokenizer,
+        or by the run's. UserError: it does not know the run's tokens."""
         assert self.weights is not None
-        theirs = self.weights.config.model
-        words = self.weights.tokenizer() if self.weights.tokenizer else tokenizer
-        if "text" in theirs.towers and words.vocab_size > theirs.text.vocab_size:
-            raise UserError(
-                f"config.teachers.{self.name}: {self.weights.source} has no tokenizer of its own, "
-                f"and the run's has {words.vocab_size} tokens where the teacher knows "
-                f"{theirs.text.vocab_size}: give config.data.tokenizer the teacher's."
-            )
-        return View(self.name, self._image_size(config), words, theirs.text.context_length)
+        inputs = models.inputs(self.weights.config.model)
+        inputs = {part: of for part, of in inputs.items() if part in (self.reads or inputs)}
+        words = tokenizer and (self.weights.tokenizer or tokenizer)
+        data = ConfigDict({**config.data, "text_lengths": ()})  # it may look at its padding
+        found = modalities.build(inputs, data=data, tokenizer=words, prefix=prefix)
+        for part, modality in found.items():
+            if not isinstance(modality, Text) or modality.tokenizer is None:
+                continue
+            size, rows = modality.tokenizer.vocab_size, inputs[part][1].vocab_size
+            if size > rows:
+                raise UserError(
+                    f"config.teachers.{self.name}: {self.weights.source} has no tokenizer of its "
+                    f"own, and the run's has {size} tokens where the teacher knows {rows}: give "
+                    "config.data.tokenizer the teacher's."
+                )
+        return found
 
-    def column_shapes(self, config: ConfigDict) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Column → (shape of one example, dtype) of what `columns` adds."""
-        if self.cached is not None:
-            return self.cached.column_shapes()
-        if "plain" not in self.asked:
-            return {}
-        assert self.weights is not None
-        own, length = f"teacher/{self.name}/", (self.weights.config.model.text.context_length,)
-        shapes = {f"{own}text": (length, np.int32), f"{own}text_mask": (length, np.bool_)}
-        size = self._image_size(config)
-        return shapes | ({f"{own}image": ((size, size, 3), np.uint8)} if size else {})
+    def for_objectives(self, asked: Mapping[str, Collection[str]], config: ConfigDict) -> "Teacher":
+        """The teacher as objectives ask it: `asked` are their frozen views with the outputs.
 
-    def for_objectives(self, views: Iterable[str], config: ConfigDict) -> "Teacher":
-        """The teacher that these frozen views of objectives ask.
-
-        UserError: the student's texts are longer than it can read, or there are no pictures for it.
+        UserError: the student's texts are longer than it can read, or there are no images for it.
         """
-        asked = {frozen_of(view)[1] for view in views if teacher_of(view) == self.name}
-        if PLAIN in asked and Segments.of(config.model).regions:
+        mine = {frozen_of(v)[1]: set(o) for v, o in asked.items() if teacher_of(v) == self.name}
+        model = self.model
+        if model is None:
+            return dataclasses.replace(self, asked=tuple(sorted(mine)))
+        read = modalities.build(model.inputs())
+        columns = {column for modality in read.values() for column in modality.columns}
+        needed = model.sources(mine.get(PLAIN, ()), columns)
+        reads = tuple(part for part, modality in read.items() if needed & modality.columns.keys())
+        of_student = {kind for kind, _ in models.inputs(config.model).values()}
+        if "regions" in of_student and any(model.inputs()[part][0] == "image" for part in reads):
             raise UserError(
                 f"config.teachers.{self.name} looks at pictures, and config.model.image.kind="
                 "'regions' reads none: remove the teacher, or set another kind."
             )
-        tower = None if self.model is None else self.model.module("text")
-        if asked - {PLAIN} and tower is not None:
+        tower = model.module("text")
+        if mine.keys() - {PLAIN} and tower is not None:
             most, length = tower.context_length, config.model.text.context_length
             if length > most:
                 raise UserError(
                     f"config.teachers.{self.name} reads the student's own texts, {length} tokens, "
                     f"and knows {most}: set config.model.text.context_length to {most} or less."
                 )
-        return dataclasses.replace(self, asked=tuple(sorted(asked)))
+        return dataclasses.replace(self, asked=tuple(sorted(mine)), reads=reads)
 
     def _check_tokens(self, tokenizer: Tokenizer) -> None:
         """It reads the student's masked texts: their ids must mean the same to both."""
@@ -175,12 +191,6 @@ class Teacher:
                 f"config.teachers.{self.name} reads the texts that the student reads, and "
                 f"{self.weights.source} has another tokenizer: give config.data.tokenizer that one."
             )
-
-    def _image_size(self, config: ConfigDict) -> int | None:
-        """Of its own images; None: it sees the student's."""
-        assert self.weights is not None
-        size = self.weights.config.model.image.size
-        return None if size == config.model.image.size else size
 
     def read(self, mesh: jax.sharding.Mesh) -> Any:
         """The parameters of `weights`, on the mesh."""
@@ -208,25 +218,6 @@ class Teacher:
         return scalars, self.cached.teacher
 
 
-@dataclasses.dataclass(frozen=True)
-class View(Columns):
-    """A running teacher's view of the examples: `image_size` None shares the student's images."""
-
-    name: str
-    image_size: int | None
-    tokenizer: Tokenizer
-    text_length: int
-
-    def __call__(self, examples: Sequence[Example], transform: Transform) -> Batch:
-        own = f"teacher/{self.name}/"
-        text, mask = self.tokenizer.encode([e.caption for e in examples], self.text_length)
-        columns = {f"{own}text": text, f"{own}text_mask": mask}
-        if self.image_size is not None:
-            images = [transform(example, self.image_size) for example in examples]
-            columns[f"{own}image"] = np.stack(images)
-        return columns
-
-
 def open_teachers(config: ConfigDict) -> tuple[Teacher, ...]:
     """The teachers of `config.teachers` in order of their names.
 
@@ -247,7 +238,7 @@ def load_teachers(
 
 
 def check_data(teachers: Sequence[Teacher], config: ConfigDict, sources: Sequence[Source]) -> None:
-    """UserError: cached embeddings are of other data, or of other views of it."""
+    """UserError: cached embeddings are of other data, or of other augmented copies of it."""
     cached = [teacher.cached for teacher in teachers if teacher.cached is not None]
     record = data_record(config, sources) if cached else {}
     for embeddings in cached:

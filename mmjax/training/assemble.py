@@ -2,10 +2,10 @@
 train state and the batch. Nothing is read or computed; a mesh of described devices will do."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -13,8 +13,8 @@ from mmjax import config_check, models, objectives
 from mmjax.core import optim
 from mmjax.core.state import NOTHING_DECLARED, Declared, TrainState, abstract_state
 from mmjax.core.step import Objectives, declare, make_train_step
-from mmjax.data import packing
-from mmjax.data.segments import Segments
+from mmjax.data import modalities, packing, train_columns
+from mmjax.data.modalities import LoadTokenizer, Modality
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.models import Graph
 from mmjax.objectives.registry import teacher_of
@@ -72,9 +72,12 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     config_check.validate_outputs(goals, model.outputs())
     config_check.validate_teachers(config, goals, given)
     packing.check(config, goals)
-    views = {view for goal, _ in goals.values() for view, _ in goal.all_requires()}
-    views = {view for view in views if teacher_of(view) is not None}
-    teachers = tuple(teacher.for_objectives(views, config) for teacher in teachers)
+    asked: dict[str, set[str]] = {}
+    for goal, _ in goals.values():
+        for view, outputs in goal.all_requires():
+            if teacher_of(view) is not None:
+                asked.setdefault(view, set()).update(outputs)
+    teachers = tuple(teacher.for_objectives(asked, config) for teacher in teachers)
     batch = abstract_batch(config, teachers)
     frozen = {teacher.name: teacher.abstract(mesh) for teacher in teachers}
     declared = NOTHING_DECLARED
@@ -96,24 +99,18 @@ def abstract_batch(
     config: ConfigDict, teachers: tuple[Teacher, ...] = ()
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the batch that the loader makes, at the longest text, on the current mesh."""
-    size, length = config.model.image.size, config.model.text.context_length
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "text": ((length,), jnp.int32),
-        "text_mask": ((length,), jnp.bool_),
-        "group": ((), jnp.int32),
-    }
-    if config.data.pack:
-        shapes["text_segment"] = ((length,), jnp.int32)
-    segments = Segments.of(config.model)
-    if segments.regions:
-        shapes["regions"] = ((segments.regions, segments.width), jnp.float32)
-        shapes["regions_mask"] = ((segments.regions,), jnp.bool_)
-    elif "image" in config.model.towers:
-        shapes["image"] = ((size, size, 3), jnp.uint8)
-    for teacher in teachers:
-        shapes |= teacher.column_shapes(config)
     sharding = mesh_lib.batch_sharding()
     return {
         name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in shapes.items()
+        for name, (shape, dtype) in train_columns(readers(config, teachers)).items()
     }
+
+
+def readers(
+    config: ConfigDict, teachers: Sequence[Teacher], tokenizer: LoadTokenizer | None = None
+) -> list[Modality]:
+    """What the model and its teachers read of a record; `tokenizer` loads the run's, and is asked
+    to only if one of them reads texts by it. None: for shapes alone."""
+    of_model = modalities.build(models.inputs(config.model), data=config.data, tokenizer=tokenizer)
+    of_teachers = [m for teacher in teachers for m in teacher.readers(config, tokenizer)]
+    return [*of_model.values(), *of_teachers]

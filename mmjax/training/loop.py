@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,11 +17,10 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from mmjax import config_check, data, evaluation
+from mmjax import config_check, data, evaluation, models
 from mmjax.core.flops import step_flops
 from mmjax.core.state import TrainState, init_state, model_params, with_params
 from mmjax.data import vocabulary
-from mmjax.data.segments import check_segments
 from mmjax.errors import Preempted, UserError
 from mmjax.interop import pretrained, start
 from mmjax.interop.formats import Weights
@@ -38,7 +39,7 @@ from mmjax.runs.workdir import (
 )
 from mmjax.teachers.inherit import inherit
 from mmjax.teachers.teacher import check_data, load_teachers
-from mmjax.training.assemble import Parts, assemble
+from mmjax.training.assemble import Parts, assemble, readers
 
 Batch = dict[str, np.ndarray]
 WORKER_STARTS = 3  # in a row whose workers died before they gave a batch: then the run ends
@@ -77,15 +78,19 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
 
         # Data and evaluators.
         sources = data.open_sources(config.data.train)
-        check_segments(config, sources)
+        for modality in data.modalities.build(models.inputs(config.model)).values():
+            for name, source in zip(sorted(config.data.train), sources, strict=True):
+                modality.check(source, config.data.train[name], f"config.data.train.{name}")
         check_data(parts.teachers, config, sources)
         open_workdir(folder, config, cleanup, command)
         of_weights = weights.tokenizer if weights else None
-        tokenizer = workdir_tokenizer(folder, config, sources, of_weights)
-        config_check.validate_vocabulary(config, tokenizer.vocab_size)
-        words = vocabulary.of_tokenizer(tokenizer, config.model.text.vocab_size)
-        parts = parts.with_vocabulary(words)
-        columns = [c for teacher in parts.teachers for c in teacher.columns(config, tokenizer)]
+        load = functools.cache(lambda: workdir_tokenizer(folder, config, sources, of_weights))
+        tokenizer = load() if "text" in config.model.towers else None
+        if tokenizer is not None:
+            config_check.validate_vocabulary(config, tokenizer.vocab_size)
+            words = vocabulary.of_tokenizer(tokenizer, config.model.text.vocab_size)
+            parts = parts.with_vocabulary(words)
+        modalities = readers(config, parts.teachers, load)
         evaluators = {
             name: evaluation.build(
                 name, spec, config=config, model=parts.model, tokenizer=tokenizer
@@ -122,17 +127,17 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
             return {**found, "goodput": account.goodput()}
 
         train_step = parts.step()
-        lengths = workdir_lengths(folder, config, sources, tokenizer)
+        lengths = workdir_lengths(folder, config, sources, tokenizer) if tokenizer else ()
         rows, counts = mesh_lib.local_rows(config.batch_size), Counter[str]()
         batches = unfailing(
             lambda step: data.train_batches(
-                sources, config, tokenizer, rows=rows, start_step=step, columns=columns,
-                lengths=lengths, counts=counts,
+                sources, config, modalities, rows=rows, start_step=step, lengths=lengths,
+                counts=counts,
             ),
             first,
         )  # fmt: skip
         cleanup.callback(batches.close)
-        meter, flops = Meter(config.batch_size), dict[int, int]()  # by length of the texts
+        meter, flops = Meter(config.batch_size), dict[Any, int]()  # by the batch's shapes
         watchdog = Watchdog(config.log.watchdog)
         cleanup.callback(watchdog.close)
 
@@ -163,9 +168,9 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
                 state, metrics = train_step(state, batch)
             clock.sent(metrics["loss"])
             profiler.after(step, metrics["loss"])
-            length = batch["text"].shape[1]
-            flops[length] = flops.get(length) or step_flops(parts, batch)
-            meter.step(waited, flops[length])
+            shapes = tuple(column.shape for column in batch.values())
+            flops[shapes] = flops.get(shapes) or step_flops(parts, batch)
+            meter.step(waited, flops[shapes])
 
             last = step == config.total_steps
             if step == first + 1 or step % config.log.every == 0 or last:

@@ -9,16 +9,17 @@ import msgpack
 import pytest
 from pictures import encode, picture
 
-from mmjax.data import BadRecord, Record, open_source
+from mmjax.data import BadRecord, Record, Texts, open_source
 from mmjax.data.array_record import write_array_record
 from mmjax.errors import UserError
 
 
+def parts(n):
+    return {"image": encode(picture(n)), "text": Texts((f"one {n}", f"two {n}"))}
+
+
 def records(count):
-    return [
-        Record(f"key{n}", encode(picture(n)), (f"one {n}", f"two {n}"), n % 3, n)
-        for n in range(count)
-    ]
+    return [Record(f"key{n}", parts(n), n % 3, n) for n in range(count)]
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -29,7 +30,7 @@ def test_what_is_written_is_read(tmp_path):
     for n, expected in enumerate(records(3) + records(2)):
         record = source[n]
         assert record.key == f"mine: record {n} ({expected.key})"
-        assert record.image == expected.image
+        assert record.parts["image"] == expected.parts["image"]
         assert source.captions(n) == expected.captions
         assert (record.label, record.group) == (expected.label, expected.group)
 
@@ -91,7 +92,7 @@ def prepared(tmp_path_factory):
                 captions = [{"text": text} for text in r.captions]
                 yield (
                     r.key,
-                    {"image": io.BytesIO(r.image), "captions": captions, "label": r.label},
+                    {"image": io.BytesIO(r.parts["image"]), "captions": captions, "label": r.label},
                 )
 
     folder = tmp_path_factory.mktemp("tfds")
@@ -108,7 +109,7 @@ def test_tfds_by_name_and_by_folder(prepared):
         found = {source[n].captions: source[n] for n in range(len(source))}
         assert found.keys() == expected.keys()
         for captions, record in found.items():
-            assert record.image == expected[captions].image  # still encoded
+            assert record.parts["image"] == expected[captions].parts["image"]  # still encoded
             assert record.label == expected[captions].label
 
 

@@ -36,7 +36,7 @@ def test_a_record_is_an_image_with_its_captions(tmp_path, folder):
         ("picture 0, said 0", "picture 0, said 1"),
         ("picture 2, said 0", "picture 2, said 1"),
     ]
-    assert source[1].image == encode(picture(2), "JPEG")
+    assert source[1].parts["image"] == encode(picture(2), "JPEG")
     assert dict(source.skipped) == {"without a caption": 1}
 
 
@@ -69,7 +69,7 @@ def test_a_table_is_filtered_and_its_columns_are_weighted(tmp_path):
     spec = {"path": str(tmp_path / "a.csv"), "filter": "similarity > 0.3"}
     spec |= {"caption": "alt,synthetic", "caption_weights": (1, 3)}
     source = open_source(spec)
-    assert [(r.captions, r.caption_weights) for r in (source[0], source[1])] == [
+    assert [(r.captions, r.parts["text"].weights) for r in (source[0], source[1])] == [
         (("a", "b"), (1, 3)),
         (("e",), (3,)),
     ]

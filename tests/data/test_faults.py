@@ -10,8 +10,8 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from pictures import encode, pair, picture, write_tar
+from reading import reads, settings
 
 from mmjax.data import BadRecord, open_source, train_batches, train_transform
 from mmjax.data.augment import Augment
@@ -21,12 +21,9 @@ B = 16
 
 
 def batches(source, tokenizer, counts=None, **data):
-    values = {"train": {"pairs": {}}, "text_lengths": (), "augment": {}, "workers": 0,
-              "prefetch": 1, "max_bad": 0.01, "views": 0}  # fmt: skip
-    model = {"image": {"size": 16}, "text": {"context_length": 8}}
-    config = ConfigDict({"seed": 0, "batch_size": B, "model": model, "data": {**values, **data}})
-    rows = np.arange(B)
-    return train_batches([source], config, tokenizer, rows=rows, start_step=0, counts=counts)
+    config, rows = settings(B, 16, 8, **{"prefetch": 1, **data}), np.arange(B)
+    read = reads(config, tokenizer)
+    return train_batches([source], config, read, rows=rows, start_step=0, counts=counts)
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -107,7 +104,7 @@ def test_members_that_repeat_a_key_are_counted_and_the_first_stay(tmp_path, capl
     source = open_source({"path": str(tmp_path)}, "pairs")
     assert len(source) == 2
     assert source.captions(1) == ("picture number 1",)
-    assert source[1].image == encode(picture(1))
+    assert source[1].parts["image"] == encode(picture(1))
     assert source.skipped == {
         "members that repeat a key (.txt)": 1,
         "members that repeat a key (.png)": 1,
@@ -134,6 +131,6 @@ def test_names_that_lead_out_of_the_folder_lead_nowhere(tmp_path):
         tar.addfile(info, io.BytesIO(data))
     before = sorted(os.listdir(tmp_path))
     source = open_source({"path": str(inside)}, "pairs")
-    assert [source[n].image for n in range(2)] == [encode(picture(n)) for n in range(2)]
+    assert [source[n].parts["image"] for n in range(2)] == [encode(picture(n)) for n in range(2)]
     assert dict(source.skipped) == {"without a caption": 1}
     assert sorted(os.listdir(tmp_path)) == before

@@ -28,7 +28,7 @@ def test_rows_with_one_image_are_its_captions(images, file, text):
     (images / file).write_text(text, encoding="utf-8")
     source = open_source({"path": str(images / file)})
     assert [source.captions(i) for i in range(len(source))] == [("one, two", "four"), ("three",)]
-    assert source[1].image == (images / "1.jpg").read_bytes()
+    assert source[1].parts["image"] == (images / "1.jpg").read_bytes()
 
 
 def test_columns_can_be_named(images):
@@ -118,7 +118,7 @@ def test_karpathys_test_split_with_all_captions(tmp_path):
     source = open_source({"path": write_karpathy(tmp_path)})
     assert len(source) == 2
     assert source.captions(1) == ("A picture 2.", "Number 2")
-    assert source[1].image == encode(picture(2), "JPEG")
+    assert source[1].parts["image"] == encode(picture(2), "JPEG")
     both = open_source({"path": str(tmp_path / "dataset_coco.json"), "split": "val+test"})
     assert len(both) == 3
 

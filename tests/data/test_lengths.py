@@ -6,8 +6,8 @@ from itertools import islice
 import numpy as np
 import pytest
 from etils import epath
-from ml_collections import ConfigDict
 from pictures import pair, write_tar
+from reading import reads, settings
 
 from mmjax import config as config_lib
 from mmjax.data import BadRecord, open_source, train_batches
@@ -30,11 +30,9 @@ def pairs(tmp_path_factory):
 
 
 def take(source, tokenizer, rows, **more):
-    values = {"train": {"pairs": {}}, "text_lengths": (4, 8, 16), "augment": {}, "workers": 0,
-              "prefetch": 1, "max_bad": 1.0, "views": 0}  # fmt: skip
-    model = {"image": {"size": 16}, "text": {"context_length": L}}
-    config = ConfigDict({"seed": 0, "batch_size": B, "model": model, "data": values})
-    batches = train_batches([source], config, tokenizer, rows=rows, start_step=0, **more)
+    config = settings(B, 16, L, text_lengths=(4, 8, 16), prefetch=1, max_bad=1.0)
+    read = reads(config, tokenizer)
+    batches = train_batches([source], config, read, rows=rows, start_step=0, **more)
     try:
         return list(islice(batches, 10))
     finally:

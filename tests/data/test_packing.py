@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from reading import reads, settings
 
 from mmjax import config as config_lib
 from mmjax import config_check, models, objectives
@@ -26,16 +27,16 @@ def lines(tmp_path_factory):
 
 
 def config(pack=PACK, length=L) -> ConfigDict:
-    values = {"train": {"lines": {}}, "text_lengths": (), "augment": {}, "workers": 0,
-              "prefetch": 1, "max_bad": 0.01, "views": 0, "pack": pack}  # fmt: skip
-    model = {"towers": ("text",), "image": {"size": 0}, "text": {"context_length": length}}
-    return ConfigDict({"seed": 1, "batch_size": B, "model": model, "data": values})
+    result = settings(B, 0, length, 1, train={"lines": {}}, prefetch=1, pack=pack)
+    result.model.towers = ("text",)
+    return result
 
 
 def take(source, tokenizer, count=3, rows=None, start=0, counts=None, **changes):
     rows = np.arange(B) if rows is None else rows
+    run = config(**changes)
     batches = train_batches(
-        [source], config(**changes), tokenizer, rows=rows, start_step=start, counts=counts
+        [source], run, reads(run, tokenizer), rows=rows, start_step=start, counts=counts
     )
     try:
         return list(islice(batches, count))

@@ -37,7 +37,7 @@ def test_images_are_bytes_or_structs_or_paths(tmp_path, images, kind):
     }[kind]
     write(tmp_path / "a.parquet", stored, label=list(range(10)))
     source = pickle.loads(pickle.dumps(open_source({"path": str(tmp_path), "label": "label"})))
-    assert [source[n].image for n in range(10)] == images
+    assert [source[n].parts["image"] for n in range(10)] == images
     assert [source[n].label for n in range(10)] == list(range(10))
     assert source.captions(9) == ("picture number 9",)
     assert source[5].key.endswith("a.parquet: row 1")
@@ -69,7 +69,7 @@ def test_columns_may_be_weighted(tmp_path, images):
     spec = {"path": str(tmp_path), "caption": "caption,long", "caption_weights": (0.5, 3)}
     record = open_source(spec)[0]
     assert record.captions == ("picture number 0", "x", "y")
-    assert record.caption_weights == (0.5, 1.5, 1.5)
+    assert record.parts["text"].weights == (0.5, 1.5, 1.5)
 
 
 def test_an_epoch_reads_each_row_group_once(tmp_path, images, monkeypatch):
@@ -82,7 +82,7 @@ def test_an_epoch_reads_each_row_group_once(tmp_path, images, monkeypatch):
     monkeypatch.setattr(parquet_module, "_open", lambda file: opened.append(file) or real(file))
     parquet_module._read_group.cache_clear()
     order = Order([len(source)], [1.0], seed=0, runs=[source.run])
-    seen = [source[order(n).index].image for n in range(20)]
+    seen = [source[order(n).index].parts["image"] for n in range(20)]
     assert sorted(seen) == sorted(images * 2)
     assert len(opened) <= 9, "6 row groups; runs of b.parquet lie across two each"
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from pictures import encode, pair, picture, write_tar
+from reading import reads, settings
 
 from mmjax.data import open_source, train_batches
 from mmjax.data.order import Order
@@ -23,30 +24,14 @@ B, S, L = 6, 32, 12
 
 def config(**data) -> ConfigDict:
     augment = {"crop_scale": (0.4, 1.0), "crop_ratio": (0.75, 1.33), "flip": 0.5, "rotate": 10.0}
-    values = {
-        "train": {"pairs": {"weight": 1.0}},
-        "text_lengths": (),
-        "augment": augment,
-        "workers": 0,
-        "prefetch": 2,
-        "views": 0,
-        "max_bad": 0.01,
-    }
-    return ConfigDict(
-        {
-            "seed": 3,
-            "batch_size": B,
-            "model": {"image": {"size": S}, "text": {"context_length": L}},
-            "data": {**values, **data},
-        }
-    )
+    return settings(B, S, L, 3, **{"augment": augment, **data})
 
 
 def take(count, sources, tokenizer, start=0, rows=None, batch=B, **data):
     rows = np.arange(batch) if rows is None else rows
-    settings = config(**data)
-    settings.batch_size = batch
-    batches = train_batches(sources, settings, tokenizer, rows=rows, start_step=start)
+    run = config(**data)
+    run.batch_size = batch
+    batches = train_batches(sources, run, reads(run, tokenizer), rows=rows, start_step=start)
     try:
         return list(islice(batches, count))
     finally:
@@ -67,6 +52,7 @@ def test_shapes_and_types(source, tokenizer):
         "image": ("uint8", (B, S, S, 3)),
         "text": ("int32", (B, L)),
         "text_mask": ("bool", (B, L)),
+        "label": ("int32", (B,)),
         "group": ("int32", (B,)),
     }
 
@@ -128,7 +114,8 @@ def test_epochs_differ_and_the_seed_counts(source, tokenizer):
     assert len({image.tobytes() for image in images}) == 42
     other = config()
     other.seed = 4
-    (batch,) = islice(train_batches([source], other, tokenizer, rows=np.arange(B), start_step=0), 1)
+    read = reads(other, tokenizer)
+    (batch,) = islice(train_batches([source], other, read, rows=np.arange(B), start_step=0), 1)
     assert not np.array_equal(batch["group"], batches[0]["group"])
 
 
@@ -153,6 +140,12 @@ def test_a_mixture_follows_its_order(source, shards, tokenizer):
     # Records without groups get the numbers -1, -2, … over all sources.
     numbers = [-1 - (21 * a.source + a.index) for a in expected]
     assert np.concatenate([b["group"] for b in batches]).tolist() == numbers
+
+
+def test_labels_travel(source, tokenizer):
+    (batch,) = take(1, [source], tokenizer)
+    order = Order([21], [1.0], seed=3)
+    assert batch["label"].tolist() == [order(p).index % 3 for p in range(B)]
 
 
 def test_groups_of_the_data_are_kept(shards, tokenizer):
@@ -217,9 +210,8 @@ def test_a_bad_picture_has_a_substitute_and_is_named(damaged, tokenizer, caplog,
 
 def test_too_many_bad_pictures_stop_the_run(damaged, tokenizer):
     """Two of ten are bad: at 1 % of the first 1,000 examples the eleventh one is too many."""
-    batches = train_batches(
-        [damaged], config(max_bad=0.01), tokenizer, rows=np.arange(B), start_step=0
-    )
+    run = config(max_bad=0.01)
+    batches = train_batches([damaged], run, reads(run, tokenizer), rows=np.arange(B), start_step=0)
     with pytest.raises(UserError, match=r"11 of \d+ examples .* data\.max_bad=0\.01 allows"):
         for _ in islice(batches, 30):
             pass
@@ -258,18 +250,18 @@ SCRIPT = """
     import pickle
     import sys
     import numpy as np
-    from ml_collections import ConfigDict
+    from mmjax import config as config_lib
     from mmjax.data import open_source, train_batches
+    from mmjax.data.modalities import Image, Text
 
     if __name__ == "__main__":
-        config = ConfigDict(dict(
-            seed=0, batch_size=4,
-            model=dict(image=dict(size=16), text=dict(context_length=8)),
-            data=dict(train=dict(a=dict(weight=1.0)), text_lengths=(), augment={}, workers=1,
-                      prefetch=2, views=0, max_bad=0.01)))
+        config = config_lib.default()
+        config.batch_size, config.data.workers = 4, 1
+        config.data.train.a = config_lib.entry("data.train")
         source = open_source(dict(path="generated:64"), "a")
         tokenizer = pickle.load(open(sys.argv[1], "rb"))
-        batches = train_batches([source], config, tokenizer, rows=np.arange(4), start_step=0)
+        read = [Image("image", 16), Text("text", 8, tokenizer)]
+        batches = train_batches([source], config, read, rows=np.arange(4), start_step=0)
         next(batches)  # comes from here, while the workers start
         print(next(batches)["image"].shape)
         END

@@ -8,11 +8,13 @@ import re
 import numpy as np
 import pytest
 from pictures import write_tar
+from reading import reads
 
 from mmjax import config as config_lib
 from mmjax.data import eval_batches, open_source, train_batches
+from mmjax.data.modalities import Regions, Tags
+from mmjax.data.modalities.regions import parse
 from mmjax.data.records import BadRecord, Record
-from mmjax.data.segments import Segments, check_segments, check_source
 from mmjax.data.walk import why_unreadable
 from mmjax.errors import UserError
 
@@ -54,8 +56,14 @@ def config(**spec):
     return result
 
 
+def check(settings, source):
+    for modality in reads(settings):
+        modality.check(source, settings.data.train.triples, "config.data.train.triples")
+
+
 def first_batch(source, settings, tokenizer):
-    batches = train_batches([source], settings, tokenizer, rows=np.arange(B), start_step=0)
+    read = reads(settings, tokenizer)
+    batches = train_batches([source], settings, read, rows=np.arange(B), start_step=0)
     try:
         return next(batches)
     finally:
@@ -66,11 +74,11 @@ def test_triples_are_read_from_tars(tmp_path):
     spec = write(tmp_path, triple(0), triple(7, tags="a dog"))
     source = pickle.loads(pickle.dumps(open_source(spec)))
     for number, record, tags in ((0, source[0], "number 0"), (7, source[1], "a dog")):
-        found = np.load(io.BytesIO(record.regions))
+        found = np.load(io.BytesIO(record.parts["regions"]))
         np.testing.assert_array_equal(found, features(number, 1 + number % 5))
-        assert record.tags == tags
+        assert record.parts["tags"] == tags
         assert record.captions == (f"picture number {number}",)
-        assert record.image == b""
+        assert "image" not in record.parts
         assert record.key.endswith(f"0.tar: {number:05d}.npy")
 
 
@@ -78,12 +86,9 @@ def test_batches_hold_regions_and_tags_after_the_words(tmp_path, tokenizer):
     spec = write(tmp_path, *(triple(n) for n in range(B)))
     source, settings = open_source(spec), config(**spec)
     batch = first_batch(source, settings, tokenizer)
-    assert "image" not in batch
-    assert batch["regions"].dtype == np.float32
-    (walked,) = eval_batches(
-        source, image_size=None, tokenizer=tokenizer, text_length=L, batch_size=B,
-        rows=np.arange(B), segments=Segments.of(settings.model),
-    )  # fmt: skip
+    assert batch["image"].shape == (B, R, F)
+    assert batch["image"].dtype == np.float32
+    (walked,) = eval_batches(source, reads(settings, tokenizer), batch_size=B, rows=np.arange(B))
     decode = tokenizer.wrapped.decode
     numbers = []
     for row in range(B):
@@ -96,10 +101,10 @@ def test_batches_hold_regions_and_tags_after_the_words(tmp_path, tokenizer):
         number = int(named)
         numbers.append(number)
         truth = features(number, 1 + number % 5)[:R]
-        assert batch["regions_mask"][row].tolist() == [i < len(truth) for i in range(R)]
-        np.testing.assert_array_equal(batch["regions"][row, : len(truth)], truth)
-        assert (batch["regions"][row, len(truth) :] == 0).all()
-    for name in ("regions", "regions_mask", "text", "text_mask"):
+        assert batch["image_mask"][row].tolist() == [i < len(truth) for i in range(R)]
+        np.testing.assert_array_equal(batch["image"][row, : len(truth)], truth)
+        assert (batch["image"][row, len(truth) :] == 0).all()
+    for name in ("image", "image_mask", "text", "text_mask"):
         np.testing.assert_array_equal(walked[name][numbers], batch[name], err_msg=name)
     assert not walked["unreadable"].any()
 
@@ -107,12 +112,11 @@ def test_batches_hold_regions_and_tags_after_the_words(tmp_path, tokenizer):
 def test_generated_ones_are_of_their_picture(tokenizer):
     spec = {"path": "generated:8", "tags": "generated", "regions": True}
     source = open_source(spec)
-    assert source[3].tags == "red cross"
-    assert Segments.parse(source[3]).shape == (2, 16)
+    assert source[3].parts["tags"] == "red cross"
+    assert parse(source[3]).shape == (2, 16)
     plain = open_source({"path": "generated:8"})[3]
-    assert plain.regions is None
-    assert plain.tags == ""
-    np.testing.assert_array_equal(plain.image, source[3].image)
+    assert plain.parts.keys() == {"image", "text"}
+    np.testing.assert_array_equal(plain.parts["image"], source[3].parts["image"])
 
 
 def test_triples_without_a_part_are_left_out(tmp_path, caplog):
@@ -122,7 +126,7 @@ def test_triples_without_a_part_are_left_out(tmp_path, caplog):
     )
     assert len(source) == 2
     assert source.skipped == {"without a region file (.npy)": 1}
-    assert source[1].tags == ""
+    assert source[1].parts["tags"] == ""
     write(tmp_path, lacking)
     with pytest.raises(UserError, match=r"none of the pairs .* \(1 without a region file"):
         open_source(write(tmp_path, lacking))
@@ -144,37 +148,36 @@ def test_a_bad_file_is_named_and_replaced(tmp_path, tokenizer, caplog, regions, 
     spec = write(tmp_path, *(triple(n, regions if n == 1 else None) for n in range(B)))
     source = open_source(spec)
     with pytest.raises(BadRecord, match=said):
-        Segments.of(config().model).read(source[1])
+        Regions("image", R, F).read(source[1], None)
     batch = first_batch(source, config(**spec), tokenizer)
-    assert batch["regions_mask"].sum(axis=1).tolist().count(2) == 0  # that of record 1
+    assert batch["image_mask"].sum(axis=1).tolist().count(2) == 0  # that of record 1
     assert "1.npy" in caplog.text
 
 
 def test_what_a_source_does_not_give_is_said_before_the_first_step(tmp_path):
     spec = write(tmp_path, triple(0))
     source = open_source(spec)
-    check_segments(config(**spec), [source])
-    held = config().model, {"path": "held.tar"}, source, "config.evals.held"
+    check(config(**spec), source)
     with pytest.raises(UserError, match=r"wants object tags: set config\.evals\.held\.tags"):
-        check_source(*held)
+        Tags("text", L, None, tags=T).check(source, {"path": "held.tar"}, "config.evals.held")
     wrong = config(**spec)
     wrong.model.image.region_width = 2054
     with pytest.raises(
         UserError, match=r"triples: .* 8 numbers each, .*region_width=2054: set it t"
     ):
-        check_segments(wrong, [source])
+        check(wrong, source)
     with pytest.raises(UserError, match=r"reads region features: set .*triples\.regions=True"):
-        check_segments(config(**spec | {"regions": False}), [source])
+        check(config(**spec | {"regions": False}), source)
     with pytest.raises(UserError, match=r"text\.tags=6 wants object tags: set .*triples\.tags to"):
-        check_segments(config(**spec | {"tags": ""}), [source])
+        check(config(**spec | {"tags": ""}), source)
     wrong = config(**spec)
     wrong.model.image.kind = "vit"
-    with pytest.raises(UserError, match=r"kind='vit' reads pictures: set .*triples\.regions=False"):
-        check_segments(wrong, [source])
+    with pytest.raises(UserError, match=r"model\.image reads images: set .*triples\.regions=False"):
+        check(wrong, source)
     bad = write(tmp_path, triple(1, b"?"))
     with pytest.raises(UserError, match=r"npy cannot be read .* are these the right files\?"):
-        check_segments(config(**bad), [open_source(bad)])
-    said = why_unreadable(open_source(bad), 0)
+        check(config(**bad), open_source(bad))
+    said = why_unreadable(open_source(bad), 0, reads(config(**bad)))
     assert re.search(r"00001\.npy cannot be read as NumPy's \.npy", said)
     table = tmp_path / "a.csv"
     table.write_text("image,caption\n")
@@ -185,5 +188,5 @@ def test_what_a_source_does_not_give_is_said_before_the_first_step(tmp_path):
 
 
 def test_a_record_without_regions_is_bad():
-    with pytest.raises(BadRecord, match="is without region features"):
-        Segments.parse(Record("a.jpg", b"", ("a",)))
+    with pytest.raises(BadRecord, match="is without regions"):
+        parse(Record("a.jpg", {"image": b""}))

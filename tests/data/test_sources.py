@@ -53,9 +53,9 @@ def test_sources_come_sorted_by_name():
 
 def test_generated_records_are_a_function_of_their_number():
     a, b = (open_source({"path": "generated:30"}) for _ in range(2))
-    assert (a[7].image == b[7].image).all()
+    assert (a[7].parts["image"] == b[7].parts["image"]).all()
     assert a[7].captions == ("a green cross", "a picture of a cross that is green")
-    assert len({a[i].image.tobytes() for i in range(30)}) == 30
+    assert len({a[i].parts["image"].tobytes() for i in range(30)}) == 30
     assert [a[i].label for i in (0, 23, 24)] == [0, 23, 0]
 
 
@@ -66,7 +66,7 @@ def test_a_file_of_lines_is_texts_without_pictures(tmp_path):
     source = pickle.loads(pickle.dumps(open_source({"path": str(tmp_path / "*.txt")})))
     texts = [source[i].captions for i in range(len(source))]
     assert texts == [("first line",), ("second, ünïcode",), ("third",), ("last",)]
-    assert source[0].image == b""
+    assert "image" not in source[0].parts
     assert source.skipped == {"not UTF-8": 1}
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(UserError, match=r"empty\.txt holds no line of text"):

@@ -74,7 +74,7 @@ def test_shards_on_a_web_server_are_those_on_disk(served):
     picked = [0, 59, 21, 20, 22]
     found = pickle.loads(pickle.dumps(source)).read(picked)
     for index, record in zip(picked, found, strict=True):
-        assert record.image == local[index].image
+        assert record.parts["image"] == local[index].parts["image"]
         assert (record.captions, record.label) == (local[index].captions, local[index].label)
     assert source.captions(7) == local.captions(7)
     count = len(Server.requests)

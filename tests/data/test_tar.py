@@ -30,7 +30,7 @@ def test_every_member_is_read_as_tarfile_reads_it(tmp_path, form):
     assert len(content) == 12
     for n in range(4):
         record = source[n]
-        assert record.image == content[f"{long}{n:05d}.png"]
+        assert record.parts["image"] == content[f"{long}{n:05d}.png"]
         assert record.captions == (content[f"{long}{n:05d}.txt"].decode(),) * 2
         assert record.label == json.loads(content[f"{long}{n:05d}.json"])["label"]
         assert record.group == -1
@@ -182,6 +182,6 @@ def test_members_in_any_order_and_large_sizes(tmp_path):
     (tmp_path / "0.tar").write_bytes(data)
     source = open_source({"path": str(tmp_path)})
     assert [source.captions(n) for n in range(3)] == [(f"picture number {n}",) for n in range(3)]
-    images = {source[n].image for n in range(3)}
+    images = {source[n].parts["image"] for n in range(3)}
     assert images == {encode(picture(n)) for n in range(3)}
     assert np.all([source[n].key.endswith(".png") for n in range(3)])

@@ -6,7 +6,7 @@ import numpy as np
 from pictures import encode, pair, picture, write_tar
 from PIL import Image
 
-from mmjax.data import eval_batches, eval_transform, open_source
+from mmjax.data import eval_batches, eval_transform, modalities, open_source
 from mmjax.data.walk import why_unreadable
 
 S, L = 24, 8
@@ -14,17 +14,9 @@ S, L = 24, 8
 
 def walk(source, tokenizer, batch_size=8, rows=None, image_size=S, **options):
     rows = np.arange(batch_size) if rows is None else rows
-    return list(
-        eval_batches(
-            source,
-            image_size=image_size,
-            tokenizer=tokenizer,
-            text_length=L,
-            batch_size=batch_size,
-            rows=rows,
-            **options,
-        )
-    )
+    read = [modalities.Image("image", image_size)] * bool(image_size)
+    read += [modalities.Text("text", L, tokenizer)] * (tokenizer is not None)
+    return list(eval_batches(source, read, batch_size=batch_size, rows=rows, **options))
 
 
 def test_every_record_once_in_order(source, tokenizer):
@@ -98,4 +90,5 @@ def test_an_unreadable_image_is_marked_and_named(tmp_path, tokenizer):
     assert batch["mask"].tolist() == [True, True, True, False]
     assert not batch["image"][1].any()
     np.testing.assert_array_equal(batch["image"][2], eval_transform(Image.fromarray(picture(2)), S))
-    assert re.search(r"0\.tar: bad\.jpg cannot be decoded", why_unreadable(source, 1))
+    said = why_unreadable(source, 1, [modalities.Image("image", S)])
+    assert re.search(r"0\.tar: bad\.jpg cannot be decoded", said)

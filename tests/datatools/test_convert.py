@@ -20,7 +20,8 @@ from pictures import encode, pair, picture, write_tar
 
 def content(source, first=0):
     return [
-        (r.image, r.captions, r.label, r.group) for r in map(source.__getitem__, range(len(source)))
+        (r.parts["image"], r.captions, r.label, r.group)
+        for r in map(source.__getitem__, range(len(source)))
     ]
 
 
@@ -52,7 +53,9 @@ def test_decoded_pictures_are_encoded_without_loss(tmp_path):
     convert.run({"path": "generated:5"}, str(tmp_path / "out"), "tar", shard_size=9)
     source = open_source({"path": str(tmp_path / "out"), "label": "label"})
     assert [r.label for r in map(source.__getitem__, range(5))] == [0, 1, 2, 3, 4]
-    assert source[3].image == encode(open_source({"path": "generated:5"})[3].image)
+    assert source[3].parts["image"] == encode(
+        open_source({"path": "generated:5"})[3].parts["image"]
+    )
 
 
 def example_class():

@@ -231,12 +231,14 @@ def test_an_unreadable_picture_fails_the_run_unless_skips_are_allowed(tmp_path, 
         bad = tmp_path / wnids()[number - 1] / validation_name(number)
         bad.write_bytes(bad.read_bytes()[:300])
     spec = {"path": str(tmp_path), "templates": "plain"}
-    message = r"v: 2 of 12 images cannot be read \(.*00000003\.JPEG cannot be decoded.*; .*08\.JPEG"
+    message = (
+        r"v: 2 of 12 records cannot be read \(.*00000003\.JPEG cannot be decoded.*; .*08\.JPEG"
+    )
     with pytest.raises(UserError, match=message + ".*--allow-skips"):
         evaluate(spec)
     metrics = evaluate(spec | {"allow_skips": True})
     assert (metrics["examples"], metrics["skipped"]) == (10, 2)
-    assert "2 of 12 images cannot be read" in caplog.text
+    assert "2 of 12 records cannot be read" in caplog.text
 
 
 def test_the_original_tar_is_evaluated(tmp_path):

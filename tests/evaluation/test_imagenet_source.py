@@ -20,7 +20,7 @@ def read(spec):
     found = [source[i] for i in range(len(source))]
     assert len(found) == len(LABELS)
     assert all(record.captions == () for record in found)
-    return {by_image[record.image]: record.label for record in found}, few
+    return {by_image[record.parts["image"]]: record.label for record in found}, few
 
 
 RIGHT = dict(enumerate(LABELS, start=1))
@@ -116,7 +116,7 @@ def test_real_labels_follow_the_number_in_the_name(tmp_path):
     for i in range(len(source)):
         record = numbered[i]
         assert record.key.endswith(validation_name(record.label + 1))
-        assert record.image == source[i].image
+        assert record.parts["image"] == source[i].parts["image"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import small_run
 
 from mmjax import evaluation
 from mmjax.data import eval_batches, open_source
+from mmjax.data.modalities import Image, Text
 from mmjax.errors import UserError
 from mmjax.parallel.mesh import make_mesh
 
@@ -26,8 +27,8 @@ def table(tmp_path):
 def test_is_the_mean_over_full_batches(table):
     _, _, params = small_run.run()
     batches = list(eval_batches(
-        open_source({"path": table}), image_size=32, tokenizer=small_run.tokenizer(),
-        text_length=16, batch_size=8, rows=np.arange(8),
+        open_source({"path": table}), [Image("image", 32), Text("text", 16, small_run.tokenizer())],
+        batch_size=8, rows=np.arange(8),
     ))  # fmt: skip
     losses = []
     for batch in batches[:2]:  # the third holds 5 of 8

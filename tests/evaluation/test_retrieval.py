@@ -70,7 +70,7 @@ def direct(table):
     """The metrics from one plain batch of everything: no evaluator, no padding, full length."""
     config = small_run.run()[0]
     source = open_source({"path": table})
-    files = [io.BytesIO(source[i].image) for i in range(len(source))]
+    files = [io.BytesIO(source[i].parts["image"]) for i in range(len(source))]
     images = [eval_transform(Image.open(file), config.model.image.size) for file in files]
     texts = [(i, c) for i in range(len(source)) for c in source.captions(i)]
     ids, mask = small_run.tokenizer().encode(

@@ -48,14 +48,14 @@ def test_validation_labels_are_the_builders(data_dir):
     expected = {jpeg(n): wnids().index(truth[n - 1]) for n in range(1, COUNT + 1)}
     source, few = open_imagenet({"path": f"tfds://imagenet2012?data_dir={data_dir}"}, "v")
     assert not few
-    assert {source[i].image: source[i].label for i in range(len(source))} == expected
+    assert {source[i].parts["image"]: source[i].label for i in range(len(source))} == expected
     assert all("ILSVRC2012_val_0000" in source[i].key for i in range(COUNT))
 
 
 @pytest.mark.tfds
 def test_training_images_come_from_the_tar_of_tars(data_dir):
     source = open_source({"path": f"tfds://imagenet2012?data_dir={data_dir}", "split": "train"})
-    found = {source[i].image: source[i].label for i in range(len(source))}
+    found = {source[i].parts["image"]: source[i].label for i in range(len(source))}
     expected = {jpeg(100 * label + n): label for label in (0, 7, 999) for n in range(2)}
     assert found == expected
 
@@ -76,7 +76,7 @@ def test_it_is_evaluated_without_tensorflow(data_dir, tmp_path):
         record = source[number]
         place = tmp_path / wnids()[record.label]
         place.mkdir(exist_ok=True)
-        (place / f"{number}.JPEG").write_bytes(record.image)
+        (place / f"{number}.JPEG").write_bytes(record.parts["image"])
     expected = evaluate(tmp_path)
     assert expected["examples"] == COUNT
     found = evaluate(f"tfds://imagenet2012?data_dir={data_dir}")

@@ -9,7 +9,7 @@ import small_run
 from PIL import Image
 
 from mmjax import evaluation
-from mmjax.data import eval_batches, open_source
+from mmjax.data import eval_batches, modalities, open_source
 from mmjax.errors import UserError
 from mmjax.evaluation.words import class_names, templates_of
 from mmjax.evaluation.zeroshot import accuracy, classifier, prompts
@@ -82,8 +82,8 @@ def spec(tmp_path):
 def test_equals_one_plain_batch(spec):
     _, _, params = small_run.run()
     source = open_source(spec | {"label": "class"})
-    images = next(eval_batches(source, image_size=32, tokenizer=None, text_length=0, batch_size=21,
-                               rows=np.arange(21)))  # fmt: skip
+    read = [modalities.Image("image", 32)]
+    images = next(eval_batches(source, read, batch_size=21, rows=np.arange(21)))
     texts = [
         f(word) for word in small_run.WORDS[:6] for f in ("a small {}".format, "{} and sea".format)
     ]

@@ -271,14 +271,20 @@ def test_a_teacher_that_reads_other_tokens_is_refused(folder):
     of_weights = Weights("bert", weights.config, weights.read, lambda: tokenizer({"a": 0}))
     model = models.from_config(weights.config.model)
     teacher = Teacher("big", "float32", of_weights, model, None)
-    teacher = teacher.for_objectives({"teacher/big/mlm"}, config)
-    assert teacher.columns(config, tokenizer({"a": 0})) == ()  # it has no view of its own
-    assert teacher.column_shapes(config) == {}
+    masked = {"teacher/big/mlm": ("text/hidden",)}
+    teacher = teacher.for_objectives(masked, config)
+    assert teacher.readers(config, lambda: tokenizer({"a": 0})) == ()  # none of its own
+    assert teacher.readers(config) == ()
     with pytest.raises(UserError, match=r"teachers\.big .*bert has another tokenizer: give"):
-        teacher.columns(config, tokenizer({"b": 0}))
-    config.model.image.kind = "regions"
-    with pytest.raises(UserError, match=r"big looks at pictures, and .*'regions' reads none"):
-        teacher.for_objectives({"teacher/big"}, config)
+        teacher.readers(config, lambda: tokenizer({"b": 0}))
     config.model.text.context_length = LENGTH + 1
     with pytest.raises(UserError, match=r"big reads .* 13 tokens, and knows 12: set .*to 12"):
-        teacher.for_objectives({"teacher/big/mlm"}, config)
+        teacher.for_objectives(masked, config)
+    config.model.update(towers=("image", "text"))
+    config.model.image.kind = "regions"
+    clip = tiny.config()
+    of_weights = Weights("clip", clip, None, None)
+    teacher = Teacher("big", "float32", of_weights, models.from_config(clip.model), None)
+    teacher.for_objectives({"teacher/big": ("text/embed",)}, config)
+    with pytest.raises(UserError, match=r"big looks at pictures, and .*'regions' reads none"):
+        teacher.for_objectives({"teacher/big": ("image/embed",)}, config)

@@ -1,6 +1,7 @@
 """A teacher's embeddings beside the data: which row is whose, and what they are refused for."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -10,8 +11,8 @@ import tiny
 
 from mmjax import config as config_lib
 from mmjax import models
-from mmjax.data import Address, Augment, Record, open_source
-from mmjax.data.examples import Example, Views
+from mmjax.data import Address, BadRecord, Record, open_source, train_batches, train_order
+from mmjax.data.draw import Draw
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights
 from mmjax.parallel import mesh as mesh_lib
@@ -65,31 +66,43 @@ def opened(folder):
     return cached.open_cached(folder, "big", "bfloat16")
 
 
-def test_views_repeat_modulo_the_number_stored(folder):
-    """Row view · records + number over both sources, in order of names; epoch modulo views."""
-    views = Views(0, Augment(), VIEWS)
-    addresses = [(0, 0, 0), (1, 0, 6), (0, 1, 4), (1, 2, 3), (1, 3, 6), (0, 7, 2)]
-    examples = [
-        Example(
-            views.of(Address(source, epoch, index)), Record("", b"", ("a",)), "a", np.zeros(0), 0
-        )
-        for source, epoch, index in addresses
-    ]
-    batch = opened(folder)(examples, views.transform)
-    rows = [(epoch % VIEWS) * 12 + (0, 5)[source] + index for source, epoch, index in addresses]
-    for name, embeds in embeddings().items():
-        expected = embeds[rows].astype(jax.numpy.bfloat16)
-        np.testing.assert_array_equal(batch[f"teacher/big/{name}"], expected)
+def read(modality, *addresses):
+    """The columns of records at (source, epoch, index)."""
+    record = Record("a", {})
+    return modality.batch([modality.read(record, Draw(0, Address(*a), record)) for a in addresses])
+
+
+def test_copies_repeat_modulo_the_number_stored(folder):
+    """Row copy · records + number over both sources, in order of names; epoch modulo copies."""
+    settings = config(batch_size=12)
+    sources = [open_source(spec, name) for name, spec in sorted(settings.data.train.items())]
+    order = train_order(sources, settings)
+    batches = train_batches(sources, settings, [opened(folder)], rows=np.arange(12), start_step=0)
+    for step, batch in enumerate(itertools.islice(batches, 5)):  # about five epochs
+        at = [order(12 * step + row) for row in range(12)]
+        rows = [(a.epoch % VIEWS) * 12 + (0, 5)[a.source] + a.index for a in at]
+        for name, embeds in embeddings().items():
+            expected = embeds[rows].astype(jax.numpy.bfloat16)
+            np.testing.assert_array_equal(batch[f"teacher/big/{name}"], expected)
+    assert max(a.epoch for a in at) > VIEWS
+    batches.close()
+
+
+def test_a_record_that_was_of_no_use_to_the_teacher_is_bad(folder):
+    """Its rows are NaN, and another record stands in, as it does where the teacher runs."""
+    shard = cached.shard_path(folder, "text_embed", 0)
+    stored = np.load(shard)
+    stored[3] = cached.bits(np.full(D, np.nan, np.float32), "bfloat16")
+    np.save(shard, stored)
+    read(opened(folder), (0, 0, 2), (0, 0, 4))
+    with pytest.raises(BadRecord, match=r"a was of no use to the teacher in"):
+        read(opened(folder), (0, 0, 3))
 
 
 def test_cached_and_online_are_the_same_bits(folder):
     """Both round to bfloat16, one before it writes: what objectives read is equal to the bit."""
     embeds = {name: x[:5] for name, x in embeddings().items()}
-    examples = [
-        Example(Address(0, 0, index), Record("", b"", ("a",)), "a", np.zeros(0), 0)
-        for index in range(5)
-    ]
-    batch = opened(folder)(examples, None)
+    batch = read(opened(folder), *((0, 0, index) for index in range(5)))
     names = ("image/embed", "text/embed", "logit/scale")
     stored = Teacher("big", "bfloat16", None, None, opened(folder))
     params = {"logit/scale": np.float32(3.0)}
@@ -173,4 +186,4 @@ def test_another_teacher_and_an_unfinished_folder_are_refused(folder, tmp_path):
         opened(str(tmp_path / "elsewhere"))
     lost = dataclasses.replace(embeds, folder=str(tmp_path / "elsewhere"))
     with pytest.raises(UserError, match=r"00000\.npy cannot be read .*run mmjax embed again"):
-        lost([Example(Address(0, 0, 0), Record("", b"", ()), "", np.zeros(0), 0)], None)
+        read(lost, (0, 0, 0))

@@ -1,0 +1,23 @@
+"""Modalities: what turns fields of a record into columns of a batch, by kind.
+
+A new one needs no edit here: subclass `Modality`, `register` it, and have a source yield records
+with its field.
+"""
+
+from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, build, register
+from mmjax.data.modalities.image import Image
+from mmjax.data.modalities.regions import Regions
+from mmjax.data.modalities.tags import Tags
+from mmjax.data.modalities.text import Text
+
+__all__ = [
+    "Column",
+    "Image",
+    "LoadTokenizer",
+    "Modality",
+    "Regions",
+    "Tags",
+    "Text",
+    "build",
+    "register",
+]

@@ -1,0 +1,63 @@
+"""Images: one random crop an example in training, the exact resize in evaluation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mmjax.data.augment import Augment, Crop
+from mmjax.data.draw import Draw
+from mmjax.data.images import MAX_PIXELS, eval_transform, open_image
+from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, register
+from mmjax.data.records import BadRecord, Record, Source
+from mmjax.errors import UserError
+
+
+@register("image")
+@dataclass(frozen=True)
+class Image(Modality):
+    """The field "image" of a record as NAME, uint8 [size, size, 3].
+
+    Those that differ in their names alone are equal: their columns would be.
+    """
+
+    name: str = field(compare=False)
+    size: int
+    resize: str = "shortest"
+    interpolation: str = "bicubic"
+    augment: Augment = field(default_factory=Augment)
+    max_pixels: int = MAX_PIXELS
+
+    @classmethod
+    def of(
+        cls, name: str, spec: Any, data: ConfigDict | None, tokenizer: LoadTokenizer | None
+    ) -> "Image":
+        if data is None:
+            return cls(name, spec.size)
+        augment = Augment(**data.augment)
+        return cls(name, spec.size, data.resize, data.interpolation, augment, data.max_pixels)
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        return {self.name: Column((self.size, self.size, 3), np.uint8)}
+
+    def read(self, record: Record, draw: Draw | None) -> np.ndarray:
+        image = record.part("image")
+        try:
+            if draw is None:
+                opened, size = open_image(image), self.size
+                return eval_transform(
+                    opened, size, resize=self.resize, interpolation=self.interpolation
+                )
+            # Readers at other sizes (a teacher's) show the same crop of the same pixels.
+            rng = draw.rng("image")
+            crop = draw.once("image", lambda: Crop(image, rng, self.augment, self.max_pixels))
+            return crop.at(self.size)
+        except BadRecord as error:
+            raise BadRecord(f"{record.key} {error}") from error
+
+    def check(self, source: Source, spec: Mapping[str, Any], key: str) -> None:
+        if spec.get("regions"):
+            raise UserError(f"config.model.{self.name} reads images: set {key}.regions=False.")
