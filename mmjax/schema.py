@@ -145,7 +145,7 @@ def entry(keys: Keys, values: Mapping[str, Any] | ConfigDict = types.MappingProx
     """A section of a config: `values` over the keys' defaults."""
     node = ConfigDict({key.name: key.value() for key in keys})
     with node.unlocked():
-        node.update(values)
+        node.update(values.to_dict() if isinstance(values, ConfigDict) else dict(values))
     return node
 
 
@@ -166,6 +166,11 @@ def find(keys: Keys, path: str) -> Key:
             return key
     near = section + dot + nearest(name, [key.name for key in keys])
     raise UserError(f"config.{path}: there is no such key; the nearest is config.{near}.")
+
+
+def kind_of(name: str, spec: Mapping[str, Any] | ConfigDict) -> str:
+    """The kind of the named entry `spec` of a section: its own name unless it says another."""
+    return spec.get("kind") or name
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -79,7 +79,7 @@ def train_batches(
         sources=list(sources),
         order=train_order(sources, config),
         tokenizer=tokenizer,
-        views=Views(config.seed, augment, config.data.views, limit, segments),
+        views=Views(config.seed, augment, config.data.copies, limit, segments),
         batch_size=config.batch_size,
         rows=np.asarray(rows),
         image_size=config.model.image.size if pictures else 0,
@@ -103,9 +103,12 @@ def train_order(sources: Sequence[Source], config: ConfigDict) -> Order:
         raise ValueError(f"{len(sources)} sources for {len(names)} entries of data.train")
     specs = [config.data.train[name] for name in names]
     weights = [spec.get("weight", 1.0) for spec in specs]
-    # A run that nobody asked for is the source's own: what its format reads at once.
-    runs = [s.get("run", 0) or getattr(o, "run", 1) for s, o in zip(specs, sources, strict=True)]
-    return Order([len(source) for source in sources], weights, config.seed, runs)
+    # A block that nobody asked for is the source's own: what its kind reads at once.
+    blocks = [
+        spec.get("block", 0) or getattr(source, "block", 1)
+        for spec, source in zip(specs, sources, strict=True)
+    ]
+    return Order([len(source) for source in sources], weights, config.seed, blocks)
 
 
 @dataclass

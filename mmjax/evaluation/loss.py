@@ -22,6 +22,7 @@ from mmjax.data.segments import Segments, check_source
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import batch_shards, on_mesh
 from mmjax.evaluation.skips import unreadable as unreadable_records
+from mmjax.evaluation.spec import source_of
 from mmjax.models import Multimodal
 from mmjax.objectives.registry import is_frozen
 from mmjax.parallel.mesh import local_rows, put_batch
@@ -34,9 +35,9 @@ class HeldOutLoss:
         self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
     ):
         self._config, self._tokenizer = config, tokenizer
-        self._source = open_source(spec, name)
+        self._source = open_source(source_of(spec), name)
         check_source(config.model, spec, self._source, f"config.evals.{name}")
-        self._batch_size = spec["batch_size"]
+        self._batch_size = spec.batch_size
         if len(self._source) < self._batch_size:
             raise UserError(
                 f"evals.{name}: batch_size={self._batch_size} is more than the "

@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 
 from mmjax.models import zoo
 from mmjax.models.decoder import generate
-from mmjax.models.fusion import Fusion
+from mmjax.models.fusion import OF_TEXT, Fusion
+from mmjax.models.keys import KINDS
 from mmjax.models.multimodal import Multimodal
 from mmjax.models.regions import RegionTower
-from mmjax.models.resnet import ModifiedResNet
 from mmjax.models.text import TextTower
 from mmjax.models.vision import VisionTower
 from mmjax.parallel.mesh import batch_shards, platform
@@ -28,8 +28,7 @@ def create(name: str) -> Multimodal:
 def from_config(config: ConfigDict) -> Multimodal:
     """Builds the model of `config.model`."""
     shared = {"embed_dim": config.embed_dim, "dtype": compute_dtype(config.dtype)}
-    kinds = {"vit": VisionTower, "resnet": ModifiedResNet, "regions": RegionTower}
-    image: Any = kinds[config.image.kind]
+    image: Any = KINDS[config.image.kind]
     keys = {field.name for field in dataclasses.fields(image)}  # the other kinds have other keys
     return Multimodal(
         image=image(**{k: v for k, v in {**config.image, **shared}.items() if k in keys})
@@ -43,10 +42,7 @@ def from_config(config: ConfigDict) -> Multimodal:
 
 
 def _fusion(config: ConfigDict, dtype: jnp.dtype) -> Fusion:
-    """The fusion's layers are the text tower's in all but their number."""
-    names = ("width", "heads", "mlp_dim", "activation", "norm", "norm_eps", "attention", "remat",
-             "unroll")  # fmt: skip
-    return Fusion(**config.fusion, **{name: config.text[name] for name in names}, dtype=dtype)
+    return Fusion(**config.fusion, **{name: config.text[name] for name in OF_TEXT}, dtype=dtype)
 
 
 def compute_dtype(name: str) -> jnp.dtype:

@@ -5,7 +5,7 @@ embeddings; full towers and a few layers here are the hybrids (FLAVA, ALBEF, CoC
 here is late fusion with a joint head. The layers are the text tower's in width, heads and form.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,9 @@ from mmjax.models.attention import may_see
 from mmjax.models.layers import Block, Cache, Dense, layer_norm, repeat, stack
 
 normal = nn.initializers.normal
+# The fusion's layers are the text tower's in all but their number.
+OF_TEXT = ("width", "heads", "mlp_dim", "activation", "norm", "norm_eps", "attention", "remat",
+           "unroll")  # fmt: skip
 
 
 class Fusion(nn.Module):
@@ -24,12 +27,16 @@ class Fusion(nn.Module):
     to the image tokens, which stay as they are (Li et al., 2021, ALBEF). "bottleneck": each has
     layers of its own and sees the other through a few shared tokens, the mean of what both made of
     them (Nagrani et al., 2021, MBT). The fields are the config keys `model.fusion.*`, and those of
-    the text tower.
+    the text tower in `OF_TEXT`.
+
+    Attributes:
+      style: How text and image tokens meet: in one stream, by cross-attention of the text, through
+        a few shared tokens.
+      depth: Layers that fuse, made as the text tower's; 0: a joint head alone; where both towers
+        have depth 0 it is early fusion, and all layers are these.
+      n_bottlenecks: bottleneck: how many tokens both streams share.
     """
 
-    style: str
-    depth: int
-    n_bottlenecks: int
     width: int
     heads: int
     mlp_dim: int
@@ -40,6 +47,9 @@ class Fusion(nn.Module):
     remat: str
     unroll: bool
     dtype: jnp.dtype
+    style: Literal["none", "concat", "cross", "bottleneck"] = "none"
+    depth: int = 6
+    n_bottlenecks: int = 4
 
     def setup(self):
         self.match = MatchHead(self.dtype)

@@ -1,12 +1,12 @@
 """A teacher's embeddings beside the data: shards of NumPy arrays, and a record of what they are of.
 
-    FOLDER/teacher.json           the teacher, the data and the views (written last)
+    FOLDER/teacher.json           the teacher, the data and the copies (written last)
     FOLDER/image_embed-00000.npy  [rows, D]; bfloat16 as its bits, uint16
     FOLDER/text_embed-00000.npy
 
-Row view · records + number is the record `number` (over all sources, in order of their names) as it
-is shown in epoch `view`: its augmentation and its caption are functions of (seed, source, epoch,
-index) alone, so the seed and the view say which crop the teacher saw.
+Row copy · records + number is the record `number` (over all sources, in order of their names) as it
+is shown in epoch `copy`: its augmentation and its caption are functions of (seed, source, epoch,
+index) alone, so the seed and the copy say which crop the teacher saw.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ from mmjax.data import Source
 from mmjax.data.examples import Columns, Example, Transform
 from mmjax.data.workers import Batch
 from mmjax.errors import UserError
+from mmjax.teachers.source import Fingerprint
 
 RECORD = "teacher.json"
 SHARD_ROWS = 1 << 16
@@ -77,12 +78,12 @@ class Cached(Columns):
             f"teacher/{self.name}/{output}": ((size,), dtype) for output, size in self.sizes.items()
         }
 
-    def check_data(self, record: Mapping[str, Any], views: int) -> None:
+    def check_data(self, record: Mapping[str, Any], copies: int) -> None:
         """UserError: the embeddings are not of the data that `record` describes."""
         stored = self.record["data"]
         for key, what in (("seed", "config.seed"), ("augment", "config.data.augment")):
             if stored[key] != record[key]:
-                raise self._wrong(f"are of views with {what}={stored[key]}, not {record[key]}")
+                raise self._wrong(f"are of copies with {what}={stored[key]}, not {record[key]}")
         names = [[source["name"] for source in data["sources"]] for data in (stored, record)]
         if names[0] != names[1]:
             raise self._wrong(f"are of the sources {names[0]}, not {names[1]}")
@@ -92,18 +93,18 @@ class Cached(Columns):
                     f"are of other records in data.train.{now['name']} ({was['records']:,} then, "
                     f"{now['records']:,} now)"
                 )
-        if not 0 < views <= stored["views"]:
+        if not 0 < copies <= stored["views"]:
             raise UserError(
-                f"{self.folder} holds {stored['views']} views of each example, and config.data."
-                f"views={views}: set it to {stored['views']} or fewer, so that views repeat."
+                f"{self.folder} holds {stored['views']} copies of each example, and config.data."
+                f"copies={copies}: set it to {stored['views']} or fewer, so that copies repeat."
             )
 
-    def check_teacher(self, mark: str, source: str) -> None:
+    def check_teacher(self, mark: Fingerprint, source: str) -> None:
         """UserError: the embeddings are not of the teacher with this fingerprint."""
-        if self.teacher != mark:
+        if not mark.matches(self.teacher):
             raise self._wrong(
                 f"are of another teacher ({self.record['source']}, {self.teacher}) than "
-                f"config.teachers.{self.name}.source={source!r} ({mark})"
+                f"config.teachers.{self.name}.source={source!r} ({mark.mark})"
             )
 
     def _row(self, output: str, row: int) -> np.ndarray:
@@ -139,12 +140,12 @@ def open_cached(folder: str, name: str, dtype: str) -> Cached:
 
 
 def data_record(config: ConfigDict, sources: Sequence[Source]) -> dict[str, Any]:
-    """What decides which example and view a row is: seed, augmentation, and the sources."""
+    """What decides which example and copy a row is: seed, augmentation, and the sources."""
     named = zip(sorted(config.data.train), sources, strict=True)
     augment = config.data.augment.to_dict()
     return {
         "seed": config.seed,
-        "views": config.data.views,
+        "views": config.data.copies,
         "augment": json.loads(json.dumps(augment)),  # tuples as lists, as they are read again
         "sources": [
             {"name": name, "records": len(source), "captions": _sample(source)}

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -79,7 +80,8 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         sources = data.open_sources(config.data.train)
         check_segments(config, sources)
         check_data(parts.teachers, config, sources)
-        open_workdir(folder, config, cleanup, command)
+        check_resume = functools.partial(config_check.validate_resume, new=config, workdir=folder)
+        open_workdir(folder, config, cleanup, check_resume, command)
         of_weights = weights.tokenizer if weights else None
         tokenizer = workdir_tokenizer(folder, config, sources, of_weights)
         config_check.validate_vocabulary(config, tokenizer.vocab_size)

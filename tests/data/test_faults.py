@@ -11,10 +11,9 @@ from itertools import islice
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from pictures import encode, pair, picture, write_tar
+from pictures import AS_IT_IS, encode, pair, picture, write_tar
 
 from mmjax.data import BadRecord, open_source, train_batches, train_transform
-from mmjax.data.augment import Augment
 from mmjax.errors import UserError
 
 B = 16
@@ -22,7 +21,7 @@ B = 16
 
 def batches(source, tokenizer, counts=None, **data):
     values = {"train": {"pairs": {}}, "text_lengths": (), "augment": {}, "workers": 0,
-              "prefetch": 1, "max_bad": 0.01, "views": 0}  # fmt: skip
+              "prefetch": 1, "max_bad": 0.01, "copies": 0}  # fmt: skip
     model = {"image": {"size": 16}, "text": {"context_length": 8}}
     config = ConfigDict({"seed": 0, "batch_size": B, "model": model, "data": {**values, **data}})
     rows = np.arange(B)
@@ -69,9 +68,9 @@ def test_one_image_in_twenty_is_bad(tmp_path, tokenizer, caplog):
 def test_a_picture_above_the_pixel_limit_is_not_decoded(kind):
     data = encode(picture(1, 100, 100), kind)
     rng = np.random.default_rng(0)
-    assert train_transform(data, rng, 8, Augment(), max_pixels=10_000).shape == (8, 8, 3)
+    assert train_transform(data, rng, 8, AS_IT_IS, max_pixels=10_000).shape == (8, 8, 3)
     with pytest.raises(BadRecord, match="has 100 × 100 pixels, more than 9,999"):
-        train_transform(data, rng, 8, Augment(), max_pixels=9_999)
+        train_transform(data, rng, 8, AS_IT_IS, max_pixels=9_999)
 
 
 def test_a_bomb_is_named_and_takes_no_memory(tmp_path, tokenizer, caplog):

@@ -31,7 +31,7 @@ def pairs(tmp_path_factory):
 
 def take(source, tokenizer, rows, **more):
     values = {"train": {"pairs": {}}, "text_lengths": (4, 8, 16), "augment": {}, "workers": 0,
-              "prefetch": 1, "max_bad": 1.0, "views": 0}  # fmt: skip
+              "prefetch": 1, "max_bad": 1.0, "copies": 0}  # fmt: skip
     model = {"image": {"size": 16}, "text": {"context_length": L}}
     config = ConfigDict({"seed": 0, "batch_size": B, "model": model, "data": values})
     batches = train_batches([source], config, tokenizer, rows=rows, start_step=0, **more)

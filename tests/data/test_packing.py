@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from mmjax import config as config_lib
-from mmjax import config_check, models, objectives
+from mmjax import models, objectives
 from mmjax.data import open_source, packing, train_batches, train_order
 from mmjax.errors import UserError
 
@@ -27,7 +27,7 @@ def lines(tmp_path_factory):
 
 def config(pack=PACK, length=L) -> ConfigDict:
     values = {"train": {"lines": {}}, "text_lengths": (), "augment": {}, "workers": 0,
-              "prefetch": 1, "max_bad": 0.01, "views": 0, "pack": pack}  # fmt: skip
+              "prefetch": 1, "max_bad": 0.01, "copies": 0, "pack": pack}  # fmt: skip
     model = {"towers": ("text",), "image": {"size": 0}, "text": {"context_length": length}}
     return ConfigDict({"seed": 1, "batch_size": B, "model": model, "data": values})
 
@@ -130,4 +130,4 @@ def test_rows_of_several_texts_where_one_is_expected(changes, problem):
     goals = objectives.build(run.objectives, run.model)
     with pytest.raises(UserError, match=rf"config\.data\.pack=-?\d .*{problem}"):
         packing.check(run, goals)
-    assert config_check.key_of("data.pack").default == 0
+    assert config_lib.default().data.pack == 0

@@ -29,7 +29,7 @@ def config(**data) -> ConfigDict:
         "augment": augment,
         "workers": 0,
         "prefetch": 2,
-        "views": 0,
+        "copies": 0,
         "max_bad": 0.01,
     }
     return ConfigDict(
@@ -266,7 +266,7 @@ SCRIPT = """
             seed=0, batch_size=4,
             model=dict(image=dict(size=16), text=dict(context_length=8)),
             data=dict(train=dict(a=dict(weight=1.0)), text_lengths=(), augment={}, workers=1,
-                      prefetch=2, views=0, max_bad=0.01)))
+                      prefetch=2, copies=0, max_bad=0.01)))
         source = open_source(dict(path="generated:64"), "a")
         tokenizer = pickle.load(open(sys.argv[1], "rb"))
         batches = train_batches([source], config, tokenizer, rows=np.arange(4), start_step=0)
