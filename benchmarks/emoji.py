@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from mmjax import config as config_lib
 from mmjax import data, models
 from mmjax.data import Tokenizer
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.runs.workdir import restore_for_inference
 from mmjax.training import loop
 
@@ -49,7 +49,7 @@ def config(steps: int, batch_size: int, seed: int) -> ConfigDict:
     return result
 
 
-def train(run: ConfigDict) -> tuple[Multimodal, Any, Tokenizer, list[Mapping[str, float]]]:
+def train(run: ConfigDict) -> tuple[Graph, Any, Tokenizer, list[Mapping[str, float]]]:
     """Model, parameters, tokenizer and what was logged of a run in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as workdir:
         loop.train(run, workdir)
@@ -74,7 +74,7 @@ def unseen(run: ConfigDict) -> tuple[np.ndarray, list[str]]:
     return images, [source.captions(i)[0] for i in range(len(source))]
 
 
-def count(model: Multimodal) -> int:
+def count(model: Graph) -> int:
     """Parameters of a model."""
     shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
     return sum(x.size for x in jax.tree.leaves(shapes))

@@ -179,8 +179,8 @@ def mmjax_program(
     def evaluate() -> np.ndarray:
         with jax.set_mesh(mesh):
             columns, _ = embedder.images(params, source)
-        accuracy(columns["image_embed"], classifier, labels)
-        return columns["image_embed"] @ classifier.T
+        accuracy(columns["image/embed"], classifier, labels)
+        return columns["image/embed"] @ classifier.T
 
     def decode() -> None:
         for _ in eval_batches(
@@ -191,7 +191,7 @@ def mmjax_program(
 
     @jax.jit
     def apply(layers, columns):
-        return model.apply({"params": layers_together(layers)}, columns, ("image_embed",))
+        return model.apply({"params": layers_together(layers)}, columns, ("image/embed",))
 
     pixels = np.zeros((batch, SIZE, SIZE, 3), np.uint8)
 

@@ -101,13 +101,13 @@ def one_word_apart(labels: list[str]) -> dict[str, set[str]]:
     return near
 
 
-def scorer(model: models.Multimodal, params, tokenizer):
+def scorer(model: models.Graph, params, tokenizer):
     """(pictures, texts) → how well they match, in parts of one size."""
 
     @jax.jit
     def logits(batch):
-        outputs: Any = model.apply({"params": params}, batch, ("match_logits",))
-        return outputs["match_logits"]
+        outputs: Any = model.apply({"params": params}, batch, ("fusion/match",))
+        return outputs["fusion/match"]
 
     assert model.text is not None
     length = model.text.context_length

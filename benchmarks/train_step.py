@@ -134,14 +134,14 @@ def mmjax_step(batch: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> 
     config.optim.update({"lr": LR, "schedule": "constant", "weight_decay": DECAY, "eps": EPS})
     config.optim.update({"b1": BETAS[0], "b2": BETAS[1]})
     params = clip.MODEL.family.read(weights, config.model)
-    rates = optim.rates(config.optim, params)
-    optimizer = optim.optimizer(config.optim, rates)
+    multipliers = optim.lr_multipliers(config.optim, params)
+    optimizer = optim.optimizer(config.optim, multipliers)
     model, goals = models.from_config(config.model), objectives.build(config.objectives)
     mesh = make_mesh()
     with jax.set_mesh(mesh):
         state = jax.jit(lambda: new_state(params, optimizer, ema=False))()
         train_step = jax.jit(
-            make_train_step(model, goals, optimizer, rates, config), donate_argnums=0
+            make_train_step(model, goals, optimizer, multipliers, config), donate_argnums=0
         )
 
     def step() -> float:

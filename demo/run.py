@@ -105,9 +105,9 @@ class View:
         self.images = np.concatenate([batch["image"][batch["mask"]] for batch in batches])
         self.pictures = [source[i].image for i in range(len(source))]
         self.names = [source.captions(i)[0] for i in range(len(source))]
-        self.image_embed = self._embed({"image": self.images}, "image_embed")
+        self.image_embed = self._embed({"image": self.images}, "image/embed")
         self.labels, self.text_embed = labels, self.embed_texts(labels)
-        self.scale = float(self._apply({}, ("logit_scale",))["logit_scale"])
+        self.scale = float(self._apply({}, ("logit/scale",))["logit/scale"])
 
     def tokens(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         return self._tokenizer.encode(texts, self._length)
@@ -115,7 +115,7 @@ class View:
     def embed_texts(self, texts: list[str]) -> np.ndarray:
         """[len(texts), D] of unit length."""
         text, mask = self.tokens(texts)
-        return self._embed({"text": text, "text_mask": mask}, "text_embed")
+        return self._embed({"text": text, "text_mask": mask}, "text/embed")
 
     def _embed(self, batch: dict[str, np.ndarray], output: str) -> np.ndarray:
         return np.asarray(self._apply(batch, (output,))[output])

@@ -57,9 +57,8 @@ SECTIONS: dict[str, Keys] = {
     "log": keys_of(Log, RESUMABLE),
 }
 # Sections of entries that the config names: the keys of all, and those of each kind.
-_WEIGHT = (Key("weight", float, 1.0, "Weight in the total loss."),)
 ENTRIES: dict[str, Keys] = {
-    "objectives": _WEIGHT,
+    "objectives": objectives.COMMON,
     "teachers": keys_of(TeacherKeys),
     "data.train": sources.KEYS,
     "evals": keys_of(Evaluation, RESUMABLE),
@@ -71,11 +70,7 @@ def kinds(section: str) -> Mapping[str, Keys]:
     if section == "evals":
         return {name: kind.keys for name, kind in evaluation.KINDS.items()}
     if section == "objectives":
-        return {
-            name: _WEIGHT
-            + tuple(Key(k, type(v), v, "") for k, v in objectives.options(name).items())
-            for name in objectives.REGISTRY
-        }
+        return {kind: objectives.keys_at(kind) for kind in objectives.REGISTRY}
     return {}
 
 

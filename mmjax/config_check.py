@@ -11,7 +11,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation.tasks import keys_at
 from mmjax.models.check import check_model
 from mmjax.models.text import ignores_padding
-from mmjax.objectives.registry import is_frozen, teacher_of
+from mmjax.objectives.registry import EMA, PLAIN, frozen_of, is_frozen, teacher_of
 from mmjax.runs import profile
 from mmjax.schema import kind_of, leaves
 
@@ -22,10 +22,10 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: names the key, and the nearest right one or the remedy.
     """
-    for name in config.objectives:
-        objectives.options(name)  # an unknown objective is named before its options
+    for name, spec in config.objectives.items():
+        objectives.kind_of(name, spec)  # an unknown kind is named before its keys
     for name, spec in config.evals.items():
-        keys_at(name, spec)  # and so an unknown kind of evaluator
+        keys_at(name, spec)
     present = dict(leaves(config))
     for path, value in present.items():
         config_lib.key_of(path, config).check(path, value)
@@ -79,7 +79,8 @@ def _check_texts(config: ConfigDict) -> None:
         raise UserError(
             "config.data.text_lengths must be (): the tags, config.model.text.tags, are at the end."
         )
-    if text.tags and "caption" in config.objectives:
+    kinds = [objectives.kind_of(name, spec) for name, spec in config.objectives.items()]
+    if text.tags and "caption" in kinds:
         raise UserError(
             "config.objectives.caption would say the tags, too: set config.model.text.tags=0."
         )
@@ -142,27 +143,23 @@ def validate_on_platform(config: ConfigDict, platform: str) -> None:
             )
 
 
-_REMEDIES = {
-    "logit_bias": "set config.model.logit_bias_init, e.g. -10.0",
-    "match_logits": "set config.model.fusion.style to concat, cross or bottleneck",
-    "fused_scores": "set config.model.fusion.style, and config.model.text.mlm_head=True",
-    "caption_scores": "set config.model.fusion.style to concat or cross (a bottleneck is not "
-    "causal), and config.model.text.mlm_head=True",
-    "text_scores": "set config.model.text.mlm_head=True",
-    "text_hidden": "set config.model.text.mlm_head=True",
-    "patch_pixels": "set config.model.image.pixel_head=True",
-    "image_embed": "a tower of depth 0 embeds nothing; this fusion is early",
-    "text_embed": "a tower of depth 0 embeds nothing; this fusion is early",
+_REMEDIES = {  # by an output's last part
+    "bias": "set config.model.logit_bias_init, e.g. -10.0",
+    "match": "set config.model.fusion.style to concat, cross or bottleneck",
+    "tokens": "set config.model.fusion.style to concat, cross or bottleneck",
+    "lm_head": "set config.model.text.mlm_head=True",
+    "pixels": "set config.model.image.pixel_head=True",
+    "embed": "a tower of depth 0 embeds nothing; this fusion is early",
 }
 
 
 def validate_outputs(goals: Mapping[str, tuple[Any, float]], given: tuple[str, ...]) -> None:
     """Checks that the model can give what each objective requires, of views that there are."""
-    made = {"plain"}.union(*(o.views.keys() | o.pairs.keys() for o, _ in goals.values()))
+    made = {PLAIN}.union(*(o.views.keys() | o.pairs.keys() for o, _ in goals.values()))
     for name, (objective, _) in goals.items():
-        for view, outputs in objective.requires.items():
+        for view, outputs in objective.all_requires():
             if is_frozen(view):
-                continue
+                view, outputs = frozen_of(view)[1], ()
             if view not in made:
                 raise UserError(
                     f"config.objectives.{name} reads the view that config.objectives.{view} makes: "
@@ -170,7 +167,8 @@ def validate_outputs(goals: Mapping[str, tuple[Any, float]], given: tuple[str, .
                 )
             lacking = [output for output in outputs if output not in given]
             if lacking:
-                remedy = _REMEDIES.get(lacking[0], f"this model gives {', '.join(given)}")
+                last = lacking[0].partition("/")[2]
+                remedy = _REMEDIES.get(last, f"this model gives {', '.join(given)}")
                 raise UserError(
                     f"config.objectives.{name} needs the model output {lacking[0]!r}: {remedy}."
                 )
@@ -183,8 +181,8 @@ def validate_teachers(
 ) -> None:
     """Checks that every teacher is asked, and gives what it is asked for; `teachers`: the outputs
     of each by name. And that there is an average for the objectives that want one."""
-    read = {view for objective, _ in goals.values() for view in objective.requires}
-    asked = {teacher_of(view)[0] for view in read if view.startswith("teacher/")}
+    read = {view for objective, _ in goals.values() for view, _ in objective.all_requires()}
+    asked = {teacher_of(view) for view in read}
     for teacher in teachers:
         if teacher not in asked and not config.teachers[teacher].start:
             raise UserError(
@@ -192,14 +190,15 @@ def validate_teachers(
                 "objective, e.g. distill_similarity, or remove it."
             )
     for name, (objective, _) in goals.items():
-        for view, outputs in objective.requires.items():
-            if view == "ema" and not config.optim.ema:
+        for view, outputs in objective.all_requires():
+            if frozen_of(view)[0] == EMA and not config.optim.ema:
                 raise UserError(
                     f"config.objectives.{name} needs averaged parameters: set config.optim.ema, "
                     "e.g. 0.995."
                 )
-            if view.startswith("teacher/"):
-                _check_teacher(name, teacher_of(view)[0], outputs, teachers)
+            asks = teacher_of(view)
+            if asks is not None:
+                _check_teacher(name, asks, outputs, teachers)
 
 
 def _check_teacher(

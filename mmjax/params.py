@@ -1,4 +1,4 @@
-"""What each parameter is: the one table that optimizers, freezing and sharding all read.
+"""What each parameter is: the one table that optimizers, freezing, sharding and inheritance read.
 
 The shape cannot tell (stacking over layers makes every bias two-dimensional), the path can.
 """
@@ -9,8 +9,41 @@ from typing import Any, NamedTuple
 
 import jax
 
-# Path pattern → role, the first match counts. New parameters need a line here.
-_ROLES = (
+INPUT, LAYER, TOKENS, HEAD = "input", "layer", "tokens", "head"
+
+
+class Role(NamedTuple):
+    """One parameter.
+
+    Attributes:
+      path: as "image/blocks/mlp/fc1/kernel".
+      kind: matrix, embedding, token, position, norm, statistic, bias or scale.
+      at: where its part uses it: "input", before the layers; "layer"; "tokens", on what the layers
+        give; "head", on what is taken from those.
+      split: the axis, counted from the end, that holds heads or hidden units and that the mesh's
+        `tensor` may split; 0: none.
+      heads: whether `split` holds attention's heads.
+    """
+
+    path: str
+    kind: str
+    at: str
+    split: int
+    heads: bool
+
+    @property
+    def stacked(self) -> bool:
+        """Whether a layer axis leads."""
+        return self.at == LAYER
+
+    @property
+    def part(self) -> str:
+        """The part of the model that it is of."""
+        return self.path.split("/")[0]
+
+
+# Path pattern → kind; the first match counts. New parameters need a line here.
+_KINDS = (
     (r"(^|/)norm\w*/(scale|bias)$", "norm"),
     (r"(^|/)norm\w*/(mean|var)$", "statistic"),
     (r"/bias$", "bias"),
@@ -18,17 +51,22 @@ _ROLES = (
     (r"/token_embed/embedding$", "embedding"),
     (r"/(class_embed|type_embed|bottleneck_embed|mask_embed|query_embed|probe)$", "token"),
     (r"/position_embed$", "position"),
-    (r"^logit_(scale|bias)$", "scale"),
+    (r"^\w+_(scale|bias)$", "scale"),
 )
-
-
-class Role(NamedTuple):
-    """One parameter: its `path` ("image/blocks/mlp/fc1/kernel"), `kind` (matrix, embedding, token,
-    position, norm, statistic, bias, scale) and whether a layer axis leads (`stacked`)."""
-
-    path: str
-    kind: str
-    stacked: bool
+# Path pattern → where it is used; else in the head.
+_PLACES = (
+    (r"/blocks/", LAYER),
+    (r"^[^/]+/(patch|region|token|class|type|position|bottleneck|mask)_embed", INPUT),
+    (r"^[^/]+/(norm_(pre|embed)|image_proj)/", INPUT),
+    (r"^[^/]+/norm_post/", TOKENS),
+)
+# Path pattern → (axis from the end, whether it holds heads).
+_SPLITS = (
+    (r"/(attention|cross)/(query|key|value)/(kernel|bias)$", (1, True)),
+    (r"/(attention|cross)/out/kernel$", (2, True)),
+    (r"/mlp/fc1/(kernel|bias)$", (1, False)),
+    (r"/mlp/fc2/kernel$", (2, False)),
+)
 
 
 def path_string(path: tuple[Any, ...]) -> str:
@@ -38,10 +76,15 @@ def path_string(path: tuple[Any, ...]) -> str:
 
 def role(path: str) -> Role:
     """The role of the parameter at `path`; KeyError names a path that the table does not know."""
-    for pattern, kind in _ROLES:
-        if re.search(pattern, path):
-            return Role(path, kind, "/blocks/" in path)
-    raise KeyError(f"no role for parameter {path!r}: add a line to mmjax/params.py")
+    kind = _first(_KINDS, path, None)
+    if kind is None:
+        raise KeyError(f"no role for parameter {path!r}: add a line to mmjax/params.py")
+    split, heads = _first(_SPLITS, path, (0, False))
+    return Role(path, kind, _first(_PLACES, path, HEAD), split, heads)
+
+
+def _first(table: tuple[tuple[str, Any], ...], path: str, default: Any) -> Any:
+    return next((value for pattern, value in table if re.search(pattern, path)), default)
 
 
 def map_roles(fn: Callable[[Role, Any], Any], params: Any) -> Any:

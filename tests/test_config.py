@@ -62,7 +62,7 @@ BAD = {
     ),
     "unknown objective": (
         lambda c: c.objectives.update(clp=config_lib.entry("objectives")),
-        r"config\.objectives\.clp: no such objective; the nearest is 'clip'",
+        r"config\.objectives\.clp: there is no such kind of objective; the nearest is 'clip'",
     ),
     "unknown option": (
         lambda c: c.objectives.clip.update(wait=1.0),

@@ -37,7 +37,7 @@ def config(**optim_keys: Any) -> ConfigDict:
     return result
 
 
-def params(model: models.Multimodal, seed: int = 0) -> Any:
+def params(model: models.Graph, seed: int = 0) -> Any:
     """Random float32 parameters made by NumPy: quicker than compiling `models.init`."""
     rng = np.random.default_rng(seed)
 
@@ -52,7 +52,7 @@ def params(model: models.Multimodal, seed: int = 0) -> Any:
     return roles.map_roles(leaf, shapes(model))
 
 
-def shapes(model: models.Multimodal) -> Any:
+def shapes(model: models.Graph) -> Any:
     return jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
 
 
@@ -97,7 +97,7 @@ def run(
 ) -> Run:
     """The step, compiled with these options, and the first state of a run on a mesh of sizes."""
     model = models.from_config(config.model)
-    rates = optim.rates(config.optim, shapes(model))
+    rates = optim.lr_multipliers(config.optim, shapes(model))
     optimizer = optim.optimizer(config.optim, rates)
     mesh = mesh_lib.make_mesh(*sizes, jax.devices()[: int(np.prod(sizes))])
     goals = objectives.build(config.objectives, config.model)

@@ -7,6 +7,8 @@ parameter's path, in which stacked layers carry their number: "text/blocks/[0-5]
 
 import dataclasses
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import jax
@@ -15,8 +17,10 @@ import optax
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
-from mmjax.params import Role, map_roles
+from mmjax.params import INPUT, TOKENS, Role, map_roles
 from mmjax.schema import RESUMABLE
+
+NONE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,22 +81,27 @@ def schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, config.lr, warmup), after], [warmup])
 
 
-def rates(config: ConfigDict, params: Any) -> Any:
+def lr_multipliers(config: ConfigDict, params: Any, above: Mapping[str, int] = NONE) -> Any:
     """Factors on the learning rate: a tree like `params` of float, or of [layers, 1, …] arrays.
 
-    A frozen parameter's factor is 0, and that of a statistic always: it is no weight.
-    UserError: a pattern that matches no parameter.
+    A frozen parameter's factor is 0, and that of a statistic always: it is not trained.
+
+    Args:
+      config: `config.optim`.
+      params: parameters, or their shapes.
+      above: part → layers between its tokens and the model's last output (`Graph.layers_above`).
+
+    Raises:
+      UserError: a pattern that matches no parameter.
     """
     scales = [(pattern, 0.0) for pattern in config.freeze] + [tuple(x) for x in config.lr_scale]
-    depths = {
-        tower: int(jax.tree.leaves(tree["blocks"])[0].shape[0])
-        for tower, tree in params.items()
-        if isinstance(tree, dict) and "blocks" in tree
-    }
+    depths: dict[str, int] = {}
+    map_roles(lambda role, leaf: depths.update({role.part: leaf.shape[0]} if role.stacked else {}),
+              params)  # fmt: skip
     used = set()
 
-    def factor(path: str, layers_below_output: int) -> float:
-        value = config.layer_decay**layers_below_output
+    def factor(path: str, layers_above: int) -> float:
+        value = config.layer_decay**layers_above
         for pattern, scale in scales:
             if re.match(pattern, path):
                 used.add(pattern)
@@ -102,16 +111,16 @@ def rates(config: ConfigDict, params: Any) -> Any:
     def of(role: Role, leaf: Any) -> float | np.ndarray:
         if role.kind == "statistic":
             return 0.0
-        depth = depths.get(role.path.split("/")[0], 0)
+        depth, further = depths.get(role.part, 0), above.get(role.part, 0)
         if role.stacked:
             paths = [role.path.replace("/blocks/", f"/blocks/{i}/") for i in range(depth)]
-            per_layer = np.array([factor(p, depth - i) for i, p in enumerate(paths)], np.float32)
+            factors = [factor(path, further + depth - i) for i, path in enumerate(paths)]
+            per_layer = np.array(factors, np.float32)
             if (per_layer == per_layer[0]).all():
                 return float(per_layer[0])
             return per_layer.reshape(-1, *(1,) * (leaf.ndim - 1))
-        at_input = re.search(r"/(patch|region|token|class|type|position)_embed|/norm_(pre|embed)",
-                             role.path)  # fmt: skip
-        return factor(role.path, depth + 1 if at_input else 0)
+        at = {INPUT: further + depth + 1, TOKENS: further}
+        return factor(role.path, at.get(role.at, 0))
 
     tree = map_roles(of, params)
     unused = [pattern for pattern, _ in scales if pattern not in used]
@@ -123,16 +132,16 @@ def rates(config: ConfigDict, params: Any) -> Any:
     return tree
 
 
-def frozen(rate_tree: Any) -> Any:
+def frozen(multipliers: Any) -> Any:
     """Tree of bool: True where a whole parameter stays (no gradient, no moments)."""
-    return jax.tree.map(lambda rate: bool(np.all(rate == 0)), rate_tree)
+    return jax.tree.map(lambda factor: bool(np.all(factor == 0)), multipliers)
 
 
-def optimizer(config: ConfigDict, rate_tree: Any) -> optax.GradientTransformation:
+def optimizer(config: ConfigDict, multipliers: Any) -> optax.GradientTransformation:
     """The update direction at learning rate 1, weight decay included.
 
-    The train step multiplies it by schedule(step) and by `rates`: the schedule then counts the
-    steps of the run, also those whose non-finite update was skipped.
+    The train step multiplies it by schedule(step) and by `lr_multipliers`: the schedule then counts
+    the steps of the run, also those whose non-finite update was skipped.
     """
     decay = config.weight_decay
     core = {
@@ -159,7 +168,7 @@ def optimizer(config: ConfigDict, rate_tree: Any) -> optax.GradientTransformatio
     }[config.name]()
     if config.grad_clip:
         core = optax.chain(optax.clip_by_global_norm(config.grad_clip), core)
-    labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen(rate_tree))
+    labels = jax.tree.map(lambda f: "frozen" if f else "trained", frozen(multipliers))
     if "frozen" not in jax.tree.leaves(labels):
         return core
     return optax.multi_transform({"trained": core, "frozen": optax.set_to_zero()}, labels)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from mmjax import models
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.objectives.registry import Objective, Outputs
 from mmjax.parallel import rules
 
@@ -99,13 +99,13 @@ def with_params(state: TrainState, params: Any) -> TrainState:
     return state.replace(params=params, ema=ema)  # type: ignore[attr-defined]
 
 
-def init_params(model: Multimodal, declared: Declared, key: jax.Array) -> Any:
+def init_params(model: Graph, declared: Declared, key: jax.Array) -> Any:
     """Random float32 parameters of the model and of the objectives."""
     return models.init(model, key) | declared.params(key)
 
 
 def abstract_state(
-    model: Multimodal,
+    model: Graph,
     optimizer: optax.GradientTransformation,
     *,
     ema: bool,
@@ -128,7 +128,7 @@ def abstract_state(
 
 
 def init_state(
-    model: Multimodal,
+    model: Graph,
     optimizer: optax.GradientTransformation,
     *,
     seed: int,

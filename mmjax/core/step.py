@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 from mmjax import models
 from mmjax.core import optim
 from mmjax.core.state import HEADS, Declared, TrainState, model_params
-from mmjax.core.views import Objectives, run_views
-from mmjax.models import Multimodal
-from mmjax.objectives.registry import Batch, Objective, Outputs, Own, is_frozen, teacher_of
+from mmjax.core.views import NOTHING, Frozen, Objectives, run_views
+from mmjax.models import Graph
+from mmjax.objectives.registry import EMA, LOCAL, TEACHER, Batch, Outputs, Own
 from mmjax.parallel import rules
 from mmjax.teachers.teacher import Teacher
 
@@ -29,10 +29,10 @@ LOSS_MEAN_STEPS = 50  # that the running mean of the loss looks back
 
 
 def make_train_step(
-    model: Multimodal,
+    model: Graph,
     objectives: Objectives,
     optimizer: optax.GradientTransformation,
-    rate_tree: Any,
+    multipliers: Any,
     config: ConfigDict,
     teachers: Sequence[Teacher] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -48,14 +48,15 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
         def loss_fn(params):
-            params = jax.tree.map(_stop_frozen, params, rate_tree)
-            outputs = run_all(
-                model, objectives, params, batch, key, teachers=teachers, frozen=state.teachers,
-                ema=state.ema, microbatches=config.optim.microbatches,
-            )  # fmt: skip
+            params = jax.tree.map(_stop_frozen, params, multipliers)
             own = owned(objectives, params, state.memory)
+            outputs = run_views(
+                model, objectives, model_params(params), batch, key, own=own,
+                frozen=frozen_models(model, teachers, state.teachers, state.ema),
+                microbatches=config.optim.microbatches,
+            )  # fmt: skip
             loss, metrics = total_loss(objectives, outputs, batch, own)
-            keepers = {name: goal.update for name, (goal, _) in objectives.items() if goal.update}
+            keepers = {name: o.update for name, (o, _) in objectives.items() if o.update}
             memory = {
                 name: update(state.memory[name], outputs, batch) for name, update in keepers.items()
             }
@@ -67,14 +68,12 @@ def make_train_step(
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = jax.tree.map(
-            lambda p, update, rate: p + (lr * rate * update).astype(p.dtype),
+            lambda p, update, factor: p + (lr * factor * update).astype(p.dtype),
             state.params,
             updates,
-            rate_tree,
+            multipliers,
         )
-        if config.model.logit_scale_max and "logit_scale" in params:
-            most = np.log(config.model.logit_scale_max)
-            params["logit_scale"] = params["logit_scale"].clip(0, most)
+        params = model.clamp(params)
         ema = state.ema
         if ema is not None:
             # The early average is short, so that it forgets the random start (as in TensorFlow's).
@@ -99,8 +98,10 @@ def make_train_step(
         metrics |= {"nonfinite": nonfinite, "skipped": skipped}
         if config.log.gradient_norms:
             metrics |= gradient_norms(loss_fn, state.params, objectives)
-        if "logit_scale" in params:
-            metrics["logit_scale"] = jnp.exp(params["logit_scale"])
+        scales = [name for name in model.of_model(model.outputs()) if name.endswith("/scale")]
+        if scales:
+            found: Any = model.apply({"params": model_params(params)}, {}, scales)
+            metrics |= {name.replace("/", "_"): value for name, value in found.items()}
         new = TrainState(
             state.step + 1, params, opt_state, ema, nonfinite, skipped, mean, memory,
             state.teachers,
@@ -110,15 +111,15 @@ def make_train_step(
     return train_step
 
 
-def _stop_frozen(param: jax.Array, rate: float | np.ndarray) -> jax.Array:
-    """`param` without a gradient where its rate is 0: frozen layers count in no norm and no clip.
+def _stop_frozen(param: jax.Array, factor: float | np.ndarray) -> jax.Array:
+    """`param` without a gradient where its factor is 0: frozen layers count in no norm and no clip.
 
     The backward pass of what is frozen as a whole is never computed.
     """
     stopped = jax.lax.stop_gradient(param)
-    if np.ndim(rate) == 0:
-        return param if rate else stopped
-    return jnp.where(rate == 0, stopped, param)
+    if np.ndim(factor) == 0:
+        return param if factor else stopped
+    return jnp.where(factor == 0, stopped, param)
 
 
 def gradient_norms(
@@ -143,66 +144,32 @@ def gradient_norms(
     return norms
 
 
-def run_all(
-    model: Multimodal,
-    objectives: Objectives,
-    params: Any,
-    batch: Batch,
-    key: jax.Array,
-    *,
-    teachers: Sequence[Teacher] = (),
-    frozen: Mapping[str, Any] | None = None,
-    ema: Any = None,
-    microbatches: int = 1,
-) -> Outputs:
-    """The outputs of `run_views`, and beside them "teacher/NAME" (of the parameters `frozen[NAME]`)
-    and "ema" (of the average `ema`), of the plain batch; and "teacher/NAME/VIEW", of a view as it
-    was made. They take no gradient."""
-    own, other = split_views(objectives)
-    outputs = dict(
-        run_views(model, own, model_params(params), batch, key, microbatches=microbatches)
-    )
-
-    def run(frozen_model, frozen_params, inputs, names):
-        return run_plain(frozen_model, frozen_params, inputs, names, microbatches)
-
-    by_name = {teacher.name: teacher for teacher in teachers}
-    for view, names in other.items():
-        if view == "ema":
-            theirs = run(model, model_params(ema), batch, names)
-        else:
-            name, of = teacher_of(view)
-            shown = None if of == "plain" else outputs[of]
-            theirs = by_name[name].outputs((frozen or {})[name], batch, names, run, shown)
-        outputs[view] = jax.lax.stop_gradient(theirs)
-    return outputs
+def frozen_models(
+    model: Graph, teachers: Sequence[Teacher], params: Mapping[str, Any], ema: Any
+) -> dict[str, tuple[Frozen, Any]]:
+    """What `run_views` may read without a gradient: the teachers, of which `params` are the
+    parameters by name, and the average."""
+    found: dict[str, tuple[Frozen, Any]] = {
+        f"{TEACHER}/{teacher.name}": (teacher, params[teacher.name]) for teacher in teachers
+    }
+    return found if ema is None else found | {EMA: (Averaged(model), model_params(ema))}
 
 
-def run_plain(
-    model: Multimodal, params: Any, batch: Batch, names: tuple[str, ...], microbatches: int = 1
-) -> Mapping[str, Any]:
-    """The named outputs of one batch, nothing random."""
-    goal = Objective({"plain": names}, lambda outputs, batch: (outputs, {}))
-    return run_views(
-        model, {"plain": (goal, 1.0)}, params, batch, jax.random.key(0),
-        microbatches=microbatches, train=False,
-    )["plain"]  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class Averaged:
+    """The model itself with its averaged parameters."""
 
+    model: Graph
 
-def split_views(objectives: Objectives) -> tuple[Objectives, dict[str, tuple[str, ...]]]:
-    """(the objectives with the model's own views alone, the frozen views with their outputs)."""
-    own, other = {}, dict[str, set[str]]()
-    for name, (objective, weight) in objectives.items():
-        requires = {v: n for v, n in objective.requires.items() if not is_frozen(v)}
-        own[name] = (dataclasses.replace(objective, requires=requires), weight)
-        for view, names in objective.requires.items():
-            if is_frozen(view):
-                other.setdefault(view, set()).update(names)
-    return own, {view: tuple(sorted(names)) for view, names in other.items()}
+    def outputs(self, params, batch, view, names, run):
+        return run(self.model, params, batch if view is None else view, names)
+
+    def of_model(self, names):
+        return self.model.of_model(names)
 
 
 def declare(
-    model: Multimodal,
+    model: Graph,
     objectives: Objectives,
     batch: Any,
     teachers: Sequence[Teacher],
@@ -213,21 +180,24 @@ def declare(
     The losses are traced, so that shapes that they cannot take are a UserError here.
     """
 
-    def outputs(frozen: Any, batch: Batch) -> Outputs:
+    def run(frozen: Any, batch: Batch, objectives: Objectives, own: Any) -> Outputs:
         key = jax.random.key(0)
         params = models.init(model, key)
-        return run_all(
-            model, objectives, params, batch, key, teachers=teachers, frozen=frozen, ema=params
-        )
+        frozen = frozen_models(model, teachers, frozen, params)
+        return run_views(model, objectives, params, batch, key, own=own, frozen=frozen)
 
-    shapes = jax.eval_shape(outputs, frozen, batch)
+    # What an objective declares follows from its outputs, of which `local` is not one yet.
+    plain = {name: (dataclasses.replace(objective, local=None), weight)
+             for name, (objective, weight) in objectives.items()}  # fmt: skip
+    shapes = jax.eval_shape(lambda frozen, batch: run(frozen, batch, plain, {}), frozen, batch)
     declared = Declared({name: objective for name, (objective, _) in objectives.items()}, shapes)
 
-    def loss(outputs: Outputs, batch: Batch) -> jax.Array:
+    def loss(frozen: Any, batch: Batch) -> jax.Array:
         own = owned(objectives, declared.params(jax.random.key(0)), declared.memory())
+        outputs = run(frozen, batch, objectives, own)
         return total_loss(objectives, outputs, batch, own)[0]
 
-    jax.eval_shape(loss, shapes, batch)
+    jax.eval_shape(loss, frozen, batch)
     return declared
 
 
@@ -240,9 +210,11 @@ def total_loss(
     """
     total, metrics = jnp.zeros((), jnp.float32), {}
     for name, (objective, weight) in objectives.items():
-        declares = objective.params or objective.state
-        more = ((own or {})[name],) if declares else ()
-        loss, extra = objective.loss(outputs, batch, *more)
+        if objective.local is not None:
+            seen: Any = {LOCAL: outputs[f"{LOCAL}/{name}"]}
+        else:
+            seen = outputs
+        loss, extra = objective.loss(seen, batch, (own or {}).get(name, NOTHING))
         total += weight * loss
         metrics[f"loss/{name}"] = loss
         metrics |= {f"{name}/{metric}": value for metric, value in extra.items()}

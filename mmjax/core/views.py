@@ -1,79 +1,179 @@
-"""The views of a batch through the model: each tower once for each distinct input of its own.
+"""The views of a batch through the model: each part once for each distinct input of its own.
 
 A view that leaves the image as it is (a masked text, a caption) shares the image tower's run with
-the plain view, and so for texts; the fusion runs once a view.
+the plain view, and so for texts; a fusion runs once a view. Frozen models and the averaged
+parameters see views, too, without a gradient.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from mmjax.models import Multimodal
-from mmjax.models.multimodal import MODEL_OUTPUTS
-from mmjax.objectives.registry import Batch, Objective, Outputs, Rows
+from mmjax.models import Graph
+from mmjax.models.graph import Call
+from mmjax.objectives.registry import (
+    LOCAL,
+    PLAIN,
+    Batch,
+    Objective,
+    Outputs,
+    Own,
+    Rows,
+    View,
+    frozen_of,
+    is_frozen,
+)
 
 Objectives = Mapping[str, tuple[Objective, float]]
 Keys = Mapping[str, jax.Array]
+NOTHING = Own()
+
+
+class Frozen(Protocol):
+    """A model without a gradient that objectives may read: a teacher, or the average."""
+
+    def outputs(
+        self,
+        params: Any,
+        batch: Batch,
+        view: Batch | None,
+        names: tuple[str, ...],
+        run: Callable[..., Mapping[str, Any]],
+    ) -> Mapping[str, Any]:
+        """The named outputs for its own view of `batch`, or for `view` where that is given;
+        `run(model, params, batch, names)` runs a model."""  # fmt: skip
+        ...
+
+    def of_model(self, names: Collection[str]) -> set[str]:
+        """Those of the outputs that belong to the model and not to examples."""
+        ...
 
 
 def run_views(
-    model: Multimodal,
+    model: Graph,
     objectives: Objectives,
     params: Any,
     batch: Batch,
     key: jax.Array,
     *,
+    own: Mapping[str, Own] | None = None,
+    frozen: Mapping[str, tuple[Frozen, Any]] | None = None,
     microbatches: int = 1,
     train: bool = True,
 ) -> Outputs:
-    """Runs the model once a view; returns view → name → array of the whole batch.
+    """Runs what the objectives require; returns view → name → array of the whole batch.
 
-    Names are those of outputs, and of the columns of views that were made.
+    Names are those of outputs, and of the columns of views that were made. What an objective
+    computed inside the microbatches is at "local/NAME".
 
-    With `microbatches` = k the towers see B/k examples at a time and are recomputed in the backward
-    pass; the outputs, and so the negatives, are those of the whole batch.
+    Args:
+      own: what objectives declared, by name.
+      frozen: "ema", "teacher/NAME" → the model and its parameters.
+      microbatches: k: the model sees B/k examples at a time and is recomputed in the backward pass;
+        the outputs, and so the negatives, are those of the whole batch.
+      train: turns on what is random in training only.
     """
-    makers: dict[str, Any] = {"plain": lambda batch, key: batch}
+    makers = {PLAIN: View(lambda batch, key, frozen: batch)}
     choosers: dict[str, Any] = {}
-    required: dict[str, set[str]] = {}
+    required: dict[str, set[str]] = {}  # of all
+    leaving: dict[str, set[str]] = {}  # of those whose loss sees the whole batch
     for objective, _ in objectives.values():
         makers |= objective.views
         choosers |= objective.pairs
-        for view, names in objective.requires.items():
-            required.setdefault(view, set()).update(names)
-    keys = {view: jax.random.fold_in(key, index) for index, view in enumerate(sorted(required))}
+        for view, outputs in objective.all_requires():
+            required.setdefault(view, set()).update(outputs)
+            if objective.local is None:
+                leaving.setdefault(view, set()).update(outputs)
+    keys = _keys(required, key)
 
-    batches = {view: makers[view](batch, keys[view]) for view in required if view in makers}
-    outputs = run_batches(
-        model, params, batches, {view: tuple(sorted(required[view])) for view in batches},
-        keys=keys, microbatches=microbatches, train=train,
-    )  # fmt: skip
-    made = {view: part for view, part in batches.items() if view != "plain"}
-    result = {view: {**made.get(view, {}), **outputs[view]} for view in batches}
-    for view in sorted(required.keys() & choosers.keys()):
-        rows = choosers[view](result, batch, keys[view])
+    def run(model: Graph, params: Any, batch: Batch, names: tuple[str, ...]) -> Mapping[str, Any]:
+        return run_plain(model, params, batch, names, microbatches)
+
+    def run_frozen(view: str, shown: Batch | None) -> Mapping[str, Any]:
+        theirs, their_params = (frozen or {})[frozen_of(view)[0]]
         names = tuple(sorted(required[view]))
-        masks = {name: batch[name] for name in ("text_mask", "regions_mask") if name in batch}
-        plain = {**masks, **result["plain"]}
-        result[view] = _run_pairs(model, params, plain, rows, names, microbatches)
+        return jax.lax.stop_gradient(theirs.outputs(their_params, batch, shown, names, run))
+
+    asked = {view: frozen_of(view)[1] for view in required if is_frozen(view)}
+    others = {view: run_frozen(view, None) for view, of in asked.items() if of == PLAIN}
+    batches = {PLAIN: batch} | {
+        view: makers[view].make(batch, keys[view], {v: others[v] for v in makers[view].reads})
+        for view in keys
+        if view in makers
+    }
+    others |= {view: run_frozen(view, batches[of]) for view, of in asked.items() if of != PLAIN}
+
+    names = {view: tuple(sorted(required.get(view, ()))) for view in batches}
+    of_model = {view: (frozen or {})[frozen_of(view)[0]][0].of_model(required[view])
+                for view in others}  # fmt: skip
+    theirs = {v: {n: x for n, x in found.items() if n not in of_model[v]}
+              for v, found in others.items()}  # fmt: skip
+
+    def inside(outputs: Outputs, theirs: Outputs) -> tuple[Any, Any]:
+        """What leaves a microbatch: outputs for global losses, sums of local ones."""
+        every = dict(outputs)
+        for view, found in theirs.items():
+            every[view] = {**found, **{name: others[view][name] for name in of_model[view]}}
+        local = {
+            name: objective.local(every, every[PLAIN], (own or {}).get(name, NOTHING))
+            for name, (objective, _) in objectives.items()
+            if objective.local is not None
+        }
+        return {v: {n: outputs[v][n] for n in leaving.get(v, ())} for v in outputs}, local
+
+    left, local = run_batches(
+        model, params, batches, names, keys=keys, microbatches=microbatches, train=train,
+        inside=inside, more=(theirs,),
+    )  # fmt: skip
+    made = {view: part for view, part in batches.items() if view != PLAIN}
+    result: dict[str, Any] = {view: {**made.get(view, {}), **left[view]} for view in batches}
+    result |= others
+    result |= {f"{LOCAL}/{name}": sums for name, sums in local.items()}
+    for view in sorted(required.keys() & choosers.keys(), key=_order):
+        rows = choosers[view](result, batch, keys[view])
+        names_of_pairs = tuple(sorted(required[view]))
+        known = {**batch, **result[PLAIN]}
+        result[view] = _run_pairs(model, params, known, rows, names_of_pairs, microbatches)
     return result
 
 
+def run_plain(
+    model: Graph, params: Any, batch: Batch, names: tuple[str, ...], microbatches: int = 1
+) -> Mapping[str, Any]:
+    """The named outputs of one batch, nothing random."""
+    keys = {PLAIN: jax.random.key(0)}
+    outputs, _ = run_batches(
+        model, params, {PLAIN: batch}, {PLAIN: names}, keys=keys, microbatches=microbatches,
+        train=False,
+    )  # fmt: skip
+    return outputs[PLAIN]
+
+
 def run_batches(
-    model: Multimodal,
+    model: Graph,
     params: Any,
     batches: Mapping[str, Batch],
     names: Mapping[str, tuple[str, ...]],
     *,
     keys: Keys,
     microbatches: int = 1,
-    train: bool = False,
-) -> dict[str, dict[str, Any]]:
-    """View → the named outputs of its batch. Views that share a column share its array.
+    train: bool = True,
+    inside: Callable[..., tuple[Any, Any]] | None = None,
+    more: tuple[Any, ...] = (),
+) -> tuple[dict[str, dict[str, Any]], Any]:
+    """The named outputs of several batches (view → columns), each part run once for each distinct
+    input. Views that share a column share its array.
 
-    `keys` are for dropout: a shared tower takes that of its first view.
+    Args:
+      keys: for dropout: a shared run takes that of its first view.
+      inside: (outputs and columns by view, *more) → (outputs that leave the microbatch, anything
+        else [b, …]); called on each microbatch, `more` cut as the batch is. None: `names` leave.
+
+    Returns:
+      what `inside` returned, of the whole batch; outputs of the model itself are added to the
+      first.
     """
     # Distinct arrays are cut into parts once, and known by their numbers after that.
     columns: list[jax.Array] = []
@@ -86,58 +186,89 @@ def run_batches(
                 columns.append(array)
         layout[view] = {name: numbers[id(array)] for name, array in batches[view].items()}
 
-    # (tower, numbers of the columns it reads) → (its first view, the outputs that all views need)
-    runs: dict[tuple, tuple[str, set[str]]] = {}
-    shared: dict[str, list[tuple]] = {view: [] for view in layout}
-    for view, places in layout.items():
-        for tower, needed in zip(("image", "text"), model.needs(names[view]), strict=True):
-            if needed:
-                key = (tower, *(places.get(name) for name in model.reads(tower)))
-                runs.setdefault(key, (view, set()))[1].update(needed)
-                shared[view].append(key)
+    plans = {view: model.plan(at, names[view]) for view, at in layout.items()}
+    calls: dict[Call, tuple[str, set[str]]] = {}  # → its first view, the outputs that all need
+    for view, plan in plans.items():
+        for call, wanted in plan.calls.items():
+            calls.setdefault(call, (view, set()))[1].update(wanted)
 
-    def run(columns: list[jax.Array], keys: Keys) -> dict[str, dict[str, Any]]:
-        parts = {v: {name: columns[i] for name, i in at.items()} for v, at in layout.items()}
-        known: dict[tuple, Any] = {
-            key: model.apply(
-                {"params": params}, parts[view], tuple(sorted(needed)), train=train,
-                rngs={"dropout": keys[view]},
-            )
-            for key, (view, needed) in runs.items()
-        }  # fmt: skip
-        results: dict[str, Any] = {}
-        for view, part in parts.items():
-            given = {name: x for key in shared[view] for name, x in known[key].items()}
-            of_examples = tuple(name for name in names[view] if name not in MODEL_OUTPUTS)
-            results[view] = model.apply({"params": params}, part, of_examples, given=given)
-        return results
+    def run_calls(known: dict[Any, Any], of_model: bool, keys: Keys) -> dict[Any, Any]:
+        for call, (view, wanted) in calls.items():
+            if bool(call.inputs) != of_model:
+                found: Any = model.apply(
+                    {"params": params}, call, known, wanted, train, method="call",
+                    rngs={"dropout": keys[view]},
+                )  # fmt: skip
+                known |= found
+        return known
 
-    outputs = _in_parts(run, columns, dict(keys), microbatches)
-    for view, part in batches.items():
-        scalars = tuple(name for name in names[view] if name in MODEL_OUTPUTS)
-        outputs[view] |= model.apply({"params": params}, part, scalars)
-    return outputs
+    scalars = run_calls({}, True, keys)
+
+    def run(arrays: tuple[list[jax.Array], tuple[Any, ...]], keys: Keys) -> Any:
+        columns, more = arrays
+        known = run_calls({**dict(enumerate(columns)), **scalars}, False, keys)
+        outputs = {
+            view: {name: known[plan.values[name]] for name in (*layout[view], *names[view])}
+            for view, plan in plans.items()
+        }
+        leave: Any
+        rest: Any = {}
+        if inside is None:
+            leave = {view: {n: outputs[view][n] for n in names[view]} for view in outputs}
+        else:
+            leave, rest = inside(outputs, *more)
+        # What belongs to the model is no row of a microbatch: it is added below.
+        return {v: {n: x for n, x in found.items() if plans[v].values[n] not in scalars}
+                for v, found in leave.items()}, rest  # fmt: skip
+
+    outputs, rest = _in_parts(run, (columns, more), dict(keys), microbatches)
+    for view, plan in plans.items():
+        outputs[view] |= {
+            name: scalars[plan.values[name]] for name in names[view] if plan.values[name] in scalars
+        }
+    return outputs, rest
+
+
+def _order(view: str) -> tuple[str, str]:
+    """Views by the last part of their names: their random numbers are then those of runs that began
+    when objectives did not name their views."""
+    return view.rpartition("/")[2], view
+
+
+def _keys(required: Collection[str], key: jax.Array) -> dict[str, jax.Array]:
+    """A key for each view that is made: those of the model first, then those that frozen models
+    alone are shown."""
+    ours = sorted((view for view in required if not is_frozen(view)), key=_order)
+    shown = {frozen_of(view)[1] for view in required if is_frozen(view)}
+    views = ours + sorted(shown.difference(ours, (PLAIN,)), key=_order)
+    return {view: jax.random.fold_in(key, index) for index, view in enumerate(views)}
 
 
 def _run_pairs(
-    model: Multimodal,
+    model: Graph,
     params: Any,
-    plain: Mapping[str, Any],
+    known: Mapping[str, Any],
     rows: Rows,
     names: tuple[str, ...],
     microbatches: int,
 ) -> dict[str, Any]:
-    """The fusion's outputs for image rows[0][m] with text rows[1][m], from the towers' tokens."""
+    """Outputs of joints for rows[PART][m] of each part, from what the towers gave before."""
+    sources = {source: _owner(source, rows) for source in model.sources(names, known)}
 
     def run(rows: Rows, keys: Keys) -> dict[str, Any]:
-        images, texts = rows
-        pair = {name: plain[name][texts] for name in ("text_mask", "text_tokens")}
-        of_image = plain.keys() & {"image_tokens", "regions_mask"}
-        pair |= {name: plain[name][images] for name in sorted(of_image)}
-        outputs: Any = model.apply({"params": params}, pair, names, given=pair)
+        pair = {source: known[source][rows[part]] for source, part in sources.items()}
+        outputs: Any = model.apply({"params": params}, pair, names)
         return outputs
 
     return _in_parts(run, rows, {}, microbatches)
+
+
+def _owner(source: str, rows: Rows) -> str:
+    """The part that a column or an output is of."""
+    parts = [p for p in rows if source == p or source.startswith((f"{p}/", f"{p}_"))]
+    if not parts:
+        raise ValueError(f"{source!r} is of none of the parts that pair, {', '.join(rows)}")
+    return max(parts, key=len)
 
 
 def _in_parts(run: Any, arrays: Any, keys: Keys, parts: int) -> Any:

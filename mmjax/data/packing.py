@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 
 GROUP = 8  # enough for first fit to leave little room
-PER_TOKEN = {"text_tokens", "text_scores", "token_logits"}  # outputs that know no rows
+PER_TOKEN = {"text/tokens", "text/lm_head", "text/logits"}  # outputs that know no rows
 
 
 class Packed(NamedTuple):

@@ -1,7 +1,7 @@
 """Parquet files of image bytes or image paths with captions, as Hugging Face datasets store them.
 
 A row group is what Parquet reads at once, so `block` says how many rows to visit together; where
-row groups hold thousands of images, `mmjax data convert` to ArrayRecord serves random access better.
+groups hold thousands of images, `mmjax data convert` to ArrayRecord serves random access better.
 """
 
 import os

@@ -14,7 +14,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation import progress, report
 from mmjax.evaluation.tasks import build, keys_at
 from mmjax.interop.pretrained import load
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.parallel.mesh import make_mesh
 from mmjax.runs.workdir import restore_for_inference
 from mmjax.schema import entry, find, kind_of
@@ -117,7 +117,7 @@ def read_suite(file: str | None) -> dict[str, ConfigDict]:
     return specs
 
 
-def _model(workdir: str | None, weights: str | None) -> tuple[ConfigDict, Multimodal, Any, Any]:
+def _model(workdir: str | None, weights: str | None) -> tuple[ConfigDict, Graph, Any, Any]:
     """(config, model, parameters, tokenizer or None)"""
     if (workdir is None) == (weights is None):
         raise UserError("mmjax eval needs either --workdir=DIR of a run or --weights=PATH.")

@@ -22,13 +22,13 @@ from mmjax.data import Source, Tokenizer, eval_batches
 from mmjax.errors import UserError
 from mmjax.evaluation.progress import track
 from mmjax.evaluation.skips import report_unreadable
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.models.text import ignores_padding
 from mmjax.parallel.mesh import BATCH, local_rows, make_mesh, platform, put_batch
 from mmjax.params import Role, map_roles
 
 Columns = dict[str, np.ndarray]
-INPUTS = {"image_embed": ("image",), "text_embed": ("text", "text_mask")}
+INPUTS = {"image/embed": ("image",), "text/embed": ("text", "text_mask")}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Embedder:
     never which rows count.
     """
 
-    model: Multimodal
+    model: Graph
     tokenizer: Tokenizer | None
     batch_size: int
     image_size: int
@@ -52,7 +52,7 @@ class Embedder:
 
     @classmethod
     def of(
-        cls, spec: Any, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer | None
+        cls, spec: Any, config: ConfigDict, model: Graph, tokenizer: Tokenizer | None
     ) -> "Embedder":
         """For an evaluator with the keys `spec` of a run's model."""
         return cls(
@@ -78,7 +78,7 @@ class Embedder:
         Raises:
           UserError: some cannot, and may not be skipped; on every host, after all were tried.
         """
-        if "image_embed" not in self.model.outputs():
+        if "image/embed" not in self.model.outputs():
             raise UserError("this model has no image tower, so it cannot embed images.")
         size, rows = self._global_batch()
         batches: Iterable[Columns] = eval_batches(
@@ -94,7 +94,7 @@ class Embedder:
         )
         batches = track(batches, len(source), size, f"{source.name}: images")
         columns = _collect(
-            _jitted(self.model, "image_embed"), self._laid_out(params), batches, size
+            _jitted(self.model, "image/embed"), self._laid_out(params), batches, size
         )
         unreadable = columns.pop("unreadable")
         skipped = report_unreadable(source, columns["index"][unreadable], self.allow_skips)
@@ -105,8 +105,8 @@ class Embedder:
         """float32 [N, D] of what `tokenize` returned."""
         size, rows = self._global_batch()
         batches = track(_cut(tokens, size, rows), len(tokens["text"]), size, "texts")
-        embed = _jitted(self.model, "text_embed")
-        return _collect(embed, self._laid_out(params), batches, size)["text_embed"]
+        embed = _jitted(self.model, "text/embed")
+        return _collect(embed, self._laid_out(params), batches, size)["text/embed"]
 
     def tokenize(self, texts: Sequence[str]) -> Columns:
         """text int32 and text_mask bool [N, L], the same on every host.
@@ -114,8 +114,8 @@ class Embedder:
         L is the full context, or for a tower that does not look at padding what the longest of the
         texts needs, rounded up to a multiple of 8: the same embeddings for less.
         """
-        if "text_embed" not in self.model.outputs() or self.tokenizer is None:
-            lacks = "tokenizer" if "text_embed" in self.model.outputs() else "text tower"
+        if "text/embed" not in self.model.outputs() or self.tokenizer is None:
+            lacks = "tokenizer" if "text/embed" in self.model.outputs() else "text tower"
             raise UserError(
                 f"this model has no {lacks}, which texts need; probe and knn need none."
             )
@@ -128,8 +128,8 @@ class Embedder:
 
     def _laid_out(self, params: Any) -> Any:
         """The parameters as they are used fastest."""
-        towers = [tower for tower in (self.model.image, self.model.text) if tower is not None]
-        written_out = all(getattr(tower, "unroll", True) for tower in towers)
+        parts = (part.module for part in self.model.parts.values())
+        written_out = all(getattr(module, "unroll", True) for module in parts)
         return layers_apart(params) if platform() == "cpu" and written_out else params
 
     def _global_batch(self) -> tuple[int, np.ndarray]:
@@ -157,7 +157,7 @@ def batch_shards() -> int:
 
 
 @functools.lru_cache(maxsize=8)  # the evaluators of a run compile their towers once
-def _jitted(model: Multimodal, output: str) -> Callable:
+def _jitted(model: Graph, output: str) -> Callable:
     inputs = INPUTS[output]
 
     def embed(params, batch):

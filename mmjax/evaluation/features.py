@@ -12,7 +12,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.skips import check_complete, open_test
 from mmjax.evaluation.spec import Evaluation, source_of
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 
 
 class Labelled(NamedTuple):
@@ -37,7 +37,7 @@ class Features:
     """The two sets of an evaluator with the keys `OfFeatures`."""
 
     def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+        self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
     ):
         self._name = name
         path = spec.train or spec.path
@@ -58,7 +58,7 @@ class Features:
         test, skipped = self._embedder.images(params, self._test)
         self._check(self._train, train, int(np.iinfo(np.int32).max))
         self._check(self._test, test, int(train["label"].max()) + 1)
-        first, second = (Labelled(c["image_embed"], c["label"]) for c in (train, test))
+        first, second = (Labelled(c["image/embed"], c["label"]) for c in (train, test))
         return first, second, skipped
 
     def _check(self, source: Source, columns: dict[str, np.ndarray], classes: int) -> None:

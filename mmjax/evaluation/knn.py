@@ -15,7 +15,7 @@ from mmjax.evaluation.accuracy import score_accuracy
 from mmjax.evaluation.embed import on_mesh
 from mmjax.evaluation.features import Features, OfFeatures
 from mmjax.evaluation.ranks import BLOCK
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 
 
 def knn_scores(
@@ -70,7 +70,7 @@ class NearestNeighbours:
     """Evaluator of two sources of images with labels (`Features`)."""
 
     def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+        self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
     ):
         self._k, self._temperature = spec.k, spec.temperature
         if self._k < 1 or self._temperature <= 0:

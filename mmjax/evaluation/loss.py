@@ -23,7 +23,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation.embed import batch_shards, on_mesh
 from mmjax.evaluation.skips import unreadable as unreadable_records
 from mmjax.evaluation.spec import source_of
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.objectives.registry import is_frozen
 from mmjax.parallel.mesh import local_rows, put_batch
 
@@ -32,7 +32,7 @@ class HeldOutLoss:
     """Evaluator of the weighted total and its parts, with each record's first caption."""
 
     def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+        self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
     ):
         self._config, self._tokenizer = config, tokenizer
         self._source = open_source(source_of(spec), name)

@@ -18,7 +18,7 @@ from mmjax.data import Tokenizer
 from mmjax.evaluation.accuracy import score_accuracy
 from mmjax.evaluation.embed import batch_shards, on_mesh, whole
 from mmjax.evaluation.features import Features, Labelled, OfFeatures
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.parallel.mesh import batch_sharding
 
 DECAYS = 10.0 ** np.arange(-1, -8.5, -0.5)  # strong to weak
@@ -90,7 +90,7 @@ class Probe:
     """Evaluator of two sources of images with labels (`Features`)."""
 
     def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+        self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
     ):
         self._features = Features(name, spec, config=config, model=model, tokenizer=tokenizer)
         self._shots = spec.shots

@@ -20,7 +20,7 @@ from mmjax.evaluation.ranks import ranks
 from mmjax.evaluation.skips import open_test
 from mmjax.evaluation.spec import Evaluation
 from mmjax.evaluation.words import read_lines
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 
 TOP = (1, 5, 10)
 
@@ -93,7 +93,7 @@ class Retrieval:
     """
 
     def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Multimodal, tokenizer: Tokenizer
+        self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
     ):
         self._source = open_test(spec, name)
         self._embedder = Embedder.of(spec, config, model, tokenizer)
@@ -116,7 +116,7 @@ class Retrieval:
         # The captions of an image that was skipped stay as candidates.
         pairs = self._pairs[np.isin(self._pairs[:, 0], images["index"])]
         pairs[:, 0] = np.searchsorted(images["index"], pairs[:, 0])
-        return retrieval_metrics(images["image_embed"], texts, pairs) | skipped
+        return retrieval_metrics(images["image/embed"], texts, pairs) | skipped
 
 
 def captions_of(source: Source) -> list[tuple[str, ...]]:

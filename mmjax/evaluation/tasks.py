@@ -13,7 +13,7 @@ from mmjax.evaluation.probe import Probe, ProbeKeys
 from mmjax.evaluation.retrieval import Retrieval, RetrievalKeys
 from mmjax.evaluation.spec import Evaluation
 from mmjax.evaluation.zeroshot import Classification, ImageNet, ZeroShot, imagenet
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.schema import RESUMABLE, Keys, entry, keys_of, kind_of, nearest
 
 Evaluator = Callable[[Any], dict[str, float]]
@@ -57,7 +57,7 @@ def build(
     spec: Mapping[str, Any] | ConfigDict,
     *,
     config: ConfigDict,
-    model: Multimodal,
+    model: Graph,
     tokenizer: Tokenizer,
 ) -> Evaluator:
     """The evaluator of one entry of `config.evals`: parameters -> metrics.

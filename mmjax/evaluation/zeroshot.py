@@ -23,7 +23,7 @@ from mmjax.evaluation.imagenet_source import open_imagenet, open_real, wnids
 from mmjax.evaluation.skips import check_complete, open_test
 from mmjax.evaluation.spec import Evaluation, source_of
 from mmjax.evaluation.words import big_vision_words, class_names, read_lines, templates_of
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 
 
 def prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -81,7 +81,7 @@ class ZeroShot:
         spec: Any,
         *,
         config: ConfigDict,
-        model: Multimodal,
+        model: Graph,
         tokenizer: Tokenizer,
         source: Source | None = None,
         answers: Sequence[Sequence[int]] | None = None,
@@ -117,7 +117,7 @@ class ZeroShot:
         kept, labels = restrict(label, self._answers, subset)
         if not len(kept):
             raise UserError(f"evals.{self._name}: no image is of the classes of its subset.")
-        return accuracy(images["image_embed"][kept], weights[subset], labels) | skipped
+        return accuracy(images["image/embed"][kept], weights[subset], labels) | skipped
 
     def _check(self, images: dict[str, np.ndarray], classes: int) -> None:
         """All labels are in range, and all classes exist."""

@@ -22,7 +22,7 @@ from mmjax.errors import UserError
 from mmjax.interop import hub, registry
 from mmjax.interop.formats import Training, Weights
 from mmjax.interop.start import grouped, start_from
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.parallel.mesh import batch_shards
 from mmjax.runs.workdir import inference_shapes
 
@@ -92,27 +92,27 @@ class Pretrained:
 
     source: str
     config: ConfigDict
-    model: Multimodal
+    model: Graph
     params: Any
     tokenizer: Tokenizer | None
     training: Training | None = None
 
     def embed_images(self, images: Sequence[Picture], batch_size: int = 64) -> np.ndarray:
         """float32 [N, D] of unit length."""
-        return self.outputs(("image_embed",), images=images, batch_size=batch_size)["image_embed"]
+        return self.outputs(("image/embed",), images=images, batch_size=batch_size)["image/embed"]
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
         """float32 [N, D] of unit length."""
-        return self.outputs(("text_embed",), texts=texts, batch_size=batch_size)["text_embed"]
+        return self.outputs(("text/embed",), texts=texts, batch_size=batch_size)["text/embed"]
 
     def logits(self, images: Sequence[Picture], texts: Sequence[str]) -> np.ndarray:
         """float32 [images, texts]: scale · cosine (+ bias); softmax over texts for CLIP, sigmoid of
         each for SigLIP."""
-        scalars = tuple(name for name in ("logit_scale", "logit_bias") if name in self.given)
+        scalars = tuple(name for name in ("logit/scale", "logit/bias") if name in self.given)
         of_model = _jitted(self.model, scalars)(self.params, {})
         cosine = self.embed_images(images) @ self.embed_texts(texts).T
-        return np.asarray(of_model["logit_scale"]) * cosine + np.asarray(
-            of_model.get("logit_bias", 0.0)
+        return np.asarray(of_model["logit/scale"]) * cosine + np.asarray(
+            of_model.get("logit/bias", 0.0)
         )
 
     @property
@@ -128,7 +128,7 @@ class Pretrained:
         texts: Sequence[str] | None = None,
         batch_size: int = 64,
     ) -> dict[str, np.ndarray]:
-        """Any outputs of `given` for pictures or texts, e.g. ("image_features",) of a classifier.
+        """Any outputs of `given` for pictures or texts, e.g. ("image/features",) of a classifier.
 
         Args:
           names: outputs with a row for each example.
@@ -183,5 +183,5 @@ class Pretrained:
 
 
 @functools.lru_cache(maxsize=32)
-def _jitted(model: Multimodal, names: tuple[str, ...]) -> Any:
+def _jitted(model: Graph, names: tuple[str, ...]) -> Any:
     return jax.jit(lambda params, batch: model.apply({"params": params}, batch, names))

@@ -36,7 +36,7 @@ def attend(
       value: as `key`.
       mask: bool, broadcastable to [B, heads, L, M], True where a key may be seen; the kernels take
         masks of keys, [B, 1, 1, M].
-      causal: a query sees keys up to its own place only (L = M).
+      causal: a query sees keys up to its own position only (L = M).
       implementation: "auto", "xla", "cudnn" or "splash".
 
     Returns:

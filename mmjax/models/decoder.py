@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.errors import UserError
-from mmjax.models.multimodal import Multimodal
+from mmjax.models.graph import Graph
 from mmjax.models.regions import RegionTower
 
 
@@ -25,7 +25,7 @@ class Generated(NamedTuple):
 
 
 def generate(
-    model: Multimodal,
+    model: Graph,
     params: Any,
     batch: Mapping[str, jax.Array],
     *,
@@ -38,7 +38,8 @@ def generate(
     """The likeliest text of each example that the search finds.
 
     Args:
-      model: one that gives "caption_scores", or a text tower alone (as a causal language model).
+      model: one with a text tower that has a head, and a fusion that can be causal or none (a
+        causal language model).
       params: its parameters.
       batch: `image` uint8 [B, S, S, 3]; for a text tower alone any array [B, …].
       start_id, end_id: the tokenizer's `start_id` and `eot_id`.
@@ -49,9 +50,9 @@ def generate(
     Raises:
       UserError: the model cannot predict tokens one after another, or the length is beyond it.
     """
-    text, fusion = model.text, model.fusion
+    text, fusion = model.module("text"), model.module("fusion")
     causal = not (fusion and fusion.style == "bottleneck") and not isinstance(
-        model.image, RegionTower
+        model.module("image"), RegionTower
     )
     if text is None or not text.mlm_head or not causal:
         raise UserError(
@@ -75,11 +76,11 @@ def _generate(model, params, batch, start_id, end_id, length, beams, length_pena
         return model.apply({"params": params}, *args, **kwargs)
 
     rows = next(iter(batch.values())).shape[0]
-    image, images = None, 0
-    if model.fusion is not None:
-        image = jnp.repeat(apply(batch, ("image_tokens",))["image_tokens"], beams, axis=0)
-        images = image.shape[1] if model.fusion.style == "concat" else 0
-    decode = functools.partial(apply, images=images, method="decode")
+    image, images, fusion = None, 0, model.module("fusion")
+    if fusion is not None:
+        image = jnp.repeat(apply(batch, ("image/tokens",))["image/tokens"], beams, axis=0)
+        images = image.shape[1] if fusion.style == "concat" else 0
+    decode = functools.partial(apply, images=images, method=_decode)
 
     def move(cache, beam):
         """The caches of the hypotheses that go on: row b · beams + beam[b, k]."""
@@ -87,7 +88,7 @@ def _generate(model, params, batch, start_id, end_id, length, beams, length_pena
         return jax.tree.map(lambda x: x[:, source], cache)
 
     def step(state):
-        place, tokens, log_prob, ended, logits, cache = state
+        position, tokens, log_prob, ended, logits, cache = state
         next_log = jax.nn.log_softmax(logits.reshape(rows, beams, -1))
         vocabulary = next_log.shape[-1]
         only_end = jnp.where(jnp.arange(vocabulary) == end_id, 0.0, -jnp.inf)
@@ -95,14 +96,14 @@ def _generate(model, params, batch, start_id, end_id, length, beams, length_pena
         total = (log_prob[:, :, None] + next_log).reshape(rows, -1)
         log_prob, best = jax.lax.top_k(total, beams)
         beam, token = best // vocabulary, (best % vocabulary).astype(jnp.int32)
-        tokens = jnp.take_along_axis(tokens, beam[:, :, None], axis=1).at[:, :, place].set(token)
+        tokens = jnp.take_along_axis(tokens, beam[:, :, None], axis=1).at[:, :, position].set(token)
         ended = jnp.take_along_axis(ended, beam, axis=1) | (token == end_id)
-        logits, cache = decode(token.reshape(-1, 1), place, move(cache, beam))
-        return place + 1, tokens, log_prob, ended, logits, cache
+        logits, cache = decode(token.reshape(-1, 1), position, move(cache, beam))
+        return position + 1, tokens, log_prob, ended, logits, cache
 
     def goes_on(state):
-        place, ended = state[0], state[3]
-        return (place < length) & ~ended.all()
+        position, ended = state[0], state[3]
+        return (position < length) & ~ended.all()
 
     first = jnp.full((rows * beams, 1), start_id, jnp.int32)
     logits, cache = decode(first, 0, empty_cache(model, rows * beams, length, images), image=image)
@@ -124,14 +125,46 @@ def _generate(model, params, batch, start_id, end_id, length, beams, length_pena
     return Generated(of_winner(tokens), of_winner(mask), of_winner(log_prob))
 
 
-def empty_cache(model: Multimodal, rows: int, length: int, images: int) -> dict[str, Any]:
-    """Zeros for the keys and values of every layer: of texts, and of the fusion's stream."""
-    text = model.text
-    assert text is not None
+def _decode(
+    model: Graph,
+    token: jax.Array,
+    position: int | jax.Array,
+    cache: Mapping[str, Any],
+    images: int,
+    image: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Logits float32 [B, V] of what follows `token` [B, 1], the one at `position` of its text.
 
-    def own(depth: int, places: int) -> dict[str, Any]:
-        x = jnp.zeros((depth, rows, places, text.heads, text.width // text.heads), text.dtype)
+    Args:
+      model: bound to its parameters.
+      token: int32 [B, 1].
+      position: the same for all rows.
+      cache: of all earlier positions, as `empty_cache` begins it.
+      images: image tokens that come before the text in the fusion's stream.
+      image: "image/tokens", at position 0 only; the cache has them after that.
+    """
+    text: Any = model.text
+    position = jnp.asarray(position, jnp.int32)
+    layers = cache["text"]
+    length = layers["own"][0].shape[2] if layers else text.context_length
+    known = jnp.arange(length)[None, :] <= position
+    result = text(("tokens",), token, known, cache=layers, position=position)
+    tokens, new = result["tokens"], {"text": result["cache"], "fusion": cache["fusion"]}
+    if "fusion" in model.parts:
+        at = position if image is not None else position + images
+        fusion: Any = model.fusion
+        tokens, _, new["fusion"] = fusion(tokens, known, image, cache=cache["fusion"], position=at)
+    logits = text.logits(("logits",), tokens[:, -1])["logits"]
+    return logits.astype(jnp.float32), new
+
+
+def empty_cache(model: Graph, rows: int, length: int, images: int) -> dict[str, Any]:
+    """Zeros for the keys and values of every layer: of texts, and of the fusion's stream."""
+    text, joint = model.module("text"), model.module("fusion")
+
+    def own(depth: int, positions: int) -> dict[str, Any]:
+        x = jnp.zeros((depth, rows, positions, text.heads, text.width // text.heads), text.dtype)
         return {"own": (x, x)} if depth else {}
 
-    fusion = own(model.fusion.depth, images + length) if model.fusion else {}
+    fusion = own(joint.depth, images + length) if joint else {}
     return {"text": own(text.depth, length), "fusion": fusion}

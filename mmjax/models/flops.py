@@ -13,14 +13,14 @@ from jax.extend import core
 from ml_collections import ConfigDict
 
 from mmjax import models
-from mmjax.models.multimodal import Multimodal
+from mmjax.models.graph import Graph
 
 
 def forward_flops(config: ConfigDict, params: Any) -> int:
     """Of embedding one image–text pair with `config.model` (what of it there is a tower for), and
     of fusing it where there is a fusion; no head over a vocabulary. `params` may be shapes."""
     model = plain_model(config)
-    names = [n for n in model.outputs() if n.endswith("_embed") or n == "fused_tokens"]
+    names = [n for n in model.outputs() if n.endswith("/embed") or n == "fusion/tokens"]
     batch = jax.eval_shape(lambda: models.dummy_batch(model))
 
     def embed(params: Any, batch: Any) -> Any:
@@ -30,7 +30,7 @@ def forward_flops(config: ConfigDict, params: Any) -> int:
     return product_flops(embed, params, batch) // rows
 
 
-def plain_model(config: ConfigDict) -> Multimodal:
+def plain_model(config: ConfigDict) -> Graph:
     """The model of `config.model` whose traced program is quick to make and shows all products:
     layers in a loop, and attention in no kernel, which pads and hides them."""
     config = config.copy_and_resolve_references()

@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.models.attention import may_see
+from mmjax.models.graph import Function
 from mmjax.models.layers import Block, Cache, Dense, layer_norm, repeat, stack
+from mmjax.models.text import pool_tokens
 
 normal = nn.initializers.normal
 # The fusion's layers are the text tower's in all but their number.
 OF_TEXT = ("width", "heads", "mlp_dim", "activation", "norm", "norm_eps", "attention", "remat",
-           "unroll")  # fmt: skip
+           "unroll", "causal", "pool")  # fmt: skip
 
 
 class Fusion(nn.Module):
@@ -46,13 +48,57 @@ class Fusion(nn.Module):
     attention: str
     remat: str
     unroll: bool
+    causal: bool  # the text
+    pool: str  # of the text tower
+    class_token: bool  # of the image tower
     dtype: jnp.dtype
     style: Literal["none", "concat", "cross", "bottleneck"] = "none"
     depth: int = 6
     n_bottlenecks: int = 4
+    of: tuple[str, str] = ("image", "text")
 
     def setup(self):
         self.match = MatchHead(self.dtype)
+
+    def functions(self, name: str) -> tuple[Function, ...]:
+        image, text = self.of
+        reads = {
+            "text": f"{text}/tokens", "text_mask": f"{text}_mask",
+            "image": f"{image}/tokens", "image_mask": f"{image}_mask",
+        }  # fmt: skip
+        if self.style != "bottleneck":  # through which a text sees all of itself
+            reads["text_ar"] = f"{text}_ar"
+        return (Function(name, "outputs", tuple(reads.items()), ("tokens", "match")),)
+
+    def outputs(
+        self,
+        outputs: tuple[str, ...],
+        text: jax.Array,
+        text_mask: jax.Array,
+        image: jax.Array,
+        image_mask: jax.Array | None = None,
+        text_ar: jax.Array | None = None,
+        train: bool = False,
+    ) -> dict[str, jax.Array]:
+        """Computes "tokens" [B, L, W], the texts after the fusion, and "match" float32 [B], the
+        logit of whether text and image belong together."""
+        del train
+        if text_ar is None and self.causal:
+            text_ar = jnp.ones(text.shape[:2], jnp.int32)
+        tokens, images, _ = self(text, text_mask, image, image_mask=image_mask, text_ar=text_ar)
+        result = {"tokens": tokens}
+        if "match" in outputs:
+            pooled = pool_tokens(tokens, text_mask, self.pool)
+            if self.style != "cross":  # the image's stream has something to say, too
+                assert images is not None
+                if self.class_token:
+                    pooled_image = images[:, 0]
+                else:
+                    seen = None if image_mask is None else image_mask[..., None]
+                    pooled_image = images.mean(axis=1, where=seen)
+                pooled = jnp.concatenate([pooled, pooled_image], axis=-1)
+            result["match"] = self.match(pooled)
+        return result
 
     @nn.compact
     def __call__(
@@ -64,7 +110,7 @@ class Fusion(nn.Module):
         image_mask: jax.Array | None = None,
         text_ar: jax.Array | None = None,
         cache: dict[str, Cache] | None = None,
-        place: jax.Array | None = None,
+        position: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None, dict[str, Cache] | None]:
         """The fused text tokens [B, L, W], image tokens [B, N, W], and the new cache.
 
@@ -72,8 +118,8 @@ class Fusion(nn.Module):
           text, image: tokens of the towers; their widths may differ.
           text_mask, image_mask: bool [B, L] and [B, N], False on padding; None: there is none.
           text_ar: int32 [B, L], what a text token sees of the texts (`may_see`; images always).
-          cache: for generation by "concat" and "cross": `text` is what comes at `place` and after;
-            the images are given at place 0 only. A token sees those before it.
+          cache: for generation by "concat" and "cross": `text` is what comes at `position` and
+            after; the images are given at position 0 only. A token sees those before it.
         """
         if image is not None and image.shape[-1] != self.width:
             image = Dense(self.width, dtype=self.dtype, name="image_proj")(image)
@@ -81,14 +127,14 @@ class Fusion(nn.Module):
             image_mask = jnp.ones(image.shape[:2], bool)
         if self.style == "cross":
             if cache:
-                assert place is not None
-                mask = before(place, 0, cache)
+                assert position is not None
+                mask = before(position, 0, cache)
             else:
                 mask = may_see(text_mask, text_ar)
-            text, cache = self.stack(text, mask, image, cache, place)
+            text, cache = self.stack(text, mask, image, cache, position)
         elif self.style == "concat":
             text, image, cache = self.concat(
-                text, text_mask, image, image_mask, text_ar, cache, place
+                text, text_mask, image, image_mask, text_ar, cache, position
             )
         else:
             text, image = self.bottleneck(text, text_mask, image, image_mask)
@@ -99,19 +145,19 @@ class Fusion(nn.Module):
                 image = norm(image)
         return text, image, cache
 
-    def concat(self, text, text_mask, image, image_mask, text_ar, cache, place):
+    def concat(self, text, text_mask, image, image_mask, text_ar, cache, position):
         """Images come first, so that a causal text sees all of its image, and not it the text."""
         types = self.param("type_embed", normal(0.02), (2, self.width)).astype(self.dtype)
         text, images = text + types[0], 0 if image is None else image.shape[1]
         x = text if image is None else jnp.concatenate([image + types[1], text], axis=1)
         if cache:
-            mask = before(place, images, cache)
+            mask = before(position, images, cache)
         else:
             ar = None
             if text_ar is not None:
                 ar = jnp.pad(text_ar, ((0, 0), (images, 0)))
             mask = may_see(jnp.concatenate([image_mask, text_mask], axis=1), ar)
-        x, cache = self.stack(x, mask, None, cache, place)
+        x, cache = self.stack(x, mask, None, cache, position)
         return x[:, images:], None if image is None else x[:, :images], cache
 
     def bottleneck(self, text, text_mask, image, image_mask):
@@ -129,9 +175,9 @@ class Fusion(nn.Module):
         (text, image, _), _ = layers((text, image, shared), masks, None, None, None)
         return text, image
 
-    def stack(self, x, mask, context, cache, place):
+    def stack(self, x, mask, context, cache, position):
         return stack(
-            x, mask, context=context, cache=cache, place=place, remat=self.remat,
+            x, mask, context=context, cache=cache, position=position, remat=self.remat,
             unroll=self.unroll, **self.block_fields(),
         )  # fmt: skip
 
@@ -146,7 +192,7 @@ class BottleneckBlock(nn.Module):
     fields: Any  # those of Block
 
     @nn.compact
-    def __call__(self, streams, masks, context, cache, place):
+    def __call__(self, streams, masks, context, cache, position):
         *streams, shared = streams
         count = shared.shape[1]
         results = [
@@ -172,9 +218,9 @@ class MatchHead(nn.Module):
         return dense(1, "score")(y)[:, 0].astype(jnp.float32)
 
 
-def before(place: jax.Array, images: int, cache: dict[str, Cache]) -> jax.Array:
-    """The mask [1, 1, 1 or more, M] of tokens at `place` and after: each sees what came before it,
-    and the `images` at the beginning see each other."""
+def before(position: jax.Array, images: int, cache: dict[str, Cache]) -> jax.Array:
+    """The mask [1, 1, 1 or more, M] of tokens at `position` and after: each sees what came before
+    it, and the `images` at the beginning see each other."""
     keys = jnp.arange(cache["own"][0].shape[2])
-    queries = place + jnp.arange(images + 1)
+    queries = position + jnp.arange(images + 1)
     return (keys <= jnp.maximum(queries, images - 1)[:, None])[None, None]

@@ -57,7 +57,7 @@ SECTIONS: dict[str, Keys] = {
     "": keys_of(Model),
     "image": union(keys_of(Image), *_OF_KIND.values()),
     "text": keys_of(TextTower, skip=_SHARED),
-    "fusion": keys_of(Fusion, skip=(*OF_TEXT, "dtype")),
+    "fusion": keys_of(Fusion, skip=(*OF_TEXT, "class_token", "dtype", "of")),
 }
 
 

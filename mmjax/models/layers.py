@@ -66,13 +66,13 @@ class Attention(nn.Module):
         mask: jax.Array | None = None,
         causal: bool = False,
         cache: Cache | None = None,
-        place: jax.Array | None = None,
+        position: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
         """The result [B, L, W], and the keys and values that it was taken over.
 
         `mask` is boolean, broadcastable to [B, heads, L, M]; True means "may be seen". A `cache` is
         attended to in place of `context`, after the keys and values of `x` were written into it
-        at `place`; without a place it stays as it is.
+        at `position`; without a position it stays as it is.
         """
         width = x.shape[-1]
         context = x if context is None else context
@@ -88,14 +88,14 @@ class Attention(nn.Module):
 
         std = width**-0.5
         query = split(dense("query", std)(x))
-        if cache is not None and place is None:
+        if cache is not None and position is None:
             key, value = cache
         else:
             key = split(dense("key", std)(context))
             value = split(dense("value", std)(context))
-        if cache is not None and place is not None:
+        if cache is not None and position is not None:
             key, value = (
-                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), place, axis=1)
+                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), position, axis=1)
                 for old, new in zip(cache, (key, value), strict=True)
             )
         y = attend(query, key, value, mask=mask, causal=causal, implementation=self.implementation)
@@ -146,7 +146,7 @@ class Block(nn.Module):
         mask: jax.Array | None,
         context: jax.Array | None = None,
         cache: dict[str, Cache] | None = None,
-        place: jax.Array | None = None,
+        position: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Cache] | None]:
         """`mask` is of the tokens among themselves; the whole `context` may be seen.
 
@@ -163,7 +163,7 @@ class Block(nn.Module):
         def own(y):
             old = cache["own"] if cache else None
             y, kept["own"] = attention("attention")(
-                y, mask=mask, causal=self.causal, cache=old, place=place
+                y, mask=mask, causal=self.causal, cache=old, position=position
             )
             return y
 
@@ -185,6 +185,12 @@ class Block(nn.Module):
         return norm(x + branch(x)) if self.norm == "post" else x + branch(norm(x))
 
 
+def unit_length(x: jax.Array) -> jax.Array:
+    """[..., D] -> float32 [..., D] of Euclidean length 1."""
+    x = x.astype(jnp.float32)
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
 def layer_norm(eps: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
     """LayerNorm with float32 statistics, computed in two passes as the reference weights were."""
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
@@ -196,7 +202,7 @@ def stack(
     *,
     context: jax.Array | None = None,
     cache: dict[str, Cache] | None = None,
-    place: jax.Array | None = None,
+    position: jax.Array | None = None,
     depth: int,
     remat: str,
     unroll: bool,
@@ -205,16 +211,16 @@ def stack(
     """Runs `depth` blocks on `x` [B, L, W]; call it inside a compact method.
 
     `fields` are those of `Block`; `context` [B, M, W], `cache` (each array with a leading layer
-    axis) and `place` are as of `Block` and `Attention`. Returns the tokens and the new cache.
+    axis) and `position` are as of `Block` and `Attention`. Returns the tokens and the new cache.
     """
     if not depth:
         return x, cache
     layers = repeat(Block, depth, remat, unroll, depth=depth, **fields)
-    return layers(x, mask, context, cache, place)
+    return layers(x, mask, context, cache, position)
 
 
 def repeat(block: type[nn.Module], count: int, remat: str, unroll: bool, **fields: Any) -> Any:
-    """`count` blocks as one module, called (x, mask, context, cache, place) as a block is.
+    """`count` blocks as one module, called (x, mask, context, cache, position) as a block is.
 
     Parameters lie in `blocks/...` with a leading axis [count, ...]. `unroll` writes the layers out
     (faster on CPU, slower to compile); `remat` names what the backward pass recomputes: "none",

@@ -1,18 +1,18 @@
 """Image tokens from region features that an object detector gave before (UNITER, Oscar, VinVL)."""
 
-from collections.abc import Collection
 from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mmjax.models.graph import Function
 from mmjax.models.layers import Dense, layer_norm
 from mmjax.schema import SHAPE_FREE
 
 
 class RegionTower(nn.Module):
-    """float32 regions [B, R, F] -> {"image_tokens": [B, R, W]}: a linear layer and a norm.
+    """float32 regions [B, R, F] -> "tokens" [B, R, W]: a linear layer and a norm.
 
     The box of a region is among its numbers. There are no layers: the fusion's are what regions
     meet in. The fields are the config keys `model.image.*` of kind "regions".
@@ -30,10 +30,16 @@ class RegionTower(nn.Module):
     width: int = 768
     norm_eps: Annotated[float, SHAPE_FREE] = 1e-5
 
+    def functions(self, name: str) -> tuple[Function, ...]:
+        return (Function(name, "__call__", (("regions", name),), ("tokens",)),)
+
     @nn.compact
-    def __call__(self, regions: jax.Array, outputs: Collection[str]) -> dict[str, jax.Array]:
-        del outputs  # there is one
+    def __call__(
+        self, outputs: tuple[str, ...], regions: jax.Array, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """Computes the tokens; whatever else may be asked, there is nothing."""
+        del outputs, train
         init = nn.initializers.normal(self.region_width**-0.5)
         dense = Dense(self.width, dtype=self.dtype, kernel_init=init, name="region_embed")
         x = dense(regions.astype(self.dtype))
-        return {"image_tokens": layer_norm(self.norm_eps, self.dtype, "norm_embed")(x)}
+        return {"tokens": layer_norm(self.norm_eps, self.dtype, "norm_embed")(x)}

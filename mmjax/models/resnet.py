@@ -5,7 +5,6 @@ too: frozen, they are constants of a fine-tuned model, and of no use to one that
 scratch (`config_check` refuses it).
 """
 
-from collections.abc import Collection
 from typing import Annotated
 
 import flax.linen as nn
@@ -13,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.models.attention import attend
+from mmjax.models.graph import Function
 from mmjax.models.layers import Dense, Kernel
-from mmjax.models.vision import MEAN, STD, Colour, Head, normal, project
+from mmjax.models.vision import MEAN, POOLED, STD, Colour, Head, normal, project, tower_outputs
 from mmjax.parallel.mesh import constrain
 from mmjax.schema import SHAPE_FREE
 
@@ -23,7 +23,7 @@ STRIDE = 32  # pixels a side of a cell of the last feature map
 
 
 class ModifiedResNet(nn.Module):
-    """uint8 images [B, S, S, 3] -> {"image_tokens": [B, N, 32 W], "image_features": [B, D]}.
+    """uint8 images [B, S, S, 3] -> "tokens" [B, N, 32 W], "features" and "embed" [B, D].
 
     Against the usual ResNet: three convolutions at the start, average pooling in place of strides,
     and one attention query pools (Radford et al., 2021, section 2.4; OpenAI's code). The fields are
@@ -46,14 +46,17 @@ class ModifiedResNet(nn.Module):
     std: Colour = STD
     attention: Kernel = "auto"
 
+    def functions(self, name: str) -> tuple[Function, ...]:
+        return (Function(name, "__call__", (("image", name),), tower_outputs(1)),)
+
     @nn.compact
     def __call__(
-        self, image: jax.Array, outputs: Collection[str], train: bool = False
+        self, outputs: tuple[str, ...], image: jax.Array, train: bool = False
     ) -> dict[str, jax.Array]:
         """Computes the named outputs; `train` changes nothing.
 
-        "image_tokens" are the cells of the last feature map row by row, "image_features" is what is
-        pooled of them and projected.
+        "tokens" are the cells of the last feature map row by row, "features" is what is pooled of
+        them and projected, "embed" the same at unit length.
         """
         x = (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
         x = Stem(self.width, self.dtype, name="stem")(x.astype(self.dtype))  # [B, S/4, S/4, W]
@@ -64,11 +67,9 @@ class ModifiedResNet(nn.Module):
                     self.width * 2**stage, stride, self.dtype, name=f"stage{stage + 1}_block{block}"
                 )(x)
         x = constrain(x.reshape(x.shape[0], -1, x.shape[-1]), "batch", None, None)  # [B, N, 32 W]
-        result = {}
-        if "image_tokens" in outputs:
-            result["image_tokens"] = x
-        if "image_features" in outputs:
-            result["image_features"] = project(self.pool(x), self.head, self.embed_dim, self.dtype)
+        result = {"tokens": x} if "tokens" in outputs else {}
+        if POOLED & set(outputs):
+            result |= project(self.pool(x), self.head, self.embed_dim, self.dtype)
         return result
 
     def pool(self, x: jax.Array) -> jax.Array:

@@ -1,16 +1,17 @@
 """The text tower: causal with EOT pooling (CLIP) or a class token at the end (CoCa), bidirectional
 (SigLIP), or post-norm (BERT)."""
 
-from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.models.attention import may_see
+from mmjax.models.graph import Function
 from mmjax.models.layers import (
     ACTIVATIONS,
     Activation,
@@ -23,15 +24,15 @@ from mmjax.models.layers import (
     layer_norm,
     stack,
 )
-from mmjax.models.tokens import TokenScores, Words, token_scores
-from mmjax.models.vision import Head, project
+from mmjax.models.tokens import Unembedding
+from mmjax.models.vision import POOLED, Head, project, tower_outputs
 from mmjax.schema import SHAPE_FREE
 
 normal = nn.initializers.normal
 
 
 class TextTower(nn.Module):
-    """int32 ids [B, L], L ≤ context -> {"text_tokens": [B, L, W], "text_features": [B, D]}.
+    """int32 ids [B, L], L ≤ context -> "tokens" [B, L, W], "features" and "embed" [B, D].
 
     The fields are the config keys `model.text.*`.
 
@@ -95,46 +96,55 @@ class TextTower(nn.Module):
                 self.width, self.vocab_size, self.activation, self.norm_eps, self.dtype
             )
 
+    def functions(self, name: str) -> tuple[Function, ...]:
+        columns = {"text": name, "mask": f"{name}_mask", "segment": f"{name}_segment"}
+        if not self.causal:  # else it is all 1, whatever a view says
+            columns["ar"] = f"{name}_ar"
+        tower = Function(name, "__call__", tuple(columns.items()), tower_outputs(self.depth))
+        if not self.mlm_head:
+            return (tower,)
+        logits = Function(name, "logits", (("tokens", f"{name}/tokens"),), ("logits",))
+        return tower, logits, Function(name, "lm_head", (), ("lm_head",))
+
     @nn.compact
     def __call__(
         self,
+        outputs: tuple[str, ...],
         text: jax.Array,
-        text_mask: jax.Array,
-        outputs: Collection[str],
-        *,
-        text_ar: jax.Array | None = None,
-        text_segment: jax.Array | None = None,
+        mask: jax.Array,
+        ar: jax.Array | None = None,
+        segment: jax.Array | None = None,
         cache: dict[str, Cache] | None = None,
-        place: jax.Array | None = None,
+        position: jax.Array | None = None,
+        train: bool = False,
     ) -> dict[str, Any]:
-        """`text_mask` [B, L] is True on real tokens, EOT included: lengths, never ids, say so.
+        """Computes the named outputs; `train` changes nothing.
 
-        "text_tokens" are the last layer's tokens, normalised; "text_features" what is pooled of
-        them and projected; "token_logits" [B, L, V] are `token_logits` of all of them. `text_ar`
-        says what a token sees (`may_see`) in a tower that is not causal already. `text_segment`
-        int32 [B, L] numbers the texts that share a row: each begins at place 0 and sees itself
-        alone; there are no "text_features" of them. With a `cache` the texts are the tokens from
-        `place` on, `text_mask` is of all that the cache holds, and there is a new "cache", too.
+        "tokens" are the last layer's tokens, normalised; "features" what is pooled of them and
+        projected, "embed" the same at unit length. `mask` [B, L] is True on real tokens, EOT
+        included: lengths, never ids, say so. `ar` int32 [B, L] says what a token sees (`may_see`)
+        in a tower that is not causal already. `segment` int32 [B, L] numbers the texts that share a
+        row: each begins at position 0 and sees itself alone; there are no "features" of them. With
+        a `cache` the texts are the tokens from `position` on, `mask` is of all that the cache
+        holds, and there is a new "cache", too.
         """
+        seen = None
         if self.causal and cache is None:
-            mask = text_mask[:, None, None, :] if self.mask_padding else None
-        elif cache is not None or self.mask_padding or text_ar is not None:
-            seen = text_mask if cache is not None or self.mask_padding else text_mask | True
-            mask = may_see(seen, text_ar)
-        else:
-            mask = None
-        append = self.pool == "appended" and "text_features" in outputs
+            seen = mask[:, None, None, :] if self.mask_padding else None
+        elif cache is not None or self.mask_padding or ar is not None:
+            seen = may_see(mask if cache is not None or self.mask_padding else mask | True, ar)
+        append = self.pool == "appended" and bool(POOLED & set(outputs))
         if append:
-            mask = self.seen_of_appended(text, text_mask)
-        if text_segment is not None:
-            own = (text_segment[:, :, None] == text_segment[:, None, :])[:, None]
-            mask = own if mask is None else mask & own
-            place = places_in_segments(text_segment)
+            seen = self.seen_of_appended(text, mask)
+        if segment is not None:
+            own = (segment[:, :, None] == segment[:, None, :])[:, None]
+            seen = own if seen is None else seen & own
+        begin = position if segment is None else positions_in_segments(segment)
         x, cache = stack(
-            self.embed(text, place, append),
-            mask,
+            self.embed(text, begin, append),
+            seen,
             cache=cache,
-            place=None if text_segment is not None else place,
+            position=position,
             depth=self.depth,
             heads=self.heads,
             mlp_dim=self.mlp_dim,
@@ -152,30 +162,28 @@ class TextTower(nn.Module):
             norm = layer_norm(self.norm_eps, self.dtype, "norm_post")
         tokens = x[:, :-1] if append else x
         result: dict[str, Any] = {} if cache is None else {"cache": cache}
-        if "text_tokens" in outputs:
-            result["text_tokens"] = norm(tokens)
-        if "token_logits" in outputs:
-            result["token_logits"] = self.token_logits(norm(tokens))
-        if "text_features" in outputs:
+        if "tokens" in outputs:
+            result["tokens"] = norm(tokens)
+        if POOLED & set(outputs):
             # The norm is per token, so pooling a single token first gives the same for less.
             if self.pool == "mean":
-                pooled = self.masked_mean(norm(x), text_mask)
+                pooled = masked_mean(norm(x), mask)
             else:
-                pooled = norm(x[:, -1] if append else self.pick(x, text_mask))
-            result["text_features"] = project(pooled, self.head, self.embed_dim, self.dtype)
+                pooled = norm(x[:, -1] if append else pool_tokens(x, mask, self.pool))
+            result |= project(pooled, self.head, self.embed_dim, self.dtype)
         return result
 
     def embed(
-        self, text: jax.Array, place: jax.Array | None = None, append: bool = False
+        self, text: jax.Array, position: jax.Array | None = None, append: bool = False
     ) -> jax.Array:
-        """[B, L] -> [B, L, W]: token, place and (BERT) type, 1 on tags.
+        """[B, L] -> [B, L, W]: token, position and (BERT) type, 1 on tags.
 
-        Places are counted from `place` on, or are given, as int32 [B, L]. `append` puts a class
-        token behind, with a position of its own: [B, L + 1, W].
+        Positions are counted from `position` on, or are given, as int32 [B, L]. `append` puts a
+        class token behind, with a position of its own: [B, L + 1, W].
         """
         rows = self.position_offset + self.context_length + (self.pool == "appended")
         table = self.param("position_embed", normal(0.01), (rows, self.width))
-        first = self.position_offset + (0 if place is None else place)
+        first = self.position_offset + (0 if position is None else position)
         if jnp.ndim(first):
             positions = table[first]
         else:
@@ -191,55 +199,29 @@ class TextTower(nn.Module):
             x = jnp.concatenate([x, token], axis=1)
         return layer_norm(self.norm_eps, self.dtype, "norm_embed")(x) if self.embed_norm else x
 
-    def seen_of_appended(self, text: jax.Array, text_mask: jax.Array) -> jax.Array:
-        """bool [B, 1, 1, L + 1], the places that the appended token (and all others) may see.
+    def seen_of_appended(self, text: jax.Array, mask: jax.Array) -> jax.Array:
+        """bool [B, 1, 1, L + 1], the positions that the appended token (and all others) may see.
 
-        As open_clip's CoCa was trained: id 0 is taken for padding, and the mask lies one place too
-        far to the right, so that the first padding is seen and the class token is not.
+        As open_clip's CoCa was trained: id 0 is taken for padding, and the mask lies one position
+        too far to the right, so that the first padding is seen and the class token is not.
         """
-        seen = text_mask & (text != 0)
+        seen = mask & (text != 0)
         return jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)[:, None, None, :]
 
-    def token_logits(self, tokens: jax.Array) -> jax.Array:
-        """Scores of the vocabulary, [..., W] -> [..., V], by the masked-language head."""
-        return self.mlm(tokens, self.token_embed)
+    def logits(
+        self, outputs: tuple[str, ...], tokens: jax.Array, train: bool = False
+    ) -> dict[str, jax.Array]:
+        """ "logits" of the vocabulary for every token, [..., W] -> [..., V]."""
+        del outputs, train
+        return {"logits": self.mlm(tokens, self.token_embed)}
 
-    def scores(
-        self, tokens: jax.Array, targets: jax.Array, places: jax.Array | None = None
-    ) -> TokenScores:
-        """How well the head tells `targets` [B, K] (-1: none) from `tokens` [B, L, W].
-
-        `places` are as of `hidden`.
-        """
-        return token_scores(self.hidden(tokens, places), targets, *self.words())
-
-    def hidden(self, tokens: jax.Array, places: jax.Array | None = None) -> jax.Array:
-        """What the head makes of `tokens` [B, L, W] before it meets the vocabulary, [B, K, W].
-
-        `places` [B, K] are those of the tokens that tell the targets; None: token k tells target k.
-        """
-        if places is not None:
-            tokens = jnp.take_along_axis(tokens, places[:, :, None], axis=1)
-        return self.mlm.hidden(tokens)
-
-    def words(self) -> Words:
-        """The token embedding and the bias of the scores."""
-        return Words(self.token_embed.embedding, self.mlm.bias)
-
-    def pool_tokens(self, x: jax.Array, text_mask: jax.Array) -> jax.Array:
-        """[B, L, W] -> [B, W] as `pool` says."""
-        return self.masked_mean(x, text_mask) if self.pool == "mean" else self.pick(x, text_mask)
-
-    def pick(self, x: jax.Array, text_mask: jax.Array) -> jax.Array:
-        """[B, L, W] -> [B, W]: the first token (cls), the last (last), else the last real one."""
-        if self.pool in ("eot", "appended"):
-            last = text_mask.sum(axis=1) - 1
-            return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-        return x[:, 0] if self.pool == "cls" else x[:, -1]
-
-    def masked_mean(self, x: jax.Array, text_mask: jax.Array) -> jax.Array:
-        weights = text_mask[:, :, None].astype(x.dtype)
-        return (x * weights).sum(axis=1) / weights.sum(axis=1)
+    def lm_head(self, outputs: tuple[str, ...], train: bool = False) -> dict[str, "LmHead"]:
+        """ "lm_head", for losses that compute the logits of some positions only."""
+        del outputs, train
+        if self.is_initializing():
+            self.mlm.hidden(jnp.zeros((1, self.width), self.dtype))
+        params = self.mlm.variables["params"]
+        return {"lm_head": LmHead(params, self.token_embed.embedding, self.mlm.clone(parent=None))}
 
 
 def ignores_padding(text: TextTower | ConfigDict) -> bool:
@@ -247,7 +229,24 @@ def ignores_padding(text: TextTower | ConfigDict) -> bool:
     return (text.causal or text.mask_padding) and text.pool not in ("last", "appended")
 
 
-def places_in_segments(segment: jax.Array) -> jax.Array:
+def pool_tokens(x: jax.Array, mask: jax.Array, pool: str) -> jax.Array:
+    """[B, L, W] -> [B, W] by a text tower's `pool`: the first token (cls), the last (last), the
+    mean of the real ones, else the last real one."""
+    if pool == "mean":
+        return masked_mean(x, mask)
+    if pool in ("eot", "appended"):
+        last = mask.sum(axis=1) - 1
+        return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+    return x[:, 0] if pool == "cls" else x[:, -1]
+
+
+def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """[B, L, W] -> [B, W], the mean of the tokens where `mask` is True."""
+    weights = mask[:, :, None].astype(x.dtype)
+    return (x * weights).sum(axis=1) / weights.sum(axis=1)
+
+
+def positions_in_segments(segment: jax.Array) -> jax.Array:
     """int32 [B, L] -> int32 [B, L]: how many tokens of the same run of numbers come before."""
     index = jnp.broadcast_to(jnp.arange(segment.shape[1]), segment.shape)
     begins = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)), constant_values=True)
@@ -278,3 +277,20 @@ class MlmHead(nn.Module):
     def hidden(self, tokens: jax.Array) -> jax.Array:
         """[..., W] -> what meets the embedding, [..., W]."""
         return self.norm(ACTIVATIONS[self.activation](self.dense(tokens)))
+
+
+class LmHead(flax.struct.PyTreeNode):
+    """What makes logits of a vocabulary out of tokens: the head's own parameters, and the token
+    embedding [V, W] that it shares."""
+
+    params: Any
+    embedding: jax.Array
+    module: MlmHead = flax.struct.field(pytree_node=False)
+
+    def hidden(self, tokens: jax.Array) -> jax.Array:
+        """[..., W] -> what meets the unembedding, [..., W]."""
+        hidden: Any = self.module.apply({"params": self.params}, tokens, method="hidden")
+        return hidden
+
+    def unembedding(self) -> Unembedding:
+        return Unembedding(self.embedding, self.params["bias"])

@@ -1,6 +1,5 @@
 """The image tower: a vision transformer (Dosovitskiy et al., 2021) in CLIP's and SigLIP's forms."""
 
-from collections.abc import Collection
 from typing import Annotated, Literal
 
 import flax.linen as nn
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmjax.models.graph import Function
 from mmjax.models.layers import (
     Activation,
     Attention,
@@ -18,6 +18,7 @@ from mmjax.models.layers import (
     Unroll,
     layer_norm,
     stack,
+    unit_length,
 )
 from mmjax.parallel.mesh import constrain
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
@@ -26,10 +27,11 @@ normal = nn.initializers.normal
 Head = Literal["linear", "linear_bias", "tanh", "none"]
 Colour = Annotated[tuple[float, float, float], SHAPE_FREE]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
+POOLED = {"features", "embed"}  # outputs of one vector an example
 
 
 class VisionTower(nn.Module):
-    """uint8 images [B, S, S, 3] -> {"image_tokens": [B, N, W], "image_features": [B, D]}.
+    """uint8 images [B, S, S, 3] -> "tokens" [B, N, W], "features" and "embed" [B, D].
 
     The fields are the config keys `model.image.*` of kind "vit".
 
@@ -86,21 +88,26 @@ class VisionTower(nn.Module):
     mean: Colour = MEAN
     std: Colour = STD
 
+    def functions(self, name: str) -> tuple[Function, ...]:
+        gives = tower_outputs(self.depth) + ("pixels",) * self.pixel_head
+        reads = (("image", name), ("patch_mask", f"{name}_patch_mask"))
+        return (Function(name, "__call__", reads, gives),)
+
     @nn.compact
     def __call__(
         self,
+        outputs: tuple[str, ...],
         image: jax.Array,
-        outputs: Collection[str],
-        train: bool = False,
         patch_mask: jax.Array | None = None,
+        train: bool = False,
     ) -> dict[str, jax.Array]:
         """Computes the named outputs; `train` turns patch dropout on (rng "dropout").
 
-        "image_tokens" are the normalised last-layer tokens (class token first, where there is
-        one) or, where attention pools with several queries, what all of these but the first give
-        [B, queries - 1, D]; "image_features" is what is pooled of them and projected.
-        "patch_pixels" float32 [B, N, 3 P²] are the pixels that the tokens tell of their patches;
-        patches where `patch_mask` bool [B, N] is True are hidden from the tower.
+        "tokens" are the normalised last-layer tokens (class token first, where there is one) or,
+        where attention pools with several queries, the answers to all of these but the first
+        [B, queries - 1, D]; "features" is what is pooled of them and projected, and "embed" the
+        same at unit length, in float32. "pixels" float32 [B, N, 3 P²] are the pixels predicted for
+        each patch; patches where `patch_mask` bool [B, N] is True are hidden from the tower.
         """
         x = self.embed_patches(image)  # [B, N, W]
         if self.pixel_head and patch_mask is not None:
@@ -134,17 +141,17 @@ class VisionTower(nn.Module):
         if self.pool == "queries":
             return self.pool_by_queries(x, norm, outputs)
         result = {}
-        if "image_tokens" in outputs:
-            result["image_tokens"] = norm(x)
-        if "patch_pixels" in outputs:
+        if "tokens" in outputs:
+            result["tokens"] = norm(x)
+        if "pixels" in outputs:
             pixels = Dense(3 * self.patch_size**2, dtype=self.dtype, name="pixels",
                            kernel_init=normal(self.width**-0.5))  # fmt: skip
             patches = norm(x)[:, int(self.class_token) :]
-            result["patch_pixels"] = pixels(patches).astype(jnp.float32)
-        if "image_features" in outputs:
+            result["pixels"] = pixels(patches).astype(jnp.float32)
+        if POOLED & set(outputs):
             # CLIP normalises the class token alone, the others every token before pooling.
             pooled = norm(x[:, 0]) if self.pool == "cls" else self.pool_tokens(norm(x))
-            result["image_features"] = project(pooled, self.head, self.embed_dim, self.dtype)
+            result |= project(pooled, self.head, self.embed_dim, self.dtype)
         return result
 
     @property
@@ -152,18 +159,16 @@ class VisionTower(nn.Module):
         return has_class_token(self.pool)
 
     def pool_by_queries(
-        self, x: jax.Array, norm: nn.LayerNorm, outputs: Collection[str]
+        self, x: jax.Array, norm: nn.LayerNorm, outputs: tuple[str, ...]
     ) -> dict[str, jax.Array]:
         """open_clip's CoCa (after Yu et al., 2022): the first query's answer is the image, those of
         the others, which are not computed unless asked for, are its tokens for a decoder."""
         pool = QueryPool(self.queries, self.pool_heads, self.embed_dim, self.norm_eps, self.dtype,
                          name="pool")  # fmt: skip
-        y = norm(pool(x, self.queries if "image_tokens" in outputs else 1))
-        result = {}
-        if "image_tokens" in outputs:
-            result["image_tokens"] = y[:, 1:]
-        if "image_features" in outputs:
-            result["image_features"] = project(y[:, 0], self.head, self.embed_dim, self.dtype)
+        y = norm(pool(x, self.queries if "tokens" in outputs else 1))
+        result = {"tokens": y[:, 1:]} if "tokens" in outputs else {}
+        if POOLED & set(outputs):
+            result |= project(y[:, 0], self.head, self.embed_dim, self.dtype)
         return result
 
     def embed_patches(self, image: jax.Array) -> jax.Array:
@@ -273,16 +278,27 @@ class MapPool(nn.Module):
         return (y + Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(z))[:, 0]
 
 
-def project(pooled: jax.Array, head: str, embed_dim: int, dtype: jnp.dtype) -> jax.Array:
-    """The projection into the shared space, [B, W] -> [B, D]: "linear", "linear_bias", "none", or
-    "tanh": linear with bias, then tanh, the pooler of BERT and of Hugging Face's ViT."""
-    if head == "none":
-        return pooled
-    init = normal(pooled.shape[-1] ** -0.5)
-    y = nn.Dense(embed_dim, use_bias=head != "linear", dtype=dtype, kernel_init=init, name="head")(
-        pooled
-    )
-    return jnp.tanh(y) if head == "tanh" else y
+def tower_outputs(depth: int) -> tuple[str, ...]:
+    """What a tower gives: without layers it is an embedding for a joint, and pools nothing."""
+    return ("tokens", "features", "embed") if depth else ("tokens",)
+
+
+def project(pooled: jax.Array, head: str, embed_dim: int, dtype: jnp.dtype) -> dict[str, jax.Array]:
+    """The projection into the shared space: "features" [B, W] -> [B, D], and "embed", the same at
+    unit length.
+
+    `head` is "linear", "linear_bias", "none", or "tanh": linear with bias, then tanh, the pooler of
+    BERT and of Hugging Face's ViT.
+    """
+    if head != "none":
+        dense = nn.Dense(
+            embed_dim, use_bias=head != "linear", dtype=dtype, name="head",
+            kernel_init=normal(pooled.shape[-1] ** -0.5),
+        )  # fmt: skip
+        pooled = dense(pooled)
+    if head == "tanh":
+        pooled = jnp.tanh(pooled)
+    return {"features": pooled, "embed": unit_length(pooled)}
 
 
 def sincos_2d(side: int, width: int, temperature: float = 10_000.0) -> np.ndarray:

@@ -85,7 +85,7 @@ def _bert(tower, vocab_size, context, *, eps, **text) -> dict[str, Any]:
 
 
 def _vit(size, patch, tower, classes) -> dict[str, Any]:
-    """A ViT that scores classes ("image_features"), as google/vit-* on the hub."""
+    """A ViT that scores classes ("image/features"), as google/vit-* on the hub."""
     half = (0.5, 0.5, 0.5)
     return {
         "towers": ("image",), "embed_dim": classes,

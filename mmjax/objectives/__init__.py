@@ -9,20 +9,37 @@ from mmjax.objectives import (
     matching,
     tokens,
 )
-from mmjax.objectives.registry import REGISTRY, Objective, Own, build, options, register
+from mmjax.objectives.registry import (
+    COMMON,
+    LOCAL,
+    PLAIN,
+    REGISTRY,
+    Objective,
+    Own,
+    View,
+    build,
+    keys_at,
+    kind_of,
+    register,
+)
 
 __all__ = [
+    "COMMON",
+    "LOCAL",
+    "PLAIN",
     "REGISTRY",
     "Objective",
     "Own",
+    "View",
     "build",
     "contrastive",
     "distill",
     "distill_tokens",
     "infonce",
+    "keys_at",
+    "kind_of",
     "masked_image",
     "matching",
-    "options",
     "register",
     "tokens",
 ]

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.errors import UserError
-from mmjax.objectives.registry import Objective, register
+from mmjax.objectives.registry import PLAIN, Objective, register
 from mmjax.parallel import ring
 
-PAIR_OUTPUTS = ("image_embed", "text_embed", "logit_scale")
 IMPLEMENTATIONS = ("auto", "dense", "ring")
 DENSE_ENTRIES = 2**24  # 64 MiB of float32 logits, about three times that with their gradient
 
@@ -214,28 +213,51 @@ def _scalars(
 
 
 @register("clip")
-def clip(implementation: str = "auto") -> Objective:
-    """Every image against every text and back; `implementation` is "auto", "dense" or "ring"."""
+def clip(
+    of: tuple[str, str] = ("image", "text"), scale: str = "logit", implementation: str = "auto"
+) -> Objective:
+    """Every example of one part against every one of the other, and back.
+
+    Args:
+      of: The two parts whose embeddings meet.
+      scale: The part that scales their similarities.
+      implementation: auto, dense or ring.
+    """
     check_implementation(implementation)
+    names = pair_outputs(of, scale)
 
-    def loss(outputs, batch):
-        del batch
-        plain = outputs["plain"]
-        sides, scale = (plain["image_embed"], plain["text_embed"]), plain["logit_scale"]
-        return clip_loss(*sides, scale, implementation=implementation), {}
+    def loss(outputs, batch, own):
+        del batch, own
+        x, y, factor = (outputs[PLAIN][name] for name in names)
+        return clip_loss(x, y, factor, implementation=implementation), {}
 
-    return Objective({"plain": PAIR_OUTPUTS}, loss)
+    return Objective({PLAIN: names}, loss)
 
 
 @register("siglip")
-def siglip(implementation: str = "auto") -> Objective:
-    """Every image–text pair on its own: match or not; `implementation` as of `clip`."""
+def siglip(
+    of: tuple[str, str] = ("image", "text"), scale: str = "logit", implementation: str = "auto"
+) -> Objective:
+    """Every pair on its own: match or not.
+
+    Args:
+      of: The two parts whose embeddings meet.
+      scale: The part that scales their similarities and has a bias for them.
+      implementation: auto, dense or ring.
+    """
     check_implementation(implementation)
+    names = (*pair_outputs(of, scale), f"{scale}/bias")
 
-    def loss(outputs, batch):
-        del batch
-        plain = outputs["plain"]
-        sides, scale = (plain["image_embed"], plain["text_embed"]), plain["logit_scale"]
-        return siglip_loss(*sides, scale, plain["logit_bias"], implementation=implementation), {}
+    def loss(outputs, batch, own):
+        del batch, own
+        x, y, factor, bias = (outputs[PLAIN][name] for name in names)
+        return siglip_loss(x, y, factor, bias, implementation=implementation), {}
 
-    return Objective({"plain": (*PAIR_OUTPUTS, "logit_bias")}, loss)
+    return Objective({PLAIN: names}, loss)
+
+
+def pair_outputs(of: tuple[str, str], scale: str = "") -> tuple[str, ...]:
+    """The embeddings of two parts, and the scale of their similarities where one is named."""
+    if len(of) != 2 or of[0] == of[1]:
+        raise ValueError(f"of={of!r} should name two parts of the model")
+    return (f"{of[0]}/embed", f"{of[1]}/embed", *((f"{scale}/scale",) if scale else ()))

@@ -6,7 +6,7 @@ are. Arrays are global: similarities are those of the whole batch, by the ring w
 The teachers' outputs come without a gradient, computed in the step or read with the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,14 +14,12 @@ import jax.numpy as jnp
 
 from mmjax.errors import UserError
 from mmjax.objectives import contrastive
-from mmjax.objectives.contrastive import PAIR_OUTPUTS
-from mmjax.objectives.registry import Objective, Own, register
+from mmjax.objectives.contrastive import check_implementation, pair_outputs
+from mmjax.objectives.registry import PLAIN, TEACHER, Objective, Outputs, Own, register
 
 DIRECTIONS = ("forward", "reverse")
 DISTANCES = ("mse", "cosine")
 COMPARED = 256  # examples that the agreement of student and teacher is measured on
-SIDES = ("image", "text")
-NOTHING = Own()
 
 
 def kl_loss(
@@ -122,6 +120,8 @@ def agreement(
 @register("distill_similarity")
 def distill_similarity(
     teachers: tuple[str, ...] = ("teacher",),
+    of: tuple[str, str] = ("image", "text"),
+    scale: str = "logit",
     temperature: float = 0.0,
     implementation: str = "auto",
 ) -> Objective:
@@ -129,35 +129,41 @@ def distill_similarity(
     2023; MobileCLIP, Vasu et al., 2024).
 
     Args:
-      teachers: names in config.teachers. The cross-entropy to the mean of their softmaxes is the
+      teachers: Names in config.teachers. The cross-entropy to the mean of their softmaxes is the
         mean of the cross-entropies.
-      temperature: of the teachers' similarities; 0 takes each one's own scale.
-      implementation: "auto", "dense" or "ring".
+      of: The two parts whose similarities they are, by the same names in all models.
+      scale: The part that scales them.
+      temperature: Of the teachers' similarities; 0 takes each one's own scale.
+      implementation: auto, dense or ring.
     """
-    _check(teachers, implementation=implementation)
-    of_teacher = PAIR_OUTPUTS[:2] if temperature else PAIR_OUTPUTS
+    check_teachers(teachers)
+    check_implementation(implementation)
+    names = pair_outputs(of, scale)
+    theirs = names[:2] if temperature else names
 
-    def loss(outputs, batch):
-        del batch
-        image, text, scale = (outputs["plain"][name] for name in PAIR_OUTPUTS)
+    def loss(outputs, batch, own):
+        del batch, own
+        x, y, factor = (outputs[PLAIN][output] for output in names)
         losses, agreements = [], []
-        for teacher in _outputs(outputs, teachers):
-            t_image, t_text = teacher["image_embed"], teacher["text_embed"]
-            t_scale = 1 / temperature if temperature else teacher["logit_scale"]
+        for teacher in of_teachers(outputs, teachers):
+            t_x, t_y = teacher[names[0]], teacher[names[1]]
+            t_factor = 1 / temperature if temperature else teacher[names[2]]
             losses.append(
                 contrastive.similarity_distill_loss(
-                    image, text, scale, t_image, t_text, t_scale, implementation=implementation
+                    x, y, factor, t_x, t_y, t_factor, implementation=implementation
                 )
             )
-            agreements.append(agreement(image, text, t_image, t_text))
+            agreements.append(agreement(x, y, t_x, t_y))
         return _mean(losses), {"agreement": _mean(agreements)}
 
-    return Objective(_requires(PAIR_OUTPUTS, teachers, of_teacher), loss)
+    return Objective(requires_of(PLAIN, names, teachers, theirs), loss)
 
 
 @register("distill_logits")
 def distill_logits(
     teachers: tuple[str, ...] = ("teacher",),
+    of: tuple[str, str] = ("image", "text"),
+    scale: str = "logit",
     alpha: float = 1.0,
     temperature: float = 1.0,
     direction: str = "forward",
@@ -166,21 +172,24 @@ def distill_logits(
     image are the texts of the batch, its label is its own text, and the other way round.
 
     Args:
-      teachers: names in config.teachers; their distributions are averaged.
-      alpha: weight of the divergence.
+      teachers: Names in config.teachers; their distributions are averaged.
+      of: The two parts whose similarities they are, by the same names in all models.
+      scale: The part that scales them.
+      alpha: Weight of the divergence.
       temperature: T of both distributions, with the factor T².
-      direction: "forward", KL(teacher ‖ student), or "reverse".
+      direction: forward, KL(teacher ‖ student), or reverse.
     """
-    _check(teachers)
+    check_teachers(teachers)
     if direction not in DIRECTIONS:
         raise ValueError(f"direction is one of {', '.join(DIRECTIONS)}, not {direction!r}")
     if temperature <= 0:
         raise ValueError(f"temperature is above 0, not {temperature}")
+    names = pair_outputs(of, scale)
 
-    def loss(outputs, batch):
-        del batch
-        models = [outputs["plain"], *_outputs(outputs, teachers)]
-        logits = [contrastive.similarity(*(m[name] for name in PAIR_OUTPUTS)) for m in models]
+    def loss(outputs, batch, own):
+        del batch, own
+        models = [outputs[PLAIN], *of_teachers(outputs, teachers)]
+        logits = [contrastive.similarity(*(m[output] for output in names)) for m in models]
         labels = jnp.arange(logits[0].shape[0])
         options: dict[str, Any] = {"alpha": alpha, "temperature": temperature}
         losses = [
@@ -190,112 +199,138 @@ def distill_logits(
         same = [logits[0].argmax(axis=1) == x.argmax(axis=1) for x in logits[1:]]
         return _mean(losses), {"agreement": _mean(same).mean()}
 
-    return Objective(_requires(PAIR_OUTPUTS, teachers, PAIR_OUTPUTS), loss)
+    return Objective(requires_of(PLAIN, names, teachers, names), loss)
 
 
 @register("distill_feature")
 def distill_feature(
-    teachers: tuple[str, ...] = ("teacher",), distance: str = "mse", project: bool = False
+    name: str,
+    teachers: tuple[str, ...] = ("teacher",),
+    of: tuple[str, ...] = ("image", "text"),
+    distance: str = "mse",
+    project: bool = False,
 ) -> Objective:
-    """Distance of the student's image and text embeddings to the teachers' (CLIP-KD's feature
-    distillation): the sum over both, the mean over teachers.
+    """Distance of the student's embeddings to the teachers' (CLIP-KD's feature distillation): the
+    sum over the parts, the mean over teachers.
 
     Args:
-      teachers: names in config.teachers.
-      distance: "mse" or "cosine".
-      project: through a learned matrix [D, D'] for each, then to unit length; needed where the
+      teachers: Names in config.teachers.
+      of: The parts whose embeddings are compared, by the same names in all models.
+      distance: mse or cosine.
+      project: Through a learned matrix [D, D'] for each, then to unit length; needed where the
         student's embeddings have another size than the teacher's.
     """
-    _check(teachers)
+    check_teachers(teachers)
     if distance not in DISTANCES:
         raise ValueError(f"distance is one of {', '.join(DISTANCES)}, not {distance!r}")
 
-    def loss(outputs, batch, own=NOTHING):
+    def loss(outputs, batch, own):
         del batch
-        pairs = _matched("distill_feature", outputs, teachers, own, project)
+        pairs = _matched(name, outputs, teachers, of, own, project)
         losses = [feature_loss(x, t, distance) for sides in pairs for x, t in sides]
         cosines = [_cosine(x, t).mean() for sides in pairs for x, t in sides]
         return sum(losses) / len(teachers), {"cosine": _mean(cosines)}
 
-    params = _projections(teachers) if project else None
-    return Objective(_requires(PAIR_OUTPUTS[:2], teachers, PAIR_OUTPUTS[:2]), loss, params=params)
+    params, embeds = _projections(teachers, of) if project else None, _embeds(of)
+    return Objective(requires_of(PLAIN, embeds, teachers, embeds), loss, params=params)
 
 
 @register("distill_interactive")
 def distill_interactive(
-    teachers: tuple[str, ...] = ("teacher",), project: bool = False, implementation: str = "auto"
+    name: str,
+    teachers: tuple[str, ...] = ("teacher",),
+    of: tuple[str, str] = ("image", "text"),
+    scale: str = "logit",
+    project: bool = False,
+    implementation: str = "auto",
 ) -> Objective:
     """`interactive_loss` (CLIP-KD's interactive contrastive learning), the mean over teachers.
 
     Args:
-      teachers: names in config.teachers.
-      project: as of `distill_feature`.
-      implementation: "auto", "dense" or "ring".
+      teachers: Names in config.teachers.
+      of: The two parts whose embeddings meet, by the same names in all models.
+      scale: The part that scales their similarities.
+      project: As of distill_feature.
+      implementation: auto, dense or ring.
     """
-    _check(teachers, implementation=implementation)
+    check_teachers(teachers)
+    check_implementation(implementation)
+    names = pair_outputs(of, scale)
 
-    def loss(outputs, batch, own=NOTHING):
+    def loss(outputs, batch, own):
         del batch
-        scale = outputs["plain"]["logit_scale"]
+        factor = outputs[PLAIN][names[2]]
         losses = [
-            interactive_loss(image, text, scale, t_image, t_text, implementation=implementation)
-            for (image, t_image), (text, t_text) in _matched(
-                "distill_interactive", outputs, teachers, own, project
-            )
+            interactive_loss(x, y, factor, t_x, t_y, implementation=implementation)
+            for (x, t_x), (y, t_y) in _matched(name, outputs, teachers, of, own, project)
         ]
         return _mean(losses), {}
 
-    params = _projections(teachers) if project else None
-    return Objective(_requires(PAIR_OUTPUTS, teachers, PAIR_OUTPUTS[:2]), loss, params=params)
+    params = _projections(teachers, of) if project else None
+    return Objective(requires_of(PLAIN, names, teachers, names[:2]), loss, params=params)
 
 
-def _check(teachers: tuple[str, ...], *, implementation: str = "auto") -> None:
-    contrastive.check_implementation(implementation)
+def check_teachers(teachers: tuple[str, ...]) -> None:
+    """ValueError: they are not one or more different names."""
     if not teachers or len(set(teachers)) < len(teachers):
         raise ValueError(f"teachers are one or more different names, not {teachers!r}")
 
 
-def _requires(plain: tuple[str, ...], teachers: tuple[str, ...], theirs: tuple[str, ...]):
-    return {"plain": plain} | {f"teacher/{name}": theirs for name in teachers}
+def teacher_view(teacher: str, view: str = PLAIN) -> str:
+    """The name of what a teacher makes of a view."""
+    return f"{TEACHER}/{teacher}" if view == PLAIN else f"{TEACHER}/{teacher}/{view}"
 
 
-def _outputs(outputs, teachers: tuple[str, ...]) -> list[dict[str, jax.Array]]:
-    return [outputs[f"teacher/{name}"] for name in teachers]
+def requires_of(
+    view: str, ours: tuple[str, ...], teachers: tuple[str, ...], theirs: tuple[str, ...]
+) -> dict[str, tuple[str, ...]]:
+    """What an objective requires of the model and of teachers, in the same view."""
+    return {view: ours} | {teacher_view(name, view): theirs for name in teachers}
 
 
-def _projections(teachers: tuple[str, ...]):
-    """A maker of {teacher: {side: {"kernel": [D, D']}}}."""
+def of_teachers(
+    outputs: Outputs, teachers: tuple[str, ...], view: str = PLAIN
+) -> list[Mapping[str, Any]]:
+    """The outputs of each teacher for a view."""
+    return [outputs[teacher_view(name, view)] for name in teachers]
+
+
+def _embeds(of: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{part}/embed" for part in of)
+
+
+def _projections(teachers: tuple[str, ...], of: tuple[str, ...]):
+    """A maker of {teacher: {part: {"kernel": [D, D']}}}."""
 
     def params(key, shapes):
-        def kernel(number, teacher, side):
-            name = f"{side}_embed"
-            size = shapes["plain"][name].shape[-1], shapes[f"teacher/{teacher}"][name].shape[-1]
+        def kernel(number, teacher, part):
+            output = f"{part}/embed"
+            size = shapes[PLAIN][output].shape[-1], shapes[teacher_view(teacher)][output].shape[-1]
             noise = jax.random.normal(jax.random.fold_in(key, number), size, jnp.float32)
             return {"kernel": noise * size[0] ** -0.5}
 
         return {
-            teacher: {s: kernel(2 * i + j, teacher, s) for j, s in enumerate(SIDES)}
+            teacher: {part: kernel(len(of) * i + j, teacher, part) for j, part in enumerate(of)}
             for i, teacher in enumerate(teachers)
         }
 
     return params
 
 
-def _matched(objective, outputs, teachers, own: Own, project: bool):
-    """For each teacher ((image, its image), (text, its text)): embeddings of equal size."""
+def _matched(objective, outputs, teachers, of: tuple[str, ...], own: Own, project: bool):
+    """For each teacher and each part (the student's, the teacher's): embeddings of equal size."""
     result = []
-    for teacher in teachers:
+    for name, teacher in zip(teachers, of_teachers(outputs, teachers), strict=True):
         sides = []
-        for side in SIDES:
-            x = outputs["plain"][f"{side}_embed"]
-            t = outputs[f"teacher/{teacher}"][f"{side}_embed"]
+        for part in of:
+            x, t = outputs[PLAIN][f"{part}/embed"], teacher[f"{part}/embed"]
             if project:
-                x = contrastive.similarity(x, own.params[teacher][side]["kernel"].T, 1.0)
+                x = contrastive.similarity(x, own.params[name][part]["kernel"].T, 1.0)
                 x = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
             elif x.shape[-1] != t.shape[-1]:
                 raise UserError(
-                    f"config.objectives.{objective}: the student's {side} embeddings have size "
-                    f"{x.shape[-1]} and those of teacher {teacher!r} {t.shape[-1]}: set "
+                    f"config.objectives.{objective}: the student's {part} embeddings have size "
+                    f"{x.shape[-1]} and those of teacher {name!r} {t.shape[-1]}: set "
                     f"config.objectives.{objective}.project=True, or config.model.embed_dim to "
                     "the teacher's."
                 )

@@ -1,7 +1,7 @@
 """Distillation of a masked-language model (DistilBERT, Sanh et al., 2019).
 
 Student and teacher read the same masked texts, those of the objective `mlm`, which is one of the
-paper's three terms. Scores of a whole vocabulary are compared a few places at a time.
+paper's three terms. Logits of a whole vocabulary are compared a few positions at a time.
 """
 
 from collections.abc import Sequence
@@ -10,84 +10,107 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.errors import UserError
-from mmjax.models.tokens import SoftScores, soft_token_scores
-from mmjax.objectives.registry import Objective, register
-
-VIEW = "mlm"
+from mmjax.models.tokens import SoftNll, soft_token_nll
+from mmjax.objectives.distill import check_teachers, of_teachers, requires_of
+from mmjax.objectives.registry import LOCAL, Objective, register
+from mmjax.objectives.tokens import hidden_at
 
 
 @register("distill_tokens")
-def distill_tokens(teachers: tuple[str, ...] = ("teacher",), temperature: float = 2.0) -> Objective:
-    """The student tells hidden tokens as the teachers do, not only as they are.
+def distill_tokens(
+    name: str,
+    teachers: tuple[str, ...] = ("teacher",),
+    text: str = "text",
+    view: str = "mlm",
+    temperature: float = 2.0,
+) -> Objective:
+    """The student predicts hidden tokens as the teachers do, not only as they are.
 
     L = −T² · mean of Σ_v p log q over the hidden tokens of the global batch, with p, q the softmax
-    of the teacher's and the student's scores / T. The factor T² keeps the size of the gradients
+    of the teacher's and the student's logits / T. The factor T² keeps the size of the gradients
     (Hinton et al., 2015). DistilBERT's code has the KL divergence in its place, which is less by
     the teacher's entropy and has the same gradient. Metric: agreement, how often both find the same
     token likeliest.
 
     Args:
-      teachers: names in config.teachers, of the student's vocabulary. The cross-entropy to the mean
+      teachers: Names in config.teachers, of the student's vocabulary. The cross-entropy to the mean
         of their distributions is the mean of the cross-entropies.
+      text: The text tower whose head predicts, by the same name in all models.
+      view: The objective that masks the texts.
       temperature: T.
     """
-    _check(teachers)
+    check_teachers(teachers)
     if temperature <= 0:
         raise ValueError(f"temperature is above 0, not {temperature}")
+    tokens, head = f"{text}/tokens", f"{text}/lm_head"
 
-    def loss(outputs, batch):
-        del batch
-        student, each = outputs[VIEW], []
-        for name in teachers:
-            teacher = outputs[f"teacher/{name}/{VIEW}"]
-            sizes = len(student["words"].bias), len(teacher["words"].bias)
+    def local(outputs, batch, own):
+        del batch, own
+        student, each = outputs[view], []
+        positions = student.get("positions")
+        hidden = hidden_at(student[tokens], positions, student[head])
+        unembedding = student[head].unembedding()
+        for teacher, theirs in zip(teachers, of_teachers(outputs, teachers, view), strict=True):
+            sizes = len(unembedding.bias), len(theirs[head].unembedding().bias)
             if sizes[0] != sizes[1]:
                 raise UserError(
-                    f"config.objectives.distill_tokens: the student has {sizes[0]} tokens and "
-                    f"teacher {name!r} {sizes[1]}: set config.model.text.vocab_size, and "
+                    f"config.objectives.{name}: the student has {sizes[0]} tokens and "
+                    f"teacher {teacher!r} {sizes[1]}: set config.model.{text}.vocab_size, and "
                     "config.data.tokenizer, to the teacher's."
                 )
             each.append(
-                soft_token_scores(
-                    student["text_hidden"], teacher["text_hidden"], student["targets"],
-                    student["words"], teacher["words"], temperature,
+                soft_token_nll(
+                    hidden, hidden_at(theirs[tokens], positions, theirs[head]),
+                    student["targets"], unembedding, theirs[head].unembedding(), temperature,
                 )
             )  # fmt: skip
-        return soft_loss(each, temperature)
+        return each
 
-    return Objective(_requires(("text_hidden", "words"), teachers), loss)
+    def loss(outputs, batch, own):
+        del batch, own
+        return soft_loss(outputs[LOCAL], temperature)
+
+    return Objective(requires_of(view, (tokens, head), teachers, (tokens, head)), loss, local)
 
 
 @register("distill_hidden")
-def distill_hidden(teachers: tuple[str, ...] = ("teacher",)) -> Objective:
+def distill_hidden(
+    name: str,
+    teachers: tuple[str, ...] = ("teacher",),
+    text: str = "text",
+    view: str = "mlm",
+) -> Objective:
     """The student's last hidden states point where the teachers' do: the mean of 1 − cos over the
     real tokens of the global batch, and over the teachers. Metric: that cosine.
 
     Args:
-      teachers: names in config.teachers, as wide as the student.
+      teachers: Names in config.teachers, as wide as the student.
+      text: The text tower whose tokens are compared, by the same name in all models.
+      view: The objective that masks the texts.
     """
-    _check(teachers)
+    check_teachers(teachers)
+    tokens = f"{text}/tokens"
 
-    def loss(outputs, batch):
-        del batch
-        student, cosines = outputs[VIEW], []
-        for name in teachers:
-            x, t = student["text_tokens"], outputs[f"teacher/{name}/{VIEW}"]["text_tokens"]
+    def loss(outputs, batch, own):
+        del batch, own
+        student, cosines = outputs[view], []
+        for teacher, theirs in zip(teachers, of_teachers(outputs, teachers, view), strict=True):
+            x, t = student[tokens], theirs[tokens]
             if x.shape[-1] != t.shape[-1]:
                 raise UserError(
-                    f"config.objectives.distill_hidden: the student's tokens have width "
-                    f"{x.shape[-1]} and those of teacher {name!r} {t.shape[-1]}: set "
-                    "config.model.text.width to the teacher's."
+                    f"config.objectives.{name}: the student's tokens have width "
+                    f"{x.shape[-1]} and those of teacher {teacher!r} {t.shape[-1]}: set "
+                    f"config.model.{text}.width to the teacher's."
                 )
-            cosines.append(mean_cosine(x, t, student["text_mask"]))
+            cosines.append(mean_cosine(x, t, student[f"{text}_mask"]))
         cosine = sum(cosines[1:], start=cosines[0]) / len(cosines)
         return 1 - cosine, {"cosine": cosine}
 
-    return Objective(_requires(("text_tokens",), teachers), loss)
+    return Objective(requires_of(view, (tokens,), teachers, (tokens,)), loss)
 
 
 def soft_loss(
-    each: Sequence[SoftScores], temperature: float
+    each: Sequence[SoftNll], temperature: float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """T² · the mean over all targets of the batch and all teachers, and the agreement."""
     soft, same, targets = (
@@ -102,12 +125,3 @@ def mean_cosine(x: jax.Array, t: jax.Array, mask: jax.Array) -> jax.Array:
     x, t = x.astype(jnp.float32), t.astype(jnp.float32)
     lengths = jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(t, axis=-1)
     return jnp.where(mask, (x * t).sum(axis=-1) / lengths, 0.0).sum() / mask.sum()
-
-
-def _check(teachers: tuple[str, ...]) -> None:
-    if not teachers or len(set(teachers)) < len(teachers):
-        raise ValueError(f"teachers are one or more different names, not {teachers!r}")
-
-
-def _requires(names: tuple[str, ...], teachers: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    return {VIEW: names} | {f"teacher/{teacher}/{VIEW}": names for teacher in teachers}

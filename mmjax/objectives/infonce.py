@@ -3,7 +3,7 @@ He et al., 2020; ALBEF, Li et al., 2021).
 
 With a queue, candidates come from the averaged parameters, so that old ones still fit new ones. The
 queue holds whole batches, [n, B, D], the oldest overwritten by the newest; until it is full, the
-places that nobody wrote to yet are no candidates.
+positions that nobody wrote to yet are no candidates.
 """
 
 from collections.abc import Mapping
@@ -13,17 +13,19 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.objectives.contrastive import (
-    PAIR_OUTPUTS,
     check_implementation,
     infonce_loss,
+    pair_outputs,
     similarity,
 )
-from mmjax.objectives.registry import Objective, register
+from mmjax.objectives.registry import EMA, PLAIN, Objective, register
 
 
 @register("infonce")
 def infonce(
-    direction: str = "image_to_text",
+    of: tuple[str, str] = ("image", "text"),
+    scale: str = "logit",
+    direction: str = "forward",
     temperature: float = 0.0,
     positives: str = "pair",
     queue: int = 0,
@@ -32,66 +34,73 @@ def infonce(
     """One direction of contrast, or the mean of both.
 
     Args:
-      direction: "image_to_text", "text_to_image" or "both".
-      temperature: fixed; 0 takes the model's learned scale.
-      positives: "pair" (its own text alone) or "group" (all with the same `group` id in the batch).
-      queue: so many past batches are candidates, too; then all candidates come from the averaged
-        parameters (`config.optim.ema`), and the implementation is dense.
-      implementation: "auto", "dense" or "ring".
+      of: The two parts whose embeddings meet.
+      scale: The part that scales their similarities.
+      direction: forward, the first part's examples look for those of the second; backward; or both.
+      temperature: Fixed; 0 takes the learned scale.
+      positives: pair (its own example alone) or group (all with the same `group` in the batch).
+      queue: Negatives come from this many past batches, too; then all candidates come from the
+        averaged parameters (config.optim.ema), and the implementation is dense.
+      implementation: auto, dense or ring.
     """
     check_implementation(implementation)
-    directions = {"image_to_text": (0,), "text_to_image": (1,), "both": (0, 1)}
+    directions = {"forward": (0,), "backward": (1,), "both": (0, 1)}
     if direction not in directions:
         raise ValueError(f"direction is one of {', '.join(directions)}, not {direction!r}")
     if positives not in ("pair", "group"):
         raise ValueError(f"positives is pair or group, not {positives!r}")
     if queue < 0 or (queue and implementation == "ring"):
         raise ValueError(f"queue={queue} is a number of batches, without the ring")
-    plain_outputs = PAIR_OUTPUTS[:2] if temperature else PAIR_OUTPUTS
+    names = pair_outputs(of, "" if temperature else scale)
+    embeds = names[:2]
 
     def mean(outputs, of_direction):
-        plain = outputs["plain"]
-        scale = 1 / temperature if temperature else plain["logit_scale"]
-        losses = [of_direction(PAIR_OUTPUTS[i], PAIR_OUTPUTS[1 - i], scale)
-                  for i in directions[direction]]  # fmt: skip
+        plain = outputs[PLAIN]
+        factor = 1 / temperature if temperature else plain[f"{scale}/scale"]
+        losses = [of_direction(embeds[i], embeds[1 - i], factor) for i in directions[direction]]
         return sum(losses) / len(losses), {}
 
-    def loss(outputs, batch):
-        plain = outputs["plain"]
+    def loss(outputs, batch, own):
+        del own
+        plain = outputs[PLAIN]
         group = batch["group"] if positives == "group" else None
         return mean(
             outputs,
-            lambda anchor, other, scale: infonce_loss(
-                plain[anchor], plain[other], scale, group=group, implementation=implementation
+            lambda anchor, other, factor: infonce_loss(
+                plain[anchor], plain[other], factor, group=group, implementation=implementation
             ),
         )
 
     if not queue:
-        return Objective({"plain": plain_outputs}, loss)
+        return Objective({PLAIN: names}, loss)
 
     def loss_with_queue(outputs, batch, own):
         past = own.state
         groups = (batch["group"], past["group"]) if positives == "group" else (None, None)
         return mean(
             outputs,
-            lambda anchor, other, scale: queue_loss(
-                outputs["plain"][anchor], outputs["ema"][other], past[other], past["written"],
-                scale, group=groups[0], past_group=groups[1],
+            lambda anchor, other, factor: queue_loss(
+                outputs[PLAIN][anchor], outputs[EMA][other], past[_key(other)], past["written"],
+                factor, group=groups[0], past_group=groups[1],
             ),
         )  # fmt: skip
 
     def kept(outputs, group):
-        return {name: outputs["ema"][name] for name in PAIR_OUTPUTS[:2]} | {"group": group}
+        return {_key(name): outputs[EMA][name] for name in embeds} | {"group": group}
 
     def state(shapes):
-        rows = shapes["ema"]["image_embed"].shape[:1]
+        rows = shapes[EMA][embeds[0]].shape[:1]
         return empty(queue, kept(shapes, jax.ShapeDtypeStruct(rows, jnp.int32)))
 
     def update(past, outputs, batch):
         return push(past, kept(outputs, batch["group"]))
 
-    requires = {"plain": plain_outputs, "ema": PAIR_OUTPUTS[:2]}
-    return Objective(requires, loss_with_queue, state=state, update=update)
+    return Objective({PLAIN: names, EMA: embeds}, loss_with_queue, state=state, update=update)
+
+
+def _key(output: str) -> str:
+    """Of an output's queue in the state, whose paths have a slash of their own."""
+    return output.replace("/", "_")
 
 
 def empty(batches: int, embeds: Mapping[str, Any]) -> dict[str, jax.Array]:

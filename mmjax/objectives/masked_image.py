@@ -5,36 +5,40 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mmjax.models.vision import cut_patches
-from mmjax.objectives.registry import Batch, Objective, register
+from mmjax.objectives.registry import Batch, Objective, Outputs, View, register
 
 
 @register("masked_image")
-def masked_image(model: ConfigDict, rate: float = 0.6) -> Objective:
+def masked_image(name: str, model: ConfigDict, of: str = "image", rate: float = 0.6) -> Objective:
     """Mean squared error of the pixels of hidden patches, each patch at mean 0 and variance 1.
 
     Hidden patches become one learned token and stay in the tower (Xie et al., 2022, SimMIM); the
     target is that of He et al. (2022, MAE, table 1d).
 
     Args:
-      rate: share of an image's patches that are hidden, at least one.
+      of: The tower whose images are masked.
+      rate: Share of an image's patches that are hidden, at least one.
     """
     if not 0 < rate <= 1:
         raise ValueError(f"rate={rate} is a share above 0")
-    patches = (model.image.size // model.image.patch_size) ** 2
-    hidden = max(1, round(rate * patches))
+    side = model[of].patch_size
+    patches = (model[of].size // side) ** 2
+    hidden, patch_mask = max(1, round(rate * patches)), f"{of}_patch_mask"
 
-    def view(batch: Batch, key: jax.Array) -> Batch:
-        noise = jax.random.uniform(key, (batch["image"].shape[0], patches))
+    def view(batch: Batch, key: jax.Array, frozen: Outputs) -> Batch:
+        del frozen
+        noise = jax.random.uniform(key, (batch[of].shape[0], patches))
         rank = noise.argsort(axis=1).argsort(axis=1)
-        return {**batch, "patch_mask": rank < hidden}
+        return {**batch, patch_mask: rank < hidden}
 
-    def loss(outputs, batch):
-        made = outputs["masked_image"]
-        target = normal_patches(batch["image"], model.image.patch_size)
-        errors = jnp.square(made["patch_pixels"] - target).mean(axis=2)
-        return jnp.where(made["patch_mask"], errors, 0.0).sum() / made["patch_mask"].sum(), {}
+    def loss(outputs, batch, own):
+        del own
+        made = outputs[name]
+        target = normal_patches(batch[of], side)
+        errors = jnp.square(made[f"{of}/pixels"] - target).mean(axis=2)
+        return jnp.where(made[patch_mask], errors, 0.0).sum() / made[patch_mask].sum(), {}
 
-    return Objective({"masked_image": ("patch_pixels",)}, loss, {"masked_image": view})
+    return Objective({name: (f"{of}/pixels",)}, loss, views={name: View(view)})
 
 
 def normal_patches(image: jax.Array, side: int) -> jax.Array:

@@ -1,13 +1,12 @@
-"""What an objective is, and the table of them by name.
+"""What an objective is, and the table of them by kind.
 
 An objective names the views of the batch it needs, the model outputs it requires of each view, and
-a pure loss. The train step runs the model once a distinct view, whatever the number of objectives.
-What a loss needs beside the model (a projection that is trained with it, a queue of past
-embeddings) is declared here and kept in the train state.
+a pure loss. The train step runs each part of the model once for each distinct input, whatever the
+number of objectives. What a loss needs beside the model (a projection that is trained with it, a
+queue of past embeddings) is declared here and kept in the train state.
 """
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,59 +16,16 @@ from ml_collections import ConfigDict
 
 from mmjax.data.vocabulary import Vocabulary, placeholder
 from mmjax.errors import UserError
+from mmjax.schema import Keys, find, keys_of, nearest
 
 Batch = Mapping[str, jax.Array]
 Outputs = Mapping[str, Mapping[str, Any]]  # view → output or column name → array(s)
-Rows = tuple[jax.Array, jax.Array]  # int32 [M] each: the rows of images, and of texts, that pair
+Rows = Mapping[str, jax.Array]  # part → int32 [M], which rows of it pair
 
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """One pretraining task.
-
-    Attributes:
-      requires: view → names of the model outputs the loss reads. The view "plain" is the batch;
-        "teacher/NAME" are the outputs of `config.teachers.NAME` and "ema" those of the averaged
-        parameters (`config.optim.ema`), both of the plain batch and without a gradient;
-        "teacher/NAME/VIEW" is what that teacher makes of the view VIEW, which it then sees as the
-        model does. A view may be one that another objective makes.
-      loss: (outputs, batch) → (float32 scalar, metrics to log). Arrays are global. Beside the
-        outputs a view holds its own columns, as the labels that its maker put there. An objective
-        that declares `params` or `state` takes them as a third argument, an `Own`.
-      views: makes the other views: name → (batch, key) → batch, static shapes, inside the step. A
-        view is the batch with some columns new: a tower runs again only if its own are.
-      pairs: makes views of which nothing but the fusion runs, on tokens that the towers made of the
-        plain view: name → (outputs, batch, key) → which images meet which texts. The plain view
-        must be required to have "image_tokens" and "text_tokens".
-      params: (key, shapes of the outputs) → parameters that are trained with the model's. They are
-        checkpointed with them, but no part of the model: not evaluated, not exported.
-      state: (shapes of the outputs) → arrays that are kept from step to step. One of two or more
-        dimensions is [n, B, …], its second axis split over the devices as the batch is.
-      update: (state, outputs, batch) → the state of the next step.
-    """
-
-    requires: Mapping[str, tuple[str, ...]]
-    loss: Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]]
-    views: Mapping[str, Callable[[Batch, jax.Array], Batch]] = dataclasses.field(
-        default_factory=dict
-    )
-    pairs: Mapping[str, Callable[[Outputs, Batch, jax.Array], Rows]] = dataclasses.field(
-        default_factory=dict
-    )
-    params: Callable[[jax.Array, Outputs], Any] | None = None
-    state: Callable[[Outputs], Any] | None = None
-    update: Callable[[Any, Outputs, Batch], Any] | None = None
-
-
-def is_frozen(view: str) -> bool:
-    """Whether a view is of other parameters than those that are trained."""
-    return view == "ema" or view.startswith("teacher/")
-
-
-def teacher_of(view: str) -> tuple[str, str]:
-    """Which teacher a frozen view is of, and of which view: ("big", "mlm") of "teacher/big/mlm"."""
-    _, name, *of = view.split("/")
-    return name, of[0] if of else "plain"
+PLAIN = "plain"  # the view that is the batch as it was loaded
+EMA = "ema"
+TEACHER = "teacher"
+LOCAL = "local"  # among the outputs that `loss` sees: what `local` returned
 
 
 class Own(NamedTuple):
@@ -79,31 +35,129 @@ class Own(NamedTuple):
     state: Any = None
 
 
+class View(NamedTuple):
+    """An altered batch. `make`: (batch, key, frozen) → the batch with some columns new, static
+    shapes, inside the step. A part runs again only if a column that it reads is new. `reads`: the
+    frozen views and their outputs that `frozen`, of the same form, then holds."""
+
+    make: Callable[[Batch, jax.Array, Outputs], Batch]
+    reads: Mapping[str, tuple[str, ...]] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """One pretraining task, the entry `config.objectives.NAME`.
+
+    Attributes:
+      requires: view → names of the model outputs the loss reads. The view "plain" is the batch;
+        "teacher/NAME" are the outputs of `config.teachers.NAME` and "ema" those of the averaged
+        parameters (`config.optim.ema`), both of the plain batch and without a gradient;
+        "teacher/NAME/VIEW" and "ema/VIEW" are what these make of the view VIEW. A view may be one
+        that another objective makes.
+      loss: (outputs, batch, own) → (float32 scalar, metrics to log). Arrays are global. Beside the
+        outputs a view holds its own columns, as the labels that its maker put there; `own` is what
+        the objective declares.
+      local: (outputs, batch, own) → arrays [b, …] a row for each example, e.g. sums and counts,
+        computed inside a microbatch of b examples. What it requires does not leave the microbatch:
+        `loss` sees what it returned, of the whole batch, as outputs["local"], and no other output.
+      views: makes the other views by their names: the objective's own, or NAME/….
+      pairs: makes views of which only the joints run, on what the towers made of the plain view:
+        name → (outputs, batch, key) → which rows of each tower meet. The plain view must be
+        required to have the towers' tokens.
+      params: (key, shapes of the outputs) → parameters that are trained with the model's. They are
+        checkpointed with them, but no part of the model: not evaluated, not exported.
+      state: (shapes of the outputs) → arrays that are kept from step to step. One of two or more
+        dimensions is [n, B, …], its second axis split over the devices as the batch is.
+      update: (state, outputs, batch) → the state of the next step.
+    """
+
+    requires: Mapping[str, tuple[str, ...]]
+    loss: Callable[[Outputs, Batch, Own], tuple[jax.Array, Mapping[str, jax.Array]]]
+    local: Callable[[Outputs, Batch, Own], Any] | None = None
+    views: Mapping[str, View] = dataclasses.field(default_factory=dict)
+    pairs: Mapping[str, Callable[[Outputs, Batch, jax.Array], Rows]] = dataclasses.field(
+        default_factory=dict
+    )
+    params: Callable[[jax.Array, Outputs], Any] | None = None
+    state: Callable[[Outputs], Any] | None = None
+    update: Callable[[Any, Outputs, Batch], Any] | None = None
+
+    def all_requires(self) -> list[tuple[str, tuple[str, ...]]]:
+        """(view, outputs) of all that the objective and the makers of its views read."""
+        makers = (item for view in self.views.values() for item in view.reads.items())
+        return [*self.requires.items(), *makers]
+
+
+def is_frozen(view: str) -> bool:
+    """Whether a view is of other parameters than those that are trained."""
+    return view.partition("/")[0] in (EMA, TEACHER)
+
+
+def frozen_of(view: str) -> tuple[str, str]:
+    """Whose outputs a frozen view holds, and of which view: ("teacher/big", "mlm") of
+    "teacher/big/mlm", ("ema", "plain") of "ema"."""
+    whose, _, of = view.partition("/")
+    if whose == TEACHER:
+        name, _, of = of.partition("/")
+        whose = f"{TEACHER}/{name}"
+    return whose, of or PLAIN
+
+
+def teacher_of(view: str) -> str | None:
+    """The name of the teacher that a view is of, if it is of one."""
+    whose, _, name = frozen_of(view)[0].partition("/")
+    return name if whose == TEACHER else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """The keys of `config.objectives.NAME` that all kinds have.
+
+    Attributes:
+      kind: What it computes, of the registry; '' is the entry's name.
+      weight: Weight in the total loss.
+    """
+
+    kind: str = ""
+    weight: float = 1.0
+
+
+COMMON = keys_of(Common)
 Builder = Callable[..., Objective]
 REGISTRY: dict[str, Builder] = {}
+_GIVEN = ("name", "vocabulary", "model")  # arguments of builders that are no keys
 
 
-def register(name: str) -> Callable[[Builder], Builder]:
-    """Adds a builder; its keyword arguments are the keys `config.objectives.NAME.*`.
+def register(kind: str) -> Callable[[Builder], Builder]:
+    """Adds a builder; its keyword arguments are the keys `config.objectives.NAME.*` of this kind.
 
-    Arguments `vocabulary` and `model` are no keys: the `Vocabulary` of the run's tokenizer, and
-    `config.model`.
+    Arguments `name`, `vocabulary` and `model` are no keys: the name of the entry, which names its
+    views, the `Vocabulary` of the run's tokenizer, and `config.model`.
     """
 
     def add(builder: Builder) -> Builder:
-        REGISTRY[name] = builder
+        REGISTRY[kind] = builder
         return builder
 
     return add
 
 
-def options(name: str) -> dict[str, Any]:
-    """The config keys of an objective with their defaults; UserError names the nearest name."""
-    if name not in REGISTRY:
-        near = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.0)[0]
-        raise UserError(f"config.objectives.{name}: no such objective; the nearest is {near!r}.")
-    parameters = inspect.signature(REGISTRY[name]).parameters
-    return {key: p.default for key, p in parameters.items() if key not in ("vocabulary", "model")}
+def kind_of(name: str, entry: Mapping[str, Any]) -> str:
+    """The kind of `config.objectives.NAME`; UserError names the nearest that there is."""
+    kind = entry.get("kind") or name
+    if kind not in REGISTRY:
+        near = nearest(kind, REGISTRY)
+        key = f"config.objectives.{name}" + (f".kind={kind!r}" if kind != name else "")
+        raise UserError(
+            f"{key}: there is no such kind of objective; the nearest is {near!r}. An entry of "
+            "another name says its kind, e.g. kind='clip'."
+        )
+    return kind
+
+
+def keys_at(kind: str) -> Keys:
+    """The config keys of a kind of objective."""
+    return COMMON + keys_of(REGISTRY[kind], skip=_GIVEN)
 
 
 def build(
@@ -119,20 +173,15 @@ def build(
     """
     result = {}
     for name in sorted(config):
-        known, values = options(name), dict(config[name])
-        weight = values.pop("weight")
-        for key in values.keys() - known.keys():
-            near = difflib.get_close_matches(key, ["weight", *known], n=1, cutoff=0.0)[0]
-            raise UserError(
-                f"config.objectives.{name}.{key}: no such key; the nearest is {near!r}."
-            )
-        wanted = inspect.signature(REGISTRY[name]).parameters
-        if "vocabulary" in wanted:
-            values["vocabulary"] = vocabulary or placeholder()
-        if "model" in wanted:
-            values["model"] = model
+        kind = kind_of(name, config[name])
+        values = {find(keys_at(kind), f"objectives.{name}.{key}").name: x
+                  for key, x in config[name].items()}  # fmt: skip
+        weight, _ = values.pop("weight"), values.pop("kind", None)
+        given = {"name": name, "vocabulary": vocabulary or placeholder(), "model": model}
+        wanted = inspect.signature(REGISTRY[kind]).parameters
+        values |= {key: value for key, value in given.items() if key in wanted}
         try:
-            result[name] = (REGISTRY[name](**values), weight)
+            result[name] = (REGISTRY[kind](**values), weight)
         except ValueError as error:
             raise UserError(f"config.objectives.{name}: {error}.") from error
     return result

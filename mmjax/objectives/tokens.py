@@ -1,25 +1,30 @@
 """Objectives that predict tokens: masked language (BERT, RoBERTa, image-conditioned) and captions.
 
-The model scores the targets that the views here put beside the masked or shifted texts, a few
-places at a time (`mmjax/models/tokens.py`); scores of a whole vocabulary never leave it.
+A view masks or shifts the texts and puts the targets beside them. The negative log-likelihoods are
+summed for each example inside its microbatch, a few positions at a time (`mmjax/models/tokens.py`).
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from mmjax.data.vocabulary import Vocabulary
-from mmjax.models.tokens import NO_TARGET, TokenScores
-from mmjax.objectives.registry import Batch, Objective, register
+from mmjax.models.text import LmHead
+from mmjax.models.tokens import NO_TARGET, TokenNll, token_nll
+from mmjax.objectives.registry import LOCAL, Batch, Objective, View, register
 
 WORD_SLACK = 4  # whole words may hide this many tokens of a text more than `rate` says
 
 
 @register("mlm")
 def mlm(
+    name: str,
     vocabulary: Vocabulary,
-    of: str = "fused",
+    of: str = "fusion",
+    text: str = "text",
     rate: float = 0.15,
     mask: float = 0.8,
     random: float = 0.1,
@@ -31,99 +36,134 @@ def mlm(
     perplexity of these.
 
     Args:
-      of: "fused" tokens, which have seen the image, or "text" tokens alone.
-      rate: share of a text's tokens that are predicted, at least one; never special ones.
-      mask, random: shares of those that become the mask token, or any token; the rest stay.
-      whole_word: hide all tokens of a word or none.
+      of: The part whose tokens predict: a fusion, which has seen the image, or the text tower.
+      text: The text tower whose texts are masked and whose head predicts.
+      rate: Share of a text's tokens that are predicted, at least one; never special ones.
+      mask: Share of those that become the mask token.
+      random: Share of those that become any token; the rest stay.
+      whole_word: Hide all tokens of a word or none.
     """
-    if of not in ("fused", "text"):
-        raise ValueError(f"of is fused or text, not {of!r}")
     if not 0 < rate <= 1 or mask + random > 1:
         raise ValueError(f"rate={rate}, mask={mask}, random={random} are shares of a whole")
     mask_id = mask_token(vocabulary)
 
-    def view(batch: Batch, key: jax.Array) -> Batch:
-        place_key, how_key, token_key = jax.random.split(key, 3)
-        text = batch["text"]
-        places, chosen = masked_places(
-            text, batch["text_mask"], vocabulary, rate, whole_word, place_key
+    def view(batch: Batch, key: jax.Array, frozen: Any) -> Batch:
+        del frozen
+        position_key, how_key, token_key = jax.random.split(key, 3)
+        ids = batch[text]
+        positions, chosen = masked_positions(
+            ids, batch[f"{text}_mask"], vocabulary, rate, whole_word, position_key
         )
-        tokens = jnp.take_along_axis(text, places, axis=1)
-        how = jax.random.uniform(how_key, places.shape)
-        random_tokens = jax.random.randint(token_key, places.shape, 0, vocabulary.size, jnp.int32)
+        tokens = jnp.take_along_axis(ids, positions, axis=1)
+        how = jax.random.uniform(how_key, positions.shape)
+        random_tokens = jax.random.randint(
+            token_key, positions.shape, 0, vocabulary.size, jnp.int32
+        )
         shown = jnp.where(
             how < mask, mask_id, jnp.where(how < mask + random, random_tokens, tokens)
         )
-        rows = jnp.arange(text.shape[0])[:, None]
+        rows = jnp.arange(ids.shape[0])[:, None]
         return {
             **batch,
-            "text": jnp.asarray(text).at[rows, places].set(jnp.where(chosen, shown, tokens)),
-            "target_places": places,
+            text: jnp.asarray(ids).at[rows, positions].set(jnp.where(chosen, shown, tokens)),
+            "positions": positions,
             "targets": jnp.where(chosen, tokens, NO_TARGET),
         }
 
-    def loss(outputs, batch):
-        del batch
-        return token_loss(outputs["mlm"][f"{of}_scores"])
-
-    return Objective({"mlm": (f"{of}_scores",)}, loss, {"mlm": view})
+    return token_objective(name, of, text, view)
 
 
 @register("caption")
-def caption(vocabulary: Vocabulary, parallel: float = 0.0, prefix: float = 0.0) -> Objective:
+def caption(
+    name: str,
+    vocabulary: Vocabulary,
+    model: ConfigDict | None = None,
+    of: str = "fusion",
+    text: str = "text",
+    parallel: float = 0.0,
+    prefix: float = 0.0,
+) -> Objective:
     """Captioning: each token from the image and the tokens before it (CoCa, Yu et al., 2022).
 
     L = −mean of log p(next token) over the global batch. Metrics: accuracy and perplexity.
 
     Args:
-      parallel: share of the examples whose tokens are all predicted at once, every input hidden
+      of: The part whose tokens predict the next: a causal fusion, or a causal text tower alone.
+      text: The text tower whose texts are predicted, by its head.
+      parallel: Share of the examples whose tokens are all predicted at once, every input hidden
         (CapPa, Tschannen et al., 2023: 0.75).
-      prefix: largest share of a text that is given whole, all of it seen by all, and not predicted
+      prefix: Largest share of a text that is given whole, all of it seen by all, and not predicted
         (prefix-LM, as SimVLM, Wang et al., 2022); drawn evenly from 0 on.
     """
     if not (0 <= parallel <= 1 and 0 <= prefix < 1):
         raise ValueError(f"parallel={parallel} and prefix={prefix} are shares")
     if parallel and prefix:
         raise ValueError("a text that is predicted in parallel has no prefix: set one of them to 0")
+    if model is not None and of == "fusion" and model.fusion.style == "bottleneck":
+        raise ValueError(
+            "a bottleneck is not causal: set config.model.fusion.style to concat or cross"
+        )
     mask_id = mask_token(vocabulary) if parallel else 0
 
-    def view(batch: Batch, key: jax.Array) -> Batch:
-        text, mask = batch["text"], batch["text_mask"]
-        ar = jnp.ones_like(text)
-        targets = jnp.where(mask, text, NO_TARGET)[:, 1:]
+    def view(batch: Batch, key: jax.Array, frozen: Any) -> Batch:
+        del frozen
+        ids, mask = batch[text], batch[f"{text}_mask"]
+        ar = jnp.ones_like(ids)
+        targets = jnp.where(mask, ids, NO_TARGET)[:, 1:]
         targets = jnp.pad(targets, ((0, 0), (0, 1)), constant_values=NO_TARGET)
         new = {}
         if prefix:
-            share = prefix * jax.random.uniform(key, (text.shape[0], 1))
+            share = prefix * jax.random.uniform(key, (ids.shape[0], 1))
             given = jnp.maximum(1, (share * mask.sum(axis=1, keepdims=True)).astype(jnp.int32))
-            places = jnp.arange(text.shape[1])[None, :]
-            ar = (places >= given).astype(jnp.int32)
-            targets = jnp.where(places + 1 >= given, targets, NO_TARGET)
+            positions = jnp.arange(ids.shape[1])[None, :]
+            ar = (positions >= given).astype(jnp.int32)
+            targets = jnp.where(positions + 1 >= given, targets, NO_TARGET)
         if parallel:
-            at_once = jax.random.bernoulli(key, parallel, (text.shape[0], 1))
+            at_once = jax.random.bernoulli(key, parallel, (ids.shape[0], 1))
             ar = jnp.where(at_once, 0, ar)
-            # All places are there, so that their number does not tell the length.
+            # All positions are there, so that their number does not tell the length.
             new = {
-                "text": jnp.where(at_once, mask_id, text).astype(text.dtype),
-                "text_mask": mask | at_once,
+                text: jnp.where(at_once, mask_id, ids).astype(ids.dtype),
+                f"{text}_mask": mask | at_once,
             }
-        return {**batch, **new, "text_ar": ar, "targets": targets}
+        return {**batch, **new, f"{text}_ar": ar, "targets": targets}
 
-    def loss(outputs, batch):
-        del batch
-        return token_loss(outputs["caption"]["caption_scores"])
-
-    return Objective({"caption": ("caption_scores",)}, loss, {"caption": view})
+    return token_objective(name, of, text, view)
 
 
-def token_loss(scores: TokenScores) -> tuple[jax.Array, dict[str, jax.Array]]:
+def token_objective(name: str, of: str, text: str, view: Any) -> Objective:
+    """The tokens of the part `of` predict the targets that `view` puts beside the texts."""
+
+    def local(outputs, batch, own):
+        del batch, own
+        made = outputs[name]
+        head = made[f"{text}/lm_head"]
+        hidden = hidden_at(made[f"{of}/tokens"], made.get("positions"), head)
+        return token_nll(hidden, made["targets"], head.unembedding())
+
+    def loss(outputs, batch, own):
+        del batch, own
+        return token_loss(outputs[LOCAL])
+
+    requires = {name: (f"{of}/tokens", f"{text}/lm_head")}
+    return Objective(requires, loss, local, {name: View(view)})
+
+
+def hidden_at(tokens: jax.Array, positions: jax.Array | None, head: LmHead) -> jax.Array:
+    """The head's hidden states [B, K, W] at `positions` int32 [B, K]; None: at all."""
+    if positions is not None:
+        tokens = jnp.take_along_axis(tokens, positions[:, :, None], axis=1)
+    return head.hidden(tokens)
+
+
+def token_loss(sums: TokenNll) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The mean over all targets of the batch, and its metrics."""
-    count = jnp.maximum(scores.targets.sum(), 1.0)
-    loss = scores.nll.sum() / count
-    return loss, {"accuracy": scores.correct.sum() / count, "perplexity": jnp.exp(loss)}
+    count = jnp.maximum(sums.targets.sum(), 1.0)
+    loss = sums.nll.sum() / count
+    return loss, {"accuracy": sums.correct.sum() / count, "perplexity": jnp.exp(loss)}
 
 
-def masked_places(
+def masked_positions(
     text: jax.Array,
     text_mask: jax.Array,
     vocabulary: Vocabulary,
@@ -131,8 +171,8 @@ def masked_places(
     whole_word: bool,
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Places to hide, int32 [B, K] with K = ⌈rate · L⌉ (+ WORD_SLACK), all different in a row; and
-    bool [B, K], which count: round(rate · n) of the n tokens that may be hidden, at least one.
+    """Positions to hide, int32 [B, K] with K = ⌈rate · L⌉ (+ WORD_SLACK), all different in a row;
+    and bool [B, K], which count: round(rate · n) of the n that may be hidden, at least one.
 
     Whole words are hidden in a random order until there are as many; a word that K has no room for
     stays.

@@ -5,7 +5,6 @@ is left; the layer axis is never split, and vectors are held whole. Moments and 
 optimizer lie as their parameter does.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,31 +15,23 @@ from jax.sharding import PartitionSpec as P
 from mmjax.parallel.mesh import BATCH
 from mmjax.params import path_string, role
 
-# Path pattern → the dimension (from the end) that `tensor` splits.
-_TENSOR_DIMENSION = (
-    (r"/blocks/.*(attention|cross)/(query|key|value)/(kernel|bias)$", 1),
-    (r"/blocks/.*(attention|cross)/out/kernel$", 2),
-    (r"/blocks/.*mlp/fc1/(kernel|bias)$", 1),
-    (r"/blocks/.*mlp/fc2/kernel$", 2),
-)
 # Roles too small to be worth an all-gather.
 _WHOLE = ("norm", "statistic", "bias", "scale", "token")
 
 
 def param_spec(path: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P:
     """The PartitionSpec of one parameter on a mesh of these axis sizes."""
-    kind, stacked = role(path)[1:]
+    of = role(path)
     axes: list[str | None] = [None] * len(shape)
-    for pattern, from_end in _TENSOR_DIMENSION if sizes["tensor"] > 1 else ():
-        if re.search(pattern, path):
-            if shape[-from_end] % sizes["tensor"]:
-                raise ValueError(
-                    f"parameter {path} {shape}: config.mesh.tensor={sizes['tensor']} does not "
-                    f"divide {shape[-from_end]}"
-                )
-            axes[len(shape) - from_end] = "tensor"
-    if kind not in _WHOLE and sizes["fsdp"] > 1:
-        free = [i for i in range(int(stacked), len(shape)) if axes[i] is None]
+    if of.stacked and of.split and sizes["tensor"] > 1:
+        if shape[-of.split] % sizes["tensor"]:
+            raise ValueError(
+                f"parameter {path} {shape}: config.mesh.tensor={sizes['tensor']} does not "
+                f"divide {shape[-of.split]}"
+            )
+        axes[len(shape) - of.split] = "tensor"
+    if of.kind not in _WHOLE and sizes["fsdp"] > 1:
+        free = [i for i in range(int(of.stacked), len(shape)) if axes[i] is None]
         fits = [i for i in free if shape[i] % sizes["fsdp"] == 0]
         if fits:
             axes[max(fits, key=lambda i: shape[i])] = "fsdp"

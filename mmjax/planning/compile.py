@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 
 from mmjax import config_check
 from mmjax.core.flops import step_flops
-from mmjax.core.state import TrainState
-from mmjax.core.step import owned, run_all, total_loss
+from mmjax.core.state import TrainState, model_params
+from mmjax.core.step import frozen_models, owned, total_loss
+from mmjax.core.views import run_views
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.hardware import Topology
 from mmjax.training.assemble import Parts, assemble
@@ -100,12 +101,12 @@ def _activations(parts: Parts, mesh: jax.sharding.Mesh) -> float:
 
     def residuals(state: Any, batch: Any) -> Any:
         def loss(params):
-            outputs = run_all(
-                parts.model, parts.objectives, params, batch, jax.random.key(0),
-                teachers=parts.teachers, frozen=state.teachers, ema=state.ema,
-                microbatches=config.optim.microbatches,
-            )  # fmt: skip
             own = owned(parts.objectives, params, state.memory)
+            outputs = run_views(
+                parts.model, parts.objectives, model_params(params), batch, jax.random.key(0),
+                own=own, microbatches=config.optim.microbatches,
+                frozen=frozen_models(parts.model, parts.teachers, state.teachers, state.ema),
+            )  # fmt: skip
             return total_loss(parts.objectives, outputs, batch, own)[0]
 
         return jax.vjp(loss, state.params)[1]

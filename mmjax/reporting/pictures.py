@@ -45,7 +45,7 @@ def retrievals(workdir: str) -> tuple[str, list[Sample]]:
         images, _ = embedder.images(params, Rows(source, shown))
         text_embed = embedder.texts(params, embedder.tokenize(texts))
     samples = []
-    for i, scores in zip(shown[images["index"]], images["image_embed"] @ text_embed.T, strict=True):
+    for i, scores in zip(shown[images["index"]], images["image/embed"] @ text_embed.T, strict=True):
         own = set(source.captions(int(i)))
         best = np.argsort(-scores, kind="stable")[:FOUND]
         lines = [(texts[j], float(scores[j]), texts[j] in own) for j in best]

@@ -19,7 +19,7 @@ from mmjax.core.optim import Optim
 from mmjax.data.keys import KEYS as DATA
 from mmjax.data.lengths import Lengths, keep_lengths, read_lengths
 from mmjax.errors import UserError
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.models import keys as model_keys
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
@@ -162,7 +162,7 @@ def make_tokenizer(
     return of_weights()
 
 
-def restore_for_inference(workdir: str) -> tuple[ConfigDict, Multimodal, Any, data.Tokenizer]:
+def restore_for_inference(workdir: str) -> tuple[ConfigDict, Graph, Any, data.Tokenizer]:
     """(config, model, parameters, tokenizer) of a run; the averaged parameters if it keeps them.
 
     The parameters lie on the current mesh (`jax.set_mesh`), or on the first device without one.

@@ -51,12 +51,12 @@ class Cached(Columns):
     @property
     def sizes(self) -> dict[str, int]:
         """Output → D."""
-        return self.record["outputs"]
+        return {_output(name): size for name, size in self.record["outputs"].items()}
 
     @property
     def scalars(self) -> dict[str, float]:
-        """The teacher's scalar parameters, "logit_scale" as a logarithm."""
-        return self.record["scalars"]
+        """The teacher's outputs that are scalars, "logit/scale" as a logarithm."""
+        return {_output(name): value for name, value in self.record["scalars"].items()}
 
     def __call__(self, examples: Sequence[Example], transform: Transform) -> Batch:
         del transform
@@ -154,8 +154,13 @@ def data_record(config: ConfigDict, sources: Sequence[Source]) -> dict[str, Any]
     }
 
 
+def _output(name: str) -> str:
+    """An output as it is called today; a folder may be older than the slash."""
+    return name if "/" in name else "/".join(name.rsplit("_", 1))
+
+
 def shard_path(folder: str | Path, output: str, number: int) -> Path:
-    return Path(folder) / f"{output}-{number:05d}.npy"
+    return Path(folder) / f"{output.replace('/', '_')}-{number:05d}.npy"
 
 
 def bits(embed: np.ndarray, dtype: str) -> np.ndarray:

@@ -18,14 +18,14 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from mmjax import data, models
-from mmjax.core.step import run_plain
+from mmjax.core.views import run_plain
 from mmjax.data import Address, Augment, BadRecord, Record, Source, Tokenizer
 from mmjax.data.examples import Columns, Example, Views
 from mmjax.data.workers import Batch, read_ahead
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import whole
 from mmjax.interop import pretrained
-from mmjax.models import Multimodal
+from mmjax.models import Graph
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.runs.workdir import make_tokenizer
 from mmjax.teachers import cached
@@ -70,14 +70,14 @@ def _embed(
     assert teacher.weights is not None
     model, params = models.from_config(teacher.weights.config.model), teacher.read(mesh)
     outputs = tuple(name for name in EMBEDS if name in model.outputs())
-    scalars = tuple(name for name in ("logit_scale",) if name in params)
+    scalars = {"logit/scale": float(params["logit_scale"])} if "logit_scale" in params else {}
     mark = fingerprint(teacher.weights.config, params)
     record = {
         "teacher": mark.mark,
         "source": teacher.weights.source,
         "dtype": teacher.dtype,
         "outputs": {name: teacher.weights.config.model.embed_dim for name in outputs},
-        "scalars": {name: float(params[name]) for name in scalars},
+        "scalars": scalars,
         "shard_rows": cached.SHARD_ROWS,
         "data": cached.data_record(config, sources),
     }
@@ -109,7 +109,7 @@ def _embed(
 
 def _run(
     teacher: Teacher,
-    model: Multimodal,
+    model: Graph,
     params: Any,
     outputs: tuple[str, ...],
     load: "_ViewBatch",

@@ -13,7 +13,6 @@ from mmjax.teachers.teacher import Teacher
 
 # What must be equal for a leading part of the parameters to mean the same.
 _EQUAL = ("image.size", "image.patch_size", "text.vocab_size")
-_HEADS_LAST = ("query", "key", "value")
 
 
 def inherit(teacher: Teacher, config: ConfigDict, like: Any) -> Any:
@@ -61,17 +60,11 @@ def _part(
         raise UserError(
             f"{key}: the student's {path} {shape} is larger than the teacher's {x.shape}."
         )
-    if role(path).stacked:
+    of = role(path)
+    if of.stacked:
         x = x[np.arange(shape[0]) * x.shape[0] // shape[0]]
-    parts = path.split("/")
-    heads_axis = None
-    if "attention" in parts:
-        module = parts[parts.index("attention") + 1]
-        if module in _HEADS_LAST:
-            heads_axis = x.ndim - 1
-        elif module == "out" and parts[-1] == "kernel":
-            heads_axis = x.ndim - 2
-    for axis in range(int(role(path).stacked), x.ndim):
+    heads_axis = x.ndim - of.split if of.heads else None
+    for axis in range(int(of.stacked), x.ndim):
         if axis == heads_axis:
             x = _leading_heads(x, axis, theirs[tower].heads, ours[tower].heads, shape[axis], key)
         else:

@@ -7,7 +7,7 @@ embed` wrote. The objectives cannot tell which.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
@@ -24,16 +24,15 @@ from mmjax.data.segments import Segments
 from mmjax.data.workers import Batch
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights
-from mmjax.models import Multimodal
-from mmjax.objectives.registry import teacher_of
+from mmjax.models import Graph
+from mmjax.objectives.registry import PLAIN, frozen_of, teacher_of
 from mmjax.parallel import rules
 from mmjax.schema import RESUMABLE
 from mmjax.teachers.cached import Cached, data_record, open_cached
 from mmjax.teachers.source import Fingerprint, fingerprint, open_source
 
 INPUTS = ("image", "text", "text_mask")
-OF_VIEWS = (*INPUTS, "text_ar", "target_places")  # what a teacher reads of a view that was made
-EMBEDS = ("image_embed", "text_embed")
+EMBEDS = ("image/embed", "text/embed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Teacher:
     name: str
     dtype: str
     weights: Weights | None
-    model: Multimodal | None
+    model: Graph | None
     cached: Cached | None
     asked: tuple[str, ...] = ("plain",)
 
@@ -96,9 +95,9 @@ class Teacher:
         self,
         params: Any,
         batch: Mapping[str, Any],
+        view: Mapping[str, Any] | None,
         names: tuple[str, ...],
         run: Callable,
-        view: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """The named outputs of a batch; `run(model, params, batch, names)` runs a model.
 
@@ -110,12 +109,17 @@ class Teacher:
         if self.model is None:
             result = {n: batch[own + n] if n in EMBEDS else jnp.exp(params[n]) for n in names}
         else:
-            shown = {name: view[name] for name in OF_VIEWS if name in view} if view else {}
-            result = run(self.model, params, shown or self.inputs(batch), names)
+            result = run(self.model, params, self.inputs(batch) if view is None else view, names)
         return {
             n: x.astype(self.dtype).astype(jnp.float32) if n in EMBEDS else x
             for n, x in result.items()
         }
+
+    def of_model(self, names: Collection[str]) -> set[str]:
+        """Those of the outputs that belong to the model and not to examples."""
+        if self.model is None:
+            return set(names) - set(EMBEDS)
+        return self.model.of_model(names)
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Its view of a batch: what it shares with the student, and its own columns."""
@@ -164,14 +168,15 @@ class Teacher:
 
         UserError: the student's texts are longer than it can read, or there are no pictures for it.
         """
-        asked = {of for name, of in map(teacher_of, views) if name == self.name}
-        if "plain" in asked and Segments.of(config.model).regions:
+        asked = {frozen_of(view)[1] for view in views if teacher_of(view) == self.name}
+        if PLAIN in asked and Segments.of(config.model).regions:
             raise UserError(
                 f"config.teachers.{self.name} looks at pictures, and config.model.image.kind="
                 "'regions' reads none: remove the teacher, or set another kind."
             )
-        if asked - {"plain"} and self.model is not None and self.model.text is not None:
-            most, length = self.model.text.context_length, config.model.text.context_length
+        tower = None if self.model is None else self.model.module("text")
+        if asked - {PLAIN} and tower is not None:
+            most, length = tower.context_length, config.model.text.context_length
             if length > most:
                 raise UserError(
                     f"config.teachers.{self.name} reads the student's own texts, {length} tokens, "
@@ -268,7 +273,7 @@ def check_data(teachers: Sequence[Teacher], config: ConfigDict, sources: Sequenc
         embeddings.check_data(record, config.data.copies)
 
 
-def model_shapes(model: Multimodal) -> Any:
+def model_shapes(model: Graph) -> Any:
     return jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
 
 

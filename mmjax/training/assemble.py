@@ -16,8 +16,8 @@ from mmjax.core.step import Objectives, declare, make_train_step
 from mmjax.data import packing
 from mmjax.data.segments import Segments
 from mmjax.data.vocabulary import Vocabulary
-from mmjax.models import Multimodal
-from mmjax.objectives.registry import is_frozen
+from mmjax.models import Graph
+from mmjax.objectives.registry import teacher_of
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.teachers.teacher import Teacher, open_teachers
 
@@ -28,18 +28,18 @@ class Parts:
 
     Attributes:
       objectives: name → (objective, weight).
-      rates: factors on the learning rate, like the parameters.
+      lr_multipliers: factors on the learning rate, like the parameters.
       declared: what the objectives keep beside the model.
       batch: shapes of the batch at the longest text, as it lies on the mesh.
       state: shapes of the train state as it lies on the mesh, teachers included.
     """
 
     config: ConfigDict
-    model: Multimodal
+    model: Graph
     objectives: Objectives
     teachers: tuple[Teacher, ...]
     optimizer: optax.GradientTransformation
-    rates: Any
+    lr_multipliers: Any
     declared: Declared
     batch: dict[str, jax.ShapeDtypeStruct]
     state: TrainState
@@ -53,8 +53,9 @@ class Parts:
     def step(self) -> Any:
         """The train step, jitted; it takes the place of the state's arrays."""
         step = make_train_step(
-            self.model, self.objectives, self.optimizer, self.rates, self.config, self.teachers
-        )
+            self.model, self.objectives, self.optimizer, self.lr_multipliers, self.config,
+            self.teachers,
+        )  # fmt: skip
         return jax.jit(step, donate_argnums=0)
 
 
@@ -71,8 +72,8 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     config_check.validate_outputs(goals, model.outputs())
     config_check.validate_teachers(config, goals, given)
     packing.check(config, goals)
-    views = {view for goal, _ in goals.values() for view in goal.requires}
-    views = {view for view in views if is_frozen(view) and view != "ema"}
+    views = {view for goal, _ in goals.values() for view, _ in goal.all_requires()}
+    views = {view for view in views if teacher_of(view) is not None}
     teachers = tuple(teacher.for_objectives(views, config) for teacher in teachers)
     batch = abstract_batch(config, teachers)
     frozen = {teacher.name: teacher.abstract(mesh) for teacher in teachers}
@@ -81,12 +82,12 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
         declared = declare(model, goals, batch, teachers, frozen)
     init = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
     heads = jax.eval_shape(lambda: declared.params(jax.random.key(0)))
-    rates = optim.rates(config.optim, init | heads)
-    optimizer = optim.optimizer(config.optim, rates)
+    multipliers = optim.lr_multipliers(config.optim, init | heads, model.layers_above())
+    optimizer = optim.optimizer(config.optim, multipliers)
     ema = config.optim.ema > 0
     state = abstract_state(model, optimizer, ema=ema, mesh=mesh, declared=declared)
     return Parts(
-        config, model, goals, teachers, optimizer, rates, declared, batch,
+        config, model, goals, teachers, optimizer, multipliers, declared, batch,
         dataclasses.replace(state, teachers=frozen),
     )  # fmt: skip
 

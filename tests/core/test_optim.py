@@ -57,7 +57,7 @@ def flat(tree):
 def trained(config, gradients=GRADIENTS):
     """The flat parameters after each step, as the train step applies updates (rates all 1)."""
     params, result = random_params(), []
-    tx = optim.optimizer(config, optim.rates(config, params))
+    tx = optim.optimizer(config, optim.lr_multipliers(config, params))
     state = tx.init(params)
     for g in gradients:
         updates, state = tx.update(g, state, params)
@@ -156,7 +156,7 @@ def test_gradients_are_clipped_by_their_global_norm():
 def test_frozen_parameters_have_no_moments_and_no_update(name):
     config = optim_config(name=name, freeze=("image/",), grad_clip=1.0)
     params = random_params()
-    tx = optim.optimizer(config, optim.rates(config, params))
+    tx = optim.optimizer(config, optim.lr_multipliers(config, params))
     state = tx.init(params)
     assert not [p for p in flat(state) if "image" in p.split("/")]
     huge = jax.tree.map(lambda x: x * 1e6, GRADIENTS[0]["image"])
@@ -172,7 +172,7 @@ def test_rates_multiply_by_pattern_and_layer():
     config = optim_config(
         freeze=("image/blocks/0/norm",), lr_scale=(("image/", 0.5), ("image/blocks/1/mlp", 0.1))
     )
-    rates = flat(optim.rates(config, params))
+    rates = flat(optim.lr_multipliers(config, params))
     np.testing.assert_allclose(rates["image/blocks/mlp/fc1/kernel"].ravel(), [0.5, 0.05])
     assert rates["image/blocks/mlp/fc1/kernel"].shape == (2, 1, 1)
     np.testing.assert_allclose(rates["image/blocks/norm1/scale"].ravel(), [0, 0.5])
@@ -184,15 +184,17 @@ def test_rates_multiply_by_pattern_and_layer():
 def test_only_wholly_frozen_leaves_count_as_frozen():
     params = random_params()
     config = optim_config(freeze=("image/blocks/0/", "text/token_embed"))
-    frozen = [path for path, is_frozen in flat(optim.frozen(optim.rates(config, params))).items()
-              if is_frozen]  # fmt: skip
+    found = flat(optim.frozen(optim.lr_multipliers(config, params)))
+    frozen = [path for path, is_frozen in found.items() if is_frozen]
     assert frozen == ["text/token_embed/embedding"]
     everything = optim_config(freeze=("image/blocks/[01]/",))
-    assert flat(optim.frozen(optim.rates(everything, params)))["image/blocks/mlp/fc1/kernel"]
+    assert flat(optim.frozen(optim.lr_multipliers(everything, params)))[
+        "image/blocks/mlp/fc1/kernel"
+    ]
 
 
 def test_layer_decay_falls_from_the_output_to_the_embeddings():
-    rates = flat(optim.rates(optim_config(layer_decay=0.5), random_params()))
+    rates = flat(optim.lr_multipliers(optim_config(layer_decay=0.5), random_params()))
     assert rates["text/head/kernel"] == 1
     np.testing.assert_allclose(rates["image/blocks/norm1/bias"].ravel(), [0.25, 0.5])
     assert rates["image/patch_embed/kernel"] == 0.125
@@ -202,9 +204,9 @@ def test_layer_decay_falls_from_the_output_to_the_embeddings():
 
 def test_a_pattern_that_matches_nothing_is_named():
     with pytest.raises(UserError, match=r"'txt/' matches no parameter"):
-        optim.rates(optim_config(freeze=("txt/",)), random_params())
+        optim.lr_multipliers(optim_config(freeze=("txt/",)), random_params())
     with pytest.raises(UserError, match=r"image/blocks/2/"):  # there are two layers, 0 and 1
-        optim.rates(optim_config(lr_scale=(("image/blocks/2/", 0.5),)), random_params())
+        optim.lr_multipliers(optim_config(lr_scale=(("image/blocks/2/", 0.5),)), random_params())
 
 
 def test_decay_and_muon_see_the_roles_of_every_architecture():
@@ -237,3 +239,30 @@ def test_schedules_at_their_key_points(name, points):
 def test_without_warm_up_the_first_step_has_the_full_rate():
     for name in ("cosine", "linear", "constant", "rsqrt"):
         assert float(optim.schedule(optim_config(schedule=name), 10)(0)) == pytest.approx(LR)
+
+
+@pytest.mark.parametrize(
+    ("depths", "exponents"),
+    [
+        # early fusion: the embeddings are below all of its layers
+        ((0, 0, 4), {"image/patch_embed/kernel": 5, "text/token_embed/embedding": 5,
+                     "fusion/blocks/norm1/bias": (4, 3, 2, 1), "fusion/type_embed": 5}),
+        # hybrid: the towers' layers are below those of the fusion
+        ((2, 2, 3), {"text/blocks/norm1/bias": (5, 4), "image/blocks/norm1/bias": (5, 4),
+                     "image/patch_embed/kernel": 6, "text/norm_post/scale": 3,
+                     "fusion/blocks/norm1/bias": (3, 2, 1), "fusion/norm_post/scale": 0,
+                     "image/head/kernel": 0, "fusion/match/dense/kernel": 0}),
+    ],
+)  # fmt: skip
+def test_layer_decay_counts_the_layers_of_the_fusion(depths, exponents):
+    config = tiny.config()
+    config.model.image.depth, config.model.text.depth, fusion = depths
+    config.model.fusion.update(style="concat", depth=fusion)
+    model = models.from_config(config.model)
+    found = optim.lr_multipliers(
+        optim_config(layer_decay=0.5), tiny.shapes(model), model.layers_above()
+    )
+    for path, wanted in exponents.items():
+        np.testing.assert_allclose(
+            np.ravel(flat(found)[path]), 0.5 ** np.array(wanted), err_msg=path
+        )

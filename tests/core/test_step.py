@@ -215,7 +215,7 @@ def test_microbatches_drop_the_same_patches_in_both_passes():
     config = tiny.config()
     config.model.image.patch_dropout = 0.5
     model, k = models.from_config(config.model), 4
-    goals = {"sum": (Objective({"plain": ("image_embed",)}, None), 1.0)}
+    goals = {"sum": (Objective({"plain": ("image/embed",)}, None), 1.0)}
     params, batch, key = tiny.params(model), tiny.batch(config.model), jax.random.key(3)
     weights = np.random.default_rng(5).normal(size=(tiny.BATCH, config.model.embed_dim))
 
@@ -223,7 +223,7 @@ def test_microbatches_drop_the_same_patches_in_both_passes():
     @jax.value_and_grad
     def ours(params):
         views = run_views(model, goals, params, batch, key, microbatches=k)
-        return (views["plain"]["image_embed"] * weights).sum()
+        return (views["plain"]["image/embed"] * weights).sum()
 
     @jax.jit
     @jax.value_and_grad
@@ -232,8 +232,8 @@ def test_microbatches_drop_the_same_patches_in_both_passes():
         for i in range(k):
             part = {name: x[i::k] for name, x in batch.items()}
             rngs = {"dropout": jax.random.fold_in(view_key, i)}
-            out = model.apply({"params": params}, part, ("image_embed",), train=True, rngs=rngs)
-            total += (out["image_embed"] * weights[i::k]).sum()
+            out = model.apply({"params": params}, part, ("image/embed",), train=True, rngs=rngs)
+            total += (out["image/embed"] * weights[i::k]).sum()
         return total
 
     (value, gradient), (truth, expected) = ours(params), written_out(params)
@@ -254,9 +254,9 @@ def test_a_view_runs_once_however_many_objectives_read_it():
         return {**batch, "image": batch["image"][:, :, ::-1]}
 
     goals = {
-        "a": (Objective({"plain": ("image_embed",)}, None), 1.0),
-        "b": (Objective({"plain": ("image_embed", "logit_scale")}, None), 1.0),
-        "c": (Objective({"flipped": ("image_embed",)}, None, {"flipped": flipped}), 1.0),
+        "a": (Objective({"plain": ("image/embed",)}, None), 1.0),
+        "b": (Objective({"plain": ("image/embed", "logit_scale")}, None), 1.0),
+        "c": (Objective({"flipped": ("image/embed",)}, None, {"flipped": flipped}), 1.0),
     }
     params, batch = tiny.params(model), tiny.batch(config.model)
 
@@ -267,10 +267,10 @@ def test_a_view_runs_once_however_many_objectives_read_it():
     scans = str(run.trace(batch).jaxpr).count(" scan[")
     views = run(batch)
     assert scans == 2
-    assert set(views["plain"]) == {"image_embed", "logit_scale"}
+    assert set(views["plain"]) == {"image/embed", "logit_scale"}
     mirrored = batch | {"image": batch["image"][:, :, ::-1]}
-    expected = run(mirrored)["plain"]["image_embed"]
-    np.testing.assert_allclose(views["flipped"]["image_embed"], expected, atol=1e-6)
+    expected = run(mirrored)["plain"]["image/embed"]
+    np.testing.assert_allclose(views["flipped"]["image/embed"], expected, atol=1e-6)
 
 
 def test_gradient_norms_are_those_of_each_objective_alone():

@@ -121,20 +121,20 @@ def test_no_tower_runs_twice_for_one_input():
 
         return flops(run, params, many, known)
 
-    tokens = model.apply({"params": params}, batch, ("image_tokens", "text_tokens"))
-    both = ("image_tokens", "text_tokens")
+    tokens = model.apply({"params": params}, batch, ("image/tokens", "text/tokens"))
+    both = ("image/tokens", "text/tokens")
     masked = np.zeros((tiny.BATCH, 4), bool)
     texts = {"targets": batch["text"]}
     few = {"targets": batch["text"][:, :2], "target_places": batch["text"][:, :2] * 0}
     parts = {
-        "images": part("image_tokens", "image_embed"),
-        "masked images": part("patch_pixels", patch_mask=masked),
-        "texts": part("text_tokens", "text_embed"),
-        "masked texts": part("text_tokens"),
-        "captions": part("text_tokens", text_ar=np.ones_like(batch["text"])),
+        "images": part("image/tokens", "image/embed"),
+        "masked images": part("image/pixels", patch_mask=masked),
+        "texts": part("text/tokens", "text/embed"),
+        "masked texts": part("text/tokens"),
+        "captions": part("text/tokens", text_ar=np.ones_like(batch["text"])),
         "masked language": part("fused_scores", given=both, **few),
         "captioning": part("caption_scores", given=both, **texts),
-        "pairs": part("match_logits", given=both, rows=3),
+        "pairs": part("fusion/match", given=both, rows=3),
     }
     together = flops(views, params, batch)
     assert together <= 1.02 * sum(parts.values()), parts

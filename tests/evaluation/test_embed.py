@@ -25,7 +25,7 @@ def test_kernels_apart_give_the_same_embeddings_without_a_copy():
     assert len(apart["image"]["blocks"]["mlp"]["fc1"]["kernel"]) == tiny.DEPTH
 
     def embed(params, lay_out):
-        return model.apply({"params": lay_out(params)}, batch, ("image_embed",))["image_embed"]
+        return model.apply({"params": lay_out(params)}, batch, ("image/embed",))["image/embed"]
 
     stacked = jax.jit(lambda params: embed(params, lambda p: p)).lower(params).compile()
     layers = jax.jit(lambda params: embed(params, layers_together)).lower(apart).compile()
@@ -43,7 +43,7 @@ def test_an_embedder_takes_layers_apart_only_where_they_are_written_out(unroll, 
     embedder = Embedder.of(config_lib.entry("evals"), config, model, tokenizer=None)
     used = []
     monkeypatch.setattr("mmjax.evaluation.embed._jitted", lambda *_: lambda p, b: used.append(p))
-    monkeypatch.setattr("mmjax.evaluation.embed._rows", lambda _: {"text_embed": np.zeros((1, 16))})
+    monkeypatch.setattr("mmjax.evaluation.embed._rows", lambda _: {"text/embed": np.zeros((1, 16))})
     texts = {"text": np.ones((1, 8), np.int32), "text_mask": np.ones((1, 8), bool)}
     with jax.set_mesh(make_mesh()):
         embedder.texts(tiny.params(model), texts)

@@ -120,7 +120,7 @@ def test_logits_are_those_of_pytorch(spec, labels):
         weights = evaluator._weights(params)
         images, _ = evaluator._embedder.images(params, evaluator._source)
     numbers = [int(evaluator._source[i].key[-13:-5]) - 1 for i in range(COUNT)]
-    found = 100 * images["image_embed"] @ weights.T
+    found = 100 * images["image/embed"] @ weights.T
     np.testing.assert_allclose(found, torch_logits()[numbers], atol=1e-6 * 100)
     assert images["label"].tolist() == [labels[i] for i in numbers]
 

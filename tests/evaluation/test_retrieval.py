@@ -77,8 +77,8 @@ def direct(table):
         [c for _, c in texts], config.model.text.context_length
     )
     batch = {"image": np.stack(images), "text": ids, "text_mask": mask}
-    out = small_run.embed(batch, "image_embed", "text_embed")
-    x, y = out["image_embed"], out["text_embed"]
+    out = small_run.embed(batch, "image/embed", "text/embed")
+    x, y = out["image/embed"], out["text/embed"]
     scores, owner = x @ y.T, np.array([i for i, _ in texts])
     hits = {k: [] for k in (1, 5, 10)}
     for i in range(len(x)):

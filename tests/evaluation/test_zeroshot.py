@@ -88,10 +88,10 @@ def test_equals_one_plain_batch(spec):
         f(word) for word in small_run.WORDS[:6] for f in ("a small {}".format, "{} and sea".format)
     ]
     ids, mask = small_run.tokenizer().encode(texts, 16)
-    embed = small_run.embed({"text": ids, "text_mask": mask}, "text_embed")["text_embed"]
+    embed = small_run.embed({"text": ids, "text_mask": mask}, "text/embed")["text/embed"]
     weights = embed[0::2] + embed[1::2]
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-    embed = small_run.embed(images, "image_embed")["image_embed"]
+    embed = small_run.embed(images, "image/embed")["image/embed"]
     guess = np.argmax(embed @ weights.T, axis=1)
     metrics = build(spec)(params)
     assert metrics["top1"] == pytest.approx(np.mean(guess == images["label"]))

@@ -95,8 +95,8 @@ def outputs_of(model, batch, mean, std):
         else:  # CoCa
             logits = model.logit_scale.exp() * images @ texts.T
         return {
-            "image_embed": images.numpy(),
-            "text_embed": texts.numpy(),
+            "image/embed": images.numpy(),
+            "text/embed": texts.numpy(),
             "logits": logits.numpy(),
         }
 

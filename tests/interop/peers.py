@@ -33,16 +33,16 @@ SETTINGS = {
     "RobertaForMaskedLM": ("RobertaConfig", {**TEXT, "max_position_embeddings": LENGTH + 2}),
 }  # fmt: skip
 OUTPUTS = {  # of ours ↔ of theirs
-    "CLIPModel": {"image_embed": "image_embeds", "text_embed": "text_embeds"},
-    "CLIPTextModelWithProjection": {"text_features": "text_embeds"},
-    "CLIPVisionModelWithProjection": {"image_features": "image_embeds"},
-    "SiglipModel": {"image_embed": "image_embeds", "text_embed": "text_embeds"},
-    "ViTModel": {"image_tokens": "last_hidden_state", "image_features": "pooler_output"},
-    "ViTForImageClassification": {"image_features": "logits"},
-    "BertModel": {"text_tokens": "last_hidden_state", "text_features": "pooler_output"},
-    "BertForMaskedLM": {"token_logits": "logits"},
-    "RobertaModel": {"text_tokens": "last_hidden_state", "text_features": "pooler_output"},
-    "RobertaForMaskedLM": {"token_logits": "logits"},
+    "CLIPModel": {"image/embed": "image_embeds", "text/embed": "text_embeds"},
+    "CLIPTextModelWithProjection": {"text/features": "text_embeds"},
+    "CLIPVisionModelWithProjection": {"image/features": "image_embeds"},
+    "SiglipModel": {"image/embed": "image_embeds", "text/embed": "text_embeds"},
+    "ViTModel": {"image/tokens": "last_hidden_state", "image/features": "pooler_output"},
+    "ViTForImageClassification": {"image/features": "logits"},
+    "BertModel": {"text/tokens": "last_hidden_state", "text/features": "pooler_output"},
+    "BertForMaskedLM": {"text/logits": "logits"},
+    "RobertaModel": {"text/tokens": "last_hidden_state", "text/features": "pooler_output"},
+    "RobertaForMaskedLM": {"text/logits": "logits"},
 }
 
 
@@ -109,11 +109,11 @@ def assert_same(name, config, params, model, batch, atol=1e-5):
     for output, of_theirs in OUTPUTS[name].items():
         found, expected = mine[output], np.asarray(other[of_theirs])
         assert np.abs(expected[0] - expected[1]).max() > 0.01
-        if output in ("text_tokens", "token_logits"):
+        if output in ("text/tokens", "text/logits"):
             found, expected = (x[batch["text_mask"]] for x in (found, expected))
         np.testing.assert_allclose(found, expected, atol=atol, rtol=0, err_msg=output)
     if "logit_scale" in mine:
         scale = float(mine["logit_scale"])
-        logits = scale * mine["image_embed"] @ mine["text_embed"].T + mine.get("logit_bias", 0)
+        logits = scale * mine["image/embed"] @ mine["text/embed"].T + mine.get("logit_bias", 0)
         expected = np.asarray(other["logits_per_image"])
         np.testing.assert_allclose(logits, expected, atol=1e-6 * scale, rtol=0)

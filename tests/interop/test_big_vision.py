@@ -162,7 +162,7 @@ def test_a_classifier_reads_computes_and_writes_as_there(tmp_path, pool):
     assert (config.model.towers, config.model.image.pool) == (("image",), pool)
     image = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     model = models.from_config(config.model)
-    output = "image_features"
+    output = "image/features"
     apply = jax.jit(model.apply, static_argnums=2)
     scores = apply({"params": params}, {"image": image}, (output,))[output]
     np.testing.assert_allclose(scores, forward(state, image, pool), atol=1e-5, rtol=0)
@@ -188,13 +188,13 @@ def test_siglip_reads_computes_and_writes_as_open_clip_imports_it(tmp_path):
         "text_mask": np.ones((3, 16), bool),
     }
     model = models.from_config(config.model)
-    outputs = ("image_embed", "text_embed", "logit_scale", "logit_bias")
+    outputs = ("image/embed", "text/embed", "logit_scale", "logit_bias")
     mine = jax.jit(model.apply, static_argnums=2)({"params": params}, batch, outputs)
     peer = oracle.outputs_of(theirs, batch, config.model.image.mean, config.model.image.std)
-    for name in ("image_embed", "text_embed"):
+    for name in ("image/embed", "text/embed"):
         np.testing.assert_allclose(mine[name], peer[name], atol=1e-5, rtol=0)
     scale = float(mine["logit_scale"])
-    logits = scale * mine["image_embed"] @ mine["text_embed"].T + mine["logit_bias"]
+    logits = scale * mine["image/embed"] @ mine["text/embed"].T + mine["logit_bias"]
     np.testing.assert_allclose(logits, peer["logits"], atol=1e-6 * scale, rtol=0)
 
     registry.export(tmp_path / "out", "big_vision", config=config, params=params)

@@ -120,7 +120,7 @@ def test_a_headless_class_reads_files_of_the_whole_model(tmp_path):
     assert config.model.text.head == "none"
     assert not config.model.text.mlm_head
     batch = peers.batch(pad=1)
-    found = peers.ours(config, params, batch, ("text_tokens",))["text_tokens"]
+    found = peers.ours(config, params, batch, ("text/tokens",))["text/tokens"]
     expected = model.roberta(
         torch.tensor(batch["text"]).long(), torch.tensor(batch["text_mask"]).long()
     ).last_hidden_state.detach()
@@ -131,14 +131,14 @@ def test_a_headless_class_reads_files_of_the_whole_model(tmp_path):
 def test_the_masked_language_head_scores_chosen_tokens_alone(tmp_path):
     peers.make("BertForMaskedLM").save_pretrained(tmp_path)
     config, params = read(tmp_path)
-    found = peers.ours(config, params, peers.batch(), ("text_tokens", "token_logits"))
-    chosen = found["text_tokens"][:, [1, 4]]  # [B, 2, W]
+    found = peers.ours(config, params, peers.batch(), ("text/tokens", "text/logits"))
+    chosen = found["text/tokens"][:, [1, 4]]  # [B, 2, W]
     model = models.from_config(config.model)
-    logits = model.apply({"params": params}, chosen, method="token_logits")
-    np.testing.assert_allclose(logits, found["token_logits"][:, [1, 4]], atol=1e-6, rtol=0)
+    logits = model.apply({"params": params}, chosen, method="text/logits")
+    np.testing.assert_allclose(logits, found["text/logits"][:, [1, 4]], atol=1e-6, rtol=0)
     headless = models.create("tiny")
     with pytest.raises(ValueError, match="no MLM head"):
-        headless.apply({"params": {}}, chosen, method="token_logits")
+        headless.apply({"params": {}}, chosen, method="text/logits")
 
 
 @pytest.mark.parametrize("name", ["CLIPModel", "SiglipModel", "BertForMaskedLM"])

@@ -69,7 +69,7 @@ def batch_of(config, seed=1, count=5):
 
 
 def ours(config, params, batch):
-    outputs = ("image_embed", "text_embed", "logit_scale")
+    outputs = ("image/embed", "text/embed", "logit_scale")
     apply = jax.jit(models.from_config(config.model).apply, static_argnums=2)
     return jax.tree.map(np.asarray, apply({"params": params}, batch, outputs))
 
@@ -86,14 +86,14 @@ def theirs(model, config, batch):
 
 def assert_same(config, params, model, batch):
     mine, other = ours(config, params, batch), theirs(model, config, batch)
-    np.testing.assert_allclose(mine["image_embed"], other.image_embeds, atol=1e-5, rtol=0)
-    np.testing.assert_allclose(mine["text_embed"], other.text_embeds, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(mine["image/embed"], other.image_embeds, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(mine["text/embed"], other.text_embeds, atol=1e-5, rtol=0)
     scale = float(mine["logit_scale"])
-    logits = scale * mine["image_embed"] @ mine["text_embed"].T
+    logits = scale * mine["image/embed"] @ mine["text/embed"].T
     np.testing.assert_allclose(logits, other.logits_per_image, atol=1e-6 * scale, rtol=0)
     # The comparison means something only if examples differ by far more than the tolerance.
-    assert np.abs(mine["image_embed"][0] - mine["image_embed"][1]).max() > 0.01
-    assert np.abs(mine["text_embed"][0] - mine["text_embed"][1]).max() > 0.01
+    assert np.abs(mine["image/embed"][0] - mine["image/embed"][1]).max() > 0.01
+    assert np.abs(mine["text/embed"][0] - mine["text/embed"][1]).max() > 0.01
 
 
 def load(folder):

@@ -125,7 +125,7 @@ def ours(config, params, batch):
     found = jax.jit(model.apply, static_argnums=2)({"params": params}, batch, outputs)
     found = {name: np.asarray(value) for name, value in found.items()}
     scale = found["logit_scale"]
-    found["logits"] = scale * found["image_embed"] @ found["text_embed"].T
+    found["logits"] = scale * found["image/embed"] @ found["text/embed"].T
     found["logits"] += found.get("logit_bias", 0)
     return found
 
@@ -134,7 +134,7 @@ def assert_same(config, params, model):
     batch = batch_of(config)
     mine = ours(config, params, batch)
     theirs = oracle.outputs_of(model, batch, config.model.image.mean, config.model.image.std)
-    for name in ("image_embed", "text_embed"):
+    for name in ("image/embed", "text/embed"):
         np.testing.assert_allclose(mine[name], theirs[name], atol=1e-5, rtol=0)
         assert np.abs(theirs[name][0] - theirs[name][1]).max() > 1e-3, "examples are all alike"
     scale = float(mine["logit_scale"])
@@ -186,16 +186,16 @@ def test_cocas_texts_are_masked_as_it_was_trained(tmp_path):
     batch["text"][1:, 1] = 0  # "!" inside a word
     mine = ours(config, params, batch)
     expected = oracle.outputs_of(theirs, batch, config.model.image.mean, config.model.image.std)
-    np.testing.assert_allclose(mine["text_embed"], expected["text_embed"], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(mine["text/embed"], expected["text/embed"], atol=1e-5, rtol=0)
     assert not ignores_padding(config.model.text)
     assert {name.split(".")[0] for name in weights.left} == {"text_decoder"}
 
-    tokens = models.from_config(config.model).apply({"params": params}, batch, ("image_tokens",))
+    tokens = models.from_config(config.model).apply({"params": params}, batch, ("image/tokens",))
     pixels = batch["image"] / 255 - np.array(config.model.image.mean)
     pixels = torch.tensor((pixels / np.array(config.model.image.std)).transpose(0, 3, 1, 2)).float()
     with torch.inference_mode():
         np.testing.assert_allclose(
-            tokens["image_tokens"], theirs.visual(pixels)[1].numpy(), atol=1e-5, rtol=0
+            tokens["image/tokens"], theirs.visual(pixels)[1].numpy(), atol=1e-5, rtol=0
         )
 
 

@@ -103,12 +103,12 @@ def test_it_reads_computes_and_writes_as_published(tmp_path, vit, vision):
     peer = oracle.outputs_of(theirs.float(), batch, image.mean, image.std)
     if vision is VIT:  # test_open_clip.py compiles a ResNet
         model = models.from_config(config.model)
-        outputs = ("image_embed", "text_embed", "logit_scale")
+        outputs = ("image/embed", "text/embed", "logit_scale")
         mine = jax.jit(model.apply, static_argnums=2)({"params": params}, batch, outputs)
-        for name in ("image_embed", "text_embed"):
+        for name in ("image/embed", "text/embed"):
             np.testing.assert_allclose(mine[name], peer[name], atol=1e-5, rtol=0)
         scale = float(mine["logit_scale"])
-        logits = scale * mine["image_embed"] @ mine["text_embed"].T
+        logits = scale * mine["image/embed"] @ mine["text/embed"].T
         np.testing.assert_allclose(logits, peer["logits"], atol=1e-6 * scale, rtol=0)
 
     registry.export(tmp_path / "out", "openai", config=config, params=params)

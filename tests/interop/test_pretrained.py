@@ -92,7 +92,7 @@ def test_a_classifier_gives_its_scores(tmp_path):
     model = peers.make("ViTForImageClassification")
     model.save_pretrained(tmp_path)
     vit = mmjax.load(tmp_path)
-    found = vit.outputs(("image_features",), images=pictures())["image_features"]
+    found = vit.outputs(("image/features",), images=pictures())["image/features"]
     pixels = torch.tensor(vit.preprocess(pictures()) / 127.5 - 1).permute(0, 3, 1, 2).float()
     with torch.inference_mode():
         np.testing.assert_allclose(found, model(pixels).logits, atol=1e-5, rtol=0)

@@ -39,9 +39,9 @@ def forward(style, text_depth=2):
             "image": jnp.asarray(batch["image"])[rows], "text": texts,
             "text_mask": jnp.ones(texts.shape, bool), "text_ar": jnp.ones_like(texts),
         }  # fmt: skip
-        name = "text_tokens" if style == "none" else "fused_tokens"
+        name = "text/tokens" if style == "none" else "fusion/tokens"
         tokens = model.apply({"params": params}, part, (name,))[name]
-        logits = model.apply({"params": params}, tokens, method="token_logits")
+        logits = model.apply({"params": params}, tokens, method="text/logits")
         return jax.nn.log_softmax(logits)
 
     return run

@@ -174,8 +174,8 @@ def fused(style, **towers):
 def test_early_fusion_has_no_towers_to_compare():
     early = fused("concat", image=0, text=0)
     assert set(early.outputs()) == {
-        "image_tokens", "text_tokens", "token_logits", "text_scores", "text_hidden", "words",
-        "fused_tokens", "fused_scores", "caption_scores", "match_logits",
+        "image/tokens", "text/tokens", "text/logits", "text_scores", "text_hidden", "words",
+        "fusion/tokens", "fused_scores", "caption_scores", "fusion/match",
     }  # fmt: skip
     params = tiny.params(early)
     assert not {"logit_scale"} & params.keys()
@@ -184,16 +184,16 @@ def test_early_fusion_has_no_towers_to_compare():
 
 def test_a_bottleneck_gives_no_caption():
     assert "caption_scores" not in fused("bottleneck").outputs()
-    assert "match_logits" not in fused("none").outputs()
+    assert "fusion/match" not in fused("none").outputs()
 
 
 def test_tokens_that_are_given_run_no_tower():
     model = fused("cross")
     params, batch = tiny.params(model), tiny.batch(tiny.config().model, size=2)
-    whole = model.apply({"params": params}, batch, ("image_tokens", "text_tokens", "match_logits"))
-    given = {name: whole[name] for name in ("image_tokens", "text_tokens")}
+    whole = model.apply({"params": params}, batch, ("image/tokens", "text/tokens", "fusion/match"))
+    given = {name: whole[name] for name in ("image/tokens", "text/tokens")}
     without = {"fusion": params["fusion"]}
     again = model.apply(
-        {"params": without}, {"text_mask": batch["text_mask"]}, ("match_logits",), given=given
+        {"params": without}, {"text_mask": batch["text_mask"]}, ("fusion/match",), given=given
     )
-    np.testing.assert_allclose(again["match_logits"], whole["match_logits"], atol=1e-6)
+    np.testing.assert_allclose(again["fusion/match"], whole["fusion/match"], atol=1e-6)

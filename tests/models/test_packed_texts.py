@@ -66,7 +66,7 @@ def test_without_segments_the_texts_see_each_other():
     params = tiny.params(model)
     mixed = {k: v for k, v in together.items() if k != "text_segment"}
     outputs = [
-        model.apply({"params": params}, b, ("text_tokens",))["text_tokens"]
+        model.apply({"params": params}, b, ("text/tokens",))["text/tokens"]
         for b in (together, mixed)
     ]
     assert np.abs(outputs[0] - outputs[1])[together["text_segment"] == 2].max() > 0.01

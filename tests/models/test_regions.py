@@ -160,7 +160,7 @@ def test_losses_and_gradients_are_those_of_one_device(folder, devices):
 
 def test_padding_of_regions_is_not_seen(folder):
     model, params = models.from_config(oscar()), peers(folder)[2]
-    names = ("fused_tokens", "match_logits")
+    names = ("fusion/tokens", "fusion/match")
     run = jax.jit(lambda batch: model.apply({"params": params}, batch, names))
     plain = batch()
     other = {**plain, "regions": np.where(plain["regions_mask"][..., None], plain["regions"], 9.0)}
@@ -182,7 +182,7 @@ def test_pairs_take_the_padding_of_their_regions():
     @jax.jit
     def logits(batch):
         outputs = run_views(model, {"matching": (goal, 1.0)}, params, batch, jax.random.key(0))
-        return outputs["pairs"]["match_logits"]
+        return outputs["pairs"]["fusion/match"]
 
     filled = {**plain, "regions": np.where(plain["regions_mask"][..., None], plain["regions"], 9.0)}
     np.testing.assert_allclose(logits(filled), logits(plain), atol=1e-6)

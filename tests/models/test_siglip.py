@@ -102,7 +102,7 @@ def test_embeddings_scale_and_bias_equal_transformers():
     pixels = torch.tensor(batch["image"] / 127.5 - 1, dtype=torch.float32).permute(0, 3, 1, 2)
     with torch.no_grad():
         theirs = peer(input_ids=torch.tensor(batch["text"]).long(), pixel_values=pixels)
-    np.testing.assert_allclose(outputs["image_embed"], theirs.image_embeds, atol=2e-6)
-    np.testing.assert_allclose(outputs["text_embed"], theirs.text_embeds, atol=2e-6)
-    logits = outputs["logit_scale"] * outputs["image_embed"] @ outputs["text_embed"].T
+    np.testing.assert_allclose(outputs["image/embed"], theirs.image_embeds, atol=2e-6)
+    np.testing.assert_allclose(outputs["text/embed"], theirs.text_embeds, atol=2e-6)
+    logits = outputs["logit_scale"] * outputs["image/embed"] @ outputs["text/embed"].T
     np.testing.assert_allclose(logits + outputs["logit_bias"], theirs.logits_per_image, atol=1e-5)

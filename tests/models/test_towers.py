@@ -44,8 +44,8 @@ def test_loops_and_recomputation_change_neither_values_nor_gradients(batch):
         model, params = build(image_unroll=unroll, image_remat=remat)
 
         def loss(params):
-            out = model.apply({"params": params}, batch, ("image_embed",))
-            return (out["image_embed"] * weights).sum()
+            out = model.apply({"params": params}, batch, ("image/embed",))
+            return (out["image/embed"] * weights).sum()
 
         return jax.jit(jax.value_and_grad(loss))(params)
 
@@ -69,7 +69,7 @@ def test_remat_recomputes_the_blocks():
         batch = tiny.batch(tiny.config().model, size=4)
 
         def loss(params):
-            return model.apply({"params": params}, batch, ("image_embed",))["image_embed"].sum()
+            return model.apply({"params": params}, batch, ("image/embed",))["image/embed"].sum()
 
         return str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general[")
 
@@ -123,10 +123,10 @@ def test_patch_dropout_is_off_in_evaluation(batch):
     model, params = build(image_patch_dropout=0.5)
     plain, _ = build()
     rngs = {"dropout": jax.random.key(0)}
-    tokens = embed(model, params, batch, "image_tokens")
-    np.testing.assert_array_equal(tokens, embed(plain, params, batch, "image_tokens"))
+    tokens = embed(model, params, batch, "image/tokens")
+    np.testing.assert_array_equal(tokens, embed(plain, params, batch, "image/tokens"))
     assert tokens.shape == (4, 5, 32)
-    trained = embed(model, params, batch, "image_tokens", train=True, rngs=rngs)
+    trained = embed(model, params, batch, "image/tokens", train=True, rngs=rngs)
     assert trained.shape == (4, 3, 32)
 
 
@@ -139,7 +139,7 @@ def test_patches_are_a_convolution_that_leaves_the_margin_out():
     image = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), dtype=np.uint8)
     _, inside = jax.jit(
         lambda image: model.apply(
-            {"params": params}, {"image": image}, ("image_tokens",),
+            {"params": params}, {"image": image}, ("image/tokens",),
             capture_intermediates=lambda _, method: method == "embed_patches",
         )
     )(image)  # fmt: skip
@@ -168,7 +168,7 @@ def test_fixed_positions_are_no_parameter_and_skip_the_class_token(batch):
     positions = model.image.apply({"params": params["image"]}, 5, method="positions")
     np.testing.assert_array_equal(positions[0], 0)
     np.testing.assert_allclose(positions[1:], vision.sincos_2d(2, 32), atol=1e-6)
-    assert embed(model, params, batch, "image_embed").shape == (4, 16)
+    assert embed(model, params, batch, "image/embed").shape == (4, 16)
 
 
 # Pools and padding
@@ -179,10 +179,10 @@ def test_text_is_pooled_at_its_token(pool, position, batch):
     model, params = build(text_pool=pool)
     mask = batch["text_mask"]
     position = mask.sum(axis=1) - 1 if position is None else np.full(4, position)
-    tokens = embed(model, params, batch, "text_tokens")
+    tokens = embed(model, params, batch, "text/tokens")
     picked = tokens[np.arange(4), position] @ params["text"]["head"]["kernel"]
     expected = picked / np.linalg.norm(picked, axis=1, keepdims=True)
-    np.testing.assert_allclose(embed(model, params, batch, "text_embed"), expected, atol=1e-5)
+    np.testing.assert_allclose(embed(model, params, batch, "text/embed"), expected, atol=1e-5)
 
 
 def test_mean_pools_take_every_patch_and_real_tokens_alone(batch):
@@ -190,10 +190,10 @@ def test_mean_pools_take_every_patch_and_real_tokens_alone(batch):
         text_pool="mean", text_causal=False, text_mask_padding=True, image_pool="mean"
     )
     mask = batch["text_mask"][:, :, None]
-    tokens = embed(model, params, batch, "text_tokens")
+    tokens = embed(model, params, batch, "text/tokens")
     for name, mean in {
         "text": (tokens * mask).sum(1) / mask.sum(1),
-        "image": embed(model, params, batch, "image_tokens").mean(1),
+        "image": embed(model, params, batch, "image/tokens").mean(1),
     }.items():
         pooled = mean @ params[name]["head"]["kernel"]
         expected = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
@@ -216,11 +216,11 @@ def test_padding_does_not_reach_the_embedding(text):
     rng = np.random.default_rng(0)
     ids = rng.integers(1, 64, (3, 8)).astype(np.int32)
     mask = np.arange(8) < np.array([[2], [5], [4]])
-    full = embed(model, params, {"text": ids, "text_mask": mask}, "text_embed")
+    full = embed(model, params, {"text": ids, "text_mask": mask}, "text/embed")
     trimmed = {"text": ids[:, :5], "text_mask": mask[:, :5]}
-    np.testing.assert_allclose(embed(model, params, trimmed, "text_embed"), full, atol=1e-6)
+    np.testing.assert_allclose(embed(model, params, trimmed, "text/embed"), full, atol=1e-6)
     other = {"text": np.where(mask, ids, 0), "text_mask": mask}
-    np.testing.assert_allclose(embed(model, params, other, "text_embed"), full, atol=1e-6)
+    np.testing.assert_allclose(embed(model, params, other, "text/embed"), full, atol=1e-6)
 
 
 def test_a_causal_tower_sees_only_what_comes_before():
@@ -228,8 +228,8 @@ def test_a_causal_tower_sees_only_what_comes_before():
     text, mask = np.full((1, 8), 3, np.int32), np.ones((1, 8), bool)
     changed = text.copy()
     changed[0, 5] = 9
-    a = embed(model, params, {"text": text, "text_mask": mask}, "text_tokens")
-    b = embed(model, params, {"text": changed, "text_mask": mask}, "text_tokens")
+    a = embed(model, params, {"text": text, "text_mask": mask}, "text/tokens")
+    b = embed(model, params, {"text": changed, "text_mask": mask}, "text/tokens")
     np.testing.assert_array_equal(a[0, :5], b[0, :5])
     assert (np.abs(a[0, 5:] - b[0, 5:]).max(axis=1) > 1e-4).all()
 
@@ -241,9 +241,9 @@ def test_only_what_is_asked_for_is_computed(batch):
     """The other tower's parameters and inputs need not even exist."""
     model, params = build()
     text = {name: batch[name] for name in ("text", "text_mask")}
-    assert embed(model, {"text": params["text"]}, text, "text_embed").shape == (4, 16)
+    assert embed(model, {"text": params["text"]}, text, "text/embed").shape == (4, 16)
     image = {"image": batch["image"]}
-    assert embed(model, {"image": params["image"]}, image, "image_embed").shape == (4, 16)
+    assert embed(model, {"image": params["image"]}, image, "image/embed").shape == (4, 16)
     scale = embed(model, {"logit_scale": np.log(7.0)}, {}, "logit_scale")
     assert scale == pytest.approx(7.0)
 
@@ -255,8 +255,8 @@ def test_embeddings_are_float32_of_unit_length_also_in_bfloat16(batch):
     outputs = jax.jit(functools.partial(model.apply, outputs=model.outputs()))(
         {"params": tiny.params(model)}, batch
     )
-    assert outputs["image_tokens"].dtype == outputs["text_tokens"].dtype == jnp.bfloat16
-    for name in ("image_embed", "text_embed"):
+    assert outputs["image/tokens"].dtype == outputs["text/tokens"].dtype == jnp.bfloat16
+    for name in ("image/embed", "text/embed"):
         assert outputs[name].dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(outputs[name], axis=1), 1, rtol=1e-5)
     assert "logit_bias" not in outputs

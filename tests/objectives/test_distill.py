@@ -128,7 +128,7 @@ def arrays():
     """Embeddings of the student, of its average, and of two teachers."""
     names = ("plain", "ema", "teacher/a", "teacher/b")
     embeds = unit(random(len(names), 2, B, D))
-    return {n: {"image_embed": x, "text_embed": y} for n, (x, y) in zip(names, embeds, strict=True)}
+    return {n: {"image/embed": x, "text/embed": y} for n, (x, y) in zip(names, embeds, strict=True)}
 
 
 def with_scales(outputs):
@@ -141,7 +141,7 @@ def own_of(goal, outputs):
     params = goal.params(jax.random.key(0), shapes) if goal.params else None
     state = goal.state(shapes) if goal.state else None
     if state is not None:  # one batch is in it
-        past = {"image_embed": unit(random(B, D, seed=7)), "text_embed": unit(random(B, D, seed=8))}
+        past = {"image/embed": unit(random(B, D, seed=7)), "text/embed": unit(random(B, D, seed=8))}
         state = push(state, past | {"group": np.arange(B, dtype=np.int32) % 5})
     return Own(params, state)
 
@@ -195,7 +195,7 @@ def test_similarity_to_several_teachers_is_to_the_mean_of_their_softmaxes():
         return e / e.sum(axis=1, keepdims=True)
 
     logits = {
-        n: float(v["logit_scale"]) * v["image_embed"].astype("f8") @ v["text_embed"].T
+        n: float(v["logit_scale"]) * v["image/embed"].astype("f8") @ v["text/embed"].T
         for n, v in x.items()
     }
     expected = 0.0
@@ -231,7 +231,7 @@ def test_a_projection_brings_the_student_to_the_teachers_size():
 @pytest.mark.parametrize("name", ["distill_feature", "distill_interactive"])
 def test_other_sizes_without_a_projection_are_named(name):
     x = with_scales(arrays())
-    x["teacher/a"] |= {"image_embed": unit(random(B, D + 3))}
+    x["teacher/a"] |= {"image/embed": unit(random(B, D + 3))}
     with pytest.raises(UserError, match=rf"{name}: .* size 12 .* 'a' 15: set .*project=True"):
         build(name, teachers=("a",)).loss(x, {})
 
@@ -282,11 +282,11 @@ def test_the_queue_holds_the_newest_batches_as_candidates(positives):
         past = seen[-3:]
         groups = (batch["group"], [g for _, g in past]) if positives == "group" else (None, None)
         expected = queue_oracle(
-            x["plain"]["text_embed"], x["ema"]["image_embed"], [p for p, _ in past], 8.0, *groups
+            x["plain"]["text/embed"], x["ema"]["image/embed"], [p for p, _ in past], 8.0, *groups
         )
         assert float(value) == pytest.approx(expected, rel=1e-5), number
         state = goal.update(state, x, batch)
-        seen.append((x["ema"]["image_embed"], batch["group"]))
+        seen.append((x["ema"]["image/embed"], batch["group"]))
     assert int(state["written"]) == 5
 
 

@@ -213,7 +213,7 @@ def outputs(student, teacher):
 
     def of(size, width):
         return {
-            "text_hidden": jnp.ones((2, 3, width)), "text_tokens": jnp.ones((2, 3, width)),
+            "text_hidden": jnp.ones((2, 3, width)), "text/tokens": jnp.ones((2, 3, width)),
             "targets": jnp.zeros((2, 3), int), "text_mask": jnp.ones((2, 3), bool),
             "words": token_lib.Words(jnp.ones((size, width)), jnp.ones(size)),
         }  # fmt: skip
@@ -245,13 +245,13 @@ def test_the_masked_view_is_that_of_mlm():
     ):
         config_check.validate_outputs(goals, given)
     with pytest.raises(UserError, match=r"'text_hidden' of teacher 'big', which gives text_embed"):
-        config_check.validate_teachers(config, goals, {"big": ("text_embed",)})  # as if cached
+        config_check.validate_teachers(config, goals, {"big": ("text/embed",)})  # as if cached
     config.objectives.mlm = config_lib.entry("objectives", of="text", weight=0.0)
     goals = objectives.build(config.objectives, models.zoo.config("tiny-bert"))
     config_check.validate_outputs(goals, given)
     config_check.validate_teachers(config, goals, {"big": given})
     with pytest.raises(UserError, match=r"needs .*'text_hidden': set .*mlm_head=True"):
-        config_check.validate_outputs(goals, ("text_scores", "text_tokens"))
+        config_check.validate_outputs(goals, ("text_scores", "text/tokens"))
 
 
 def test_a_teacher_that_reads_other_tokens_is_refused(folder):

@@ -35,7 +35,7 @@ def test_loss_and_gradient_are_those_of_numpy(model):
     objective = masked_image(model)
 
     def loss(pixels):
-        made = {"patch_pixels": pixels, "patch_mask": jnp.asarray(mask)}
+        made = {"image/pixels": pixels, "patch_mask": jnp.asarray(mask)}
         return objective.loss({"masked_image": made}, batch)[0]
 
     value, gradient = jax.value_and_grad(loss)(pixels)
@@ -60,7 +60,7 @@ def test_hidden_patches_are_not_seen(model):
     @jax.jit
     def run(image):
         part = {"image": image, "patch_mask": mask}
-        return tower.apply({"params": params}, part, ("patch_pixels",))["patch_pixels"]
+        return tower.apply({"params": params}, part, ("image/pixels",))["image/pixels"]
 
     before = run(batch["image"])
     hidden, seen = batch["image"].copy(), batch["image"].copy()

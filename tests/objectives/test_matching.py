@@ -16,7 +16,7 @@ GROUP = np.array([0, 0, 1, 2, 3, 4, 5, 6], np.int32)
 def similar():
     """Outputs of the plain view, in which image i and text i + 1 are alike."""
     x = np.eye(B, dtype="f4")
-    return {"plain": {"image_embed": x, "text_embed": np.roll(x, -1, axis=0), "logit_scale": 2.0}}
+    return {"plain": {"image/embed": x, "text/embed": np.roll(x, -1, axis=0), "logit_scale": 2.0}}
 
 
 def drawn(negatives, draws=2000):
@@ -40,7 +40,7 @@ def test_each_example_has_its_pair_and_two_others(negatives):
 def test_negatives_are_drawn_as_likely_as_they_are_alike(negatives):
     images, texts = drawn(negatives)
     plain = similar()["plain"]
-    logits = 2.0 * plain["image_embed"] @ plain["text_embed"].T * (negatives == "hard")
+    logits = 2.0 * plain["image/embed"] @ plain["text/embed"].T * (negatives == "hard")
     logits = np.where(GROUP[:, None] == GROUP[None, :], -np.inf, logits)
     for number, (rows, z) in enumerate([(texts[:, :, 1], logits), (images[:, :, 2], logits.T)]):
         p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
@@ -56,7 +56,7 @@ def test_loss_and_gradient_are_those_of_numpy():
     group[5:] = np.arange(3) + 1
 
     def ours(logits, group):
-        return objective.loss({"pairs": {"match_logits": logits}}, {"group": jnp.asarray(group)})
+        return objective.loss({"pairs": {"fusion/match": logits}}, {"group": jnp.asarray(group)})
 
     for ids in (group, np.zeros(B, np.int32)):
         run = jax.value_and_grad(lambda z, ids=ids: ours(z, ids), has_aux=True)
@@ -109,7 +109,7 @@ def test_loss_by_tags_is_that_of_numpy():
     match = np.arange(B) % 3 == 0
 
     def ours(logits):
-        return with_tags().loss({"tags": {"match_logits": logits, "match": match}}, {})
+        return with_tags().loss({"tags": {"fusion/match": logits, "match": match}}, {})
 
     (value, metrics), gradient = jax.value_and_grad(ours, has_aux=True)(jnp.asarray(logits))
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))

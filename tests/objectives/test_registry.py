@@ -23,7 +23,7 @@ def build(name, **options):
 def outputs():
     x, y = np.random.default_rng(0).normal(size=(2, 6, 4))
     x, y = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
-    plain = {"image_embed": x, "text_embed": y, "logit_scale": 5.0, "logit_bias": -1.0}
+    plain = {"image/embed": x, "text/embed": y, "logit_scale": 5.0, "logit_bias": -1.0}
     return {"plain": plain}
 
 
@@ -32,7 +32,7 @@ BATCH = {"group": np.array([0, 0, 1, 2, 2, 2])}
 
 def test_clip_and_siglip_read_the_models_scale_and_bias(outputs):
     plain = outputs["plain"]
-    x, y = plain["image_embed"], plain["text_embed"]
+    x, y = plain["image/embed"], plain["text/embed"]
     value, _ = build("clip")[0].loss(outputs, BATCH)
     assert float(value) == pytest.approx(float(contrastive.clip_loss(x, y, 5.0)))
     value, _ = build("siglip")[0].loss(outputs, BATCH)
@@ -41,7 +41,7 @@ def test_clip_and_siglip_read_the_models_scale_and_bias(outputs):
 
 def test_infonce_has_directions_a_temperature_and_groups(outputs):
     plain = outputs["plain"]
-    x, y = plain["image_embed"], plain["text_embed"]
+    x, y = plain["image/embed"], plain["text/embed"]
     same = BATCH["group"][:, None] == BATCH["group"][None, :]
     forward = contrastive.infonce_loss(x, y, 5.0)
     back = contrastive.infonce_loss(y, x, 5.0)
@@ -75,11 +75,11 @@ def test_an_objective_from_outside_trains_in_the_same_step(monkeypatch):
     @objectives.register("uniformity")  # Wang and Isola, 2020
     def uniformity(t: float = 2.0):
         def loss(outputs, batch):
-            x = outputs["plain"]["image_embed"]
+            x = outputs["plain"]["image/embed"]
             squared = 2 - 2 * x @ x.T
             return jax.numpy.log(jax.numpy.exp(-t * squared).mean()), {}
 
-        return objectives.Objective({"plain": ("image_embed",)}, loss)
+        return objectives.Objective({"plain": ("image/embed",)}, loss)
 
     # ↑
     assert len(inspect.getsource(uniformity).splitlines()) <= 15
@@ -91,16 +91,17 @@ def test_an_objective_from_outside_trains_in_the_same_step(monkeypatch):
     assert weight == 0.5
     x = np.eye(4, dtype="f4")
     expected = np.log((4 + 12 * np.exp(-6)) / 16)
-    value, _ = objective.loss({"plain": {"image_embed": x}}, {})
+    value, _ = objective.loss({"plain": {"image/embed": x}}, {})
     assert float(value) == pytest.approx(expected, rel=1e-5)
-    assert objectives.options("uniformity") == {"t": 2.0}
+    keys = {key.name: key.default for key in objectives.keys_at("uniformity")}
+    assert keys == {"kind": "", "weight": 1.0, "t": 2.0}
 
 
 def test_an_unknown_objective_names_the_nearest():
     with pytest.raises(UserError, match=r"config\.objectives\.clipp.*'clip'"):
         build("clipp")
     with pytest.raises(UserError, match=r"config\.objectives\.siglib.*'siglip'"):
-        objectives.options("siglib")
+        objectives.kind_of("siglib", {})
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_moments_and_the_average_lie_as_their_parameter(optimizer):
     config = config_lib.default()
     config.optim.update({"name": optimizer, "freeze": ("text/token_embed",), "grad_clip": 1.0})
     model = models.create("tiny")
-    rates = optim.rates(config.optim, tiny.shapes(model))
+    rates = optim.lr_multipliers(config.optim, tiny.shapes(model))
     tx = optim.optimizer(config.optim, rates)
     state = abstract_state(model, tx, ema=True, mesh=mesh_lib.make_mesh(2, 2, 2))
     own = {

@@ -44,7 +44,7 @@ def embeddings():
     rows = VIEWS * sum(SIZES.values())
     return {
         name: np.random.default_rng(i).normal(size=(rows, D)).astype(np.float32)
-        for i, name in enumerate(("image_embed", "text_embed"))
+        for i, name in enumerate(("image/embed", "text/embed"))
     }
 
 
@@ -57,7 +57,7 @@ def folder(tmp_path):
             np.save(cached.shard_path(tmp_path, name, shard), part)
     record = {
         "teacher": "0123456789abcdef", "source": "runs/big", "dtype": "bfloat16",
-        "outputs": {"image_embed": D, "text_embed": D}, "scalars": {"logit_scale": 3.0},
+        "outputs": {"image/embed": D, "text/embed": D}, "scalars": {"logit_scale": 3.0},
         "shard_rows": 10, "data": record_of(config()),
     }  # fmt: skip
     (tmp_path / cached.RECORD).write_text(json.dumps(record))
@@ -93,7 +93,7 @@ def test_cached_and_online_are_the_same_bits(folder):
         for index in range(5)
     ]
     batch = opened(folder)(examples, None)
-    names = ("image_embed", "text_embed", "logit_scale")
+    names = ("image/embed", "text/embed", "logit_scale")
     stored = Teacher("big", "bfloat16", None, None, opened(folder))
     params = {"logit_scale": np.float32(3.0)}
     ours = stored.outputs(params, batch, names, run=None)

@@ -120,9 +120,9 @@ def test_the_stored_embeddings_are_the_teachers_of_those_views(teacher, embedded
     source = data.open_source({"path": "generated:36"})
     stored = {
         name: np.load(embedded / f"{name}-00000.npy").view(jax.numpy.bfloat16).astype("f4")
-        for name in ("image_embed", "text_embed")
+        for name in ("image/embed", "text/embed")
     }
-    assert len(stored["image_embed"]) == 72
+    assert len(stored["image/embed"]) == 72
     for view, index in ((0, 0), (0, 35), (1, 7)):
         rng = example_rng(0, data.Address(0, view, index))
         record = source[index]
@@ -135,7 +135,7 @@ def test_the_stored_embeddings_are_the_teachers_of_those_views(teacher, embedded
         row = view * 36 + index
         for name, embeds in stored.items():
             np.testing.assert_allclose(embeds[row], expected[name][0], atol=2**-8)
-        distance = np.abs(stored["image_embed"] - expected["image_embed"]).max(axis=1)
+        distance = np.abs(stored["image/embed"] - expected["image/embed"]).max(axis=1)
         assert distance.argmin() == row, "not another picture, nor another view of this one"
 
 

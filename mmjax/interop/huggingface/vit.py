@@ -1,6 +1,6 @@
 """ViTModel and ViTForImageClassification of transformers: an image tower alone.
 
-The class scores of a classifier are its "image_features", the pooled output of a ViTModel likewise.
+The class scores of a classifier are its "image/features", the pooled output of a ViTModel likewise.
 """
 
 from collections.abc import Mapping

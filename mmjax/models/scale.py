@@ -1,0 +1,43 @@
+"""The learned scale of similarities, and for SigLIP a bias, as a part of the model."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmjax.models.graph import Function
+
+
+class Scale(nn.Module):
+    """Gives "scale", e to the parameter NAME_scale, and "bias", the parameter NAME_bias."""
+
+    initial: float
+    max: float
+    bias: float | None
+
+    def functions(self, name: str) -> tuple[Function, ...]:
+        gives = ("scale",) if self.bias is None else ("scale", "bias")
+        return (Function(name, "__call__", (), gives),)
+
+    @nn.compact
+    def __call__(self, outputs: tuple[str, ...], train: bool = False) -> dict[str, jax.Array]:
+        """float32 scalars; the scale is multiplicative."""
+        constant = nn.initializers.constant
+        # The parameters of a scale lie beside the other parts, as checkpoints have them.
+        graph: Any = self.parent
+        nn.share_scope(graph, self)
+        result = {}
+        if "scale" in outputs:
+            result["scale"] = jnp.exp(self.param(f"{self.name}_scale", constant(self.initial), ()))
+        if "bias" in outputs and self.bias is not None:
+            result["bias"] = self.param(f"{self.name}_bias", constant(self.bias), ())
+        return result
+
+    def clamp(self, name: str, params: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """The scale at most `max` (0: any), as CLIP has it."""
+        key = f"{name}_scale"
+        if not self.max or key not in params:
+            return {}
+        return {key: params[key].clip(0, np.log(self.max))}
