@@ -253,7 +253,8 @@ def psnrs(seed: int, shrink: float) -> tuple[float, ...]:
     encoded = jpeg(photograph(seed, side, side))
     image = Image.open(io.BytesIO(encoded))
     exact = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC), float)
-    ours = data.train_transform(encoded, np.random.default_rng(0), SIZE, data.Augment())
+    whole = data.Augment(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
+    ours = data.train_transform(encoded, np.random.default_rng(0), SIZE, whole)
     kinds = (Image.Resampling.BILINEAR, Image.Resampling.BOX)
     others = [np.asarray(image.resize((SIZE, SIZE), kind)) for kind in kinds]
     linear = cv2.resize(np.asarray(image), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)

@@ -77,7 +77,7 @@ def student(seed: int, steps: int, source: str, cached: str = "") -> Any:
         config.model.image.update(width=64, depth=3, heads=1, mlp_dim=256)
         config.model.text.update(width=32, mlp_dim=128)
         config.update(seed=seed, total_steps=steps)
-        config.data.views = VIEWS
+        config.data.copies = VIEWS
         config.checkpoint.every = steps
         if source:
             config.teachers.teacher = config_lib.entry("teachers", source=source, cached=cached)

@@ -27,7 +27,7 @@ def get_config(arg=None):
     config.optim.update(lr=1e-4, schedule="linear", b2=0.999, warmup_steps=10_000)
     config.optim.update(weight_decay=0.01, grad_clip=1.0)
 
-    config.data.train.lines = config_lib.entry("data.train", format="text")
+    config.data.train.lines = config_lib.entry("data.train", kind="text")
     config.data.tokenizer = "bert-base-uncased"
     config.data.text_lengths = (128, 512)
     config.data.workers = 8

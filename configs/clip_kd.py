@@ -9,7 +9,7 @@ workdir. CC3M and CC12M are img2dataset shards.
 
 Cost: `mmjax plan --config=configs/clip_kd.py --config.teachers.teacher.source=random:ViT-B/16
 --topology=v5e:2x4` says what a step takes where; the teacher's forward pass is most of it, which
-`mmjax embed` and config.data.views save.
+`mmjax embed` and config.data.copies save.
 
 Recipe: Yang et al. (2024), 32 epochs of 12.9M pairs, loss CLIP + 2000 · feature MSE + interactive +
 similarities. Expected: 34.9 % zero-shot ImageNet with a teacher of the same data (the student alone

@@ -45,10 +45,10 @@ def get_config(arg=None):
 
     twitter = {"path": "data/emoji/twitter", "label": "label"}
     config.evals.twitter = config_lib.entry(
-        "evals", task="retrieval", candidates="data/emoji/labels.txt", **twitter
+        "evals", kind="retrieval", candidates="data/emoji/labels.txt", **twitter
     )
     config.evals.groups = config_lib.entry(
-        "evals", task="classification", classes="data/emoji/groups.txt", **twitter
+        "evals", kind="classification", classes="data/emoji/groups.txt", **twitter
     )
     config.checkpoint.every = 250
     config.log.every = 25

@@ -39,7 +39,7 @@ def get_config(arg=None):
     config.optim.update(grad_clip=5.0, freeze=("text/position_embed",))
     config.optim.microbatches = 4  # with 2, 16 chips of v5e lack 0.8 GiB each
 
-    config.data.train.lines = config_lib.entry("data.train", format="text")
+    config.data.train.lines = config_lib.entry("data.train", kind="text")
     config.data.tokenizer = "bert-base-uncased"
     config.data.text_lengths = (128, 512)
     config.data.workers = 8

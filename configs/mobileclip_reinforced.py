@@ -49,7 +49,7 @@ def get_config(arg=None):
     config.data.train.pairs = config_lib.entry("data.train")
     config.data.tokenizer = "openai/clip-vit-base-patch16"
     config.data.text_lengths = (32, 77)
-    config.data.views = 10
+    config.data.copies = 10
     config.data.augment.update(
         crop_scale=(0.08, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1
     )

@@ -30,7 +30,7 @@ def get_config(arg=None):
     config.optim.update(lr=6e-4, schedule="linear", b2=0.98, warmup_steps=24_000)
     config.optim.update(weight_decay=0.01)
 
-    config.data.train.lines = config_lib.entry("data.train", format="text")
+    config.data.train.lines = config_lib.entry("data.train", kind="text")
     config.data.pack = 16  # sentences of about 30 tokens in a row of 512
     config.data.tokenizer = "roberta-base"
     config.data.workers = 16

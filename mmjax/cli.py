@@ -47,8 +47,8 @@ example:
   mmjax train --config=configs/mobileclip_reinforced.py --workdir=runs/student \\
       --config.teachers.teacher.cached=runs/embeddings/teacher
 
-Every teacher of the config (config.teachers.NAME.source) sees config.data.views augmented views of
-each training example. Training with the same seed, augmentation and number of views reads them.
+Every teacher of the config (config.teachers.NAME.source) sees config.data.copies augmented copies
+of each training example. Training with the same seed, augmentation and number of copies reads them.
 Any key is set by --config.KEY=VALUE. Interrupted, the same command goes on.
 """
 _EVAL_EXAMPLE = """\
@@ -292,8 +292,12 @@ def _embed(args: argparse.Namespace, overrides: list[str]) -> None:
         from mmjax.parallel import distributed
 
         distributed.initialize()
+    from mmjax import config_check
+    from mmjax.parallel import mesh
     from mmjax.teachers import command
 
+    config_check.validate(config)
+    config_check.validate_on_mesh(config, dict(mesh.make_mesh(**config.mesh).shape))
     command.embed(config, args.output)
 
 
@@ -350,7 +354,7 @@ def load_config(file_and_arg: str, overrides: Sequence[str] = ()) -> Any:
     from absl import flags
     from ml_collections import config_flags
 
-    from mmjax import config_check
+    from mmjax import config as config_lib
 
     file = file_and_arg.split(":")[0]
     if not Path(file).is_file():
@@ -360,21 +364,16 @@ def load_config(file_and_arg: str, overrides: Sequence[str] = ()) -> Any:
         values, argv = flags.FlagValues(), ["mmjax", f"--config={file_and_arg}"]
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
         values(argv)
-        config = values.config
+        config = config_lib.complete(values.config)
         for override in overrides:
             path = override.removeprefix("--config.").split("=")[0]
-            if path in {known for known, _ in config_check.leaves(config)}:
-                continue
-            kinds = {name: entry.kind or name for name, entry in config.objectives.items()}
-            key = config_check.key_of(path, kinds)  # names the nearest key
-            kind, _, name = path.rpartition(".")[0].rpartition(".")
-            if kind not in config or name not in config[kind]:
+            section, _, name = path.rpartition(".")[0].rpartition(".")
+            if section in config_lib.ENTRIES and name not in config[section]:
                 raise UserError(
                     f"{override}: {path} is not in {file}; add the entry there (see "
                     "mmjax.config.entry), or set one of its keys."
                 )
-            with config.unlocked():  # an option of an objective, at its default so far
-                config[path.rpartition(".")[0]][path.rpartition(".")[2]] = key.value()
+            config_lib.key_of(path, config)  # names the nearest key
         values, argv = flags.FlagValues(), ["mmjax", *overrides]
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)

@@ -1,21 +1,19 @@
 """The checks of a config before the first step: each failure is one sentence with a remedy."""
 
-import difflib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mmjax import config as config_lib
 from mmjax import objectives
-from mmjax.config import Key
-from mmjax.config_model import check_model
 from mmjax.errors import UserError
+from mmjax.evaluation.tasks import keys_at
+from mmjax.models.check import check_model
+from mmjax.models.text import ignores_padding
 from mmjax.objectives.registry import EMA, PLAIN, frozen_of, is_frozen, teacher_of
 from mmjax.runs import profile
-
-_ENTRY = re.compile(r"^(data\.train|objectives|teachers|evals)\.([^.]+)\.(.+)$")
+from mmjax.schema import kind_of, leaves
 
 
 def validate(config: ConfigDict) -> None:
@@ -24,20 +22,29 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: names the key, and the nearest right one or the remedy.
     """
+    for name, spec in config.objectives.items():
+        objectives.kind_of(name, spec)  # an unknown kind is named before its keys
+    for name, spec in config.evals.items():
+        keys_at(name, spec)
     present = dict(leaves(config))
-    # An unknown kind is named before its options.
-    kinds = {name: objectives.kind_of(name, entry) for name, entry in config.objectives.items()}
     for path, value in present.items():
-        _check_value(path, value, key_of(path, kinds))
+        config_lib.key_of(path, config).check(path, value)
     for path, _ in leaves(config_lib.default()):
         if path not in present:
             raise UserError(
                 f"config.{path} is missing: start the config from mmjax.config.default()."
             )
-    _check_required(config, kinds)
-    check_model(config)
+    check_model(config.model)
+    _check_texts(config)
     _check_best(config)
-    _check_profile(config)
+    profile.parse(config.profile.steps)
+    image = config.model.image
+    if "image" in config.model.towers and image.kind == "resnet" and not config.init_from.source:
+        raise UserError(
+            "config.model.image.kind='resnet' cannot be trained from scratch: its batch norms keep "
+            "the statistics they come with. Set config.init_from.source to weights of a resnet, or "
+            "train a vit."
+        )
     if not any(entry.weight for entry in config.objectives.values()):
         raise UserError(
             "config.objectives trains nothing: add one with a weight above 0, e.g. "
@@ -51,70 +58,32 @@ def validate(config: ConfigDict) -> None:
                 f"config.data.train.{name}.weight={source.weight}: a share of the mixture is above "
                 "0; remove the source if none of it is wanted."
             )
-        if source.run < 0:
-            raise UserError(f"config.data.train.{name}.run={source.run}: 0 or more are wanted.")
+        if source.block < 0:
+            raise UserError(f"config.data.train.{name}.block={source.block}: 0 or more are wanted.")
 
 
-def key_of(path: str, kinds: Mapping[str, str] | None = None) -> Key:
-    """The key of a path such as "data.train.mine.path"; UserError names the nearest if unknown.
-
-    `kinds`: name → kind of the objectives; None: each is called by its kind.
-    """
-    known = {key.path: key for key in config_lib.KEYS}
-    entry = _ENTRY.match(path)
-    if entry:
-        kind, name, rest = entry.groups()
-        own = objectives.options((kinds or {}).get(name, name)) if kind == "objectives" else {}
-        if rest in own:
-            return Key(path, own[rest], "")
-        pattern = f"{kind}.*.{rest}"
-        options = [key.replace("*", name) for key in known if key.startswith(f"{kind}.*.")]
-        options += [f"{kind}.{name}.{option}" for option in own]
-    else:
-        pattern, options = path, list(known)
-    if pattern not in known:
-        near = difflib.get_close_matches(path, options, n=1, cutoff=0.0)[0]
-        raise UserError(f"config.{path}: there is no such key; the nearest is config.{near}.")
-    return known[pattern]
-
-
-def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, value) of every key; None where nothing is set."""
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _check_value(path: str, value: Any, key: Key) -> None:
-    wanted = key.type()
-    if value is None:
-        return
-    right = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
-    if not right and not (wanted is float and type(value) is int):
-        raise UserError(f"config.{path}={value!r}: a {wanted.__name__} is wanted. {key.meaning}")
-    if key.choices and value not in key.choices:
-        near = difflib.get_close_matches(str(value), key.choices, n=1, cutoff=0.0)[0]
+def _check_texts(config: ConfigDict) -> None:
+    lengths, text = config.data.text_lengths, config.model.text
+    too_long = [n for n in lengths if n > text.context_length]
+    if too_long:
         raise UserError(
-            f"config.{path}={value!r}: choose one of {', '.join(key.choices)} (nearest: {near})."
+            f"config.data.text_lengths: {too_long[0]} is above "
+            f"config.model.text.context_length={text.context_length}."
         )
-
-
-def _check_required(config: ConfigDict, kinds: Mapping[str, str]) -> None:
-    for path, value in leaves(config):
-        if value is None and not key_of(path, kinds).optional:
-            raise UserError(f"config.{path} must be given: {key_of(path, kinds).meaning}")
-
-
-def _check_profile(config: ConfigDict) -> None:
-    try:
-        profile.parse(config.profile.steps)
-    except ValueError as error:
+    if lengths and not ignores_padding(text):
         raise UserError(
-            f"config.profile.steps={config.profile.steps!r} should be FIRST:END with 1 <= FIRST < "
-            "END, as 10:15."
-        ) from error
+            "config.data.text_lengths must be () for this text tower: it attends to its padding, "
+            "so shorter texts would give other embeddings."
+        )
+    if lengths and text.tags:
+        raise UserError(
+            "config.data.text_lengths must be (): the tags, config.model.text.tags, are at the end."
+        )
+    kinds = [objectives.kind_of(name, spec) for name, spec in config.objectives.items()]
+    if text.tags and "caption" in kinds:
+        raise UserError(
+            "config.objectives.caption would say the tags, too: set config.model.text.tags=0."
+        )
 
 
 def _check_best(config: ConfigDict) -> None:
@@ -141,7 +110,7 @@ def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
     devices, parts = sizes["data"] * sizes["fsdp"], config.optim.microbatches
     batches = {"batch_size": (config.batch_size, devices * parts)}
     for name, spec in config.evals.items():
-        if spec.task == "loss":  # the others fill their last batch up
+        if kind_of(name, spec) == "loss":  # the others fill their last batch up
             batches[f"evals.{name}.batch_size"] = (spec.batch_size, devices)
     for key, (batch, share) in batches.items():
         if batch % share:
@@ -265,10 +234,12 @@ def validate_vocabulary(config: ConfigDict, vocab_size: int) -> None:
 
 def validate_resume(old: ConfigDict, new: ConfigDict, workdir: Any) -> None:
     """Checks that a run goes on as it began: only keys marked `resumable` may differ."""
+    old, new = config_lib.complete(old), config_lib.complete(new)
     before, after = dict(leaves(old)), dict(leaves(new))
-    kinds = {n: objectives.kind_of(n, e) for n, e in {**old.objectives, **new.objectives}.items()}
     for path in sorted(before.keys() | after.keys()):
-        if before.get(path) != after.get(path) and not key_of(path, kinds).resumable:
+        if before.get(path) == after.get(path):
+            continue
+        if not config_lib.key_of(path, new if path in after else old).resumable:
             raise UserError(
                 f"{workdir} holds a run with config.{path}={before.get(path)!r}, not "
                 f"{after.get(path)!r}: give it back that value, or start in another --workdir."

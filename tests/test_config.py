@@ -14,22 +14,26 @@ def config():
     config.model = models.zoo.config("tiny")
     config.objectives.clip = config_lib.entry("objectives")
     config.data.train.pairs = config_lib.entry("data.train", path="pairs.csv")
-    config.evals.held = config_lib.entry("evals", path="held.csv", task="retrieval")
+    config.evals.held = config_lib.entry("evals", path="held.csv", kind="retrieval")
     return config
 
 
 def test_every_key_has_a_meaning_and_stands_once():
-    paths = [key.path for key in config_lib.KEYS]
-    assert len(paths) == len(set(paths))
-    assert all(key.meaning.endswith(".") for key in config_lib.KEYS)
-    assert all(f"config.{path} = " in config_lib.describe() for path in paths)
+    described = config_lib.describe()
+    declared = [*config_lib.SECTIONS.items(), *config_lib.ENTRIES.items()]
+    declared += [("evals", keys) for keys in config_lib.kinds("evals").values()]
+    for section, keys in declared:
+        assert len(keys) == len({key.name for key in keys})
+        for key in keys:
+            assert key.meaning.endswith("."), f"{section}.{key.name}"
+            assert f".{key.name} = " in described
 
 
 def test_valid_config_survives_json(config):
     config_check.validate(config)
     again = config_lib.from_json(config_lib.to_json(config))
     config_check.validate(again)
-    assert again.to_dict() == config.to_dict()
+    assert again.to_dict() == config_lib.complete(config).to_dict()
     assert isinstance(again.data.augment.crop_scale, tuple)
 
 
@@ -58,7 +62,7 @@ BAD = {
     ),
     "unknown objective": (
         lambda c: c.objectives.update(clp=config_lib.entry("objectives")),
-        r"config\.objectives\.clp: no such objective; the nearest is 'clip'",
+        r"config\.objectives\.clp: there is no such kind of objective; the nearest is 'clip'",
     ),
     "unknown option": (
         lambda c: c.objectives.clip.update(wait=1.0),
@@ -82,7 +86,10 @@ BAD = {
         lambda c: c.data.train.pairs.update(weight=0.0),
         r"config\.data\.train\.pairs\.weight=0\.0: .* above 0; remove the source",
     ),
-    "run of less than nothing": (lambda c: c.data.train.pairs.update(run=-1), r"run=-1: 0 or more"),
+    "block of less than nothing": (
+        lambda c: c.data.train.pairs.update(block=-1),
+        r"block=-1: 0 or more",
+    ),
     "heads": (lambda c: c.model.image.update(heads=7), r"heads=7 does not divide width=64"),
     "patch": (lambda c: c.model.image.update(patch_size=64), "larger than the image"),
     "head none": (lambda c: c.model.image.update(head="none"), r"width=64 equal to .*embed_dim=32"),
@@ -145,7 +152,7 @@ def test_tensor_that_splits_a_head(config):
 def test_resume_may_change_some_keys_only(config):
     other = config_lib.from_json(config_lib.to_json(config))
     other.data.workers, other.log.every, other.mesh.fsdp = 7, 7, 2
-    other.evals.more = config_lib.entry("evals", path="more.csv", task="loss")
+    other.evals.more = config_lib.entry("evals", path="more.csv", kind="loss")
     config_check.validate_resume(config, other, "runs/a")
     other.data.train.pairs.weight = 2.0
     with pytest.raises(UserError, match=r"runs/a holds a run with config\.data\.train\.pairs\.wei"):

@@ -5,10 +5,11 @@ path → role (`params.py`). Patterns are regular expressions matched from the s
 parameter's path, in which stacked layers carry their number: "text/blocks/[0-5]/", "image/".
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -17,8 +18,51 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 from mmjax.params import INPUT, TOKENS, Role, map_roles
+from mmjax.schema import RESUMABLE
 
 NONE: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The keys of `config.optim`.
+
+    Attributes:
+      name: Optimizer (optax's own).
+      lr: Peak learning rate.
+      schedule: After the warm-up.
+      warmup_steps: Steps of linear warm-up from 0.
+      weight_decay: Decoupled weight decay, on matrices only.
+      b1: Decay of the first moment (Muon: of its momentum and Adam's).
+      b2: Decay of the second moment.
+      eps: Added to the root of the second moment.
+      grad_clip: Largest global norm of the gradient; 0: no clipping.
+      ema: Decay of an average of the parameters, evaluated and exported; 0: off.
+      freeze: Patterns of parameters that stay, e.g. ('image/',) for LiT.
+      lr_scale: (pattern, factor) pairs on the learning rate; factors multiply.
+      layer_decay: Factor on the learning rate a layer further from the output.
+      microbatches: Embed the batch in this many parts; the negatives stay global.
+      max_nonfinite: Non-finite losses in a row, each skipped, before stopping.
+      max_spike: A loss above this many times its running mean is skipped as a non-finite one is;
+        0: none is.
+    """
+
+    name: Literal["adamw", "lion", "adafactor", "muon"] = "adamw"
+    lr: float = 1e-3
+    schedule: Literal["cosine", "linear", "constant", "rsqrt"] = "cosine"
+    warmup_steps: int = 0
+    weight_decay: float = 0.2
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-6
+    grad_clip: float = 0.0
+    ema: float = 0.0
+    freeze: tuple[str, ...] = ()
+    lr_scale: tuple[tuple[str, float], ...] = ()
+    layer_decay: float = 1.0
+    microbatches: Annotated[int, RESUMABLE] = 1
+    max_nonfinite: Annotated[int, RESUMABLE] = 10
+    max_spike: Annotated[float, RESUMABLE] = 0.0
 
 
 def schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:

@@ -8,7 +8,7 @@ size, so that one draw and one decode serve several sizes. Output is uint8 [S, S
 import math
 import threading
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,19 +30,23 @@ GRAY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as Pillow and to
 
 @dataclass(frozen=True)
 class Augment:
-    """Strengths of `train_transform`; the defaults change nothing but the size (see config.py).
+    """Strengths of `train_transform`: the keys of `config.data.augment`.
 
-    crop_scale: area of the crop as a share of the picture's; above 1 the background shows.
-    crop_ratio: width / height of the crop.
-    flip, grayscale: probabilities.
-    rotate: largest angle in degrees.  translate: largest shift as a share of the crop.
-    brightness, contrast, saturation: the factor is drawn from 1 ± this.
-    hue: largest turn of the colour circle, 0.5 is half of it.
-    background: "white" or "random", the colour behind transparent pictures and uncovered corners.
+    Attributes:
+      crop_scale: Area of a random crop as a share of the picture's; above 1 shows the background
+        around.
+      crop_ratio: Width / height of the crop.
+      flip: Probability of a mirror image.
+      rotate: Largest angle in degrees.
+      translate: Largest shift as a share of the crop.
+      brightness, contrast, saturation: Factor drawn from 1 ± this.
+      hue: Largest shift of the hue, in turns (0.5 is all).
+      grayscale: Probability of losing all colour.
+      background: Colour behind transparent pictures and uncovered corners.
     """
 
-    crop_scale: tuple[float, float] = (1.0, 1.0)
-    crop_ratio: tuple[float, float] = (1.0, 1.0)
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.0
     rotate: float = 0.0
     translate: float = 0.0
@@ -51,7 +55,7 @@ class Augment:
     saturation: float = 0.0
     hue: float = 0.0
     grayscale: float = 0.0
-    background: str = "white"
+    background: Literal["white", "random"] = "white"
 
 
 class Crop:
@@ -79,8 +83,9 @@ class Crop:
             if not is_jpeg(image):
                 image = decode(image)
         self._image = image
-        self._shape = jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
-        box = random_crop(rng, *self._shape, augment.crop_scale, augment.crop_ratio)
+        height, width = jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
+        self._shape = height, width
+        box = random_crop(rng, height, width, augment.crop_scale, augment.crop_ratio)
         self._box = box @ random_affine(rng, augment.rotate, augment.translate, augment.flip)
         random_colour = augment.background == "random"
         self._background = tuple(rng.integers(256, size=3).tolist()) if random_colour else WHITE

@@ -15,7 +15,7 @@ class Kept:
 
     def __init__(self, source: Source, kept: np.ndarray, skipped: Mapping[str, int]):
         self.name, self.skipped = source.name, skipped
-        self.run = getattr(source, "run", 1)
+        self.block = getattr(source, "block", 1)
         self.classes = getattr(source, "classes", 0)
         self.captions_alone = getattr(source, "captions_alone", False)
         self._source, self._kept = source, kept

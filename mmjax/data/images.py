@@ -7,6 +7,7 @@ evaluation, where the pixels must be those that everyone else gets.
 import io
 import struct
 import warnings
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -20,13 +21,23 @@ MAX_PIXELS = 89_478_485  # above it Pillow speaks of a decompression bomb
 
 
 def eval_transform(
-    image: Image.Image, size: int, *, resize: str = "shortest", interpolation: str = "bicubic"
+    image: Image.Image,
+    size: int,
+    *,
+    resize: Literal["shortest", "squash"] = "shortest",
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic",
 ) -> np.ndarray:
     """The picture as a model sees it outside training: uint8 [size, size, 3].
 
     "shortest" brings the shortest side to `size`, then takes the centre: to the pixel what OpenAI's
     CLIP and open_clip compute with torchvision's Resize and CenterCrop. "squash" ignores the aspect
     ratio (SigLIP, ViT). Transparent pictures are laid on white first. Pillow interpolates.
+
+    Args:
+      image: the picture.
+      size: side of the result.
+      resize: Outside training: shortest side to size, then the centre; or squash to the square.
+      interpolation: Outside training, of the resize.
     """
     image = to_rgb(image)
     method = Image.Resampling[interpolation.upper()]

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from grain.experimental import index_shuffle
 
-MAX_BLOCK = 10_000
+MAX_CYCLE = 10_000
 # Up to here a permutation is a table (of at most 128 kB): in a small set index_shuffle walks a
 # cycle of 2^16 / length steps, which takes milliseconds in a tiny one.
 MATERIALISED = 1 << 16
@@ -29,16 +29,16 @@ class Address:
 class Order:
     """A weighted mixture in which every source is permuted anew each epoch.
 
-    Positions come in blocks. Within a block, source i fills exactly its share of the slots, spread
+    Positions come in cycles. Within a cycle, source i fills exactly its share of the slots, spread
     evenly; its n-th example overall is number n mod length of its epoch n // length. Shares are
-    weight / sum(weights), exact where a block of at most 10,000 can hold them, else the nearest.
+    weight / sum(weights), exact where a cycle of at most 10,000 can hold them, else the nearest.
 
     Args:
       lengths: number of records of each source, all positive.
       weights: relative share of the examples of each source, all positive.
       seed: the run's seed.
-      runs: how many records of each source that lie together are visited together; () for 1.
-        Neither hosts nor workers enter: any of them can read whole runs, and stay in step.
+      blocks: how many neighbouring records of each source are visited together; () for 1.
+        Neither hosts nor workers enter: any of them can read whole blocks, and stay in step.
     """
 
     def __init__(
@@ -46,19 +46,19 @@ class Order:
         lengths: Sequence[int],
         weights: Sequence[float],
         seed: int,
-        runs: Sequence[int] = (),
+        blocks: Sequence[int] = (),
     ):
-        self.runs = tuple(runs) or (1,) * len(lengths)
-        if not lengths or not len(lengths) == len(weights) == len(self.runs):
+        self.blocks = tuple(blocks) or (1,) * len(lengths)
+        if not lengths or not len(lengths) == len(weights) == len(self.blocks):
             raise ValueError(
-                f"one weight and run a source, please: {lengths=}, {weights=}, {runs=}"
+                f"one weight and block a source, please: {lengths=}, {weights=}, {blocks=}"
             )
-        if min(lengths) < 1 or min(weights) <= 0 or min(self.runs) < 1:
-            raise ValueError(f"all must be positive: {lengths=}, {weights=}, {runs=}")
+        if min(lengths) < 1 or min(weights) <= 0 or min(self.blocks) < 1:
+            raise ValueError(f"all must be positive: {lengths=}, {weights=}, {blocks=}")
         self.lengths = tuple(lengths)
         self.seed = seed
         self.shares = _shares(weights)
-        # A source with share n takes the slots nearest to (0.5, 1.5, …, n - 0.5) / n of the block.
+        # A source with share n takes the slots nearest to (0.5, 1.5, …, n - 0.5) / n of the cycle.
         slots = sorted(
             ((rank + 0.5) / share, source, rank)
             for source, share in enumerate(self.shares)
@@ -67,28 +67,28 @@ class Order:
         self._slots = [(source, rank) for _, source, rank in slots]
 
     def __call__(self, position: int) -> Address:
-        block, slot = divmod(int(position), len(self._slots))
+        cycle, slot = divmod(int(position), len(self._slots))
         source, rank = self._slots[slot]
-        epoch, index = divmod(block * self.shares[source] + rank, self.lengths[source])
+        epoch, index = divmod(cycle * self.shares[source] + rank, self.lengths[source])
         key = (self.seed, source, epoch)
         return Address(
-            source, epoch, permute_runs(index, self.lengths[source], self.runs[source], *key)
+            source, epoch, permute_blocks(index, self.lengths[source], self.blocks[source], *key)
         )
 
 
-def permute_runs(index: int, length: int, run: int, *key: int) -> int:
-    """A permutation of 0 … length - 1 that keeps each `run` numbers together, shuffled in it.
+def permute_blocks(index: int, length: int, block: int, *key: int) -> int:
+    """A permutation of 0 … length - 1 that keeps each `block` numbers together, shuffled in it.
 
-    Runs are shuffled as wholes, all but the last, shorter one, which stays at the end.
+    Blocks are shuffled as wholes, all but the last, shorter one, which stays at the end.
     """
-    if run == 1:
+    if block == 1:
         return permute(index, length, *key)
-    number, offset = divmod(index, run)
-    whole = length // run
+    number, offset = divmod(index, block)
+    whole = length // block
     if number < whole:
         number = permute(number, whole, *key)
-    size = min(run, length - number * run)
-    return number * run + permute(offset, size, *key, number)
+    size = min(block, length - number * block)
+    return number * block + permute(offset, size, *key, number)
 
 
 def permute(index: int, length: int, *key: int) -> int:
@@ -105,13 +105,13 @@ def permute(index: int, length: int, *key: int) -> int:
 
 
 def _shares(weights: Sequence[float]) -> list[int]:
-    """Slots of each source in the smallest block that holds the weights exactly."""
+    """Slots of each source in the smallest cycle that holds the weights exactly."""
     exact = np.asarray(weights, np.float64) / np.sum(weights)
-    for size in range(1, MAX_BLOCK + 1):
+    for size in range(1, MAX_CYCLE + 1):
         shares = np.rint(exact * size)
         if shares.min() >= 1 and np.allclose(shares, exact * size, rtol=0, atol=1e-9 * size):
             return shares.astype(int).tolist()
-    return np.maximum(np.rint(exact * MAX_BLOCK), 1).astype(int).tolist()
+    return np.maximum(np.rint(exact * MAX_CYCLE), 1).astype(int).tolist()
 
 
 @lru_cache(maxsize=64)

@@ -1,6 +1,6 @@
 """Parquet files of image bytes or image paths with captions, as Hugging Face datasets store them.
 
-A row group is what Parquet reads at once, so `run` says how many rows to visit together; where row
+A row group is what Parquet reads at once, so `block` says how many rows to visit together; where
 groups hold thousands of images, `mmjax data convert` to ArrayRecord serves random access better.
 """
 
@@ -30,11 +30,11 @@ class ParquetSource:
         rows: np.ndarray,
         columns: Mapping[str, list[str]],
         weights: tuple[float, ...],
-        run: int,
+        block: int,
         name: str,
         skipped: Mapping[str, int],
     ):
-        self.name, self.skipped, self.run = name, skipped, run
+        self.name, self.skipped, self.block = name, skipped, block
         self._groups = groups  # (file, number in it)
         self._rows = rows  # [records, 2]: number of the group, row in it
         self._columns, self._weights = columns, weights
@@ -136,8 +136,8 @@ def open_parquet(
         why = "; ".join(f"{n} {why}" for why, n in skipped.items()) or "there are none"
         raise UserError(f"{name}: no usable row in {files[0]} ({why}).")
     report_skipped(name, sum(map(len, rows)), skipped, first)
-    run = max(map(len, rows))
-    return ParquetSource(groups, np.concatenate(rows), columns, weights, run, name, skipped)
+    block = max(map(len, rows))
+    return ParquetSource(groups, np.concatenate(rows), columns, weights, block, name, skipped)
 
 
 def _unwanted(values: dict[str, Any], captions: list[str], wanted: Filter, has_label: bool) -> str:

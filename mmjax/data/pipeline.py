@@ -80,7 +80,7 @@ def train_batches(
         order=train_order(sources, config),
         modalities=tuple(modalities),
         seed=config.seed,
-        copies=config.data.views,
+        copies=config.data.copies,
         batch_size=config.batch_size,
         rows=np.asarray(rows),
         lengths=tuple(lengths),
@@ -100,8 +100,11 @@ def train_order(sources: Sequence[Source], config: ConfigDict) -> Order:
         raise ValueError(f"{len(sources)} sources for {len(names)} entries of data.train")
     specs = [config.data.train[name] for name in names]
     weights = [spec.get("weight", 1.0) for spec in specs]
-    # A block that nobody asked for is the source's own: what its format reads at once.
-    blocks = [s.get("run", 0) or getattr(o, "run", 1) for s, o in zip(specs, sources, strict=True)]
+    # A block that nobody asked for is the source's own: what its kind reads at once.
+    blocks = [
+        spec.get("block", 0) or getattr(source, "block", 1)
+        for spec, source in zip(specs, sources, strict=True)
+    ]
     return Order([len(source) for source in sources], weights, config.seed, blocks)
 
 

@@ -1,12 +1,15 @@
 """Opens data by its path: tar shards, tables, Parquet, folders, TFDS, ArrayRecord, text lines.
 
-`open_source` takes one entry of `data.train` or of `evals`; what is wrong with the data and can be
+`open_source` takes one entry of `data.train`; what is wrong with the data and can be
 known without reading all of it is a `UserError` here.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from ml_collections import ConfigDict
 
 from mmjax.data import storage
 from mmjax.data.array_record import open_array_record, open_tfds
@@ -21,46 +24,90 @@ from mmjax.data.tables import open_coco, open_karpathy, open_table
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
 from mmjax.errors import UserError
+from mmjax.schema import entry, find, keys_of
 
-FORMATS = (
-    "tar", "csv", "coco", "karpathy", "parquet", "folder", "tfds", "arrayrecord", "text",
-    "generated",
-)  # fmt: skip
 FILTERED = ("tar", "csv", "parquet")
 REMOTE = ("tar", "parquet")
 _BY_SUFFIX = {".tar": "tar", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
               ".txt": "text"}  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """Where records are and what is read of them: keys of a source, and of an evaluator's.
+
+    Attributes:
+      path: Where the pairs are: a folder, file, glob, brace range (cc3m/{00000..00331}.tar), URL
+        (gs://, s3://, https://: tar and Parquet), tfds://NAME[/CONFIG][?data_dir=…&split=…],
+        generated:N.
+      image: Column or feature of the image, or the folder of a coco or karpathy file; '' is the
+        kind's usual one.
+      caption: Where captions are, comma-separated: txt,json:FIELD (tar), columns, features; '' is
+        the usual.
+      tags: Where words for the objects in a picture are: json:FIELD (tar); '' is none.
+      regions: A pair of a tar is KEY.npy, region features [n, F], in place of an image.
+      label: Field, column or feature of the class number; '' is none.
+      group: Field or column of the group id; equal ids are positives; '' is none.
+      split: Split of a TFDS data set; '' is train.
+      filter: Records that are wanted, e.g. width >= 256 and similarity > 0.28; '' is all.
+      bad_shards: Share of missing or damaged tar shards to go on without.
+      drop: A file of mmjax data dedup: records to leave out.
+      timeout: Seconds that a remote read may take; it is tried three times.
+    """
+
+    path: str
+    image: str = ""
+    caption: str = ""
+    tags: str = ""
+    regions: bool = False
+    label: str = ""
+    group: str = ""
+    split: str = ""
+    filter: str = ""
+    bad_shards: float = 0.0
+    drop: str = ""
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSource(Records):
+    """The keys of `config.data.train.NAME`.
+
+    Attributes:
+      kind: What the records are stored as; auto finds it from the path.
+      weight: Share in the mixture of sources.
+      caption_weights: How often to take a caption of each part of caption, e.g. (0.3, 0.7); ():
+        any of them.
+      block: Neighbouring records visited together, in one request where they are remote; 0: what
+        the kind reads at once (one, or a row group).
+    """
+
+    kind: Literal[
+        "auto", "tar", "csv", "coco", "karpathy", "parquet", "folder", "tfds", "arrayrecord",
+        "text", "generated",
+    ] = "auto"  # fmt: skip
+    weight: float = 1.0
+    caption_weights: tuple[float, ...] = ()
+    block: int = 0
+
+
+KEYS = keys_of(TrainSource)
+KINDS = find(KEYS, "kind").choices[1:]
+
+
 def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
     """Opens one source of records, without those that it is to drop.
 
     Args:
-      spec: a ConfigDict or dict with
-        path: a folder, file, glob or brace range (`cc3m/{00000..00331}.tar`), also as a URL
-          (`gs://…`, `s3://…`, `https://…`: tar and Parquet), or
-          `tfds://name[/config][?data_dir=…&split=…]`, or `generated:COUNT`.
-        format: one of FORMATS, or "auto" (default): found from the path.
-        caption: where captions come from, comma-separated. Tar: "txt" (default) and "json:FIELD";
-          csv (or tsv) and Parquet: columns; TFDS and ArrayRecord: features; folder: always the
-          .txt beside; coco, karpathy: their own; text: one text a line, no images.
-        caption_weights: how often to take a caption of each of these; () for any caption.
-        image: column or feature of the image ("" finds it); coco, karpathy: their folder.
-        tags: where words for the objects in a picture are: "json:FIELD" of tar.
-        regions: a pair of a tar is KEY.npy, float [n, F], in place of an image.
-        label, group: JSON field, column or feature holding an integer ("" for none).
-        filter: which records are wanted (see filters.py): tar, csv, Parquet.
-        split: of a TFDS dataset, "train" by default; karpathy: "test".
-        bad_shards: share of missing or damaged tar shards to go on without.
-        timeout: seconds for one read of a remote file.
-        drop: a file of `mmjax data dedup` with the records to leave out.
+      spec: some of the keys of `config.data.train.NAME`, the others at their defaults.
       name: what messages call it; the last part of the path by default.
 
     Raises:
       UserError: there is nothing there, or it cannot be read.
     """
-    source = _open(spec, name)
-    return without(source, spec["drop"]) if spec.get("drop") else source
+    whole = entry(KEYS, spec)
+    source = _open(whole, name)
+    return without(source, whole.drop) if whole.drop else source
 
 
 def open_sources(specs: Mapping[str, Mapping[str, Any]]) -> list[Source]:
@@ -68,20 +115,17 @@ def open_sources(specs: Mapping[str, Mapping[str, Any]]) -> list[Source]:
     return [open_source(specs[name], name) for name in sorted(specs)]
 
 
-def _open(spec: Mapping[str, Any], name: str) -> Source:
-    path = str(spec.get("path") or "")
+def _open(spec: ConfigDict, name: str) -> Source:
+    path = str(spec.path or "")
     name = name or Path(path).name
     if not path:
         raise UserError(f"{name or 'data'}: no path is given; set path to a folder or file.")
-    kind = spec.get("format") or "auto"
-    if kind not in ("auto", *FORMATS):
-        raise UserError(f"{name}: no format {kind!r}; use auto, {', '.join(FORMATS)}.")
-    label, group = spec.get("label") or "", spec.get("group") or ""
-    caption, image = spec.get("caption") or "", spec.get("image") or ""
-    weights = _weights(spec.get("caption_weights") or (), caption, name)
-    wanted = Filter(spec.get("filter") or "", name)
-    split = spec.get("split") or ""
-    tags, regions = spec.get("tags") or "", bool(spec.get("regions"))
+    kind, label, group, caption, image = spec.kind, spec.label, spec.group, spec.caption, spec.image
+    if kind not in ("auto", *KINDS):
+        raise UserError(f"{name}: no kind {kind!r}; use auto, {', '.join(KINDS)}.")
+    weights = _weights(spec.caption_weights, caption, name)
+    wanted = Filter(spec.filter, name)
+    split, tags, regions = spec.split, spec.tags, spec.regions
     if path.startswith("generated:"):
         return open_generated(path, name, tags=bool(tags), regions=regions)
     if path.startswith("tfds://") or (kind == "tfds" and not Path(path).exists()):
@@ -89,7 +133,7 @@ def _open(spec: Mapping[str, Any], name: str) -> Source:
         path = path.removeprefix("tfds://")
         return open_tfds(path, split, caption, image, label, group, name, weights)
     files = _files(path, name)
-    kind = _format(files, path, name) if kind == "auto" else kind
+    kind = _kind(files, path, name) if kind == "auto" else kind
     if storage.is_url(path) and kind not in REMOTE:
         raise UserError(f"{name}: {kind} is read from this machine only; copy {path} here first.")
     if wanted and kind not in FILTERED:
@@ -101,7 +145,7 @@ def _open(spec: Mapping[str, Any], name: str) -> Source:
             fields = Fields(captions, label, group, wanted, _tar_tags(tags, name), regions)
             return open_tar(
                 _inside(files, "*.tar", name), fields, name, weights=weights,
-                bad_shards=spec.get("bad_shards") or 0.0, timeout=spec.get("timeout") or 60.0,
+                bad_shards=spec.bad_shards, timeout=spec.timeout,
             )  # fmt: skip
         case "tfds":
             return open_tfds(path, split, caption, image, label, group, name, weights)
@@ -138,10 +182,10 @@ def _files(path: str, name: str) -> list[str]:
     return files
 
 
-def _format(files: list[str], path: str, name: str) -> str:
+def _kind(files: list[str], path: str, name: str) -> str:
     first = Path(next((f for f in files if storage.is_url(f) or Path(f).exists()), files[0]))
     if first.is_dir():
-        return _format_of_folder(first, path, name)
+        return _kind_of_folder(first, path, name)
     if ".array_record" in first.name:
         return "arrayrecord"
     if ".tfrecord" in first.name:
@@ -158,12 +202,12 @@ def _format(files: list[str], path: str, name: str) -> str:
         return _BY_SUFFIX[suffix]
     if storage.is_url(path):
         raise UserError(
-            f"{name}: cannot tell the format of {path}; name its shards, as {path}/*.tar."
+            f"{name}: cannot tell the kind of {path}; name its shards, as {path}/*.tar."
         )
-    raise UserError(f"{name}: cannot tell the format of {path}; set format to one of {FORMATS}.")
+    raise UserError(f"{name}: cannot tell the kind of {path}; set kind to one of {KINDS}.")
 
 
-def _format_of_folder(folder: Path, path: str, name: str) -> str:
+def _kind_of_folder(folder: Path, path: str, name: str) -> str:
     if any(folder.glob("*.tar")):
         return "tar"
     if (folder / "dataset_info.json").exists():

@@ -60,19 +60,16 @@ def run(args: argparse.Namespace, _: list[str]) -> None:
 
 def read_spec(path: str, settings: list[str]) -> dict[str, Any]:
     """What `open_source` takes, of a path and KEY=VALUE texts. UserError: no such key or value."""
-    from mmjax import config_check
+    from mmjax.data import sources
+    from mmjax.schema import find
 
     spec: dict[str, Any] = {"path": path}
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator:
             raise UserError(f"--set {setting}: write KEY=VALUE.")
-        kind = config_check.key_of(f"data.train.data.{key}").type()
-        try:
-            parts = [part for part in text.strip("()").split(",") if part.strip()]
-            spec[key] = tuple(map(float, parts)) if kind is tuple else kind(text)
-        except ValueError as error:
-            raise UserError(f"--set {setting}: a {kind.__name__} is wanted.") from error
+        where = f"data.train.data.{key}"
+        spec[key] = find(sources.KEYS, where).parse(where, text)
     return spec
 
 

@@ -19,12 +19,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from mmjax.data import BadRecord, Record, open_source
+from mmjax.data import BadRecord, Record, open_source, sources
 from mmjax.data.array_record import write_array_record
 from mmjax.data.records import log, read_records
 from mmjax.data.storage import expand
 from mmjax.datatools.tfrecord import read_tfrecords
 from mmjax.errors import UserError
+from mmjax.schema import entry
 
 _SUFFIXES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"GIF8", "gif"))
 TOGETHER = 64
@@ -95,7 +96,8 @@ def _records(spec: Mapping[str, Any], bad: list[str]) -> Iterator[Record]:
     """Those that can be read; why the others cannot goes to `bad` and the log."""
     if ".tfrecord" in str(spec["path"]) or "-of-" in str(spec["path"]):
         files = expand(str(spec["path"]), "TFRecord")
-        features = (spec.get(key) or "" for key in ("image", "caption", "label"))
+        whole = entry(sources.KEYS, spec)
+        features = (whole.image, whole.caption, whole.label)
         found: Iterable[Record | BadRecord] = read_tfrecords(files, *features)
     else:
         source = open_source(spec)

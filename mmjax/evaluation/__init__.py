@@ -9,11 +9,11 @@ from mmjax.evaluation.command import run
 from mmjax.evaluation.knn import knn_scores
 from mmjax.evaluation.ranks import ranks
 from mmjax.evaluation.retrieval import rank_metrics, retrieval_metrics
-from mmjax.evaluation.tasks import TASKS, Evaluator, build
+from mmjax.evaluation.tasks import KINDS, Evaluator, build
 from mmjax.evaluation.zeroshot import classifier, prompts
 
 __all__ = [
-    "TASKS",
+    "KINDS",
     "Evaluator",
     "accuracy",
     "build",

@@ -9,14 +9,15 @@ import rich
 import yaml
 from ml_collections import ConfigDict
 
-from mmjax import config as config_lib
-from mmjax import config_check
+from mmjax.data.keys import KEYS as DATA
 from mmjax.errors import UserError
 from mmjax.evaluation import progress, report
-from mmjax.evaluation.tasks import build
+from mmjax.evaluation.tasks import build, keys_at
+from mmjax.interop.pretrained import load
 from mmjax.models import Graph
 from mmjax.parallel.mesh import make_mesh
 from mmjax.runs.workdir import restore_for_inference
+from mmjax.schema import entry, find, kind_of
 
 SUITE = "suite"  # a task of the command, not of a config: `data` is a YAML file of evaluators
 
@@ -37,8 +38,8 @@ def run(
     Args:
       workdir: of a run, whose newest checkpoint is evaluated; or
       weights: whatever `mmjax.load` takes: other libraries' weights, a hub name.
-      task: one of the tasks; without `data`, the config's own evaluators of that task. "suite"
-        takes a YAML file as data.
+      task: a kind of evaluators; without `data`, the config's own of that kind. "suite" takes a
+        YAML file as data.
       data: path of the data, with `task`.
       options: "KEY=VALUE" of the keys `evals.*`, set on every evaluator that runs.
       output: files for the results, .json, .csv or .md.
@@ -76,9 +77,10 @@ def choose(
     if task == SUITE:
         specs = read_suite(data)
     elif task and data:
-        specs = {task: config_lib.entry("evals", task=task, path=data)}
+        specs = {task: _entry(task, {"kind": task, "path": data})}
     else:
-        specs = {name: spec for name, spec in evals.items() if task in (None, spec.task)}
+        chosen = {n: spec for n, spec in evals.items() if task in (None, kind_of(n, spec))}
+        specs = {name: _entry(name, spec) for name, spec in chosen.items()}
     if not specs:
         what = f"no evaluator of task {task!r}" if task else "no evaluator"
         raise UserError(f"the config has {what}: give --task=TASK and --data=PATH.")
@@ -87,7 +89,8 @@ def choose(
             key, separator, text = option.partition("=")
             if not separator:
                 raise UserError(f"--set {option}: write KEY=VALUE.")
-            spec[key] = _value(f"evals.{name}.{key}", text)
+            path = f"evals.{name}.{key}"
+            spec[key] = find(keys_at(name, spec), path).parse(path, text)
     return specs
 
 
@@ -102,12 +105,13 @@ def read_suite(file: str | None) -> dict[str, ConfigDict]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--data={file} is no YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
-        raise UserError(f"--data={file}: write NAME: {{task: …, path: …}} for each data set.")
+        raise UserError(f"--data={file}: write NAME: {{kind: …, path: …}} for each data set.")
     specs = {}
     for name, keys in entries.items():
-        spec = specs[str(name)] = config_lib.entry("evals")
+        spec = specs[str(name)] = _entry(str(name), {"kind": keys.get("kind", "")})
         for key, value in keys.items():
-            value = _value(f"evals.{name}.{key}", value)
+            path = f"evals.{name}.{key}"
+            value = find(keys_at(name, spec), path).parse(path, value)
             beside = Path(file).parent / str(value)
             spec[key] = str(beside) if key in _FILES and value and beside.exists() else value
     return specs
@@ -119,23 +123,14 @@ def _model(workdir: str | None, weights: str | None) -> tuple[ConfigDict, Graph,
         raise UserError("mmjax eval needs either --workdir=DIR of a run or --weights=PATH.")
     if workdir is not None:
         return restore_for_inference(workdir)
-    from mmjax.interop.pretrained import load  # which imports training, and this
-
     loaded = load(str(weights))
-    return loaded.config, loaded.model, loaded.params, loaded.tokenizer
+    config = ConfigDict({"seed": 0, "evals": {}, "objectives": {}, **loaded.config})
+    config.data = entry(DATA, config.data)
+    return config, loaded.model, loaded.params, loaded.tokenizer
 
 
 _FILES = ("path", "train", "image", "classes", "templates", "subset", "real", "candidates")
 
 
-def _value(path: str, value: Any) -> Any:
-    """A value of a key, from text where it is some; UserError names the key."""
-    kind = config_check.key_of(path).type()
-    try:
-        if kind is tuple:
-            return tuple(int(part) for part in str(value).strip("()[]").split(",") if part.strip())
-        if kind is bool:
-            return {"true": True, "false": False}[str(value).lower()]
-        return kind(value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"config.{path}={value!r}: a {kind.__name__} is wanted.") from error
+def _entry(name: str, values: Mapping[str, Any] | ConfigDict) -> ConfigDict:
+    return entry(keys_at(name, values), values)

@@ -19,13 +19,13 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from mmjax import models
-from mmjax.config_model import ignores_padding
 from mmjax.data import Source, Tokenizer, eval_batches, modalities
 from mmjax.data.modalities import Modality
 from mmjax.errors import UserError
 from mmjax.evaluation.progress import track
 from mmjax.evaluation.skips import report_unreadable
 from mmjax.models import Graph
+from mmjax.models.text import ignores_padding
 from mmjax.parallel.mesh import BATCH, local_rows, make_mesh, platform, put_batch
 from mmjax.params import Role, map_roles
 
@@ -58,12 +58,12 @@ class Embedder:
         return cls(
             model=model,
             tokenizer=tokenizer,
-            batch_size=spec["batch_size"],
+            batch_size=spec.batch_size,
             image=modalities.build(models.inputs(config.model), data=config.data).get("image"),
             context_length=config.model.text.context_length,
             trim=ignores_padding(config.model.text),
             workers=config.data.workers,
-            allow_skips=bool(spec.get("allow_skips")),
+            allow_skips=spec.allow_skips,
         )
 
     def images(self, params: Any, source: Source) -> tuple[Columns, dict[str, float]]:

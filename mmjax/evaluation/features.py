@@ -1,5 +1,6 @@
 """Image features of a training and a test set with labels: what probe and k-NN start from."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from mmjax.data import Source, Tokenizer, open_source
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.skips import check_complete, open_test
+from mmjax.evaluation.spec import Evaluation, source_of
 from mmjax.models import Graph
 
 
@@ -18,25 +20,34 @@ class Labelled(NamedTuple):
     label: np.ndarray  # int32 [N]
 
 
-class Features:
-    """The two sets of an evaluator. Spec keys beside those of the test source:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfFeatures(Evaluation):
+    """The keys of evaluators that learn from features of a training set.
 
-    train: path of the training set, which is read as the test set is; "" is the same `path`.
-    train_split: its split, "train" by default.
+    Attributes:
+      train: Path of the training set, which is read as the test set is; '' is the same path.
+      train_split: Its split.
     """
+
+    train: str = ""
+    train_split: str = "train"
+
+
+class Features:
+    """The two sets of an evaluator with the keys `OfFeatures`."""
 
     def __init__(
         self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
     ):
         self._name = name
-        train_path = spec.get("train") or spec["path"]
-        train = {"path": train_path, "split": spec.get("train_split") or "train"}
-        has_splits = str(spec["path"]).startswith("tfds://") or spec.get("format") == "tfds"
-        same_split = train["split"] == (spec.get("split") or "test") or not has_splits
-        if train_path == spec["path"] and same_split:
+        path = spec.train or spec.path
+        has_splits = spec.path.startswith("tfds://") or spec.format == "tfds"
+        same_split = spec.train_split == (spec.split or "test") or not has_splits
+        if path == spec.path and same_split:
             raise UserError(f"evals.{name}: training and test set are the same: set train.")
-        _check_folders(Path(train_path), Path(spec["path"]), name)
-        self._train = open_source({**spec, **train}, f"{name} (train)")
+        _check_folders(Path(path), Path(spec.path), name)
+        train = source_of(spec, path=path, split=spec.train_split)
+        self._train = open_source(train, f"{name} (train)")
         self._test = open_test(spec, name)
         self._embedder = Embedder.of(spec, config, model, tokenizer)
         check_complete(self._train, self._embedder.allow_skips)

@@ -17,10 +17,12 @@ import numpy as np
 
 from mmjax.data import BadRecord, Record, Source, open_source
 from mmjax.data.files import open_classes
+from mmjax.data.sources import KEYS
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
 from mmjax.errors import UserError
 from mmjax.evaluation.words import IMAGENET
+from mmjax.schema import entry
 
 VALIDATION_TAR = "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12"
@@ -38,7 +40,7 @@ def open_imagenet(spec: Mapping[str, Any], name: str) -> tuple[Source, bool]:
     """Opens ImageNet-1k, -V2, -A, -R or -Sketch.
 
     Args:
-      spec: as `open_source` takes it; its path may be
+      spec: as `open_source` takes it, with a path that may be
         - tfds://imagenet2012, imagenet_v2, imagenet_a, imagenet_r, imagenet_sketch, or the folder
           of one (split: validation, or the only one, test);
         - ILSVRC2012_img_val.tar or its folder, with the devkit beside it;
@@ -54,29 +56,29 @@ def open_imagenet(spec: Mapping[str, Any], name: str) -> tuple[Source, bool]:
     Raises:
       UserError: nothing there, no known layout, or a devkit that is missing or does not fit.
     """
-    given, path = str(spec["path"]), Path(str(spec["path"]))
+    whole = entry(KEYS, spec)
+    given, path = whole.path, Path(whole.path)
     if path.name == VALIDATION_TAR or (path / VALIDATION_TAR).is_file():
         tar = path if path.name == VALIDATION_TAR else path / VALIDATION_TAR
         return open_validation_tar(tar, name), False
-    if path.is_dir() and spec.get("format", "auto") == "auto":
-        for folder in (path, path / (spec.get("split") or "val")):
+    if path.is_dir() and whole.kind == "auto":
+        for folder in (path, path / (whole.split or "val")):
             names, count = _class_folders(folder)
             if count:
                 return open_classes(folder, names, name), count < CLASSES
         if not any(path.glob("*.tar")) and not (path / "dataset_info.json").is_file():
             raise UserError(
                 f"{name}: the folder {path} holds none of: classes by WordNet id (n01440764, …) or "
-                f"number (0 … 999), also in {spec.get('split') or 'val'}/; {VALIDATION_TAR}; *.tar "
+                f"number (0 … 999), also in {whole.split or 'val'}/; {VALIDATION_TAR}; *.tar "
                 "shards; a prepared TFDS data set."
             )
     few = bool(re.search(r"imagenet[-_][ar]\b", given))
     only_test = few or re.search(r"imagenet[-_](v2|sketch)\b", given)
-    defaults = {}
-    if not spec.get("split") and "split=" not in given:
-        defaults["split"] = "test" if only_test else "validation"
+    if not whole.split and "split=" not in given:
+        whole.split = "test" if only_test else "validation"
     if given.endswith(".tar") or (path.is_dir() and any(path.glob("*.tar"))):
-        defaults["label"] = spec.get("label") or "cls"
-    return open_source({**spec, **defaults}, name), few
+        whole.label = whole.label or "cls"
+    return open_source(whole, name), few
 
 
 def open_validation_tar(tar: Path, name: str) -> Source:

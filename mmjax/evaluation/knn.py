@@ -3,6 +3,7 @@
 The k training images of the highest cosine vote for their class with exp(cosine / temperature).
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluation.accuracy import score_accuracy
 from mmjax.evaluation.embed import on_mesh
-from mmjax.evaluation.features import Features
+from mmjax.evaluation.features import Features, OfFeatures
 from mmjax.evaluation.ranks import BLOCK
 from mmjax.models import Graph
 
@@ -52,13 +53,26 @@ def knn_scores(
     return votes
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Knn(OfFeatures):
+    """The keys of the kind "knn".
+
+    Attributes:
+      k: How many neighbours vote.
+      temperature: A neighbour's weight is exp(cosine / temperature).
+    """
+
+    k: int = 20
+    temperature: float = 0.07
+
+
 class NearestNeighbours:
-    """Evaluator of two sources of images with labels (`Features`); keys k and temperature."""
+    """Evaluator of two sources of images with labels (`Features`)."""
 
     def __init__(
         self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
     ):
-        self._k, self._temperature = spec["k"], spec["temperature"]
+        self._k, self._temperature = spec.k, spec.temperature
         if self._k < 1 or self._temperature <= 0:
             raise UserError(f"evals.{name}: k must be 1 or more and temperature above 0.")
         self._features = Features(name, spec, config=config, model=model, tokenizer=tokenizer)

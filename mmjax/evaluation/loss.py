@@ -28,6 +28,7 @@ from mmjax.data import (
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import batch_shards, on_mesh
 from mmjax.evaluation.skips import unreadable as unreadable_records
+from mmjax.evaluation.spec import source_of
 from mmjax.models import Graph
 from mmjax.objectives.registry import is_frozen
 from mmjax.parallel.mesh import local_rows, put_batch
@@ -41,13 +42,14 @@ class HeldOutLoss:
         tokenizer: Tokenizer | None,
     ):  # fmt: skip
         self._config = config
+        load = None if tokenizer is None else lambda: tokenizer
         self._modalities = modalities.build(
-            models.inputs(config.model), data=config.data, tokenizer=lambda: tokenizer
+            models.inputs(config.model), data=config.data, tokenizer=load
         ).values()
-        self._source = open_source(spec, name)
+        self._source = open_source(source_of(spec), name)
         for modality in self._modalities:
             modality.check(self._source, spec, f"config.evals.{name}")
-        self._batch_size = spec["batch_size"]
+        self._batch_size = spec.batch_size
         if len(self._source) < self._batch_size:
             raise UserError(
                 f"evals.{name}: batch_size={self._batch_size} is more than the "

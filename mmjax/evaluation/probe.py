@@ -5,6 +5,7 @@ weight decay that does best on a fifth of it is used for a last fit on all. Few-
 their images from the other four fifths and choose by the same fifth.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 from mmjax.data import Tokenizer
 from mmjax.evaluation.accuracy import score_accuracy
 from mmjax.evaluation.embed import batch_shards, on_mesh, whole
-from mmjax.evaluation.features import Features, Labelled
+from mmjax.evaluation.features import Features, Labelled, OfFeatures
 from mmjax.models import Graph
 from mmjax.parallel.mesh import batch_sharding
 
@@ -73,17 +74,26 @@ def draw_shots(label: np.ndarray, shots: int, rng: np.random.Generator) -> np.nd
     return np.sort(np.concatenate(drawn))
 
 
-class Probe:
-    """Evaluator of two sources of images with labels (`Features`). Spec keys beside theirs:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeKeys(OfFeatures):
+    """The keys of the kind "probe".
 
-    shots: images a class of few-shot probes, e.g. (1, 2, 4, 8, 16), which come before the full one.
+    Attributes:
+      shots: Images a class of few-shot probes, e.g. (1, 2, 4, 8, 16), which come before the full
+        one.
     """
+
+    shots: tuple[int, ...] = ()
+
+
+class Probe:
+    """Evaluator of two sources of images with labels (`Features`)."""
 
     def __init__(
         self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
     ):
         self._features = Features(name, spec, config=config, model=model, tokenizer=tokenizer)
-        self._shots = tuple(spec.get("shots") or ())
+        self._shots = spec.shots
         self._seed = config.seed
 
     def __call__(self, params: Any) -> dict[str, float]:

@@ -5,6 +5,7 @@ captions is in the top k; text → image asks for the one image the caption was 
 scores the lower index comes first.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mmjax.evaluation.bootstrap import estimates
 from mmjax.evaluation.embed import Embedder, on_mesh
 from mmjax.evaluation.ranks import ranks
 from mmjax.evaluation.skips import open_test
+from mmjax.evaluation.spec import Evaluation
 from mmjax.evaluation.words import read_lines
 from mmjax.models import Graph
 
@@ -72,12 +74,22 @@ def rank_metrics(rank: np.ndarray, cluster: np.ndarray, clusters: int) -> dict[s
     return {**estimates(metrics, clusters), "median_rank": median}
 
 
-class Retrieval:
-    """Evaluator of a source of images with captions. Spec keys beside those of a source:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetrievalKeys(Evaluation):
+    """The keys of the kind "retrieval".
 
-    candidates: "" makes each caption a text of its own (COCO, Flickr30k); "captions" the distinct
-      captions; a file of one text a line these texts, and captions that are not among them. With
-      distinct texts, text → image asks for any image of that caption.
+    Attributes:
+      candidates: '' each caption is a text of its own (COCO); captions: the distinct ones; a file
+        of one text a line: these, and captions that are not among them.
+    """
+
+    candidates: str = ""
+
+
+class Retrieval:
+    """Evaluator of a source of images with captions.
+
+    With distinct texts as candidates, text → image asks for any image of that caption.
     """
 
     def __init__(
@@ -86,9 +98,9 @@ class Retrieval:
         self._source = open_test(spec, name)
         self._embedder = Embedder.of(spec, config, model, tokenizer)
         captions = captions_of(self._source)
-        candidates = spec.get("candidates") or ""
-        if candidates:
-            first = () if candidates == "captions" else read_lines(Path(candidates), name)
+        if spec.candidates:
+            captions_alone = spec.candidates == "captions"
+            first = () if captions_alone else read_lines(Path(spec.candidates), name)
             texts, self._pairs = distinct_texts(captions, first)
         else:
             texts = [caption for group in captions for caption in group]

@@ -1,26 +1,27 @@
 """What is evaluated, all of it: images that cannot be used fail it, or are counted and named."""
 
 import logging
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from mmjax.data import Source, open_source
 from mmjax.data.modalities import Modality
 from mmjax.data.walk import why_unreadable
 from mmjax.errors import UserError
+from mmjax.evaluation.spec import source_of
 
 NAMED = 3  # in a message
 REMEDY = "repair or remove them, or leave them out by --allow-skips"
 log = logging.getLogger("mmjax.evaluation")
 
 
-def open_test(spec: Mapping[str, Any], name: str) -> Source:
+def open_test(spec: ConfigDict, name: str) -> Source:
     """Opens the source of a spec, of data sets with splits "test" unless another is named."""
-    named = spec.get("split") or "split=" in spec["path"]
-    source = open_source(spec if named else {**spec, "split": "test"}, name)
-    check_complete(source, bool(spec.get("allow_skips")))
+    split = spec.split or ("" if "split=" in spec.path else "test")
+    source = open_source(source_of(spec, split=split), name)
+    check_complete(source, spec.allow_skips)
     return source
 
 

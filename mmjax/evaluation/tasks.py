@@ -1,29 +1,55 @@
-"""The evaluators by task, and the one door that builds them from a config's entry."""
+"""The evaluators by kind, and the one door that builds them from a config's entry."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.errors import UserError
-from mmjax.evaluation.knn import NearestNeighbours
+from mmjax.evaluation.knn import Knn, NearestNeighbours
 from mmjax.evaluation.loss import HeldOutLoss
-from mmjax.evaluation.probe import Probe
-from mmjax.evaluation.retrieval import Retrieval
-from mmjax.evaluation.zeroshot import ZeroShot, imagenet
+from mmjax.evaluation.probe import Probe, ProbeKeys
+from mmjax.evaluation.retrieval import Retrieval, RetrievalKeys
+from mmjax.evaluation.spec import Evaluation
+from mmjax.evaluation.zeroshot import Classification, ImageNet, ZeroShot, imagenet
 from mmjax.models import Graph
+from mmjax.schema import RESUMABLE, Keys, entry, keys_of, kind_of, nearest
 
 Evaluator = Callable[[Any], dict[str, float]]
-TASKS: dict[str, Callable[..., Evaluator]] = {
-    "classification": ZeroShot,
-    "imagenet": imagenet,
-    "knn": NearestNeighbours,
-    "loss": HeldOutLoss,
-    "probe": Probe,
-    "retrieval": Retrieval,
+
+
+class Kind(NamedTuple):
+    """`make(name, spec, config=…, model=…, tokenizer=…)` gives an evaluator with these keys."""
+
+    make: Callable[..., Evaluator]
+    keys: Keys
+
+
+KINDS: dict[str, Kind] = {
+    "classification": Kind(ZeroShot, keys_of(Classification, RESUMABLE)),
+    "imagenet": Kind(imagenet, keys_of(ImageNet, RESUMABLE)),
+    "knn": Kind(NearestNeighbours, keys_of(Knn, RESUMABLE)),
+    "loss": Kind(HeldOutLoss, keys_of(Evaluation, RESUMABLE)),
+    "probe": Kind(Probe, keys_of(ProbeKeys, RESUMABLE)),
+    "retrieval": Kind(Retrieval, keys_of(RetrievalKeys, RESUMABLE)),
 }
+
+
+def keys_at(name: str, spec: Mapping[str, Any] | ConfigDict) -> Keys:
+    """The keys of `config.evals.NAME`; UserError: there is no evaluator of its kind."""
+    kind = kind_of(name, spec)
+    if kind not in KINDS and not spec.get("kind"):
+        raise UserError(
+            f"config.evals.{name} has no kind, nor is its name one: set config.evals.{name}.kind "
+            f"to one of {', '.join(KINDS)}."
+        )
+    if kind not in KINDS:
+        raise UserError(
+            f"config.evals.{name}.kind={kind!r}: choose one of {', '.join(KINDS)} (nearest: "
+            f"{nearest(kind, KINDS)})."
+        )
+    return KINDS[kind].keys
 
 
 def build(
@@ -40,16 +66,14 @@ def build(
 
     Args:
       name: the entry's name, for messages.
-      spec: keys `evals.*`; those left out are at their defaults.
+      spec: the keys of its kind; those left out are at their defaults.
       config: the run's config (model, data, objectives and seed are read).
       model: `models.from_config(config.model)`.
       tokenizer: the run's; None if its model reads no texts.
 
     Raises:
-      UserError: unknown task, missing data, or a key that does not fit it.
+      UserError: unknown kind, missing data, or a key that does not fit it.
     """
-    spec = config_lib.entry("evals", **spec)
-    task = spec.task
-    if task not in TASKS:
-        raise UserError(f"evals.{name}.task is one of {', '.join(TASKS)}, not {task!r}.")
-    return TASKS[task](name, spec, config=config, model=model, tokenizer=tokenizer)
+    spec = entry(keys_at(name, spec), spec)
+    make = KINDS[kind_of(name, spec)].make
+    return make(name, spec, config=config, model=model, tokenizer=tokenizer)

@@ -4,11 +4,12 @@ The protocol is OpenAI's and open_clip's: each prompt's embedding is normalised,
 templates normalised again, and the class of the highest cosine is the answer.
 """
 
+import dataclasses
 import functools
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from mmjax.evaluation.accuracy import Labels, accuracy
 from mmjax.evaluation.embed import Embedder, on_mesh
 from mmjax.evaluation.imagenet_source import open_imagenet, open_real, wnids
 from mmjax.evaluation.skips import check_complete, open_test
+from mmjax.evaluation.spec import Evaluation, source_of
 from mmjax.evaluation.words import big_vision_words, class_names, read_lines, templates_of
 from mmjax.models import Graph
 
@@ -35,16 +37,43 @@ def classifier(prompt_embed: np.ndarray) -> np.ndarray:
     return (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)
 
 
-class ZeroShot:
-    """Evaluator of a source of images with labels. Spec keys beside those of a source:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(Evaluation):
+    """The keys of the kind "classification".
 
-    classes: a file of one class name a line, in order of label, or "imagenet".
-    templates: a file of one prompt a line with {} for the name, "imagenet", or "plain" for "{}".
-    protocol: "open_clip" takes the words as they are, "big_vision" without capitals and
-      punctuation.
-    subset: the classes that images and classifier are restricted to: a file of one a line (its
-      name, label or WordNet id), "present" for those that occur, or "all".
+    Attributes:
+      classes: A file of one class name a line in order of label, or imagenet.
+      templates: A file of prompts with {} for the name, imagenet (80 of them) or plain (the name
+        alone).
+      protocol: Words as they are, or big_vision: lower case and no punctuation.
+      subset: The classes that images and classifier are restricted to: a file of one a line (its
+        name, label or WordNet id), present (those that occur) or all.
     """
+
+    classes: str = ""
+    templates: str = "plain"
+    protocol: Literal["open_clip", "big_vision"] = "open_clip"
+    subset: str = "all"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageNet(Classification):
+    """The keys of the kind "imagenet".
+
+    Attributes:
+      subset: As of classification; '' is all, but present for -A and -R.
+      real: The file real.json of ReaL labels: any of an image's labels is right, and images without
+        one do not count.
+    """
+
+    classes: str = "imagenet"
+    templates: str = "imagenet"
+    subset: str = ""
+    real: str = ""
+
+
+class ZeroShot:
+    """Evaluator of a source of images with labels; its keys are those of `Classification`."""
 
     def __init__(
         self,
@@ -62,16 +91,16 @@ class ZeroShot:
         `ids` other names of the classes in `subset`."""
         self._name, self._answers = name, answers
         self._source = source or open_test(spec, name)
-        classes = class_names(spec.get("classes") or "", name)
+        classes = class_names(spec.classes, name)
         known = getattr(self._source, "classes", 0)
         if answers is None and known not in (0, len(classes)):
             raise UserError(
                 f"evals.{name}: {len(classes)} class names are given, but {self._source.name} has "
                 f"{known} classes: check the key classes."
             )
-        self._subset = subset_of(spec.get("subset") or "all", classes, ids, name)
-        templates = templates_of(spec.get("templates") or "plain", name)
-        if spec.get("protocol") == "big_vision":
+        self._subset = subset_of(spec.subset, classes, ids, name)
+        templates = templates_of(spec.templates, name)
+        if spec.protocol == "big_vision":
             classes, templates = big_vision_words(classes, templates)
         self._embedder = Embedder.of(spec, config, model, tokenizer)
         self._weights = _text_classifier(self._embedder, tuple(classes), tuple(templates))
@@ -107,21 +136,15 @@ class ZeroShot:
 def imagenet(name: str, spec: Any, **run: Any) -> ZeroShot:
     """Evaluator of ImageNet-1k, -V2, -A, -R or -Sketch: `open_imagenet` says in what layouts.
 
-    Class names and templates are OpenAI's unless the spec has others. `real` is the real.json of
-    ReaL labels: any of an image's labels is right, and images without one do not count. Sets of
-    fewer classes (-A and -R) restrict the classifier to these unless the spec has a `subset`.
+    Sets of fewer classes (-A and -R) restrict the classifier to these unless the spec has a
+    `subset`. Its keys are those of `ImageNet`.
     """
-    source, few = open_imagenet(spec, name)
-    check_complete(source, bool(spec.get("allow_skips")))
+    source, few = open_imagenet(source_of(spec), name)
+    check_complete(source, spec.allow_skips)
     answers = None
-    if spec.get("real"):
-        source, answers = open_real(source, Path(spec["real"]), name)
-    defaults = {
-        "classes": spec.get("classes") or "imagenet",
-        "templates": spec.get("templates") or "imagenet",
-        "subset": spec.get("subset") or ("present" if few else "all"),
-    }
-    spec = {**spec, **defaults}
+    if spec.real:
+        source, answers = open_real(source, Path(spec.real), name)
+    spec.subset = spec.subset or ("present" if few else "all")
     return ZeroShot(name, spec, source=source, answers=answers, ids=wnids(), **run)
 
 

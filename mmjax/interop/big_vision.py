@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.data.tokenize import load_tokenizer
 from mmjax.errors import UserError
@@ -24,6 +23,7 @@ from mmjax.interop.files import Tensor, Tensors, open_tensors
 from mmjax.interop.formats import Family, Format, Weights, unlike_clip, weights
 from mmjax.interop.open_clip import TOKENIZERS
 from mmjax.interop.table import Row
+from mmjax.models import zoo
 
 FILE = "model.npz"  # of a folder that is written here
 _ATTENTION = "MultiHeadDotProductAttention_0"
@@ -233,7 +233,7 @@ def _with_class_row(tensors: dict[str, Any], model: ConfigDict) -> Tensors:
 
 def _model(tensors: Tensors) -> ConfigDict:
     """`config.model` of these names and shapes; KeyError: the name that is missing."""
-    model = config_lib.default().model
+    model = zoo.default()
     two_towers = "img/embedding/kernel" in tensors
     prefix, half = "img/" if two_towers else "", (0.5, 0.5, 0.5)
     shape = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

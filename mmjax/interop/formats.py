@@ -14,12 +14,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmjax import config as config_lib
 from mmjax import models
 from mmjax.data import Tokenizer
+from mmjax.data.keys import PREPROCESS
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensors
 from mmjax.interop.table import Row, from_theirs, to_theirs
+from mmjax.schema import entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Weights:
 
     Attributes:
       source: the file or folder, for messages.
-      config: a config whose `model` is the architecture and whose `data.{resize,interpolation}` are
-        the image preprocessing; all else is at its default, unless the weights are of a run.
+      config: its `model` is the architecture and its `data.{resize,interpolation}` the image
+        preprocessing; it has no other keys, unless the weights are of a run.
       read: shapes (of `config.model`'s tree, or of a part of it; with shardings, if it is to lie on
         a mesh) → parameters. One parameter at a time is in host memory.
       tokenizer: loads the weights' own tokenizer; None if they have none.
@@ -117,17 +118,14 @@ def weights(
     tensors: Tensors,
     *,
     tokenizer: Callable[[], Tokenizer] | None = None,
-    resize: str = "shortest",
-    interpolation: str = "bicubic",
     left: Sequence[str] = (),
+    **preprocess: str,
 ) -> Weights:
     """The `Weights` of a name table: tensors of `family` that make up `config.model`.
 
-    `resize` and `interpolation` are those of `config.data`, `left` is of `Weights`.
+    `preprocess` are keys of `config.data.{resize,interpolation}`, `left` is of `Weights`.
     """
-    config = config_lib.default()
-    config.model = model
-    config.data.update(resize=resize, interpolation=interpolation)
+    config = ConfigDict({"model": model, "data": entry(PREPROCESS, preprocess)})
     read = functools.partial(family.read, tensors, model, what=f"the weights in {source}")
     return Weights(str(source), config, read, tokenizer, left=left)
 

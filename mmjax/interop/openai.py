@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.data.tokenize import clip_tokenizer, load_tokenizer
 from mmjax.errors import UserError
@@ -22,6 +21,7 @@ from mmjax.interop.formats import Family, Format, Weights, unlike_clip, weights
 from mmjax.interop.open_clip.bpe import find_bpe
 from mmjax.interop.open_clip.tables import rows
 from mmjax.interop.torchscript import is_archive
+from mmjax.models import zoo
 
 FILE = "model.pt"  # of a folder that is written here
 MARKS = ("input_resolution", "context_length", "vocab_size")  # OpenAI's files have them as tensors
@@ -98,7 +98,7 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
 def obstacles(model: ConfigDict) -> list[str]:
     if unlike := unlike_clip(model):
         return unlike
-    image, text, usual = model.image, model.text, config_lib.default().model.image
+    image, text, usual = model.image, model.text, zoo.default().image
     towers = {"text": text} | ({"image": image} if image.kind == "vit" else {})
     present = {
         "it has a logit bias": model.logit_bias_init is not None,
@@ -147,7 +147,7 @@ def _model(tensors: Tensors) -> ConfigDict:
     def count(pattern: str) -> int:
         return len({match[1] for name in tensors if (match := re.match(pattern, name))})
 
-    model = config_lib.default().model
+    model = zoo.default()
     width, model.embed_dim = shape("text_projection")
     model.text.update(
         vocab_size=shape("token_embedding.weight")[0],

@@ -17,11 +17,25 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights, shapes
 from mmjax.interop.resize import resize_positions, resize_text_positions
+from mmjax.models import keys
 from mmjax.models.vision import has_class_token
+from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
 
 _POSITIONS = {"image/position_embed": "image", "text/position_embed": "text"}
-# Keys of a tower that no parameter's shape shows.
-_HIDDEN = ("activation", "norm_eps", "heads", "causal", "mask_padding", "pool", "mean", "std")
+
+
+@dataclasses.dataclass(frozen=True)
+class InitFrom:
+    """The keys of `config.init_from`: weights read once, before the first step of a fresh run.
+
+    Attributes:
+      source: Folder, file, workdir or hub name of the weights that a fresh run starts from; '':
+        random.
+      parts: Patterns of what is taken, e.g. ('image/',) for LiT; (): all that fits.
+    """
+
+    source: str = ""
+    parts: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +123,13 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
                 f"{ours[path].shape} in config.model: make config.model that of the weights, or "
                 "leave the parameter out with config.init_from.parts."
             )
+    made_with = {path: value for path, _, value in keys.of_model(source)}
     differing = [
-        f"config.model.{tower}.{key}={model[tower][key]!r}, but the weights were made with "
-        f"{source[tower][key]!r}"
-        for tower in ("image", "text")
-        if any(path.startswith(f"{tower}/blocks/") for path in taken)
-        for key in _HIDDEN
-        if key in model[tower] and model[tower][key] != source[tower][key]
+        f"config.model.{path}={value!r}, but the weights were made with {made_with[path]!r}"
+        for path, key, value in keys.of_model(model)
+        if SHAPE_FREE in key.marks and TRAINING_ONLY not in key.marks
+        if any(name.startswith(f"{path.split('.')[0]}/blocks/") for name in taken)
+        if made_with.get(path, value) != value
     ]
     left = [path for path in theirs if path not in taken] + list(weights.left)
     missing = [path for path in ours if path not in taken]

@@ -12,13 +12,11 @@ from ml_collections import ConfigDict
 from mmjax.data import modalities
 from mmjax.models import zoo
 from mmjax.models.decoder import generate
-from mmjax.models.fusion import Fusion
+from mmjax.models.fusion import OF_TEXT, Fusion
 from mmjax.models.graph import Graph, Part
-from mmjax.models.regions import RegionTower
-from mmjax.models.resnet import ModifiedResNet
+from mmjax.models.keys import KINDS
 from mmjax.models.scale import Scale
 from mmjax.models.text import TextTower
-from mmjax.models.vision import VisionTower
 from mmjax.parallel.mesh import batch_shards, platform
 
 __all__ = ["Graph", "create", "dummy_batch", "from_config", "generate", "init", "inputs", "zoo"]
@@ -32,10 +30,9 @@ def create(name: str) -> Graph:
 def from_config(config: ConfigDict) -> Graph:
     """Builds the model of `config.model`."""
     shared = {"embed_dim": config.embed_dim, "dtype": compute_dtype(config.dtype)}
-    kinds = {"vit": VisionTower, "resnet": ModifiedResNet, "regions": RegionTower}
     parts: dict[str, Any] = {}
     if "image" in config.towers:
-        image: Any = kinds[config.image.kind]
+        image: Any = KINDS[config.image.kind]
         keys = {field.name for field in dataclasses.fields(image)}  # other kinds have other keys
         parts["image"] = image(**{k: v for k, v in {**config.image, **shared}.items() if k in keys})
     if "text" in config.towers:
@@ -54,11 +51,8 @@ def _embeds(image: ConfigDict) -> bool:
 
 
 def _fusion(config: ConfigDict, dtype: jnp.dtype) -> Fusion:
-    """The fusion's layers are the text tower's in all but their number."""
-    names = ("width", "heads", "mlp_dim", "activation", "norm", "norm_eps", "attention", "remat",
-             "unroll", "causal", "pool")  # fmt: skip
     return Fusion(
-        **config.fusion, **{name: config.text[name] for name in names}, dtype=dtype,
+        **config.fusion, **{name: config.text[name] for name in OF_TEXT}, dtype=dtype,
         class_token=config.image.kind == "vit" and config.image.pool == "cls",
     )  # fmt: skip
 

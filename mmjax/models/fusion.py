@@ -5,7 +5,7 @@ embeddings; full towers and a few layers here are the hybrids (FLAVA, ALBEF, CoC
 here is late fusion with a joint head. The layers are the text tower's in width, heads and form.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,9 @@ from mmjax.models.layers import Block, Cache, Dense, layer_norm, repeat, stack
 from mmjax.models.text import pool_tokens
 
 normal = nn.initializers.normal
+# The fusion's layers are the text tower's in all but their number.
+OF_TEXT = ("width", "heads", "mlp_dim", "activation", "norm", "norm_eps", "attention", "remat",
+           "unroll", "causal", "pool")  # fmt: skip
 
 
 class Fusion(nn.Module):
@@ -26,12 +29,16 @@ class Fusion(nn.Module):
     to the image tokens, which stay as they are (Li et al., 2021, ALBEF). "bottleneck": each has
     layers of its own and sees the other through a few shared tokens, the mean of what both made of
     them (Nagrani et al., 2021, MBT). The fields are the config keys `model.fusion.*`, and those of
-    the text tower.
+    the text tower in `OF_TEXT`.
+
+    Attributes:
+      style: How text and image tokens meet: in one stream, by cross-attention of the text, through
+        a few shared tokens.
+      depth: Layers that fuse, made as the text tower's; 0: a joint head alone; where both towers
+        have depth 0 it is early fusion, and all layers are these.
+      n_bottlenecks: bottleneck: how many tokens both streams share.
     """
 
-    style: str
-    depth: int
-    n_bottlenecks: int
     width: int
     heads: int
     mlp_dim: int
@@ -45,6 +52,9 @@ class Fusion(nn.Module):
     pool: str  # of the text tower
     class_token: bool  # of the image tower
     dtype: jnp.dtype
+    style: Literal["none", "concat", "cross", "bottleneck"] = "none"
+    depth: int = 6
+    n_bottlenecks: int = 4
     of: tuple[str, str] = ("image", "text")
 
     def setup(self):

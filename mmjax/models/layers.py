@@ -6,7 +6,7 @@ holds its blocks' parameters with a leading layer axis however it is executed.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,14 @@ import jax.numpy as jnp
 
 from mmjax.models.attention import attend
 from mmjax.parallel.mesh import constrain
+from mmjax.schema import RESUMABLE, SHAPE_FREE
+
+# Types of the keys that more than one part of a model has.
+Activation = Annotated[Literal["gelu", "gelu_tanh", "quick_gelu"], SHAPE_FREE]
+Norm = Literal["pre", "post"]
+Kernel = Annotated[Literal["auto", "xla", "cudnn", "splash"], RESUMABLE]
+Remat = Annotated[Literal["none", "dots", "full"], RESUMABLE]
+Unroll = Annotated[bool, RESUMABLE]
 
 Cache = tuple[jax.Array, jax.Array]  # keys and values [B, M, heads, d] of tokens seen before
 

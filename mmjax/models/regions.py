@@ -1,25 +1,34 @@
 """Image tokens from region features that an object detector gave before (UNITER, Oscar, VinVL)."""
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from mmjax.models.graph import Function
 from mmjax.models.layers import Dense, layer_norm
+from mmjax.schema import SHAPE_FREE
 
 
 class RegionTower(nn.Module):
     """float32 regions [B, R, F] -> "tokens" [B, R, W]: a linear layer and a norm.
 
     The box of a region is among its numbers. There are no layers: the fusion's are what regions
-    meet in. The fields are the config keys `model.image.*`.
+    meet in. The fields are the config keys `model.image.*` of kind "regions".
+
+    Attributes:
+      regions: regions: how many of a picture are read, the first ones.
+      region_width: regions: numbers of each, its box included.
+      width: Width of the tokens.
+      norm_eps: Epsilon of the layer norm.
     """
 
-    regions: int
-    region_width: int
-    width: int
-    norm_eps: float
     dtype: jnp.dtype
+    regions: Annotated[int, SHAPE_FREE] = 50
+    region_width: int = 2_054
+    width: int = 768
+    norm_eps: Annotated[float, SHAPE_FREE] = 1e-5
 
     modality = "regions"
 

@@ -2,8 +2,10 @@
 
 It is here to read published weights. Batch norms use their stored statistics always, in training
 too: frozen, they are constants of a fine-tuned model, and of no use to one that starts from
-scratch (`config_check` says so).
+scratch (`config_check` refuses it).
 """
+
+from typing import Annotated
 
 import flax.linen as nn
 import jax
@@ -11,9 +13,10 @@ import jax.numpy as jnp
 
 from mmjax.models.attention import attend
 from mmjax.models.graph import Function
-from mmjax.models.layers import Dense
-from mmjax.models.vision import POOLED, normal, project, tower_outputs
+from mmjax.models.layers import Dense, Kernel
+from mmjax.models.vision import MEAN, POOLED, STD, Colour, Head, normal, project, tower_outputs
 from mmjax.parallel.mesh import constrain
+from mmjax.schema import SHAPE_FREE
 
 EXPANSION = 4  # a bottleneck's output is this many times as wide as its middle
 STRIDE = 32  # pixels a side of a cell of the last feature map
@@ -25,19 +28,24 @@ class ModifiedResNet(nn.Module):
 
     Against the usual ResNet: three convolutions at the start, average pooling in place of strides,
     and one attention query pools (Radford et al., 2021, section 2.4; OpenAI's code). The fields are
-    the config keys `model.image.*`; `mmjax/config.py` says what each means.
+    the config keys `model.image.*` of kind "resnet"; those of `VisionTower` mean the same.
+
+    Attributes:
+      width: Channels of the first stage's middle.
+      stages: resnet: blocks of its stages, each twice as wide as the last.
+      heads: Attention heads of the pool.
     """
 
-    size: int
-    width: int
-    stages: tuple[int, ...]
-    heads: int
-    head: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    attention: str
     embed_dim: int
     dtype: jnp.dtype
+    size: int = 224
+    width: int = 768
+    stages: tuple[int, ...] = ()
+    heads: Annotated[int, SHAPE_FREE] = 12
+    head: Head = "linear"
+    mean: Colour = MEAN
+    std: Colour = STD
+    attention: Kernel = "auto"
 
     modality = "image"
 

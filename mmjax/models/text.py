@@ -1,19 +1,32 @@
 """The text tower: causal with EOT pooling (CLIP) or a class token at the end (CoCa), bidirectional
 (SigLIP), or post-norm (BERT)."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from mmjax.models.attention import may_see
 from mmjax.models.graph import Function
-from mmjax.models.layers import ACTIVATIONS, Cache, Dense, layer_norm, stack
+from mmjax.models.layers import (
+    ACTIVATIONS,
+    Activation,
+    Cache,
+    Dense,
+    Kernel,
+    Norm,
+    Remat,
+    Unroll,
+    layer_norm,
+    stack,
+)
 from mmjax.models.tokens import Unembedding
-from mmjax.models.vision import POOLED, project, tower_outputs
+from mmjax.models.vision import POOLED, Head, project, tower_outputs
+from mmjax.schema import SHAPE_FREE
 
 normal = nn.initializers.normal
 
@@ -21,32 +34,58 @@ normal = nn.initializers.normal
 class TextTower(nn.Module):
     """int32 ids [B, L], L ≤ context -> "tokens" [B, L, W], "features" and "embed" [B, D].
 
-    The fields are the config keys `model.text.*`; `mmjax/config.py` says what each means.
+    The fields are the config keys `model.text.*`.
+
+    Attributes:
+      embed_dim: Width of the shared embedding space.
+      dtype: Compute dtype.
+      vocab_size: Rows of the token embedding.
+      context_length: Most tokens of a text, start and end included.
+      width: Width of the tokens.
+      depth: Number of blocks.
+      heads: Attention heads; must divide the width.
+      mlp_dim: Hidden width of the blocks' MLP.
+      activation: Activation of the MLP.
+      norm_eps: Epsilon of the layer norms.
+      head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler.
+      attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.
+      remat: What the backward pass recomputes to save memory.
+      unroll: Write the layers out (fast on CPU) or loop (compiles fast).
+      norm: Layer norms before attention and MLP, or after them (BERT).
+      embed_norm: A layer norm before the blocks, as BERT has.
+      token_types: Rows of BERT's type embedding: the first is of words, the second of tags.
+      tags: Last positions of a text that hold the tags of its picture (Oscar).
+      position_offset: Row of the position embedding where a text begins; RoBERTa: 2.
+      mlm_head: BERT's masked-language head, for token_logits.
+      causal: A token sees earlier tokens only.
+      mask_padding: Padding is not attended to (needless if causal).
+      pool: Which token is the text: end, first, last position, mean, or one that is appended
+        (open_clip's CoCa).
     """
 
-    vocab_size: int
-    context_length: int
-    width: int
-    depth: int
-    heads: int
-    mlp_dim: int
-    activation: str
-    norm: str
-    embed_norm: bool
-    token_types: int
-    tags: int
-    position_offset: int
-    causal: bool
-    mask_padding: bool
-    pool: str
-    head: str
-    mlm_head: bool
-    norm_eps: float
-    attention: str
-    remat: str
-    unroll: bool
     embed_dim: int
     dtype: jnp.dtype
+    vocab_size: int = 49_408
+    context_length: int = 77
+    width: int = 512
+    depth: int = 12
+    heads: Annotated[int, SHAPE_FREE] = 8
+    mlp_dim: int = 2048
+    activation: Activation = "gelu"
+    norm_eps: Annotated[float, SHAPE_FREE] = 1e-5
+    head: Head = "linear"
+    attention: Kernel = "auto"
+    remat: Remat = "none"
+    unroll: Unroll = True
+    norm: Norm = "pre"
+    embed_norm: bool = False
+    token_types: int = 0
+    tags: Annotated[int, SHAPE_FREE] = 0
+    position_offset: int = 0
+    mlm_head: bool = False
+    causal: Annotated[bool, SHAPE_FREE] = True
+    mask_padding: Annotated[bool, SHAPE_FREE] = False
+    pool: Annotated[Literal["eot", "cls", "last", "mean", "appended"], SHAPE_FREE] = "eot"
 
     def setup(self):
         self.token_embed = nn.Embed(
@@ -187,6 +226,11 @@ class TextTower(nn.Module):
             self.mlm.hidden(jnp.zeros((1, self.width), self.dtype))
         params = self.mlm.variables["params"]
         return {"lm_head": LmHead(params, self.token_embed.embedding, self.mlm.clone(parent=None))}
+
+
+def ignores_padding(text: TextTower | ConfigDict) -> bool:
+    """Whether a text tower gives the same with less padding: nothing that is kept looks at it."""
+    return (text.causal or text.mask_padding) and text.pool not in ("last", "appended")
 
 
 def pool_tokens(x: jax.Array, mask: jax.Array, pool: str) -> jax.Array:

@@ -1,15 +1,32 @@
 """The image tower: a vision transformer (Dosovitskiy et al., 2021) in CLIP's and SigLIP's forms."""
 
+from typing import Annotated, Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mmjax.models.graph import Function
-from mmjax.models.layers import Attention, Dense, Mlp, layer_norm, stack, unit_length
+from mmjax.models.layers import (
+    Activation,
+    Attention,
+    Dense,
+    Kernel,
+    Mlp,
+    Remat,
+    Unroll,
+    layer_norm,
+    stack,
+    unit_length,
+)
 from mmjax.parallel.mesh import constrain
+from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
 
 normal = nn.initializers.normal
+Head = Literal["linear", "linear_bias", "tanh", "none"]
+Colour = Annotated[tuple[float, float, float], SHAPE_FREE]
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 POOLED = {"features", "embed"}  # outputs of one vector an example
 
 
@@ -17,33 +34,60 @@ class VisionTower(nn.Module):
     """Images [B, S, S, 3], uint8 or float32 in 0..255 -> "tokens" [B, N, W], "features" and
     "embed" [B, D].
 
-    The fields are the config keys `model.image.*`; `mmjax/config.py` says what each means.
+    The fields are the config keys `model.image.*` of kind "vit".
+
+    Attributes:
+      embed_dim: Width of the shared embedding space.
+      dtype: Compute dtype.
+      size: Side of the square image in pixels.
+      patch_size: Side of a patch in pixels.
+      width: Width of the tokens.
+      depth: Number of blocks.
+      heads: Attention heads; must divide the width.
+      mlp_dim: Hidden width of the blocks' MLP.
+      activation: Activation of the MLP.
+      norm_eps: Epsilon of the layer norms.
+      head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler.
+      attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.
+      remat: What the backward pass recomputes to save memory.
+      unroll: Write the layers out (fast on CPU) or loop (compiles fast).
+      pool: How tokens become one: class token, mean, attention (map), the first of several
+        attention queries (queries; open_clip's CoCa).
+      queries: pool=queries: how many; the others give tokens for a fusion.
+      pool_heads: pool=queries: heads of their attention.
+      position: Position embedding.
+      norm_pre: A layer norm before the blocks, as CLIP has.
+      patch_bias: A bias in the patch embedding.
+      patch_dropout: Share of patches dropped in training (FLIP).
+      pixel_head: A head for the pixels of patches, for patch_pixels.
+      mean: Mean of RGB in 0..1.
+      std: Deviation of RGB in 0..1.
     """
 
-    size: int
-    patch_size: int
-    width: int
-    depth: int
-    heads: int
-    mlp_dim: int
-    activation: str
-    pool: str
-    queries: int
-    pool_heads: int
-    position: str
-    norm_pre: bool
-    patch_bias: bool
-    patch_dropout: float
-    pixel_head: bool
-    head: str
-    norm_eps: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    attention: str
-    remat: str
-    unroll: bool
     embed_dim: int
     dtype: jnp.dtype
+    size: int = 224
+    patch_size: int = 32
+    width: int = 768
+    depth: int = 12
+    heads: Annotated[int, SHAPE_FREE] = 12
+    mlp_dim: int = 3072
+    activation: Activation = "gelu"
+    norm_eps: Annotated[float, SHAPE_FREE] = 1e-5
+    head: Head = "linear"
+    attention: Kernel = "auto"
+    remat: Remat = "none"
+    unroll: Unroll = True
+    pool: Annotated[Literal["cls", "mean", "map", "queries"], SHAPE_FREE] = "cls"
+    queries: int = 256
+    pool_heads: Annotated[int, SHAPE_FREE] = 8
+    position: Literal["learned", "sincos"] = "learned"
+    norm_pre: bool = True
+    patch_bias: bool = False
+    patch_dropout: Annotated[float, SHAPE_FREE, TRAINING_ONLY] = 0.0
+    pixel_head: bool = False
+    mean: Colour = MEAN
+    std: Colour = STD
 
     modality = "image"
 

@@ -8,14 +8,14 @@ The weights of OpenAI use QuickGELU, LAION's and DataComp's GELU: "ViT-B/32" is 
 "ViT-B/32-quickgelu" the other.
 """
 
-import difflib
 import math
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from mmjax import config as config_lib
 from mmjax.errors import UserError
+from mmjax.models import keys
+from mmjax.schema import nearest
 
 
 def _clip(size, patch, vision, text, embed_dim) -> dict[str, Any]:
@@ -138,6 +138,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 _QUICK = "-quickgelu"
 
 
+def default() -> ConfigDict:
+    """A `model` config with every key at its default."""
+    return keys.complete({})
+
+
 def names() -> list[str]:
     """All architectures; each CLIP one also exists with the suffix "-quickgelu"."""
     return list(ARCHITECTURES)
@@ -148,10 +153,9 @@ def config(name: str) -> ConfigDict:
     base = name.removesuffix(_QUICK)
     is_clip = base.startswith(("ViT-", "RN", "tiny")) and "siglip" not in base
     if base not in ARCHITECTURES or (base != name and not is_clip):
-        near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.0)[0]
+        near = nearest(name, ARCHITECTURES)
         raise UserError(f"There is no architecture {name!r}; the nearest is {near!r}.")
-    model = config_lib.default().model
-    model.update(ARCHITECTURES[base])
+    model = keys.complete(ARCHITECTURES[base])
     model.name = name
     if name.endswith(_QUICK):
         model.image.activation = model.text.activation = "quick_gelu"

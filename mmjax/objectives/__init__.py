@@ -11,6 +11,7 @@ from mmjax.objectives import (
     tokens,
 )
 from mmjax.objectives.registry import (
+    COMMON,
     LOCAL,
     PLAIN,
     REGISTRY,
@@ -18,12 +19,13 @@ from mmjax.objectives.registry import (
     Own,
     View,
     build,
+    keys_at,
     kind_of,
-    options,
     register,
 )
 
 __all__ = [
+    "COMMON",
     "LOCAL",
     "PLAIN",
     "REGISTRY",
@@ -36,10 +38,10 @@ __all__ = [
     "distill",
     "distill_tokens",
     "infonce",
+    "keys_at",
     "kind_of",
     "masked_image",
     "matching",
-    "options",
     "register",
     "tokens",
 ]

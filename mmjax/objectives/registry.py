@@ -7,7 +7,6 @@ queue of past embeddings) is declared here and kept in the train state.
 """
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict
 
 from mmjax.data.vocabulary import Vocabulary, placeholder
 from mmjax.errors import UserError
+from mmjax.schema import Keys, find, keys_of, nearest
 
 Batch = Mapping[str, jax.Array]
 Outputs = Mapping[str, Mapping[str, Any]]  # view → output or column name → array(s)
@@ -109,6 +109,20 @@ def teacher_of(view: str) -> str | None:
     return name if whose == TEACHER else None
 
 
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """The keys of `config.objectives.NAME` that all kinds have.
+
+    Attributes:
+      kind: What it computes, of the registry; '' is the entry's name.
+      weight: Weight in the total loss.
+    """
+
+    kind: str = ""
+    weight: float = 1.0
+
+
+COMMON = keys_of(Common)
 Builder = Callable[..., Objective]
 REGISTRY: dict[str, Builder] = {}
 _GIVEN = ("name", "vocabulary", "model")  # arguments of builders that are no keys
@@ -132,7 +146,7 @@ def kind_of(name: str, entry: Mapping[str, Any]) -> str:
     """The kind of `config.objectives.NAME`; UserError names the nearest that there is."""
     kind = entry.get("kind") or name
     if kind not in REGISTRY:
-        near = difflib.get_close_matches(kind, REGISTRY, n=1, cutoff=0.0)[0]
+        near = nearest(kind, REGISTRY)
         key = f"config.objectives.{name}" + (f".kind={kind!r}" if kind != name else "")
         raise UserError(
             f"{key}: there is no such kind of objective; the nearest is {near!r}. An entry of "
@@ -141,10 +155,9 @@ def kind_of(name: str, entry: Mapping[str, Any]) -> str:
     return kind
 
 
-def options(kind: str) -> dict[str, Any]:
-    """The own config keys of a kind of objective with their defaults."""
-    parameters = inspect.signature(REGISTRY[kind]).parameters
-    return {key: p.default for key, p in parameters.items() if key not in _GIVEN}
+def keys_at(kind: str) -> Keys:
+    """The config keys of a kind of objective."""
+    return COMMON + keys_of(REGISTRY[kind], skip=_GIVEN)
 
 
 def build(
@@ -161,14 +174,9 @@ def build(
     result = {}
     for name in sorted(config):
         kind = kind_of(name, config[name])
-        known, values = options(kind), dict(config[name])
-        weight = values.pop("weight")
-        values.pop("kind", None)
-        for key in values.keys() - known.keys():
-            near = difflib.get_close_matches(key, ["weight", *known], n=1, cutoff=0.0)[0]
-            raise UserError(
-                f"config.objectives.{name}.{key}: no such key; the nearest is {near!r}."
-            )
+        values = {find(keys_at(kind), f"objectives.{name}.{key}").name: x
+                  for key, x in config[name].items()}  # fmt: skip
+        weight, _ = values.pop("weight"), values.pop("kind", None)
         given = {"name": name, "vocabulary": vocabulary or placeholder(), "model": model}
         wanted = inspect.signature(REGISTRY[kind]).parameters
         values |= {key: value for key, value in given.items() if key in wanted}

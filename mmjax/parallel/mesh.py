@@ -23,7 +23,13 @@ BATCH = ("data", "fsdp")
 def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
-    """Builds the mesh of (`data`, `fsdp`, `tensor`); one size may be -1, "all that remain".
+    """Builds the mesh; one size may be -1, "all that remain".
+
+    Args:
+      data: Replicas; -1: all remaining devices.
+      fsdp: Devices that split parameters and batch.
+      tensor: Devices that split heads and hidden units.
+      devices: to lay it on; None: all.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices, or `data` to that of slices.

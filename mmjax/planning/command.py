@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from mmjax import config as config_lib
 from mmjax import config_check
 from mmjax.errors import UserError
 from mmjax.planning.plan import Plan, make_plan
@@ -92,20 +93,15 @@ def variants(config: ConfigDict, sweep: str) -> dict[str, ConfigDict]:
 
 def set_key(config: ConfigDict, path: str, value: str) -> None:
     """Sets the key at `path` to `value` read as the key's type."""
-    kind = config_check.key_of(path).type()
+    key = config_lib.key_of(path, config)
     parents, _, leaf = path.rpartition(".")
     node = config
     for parent in filter(None, parents.split(".")):
         if parent not in node:
             raise UserError(f"--sweep={path}: this config has no {parents}.")
         node = node[parent]
-    try:
-        with config.unlocked():  # an option of an objective may still be at its default
-            node[leaf] = kind(value)
-    except ValueError as error:
-        raise UserError(
-            f"--sweep={path}: {value!r} is no {kind.__name__}, which {path} is."
-        ) from error
+    with config.unlocked():  # an option of an objective may still be at its default
+        node[leaf] = key.parse(path, value)
 
 
 def describe(console: Console, plan: Plan) -> None:

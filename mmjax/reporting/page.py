@@ -6,12 +6,13 @@ from typing import Any
 import jinja2
 from ml_collections import ConfigDict
 
-from mmjax import config_check
+from mmjax import config as config_lib
 from mmjax.errors import UserError
 from mmjax.reporting import curves, pictures
 from mmjax.reporting.history import Series, groups, read_history, read_times
 from mmjax.runs.checkpoint import checkpoint_steps
 from mmjax.runs.workdir import read_config, workdir_path
+from mmjax.schema import REQUIRED, leaves
 
 
 def run(workdir: str, output: str | None = None) -> Path:
@@ -76,9 +77,9 @@ def duration(seconds: float) -> str:
 def differences(config: ConfigDict) -> list[tuple[str, Any, Any]]:
     """(key, value, default) of the keys whose value is not the default."""
     rows = []
-    for path, value in config_check.leaves(config):
-        default = config_check.key_of(path).default
-        default = "" if isinstance(default, type) else default  # it has none
+    for path, value in leaves(config):
+        default = config_lib.key_of(path, config).default
+        default = "" if default is REQUIRED else default
         if value != default:
             rows.append((path, value, default))
     return rows

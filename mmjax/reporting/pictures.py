@@ -9,7 +9,9 @@ from PIL import Image
 
 from mmjax.data import open_source
 from mmjax.evaluation.embed import Embedder, on_mesh
+from mmjax.evaluation.spec import source_of
 from mmjax.runs.workdir import restore_for_inference
+from mmjax.schema import kind_of
 
 PICTURES, CANDIDATES, FOUND = 8, 512, 5
 
@@ -29,11 +31,11 @@ def retrievals(workdir: str) -> tuple[str, list[Sample]]:
     evenly spread.
     """
     config, model, params, tokenizer = restore_for_inference(workdir)
-    specs = {n: spec for n, spec in config.evals.items() if spec.task == "retrieval"}
+    specs = {n: spec for n, spec in config.evals.items() if kind_of(n, spec) == "retrieval"}
     if not specs:
         return "", []
     name, spec = sorted(specs.items())[0]
-    source = open_source(spec, name)
+    source = open_source(source_of(spec), name)
     first = range(min(CANDIDATES, len(source)))
     texts = list(dict.fromkeys(caption for i in first for caption in source.captions(i)))
     # A picture that cannot be read is no reason to have no page.

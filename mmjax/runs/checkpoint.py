@@ -7,9 +7,10 @@ of (seed, step). Teachers are not in it: they are read from their source again.
 """
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +28,27 @@ from mmjax.errors import UserError
 FOLDER = "checkpoints"
 
 
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The keys of `config.checkpoint`.
+
+    Attributes:
+      every: Steps between checkpoints; the last step always has one.
+      keep: Newest checkpoints kept.
+      keep_every: Those of multiples of this many steps are kept, too; 0: none.
+      best: NAME/METRIC of an evaluation whose best checkpoint is kept, too.
+      best_is: Which value of that metric is best.
+    """
+
+    every: int = 1_000
+    keep: int = 3
+    keep_every: int = 0
+    best: str = ""
+    best_is: Literal["largest", "smallest"] = "largest"
+
+
 class Checkpoints:
-    """The checkpoints of one run, in WORKDIR/checkpoints/STEP."""
+    """The checkpoints of one run, in WORKDIR/checkpoints/STEP; `config` is config.checkpoint."""
 
     def __init__(self, workdir: epath.Path, config: ConfigDict):
         self._folder = workdir / FOLDER

@@ -1,5 +1,6 @@
 """Where the numbers of a run go: metrics.jsonl always, TensorBoard, W&B, and a line for the eye."""
 
+import dataclasses
 import json
 import time
 import uuid
@@ -11,6 +12,25 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from mmjax.parallel.hardware import peak_flops
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """The keys of `config.log`.
+
+    Attributes:
+      every: Steps between log lines.
+      watchdog: Seconds without progress after which the log names host, step and phase; 0: never.
+      gradient_norms: Log the gradient's norm of each objective, too: a backward pass each.
+      tensorboard: Write TensorBoard events into the workdir.
+      wandb: Weights & Biases project to log to; '': none.
+    """
+
+    every: int = 50
+    watchdog: float = 600.0
+    gradient_norms: bool = False
+    tensorboard: bool = True
+    wandb: str = ""
 
 
 class MetricWriter:

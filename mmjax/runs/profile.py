@@ -1,5 +1,6 @@
 """XProf traces of a few steps: what the devices and the host did, for TensorBoard's profiler."""
 
+import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
@@ -8,9 +9,22 @@ import jax
 from absl import logging
 from etils import epath
 
+from mmjax.errors import UserError
 from mmjax.runs.goodput import Clock
 
 FOLDER = "profile"
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """The keys of `config.profile`.
+
+    Attributes:
+      steps: FIRST:END, as 10:15: the XProf trace of the steps from FIRST up to, without, END goes
+        into WORKDIR/profile; '': none.
+    """
+
+    steps: str = ""
 
 
 class Profiler:
@@ -57,10 +71,12 @@ class Profiler:
 
 
 def parse(steps: str) -> tuple[int, int]:
-    """(FIRST, END) of "FIRST:END"; (0, 0) of "". ValueError: it is anything else."""
+    """(FIRST, END) of "FIRST:END"; (0, 0) of "". UserError: it is anything else."""
     if not steps:
         return 0, 0
     first, _, end = steps.partition(":")
-    if not 1 <= int(first) < int(end):
-        raise ValueError(f"{first} is not before {end}")
+    if not (first.isdigit() and end.isdigit() and 1 <= int(first) < int(end)):
+        raise UserError(
+            f"config.profile.steps={steps!r} should be FIRST:END with 1 <= FIRST < END, as 10:15."
+        )
     return int(first), int(end)

@@ -15,15 +15,19 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from mmjax import config as config_lib
-from mmjax import config_check, data, models
+from mmjax import data, models
+from mmjax.core.optim import Optim
+from mmjax.data.keys import KEYS as DATA
 from mmjax.data.lengths import Lengths, keep_lengths, read_lengths
 from mmjax.errors import UserError
 from mmjax.models import Graph
+from mmjax.models import keys as model_keys
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
 from mmjax.runs.checkpoint import checkpoint_steps, restore_params
 from mmjax.runs.lock import locked
+from mmjax.runs.upgrades import dump, load
+from mmjax.schema import entry, keys_of
 
 COMMAND = "command.txt"  # that the run was last started or resumed with, for model cards
 
@@ -35,21 +39,30 @@ def workdir_path(workdir: str | epath.PathLike) -> epath.Path:
 
 
 def open_workdir(
-    workdir: epath.Path, config: ConfigDict, cleanup: contextlib.ExitStack, command: str = ""
+    workdir: epath.Path,
+    config: ConfigDict,
+    cleanup: contextlib.ExitStack,
+    check_resume: Callable[[ConfigDict], None],
+    command: str = "",
 ) -> None:
     """Makes and locks the workdir and writes config.json, or checks the run that is there.
 
-    `command` is kept in command.txt, for the model card. Before the first checkpoint nothing
-    depends on the config, so it may still be mended. `cleanup` unlocks the workdir in the end.
+    Args:
+      workdir: the folder.
+      config: of the run.
+      cleanup: unlocks the workdir in the end.
+      check_resume: raises UserError if the run may not go on from that of an earlier config. Before
+        the first checkpoint nothing depends on the config, so it may still be mended.
+      command: is kept in command.txt, for the model card.
 
-    UserError: it cannot be reached or written, another job is at it, or it holds a run whose config
-    differs in what may not change.
+    Raises:
+      UserError: it cannot be reached or written, another job is at it, or `check_resume`.
     """
     path = workdir / "config.json"
     try:
         begun = bool(checkpoint_steps(workdir))
         if begun:
-            config_check.validate_resume(read_config(workdir), config, workdir)
+            check_resume(read_config(workdir))
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
             cleanup.enter_context(locked(workdir))
@@ -61,7 +74,7 @@ def open_workdir(
                 ):  # made from the old config's data
                     (workdir / stale).rmtree(missing_ok=True)
             temporary = workdir / "config.json.tmp"
-            temporary.write_text(config_lib.to_json(config))
+            temporary.write_text(dump(config))
             temporary.replace(path)
             if command:
                 (workdir / COMMAND).write_text(command + "\n")
@@ -76,14 +89,21 @@ def open_workdir(
 
 
 def read_config(workdir: epath.Path) -> ConfigDict:
-    """The config of the run in `workdir`; UserError if there is none."""
+    """The config of the run in `workdir`; UserError if there is none.
+
+    The keys of `model`, `data` and `optim` that are newer than the run have their defaults.
+    """
     path = epath.Path(workdir) / "config.json"
     try:
-        return config_lib.from_json(path.read_text())
+        config = load(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{workdir} is not a workdir of a run: {path} is missing.") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}): restore it from a copy.") from error
+    config.model = model_keys.complete(config.model)
+    for section, keys in (("data", DATA), ("optim", keys_of(Optim))):
+        config[section] = entry(keys, config[section])
+    return config
 
 
 def workdir_tokenizer(

@@ -26,6 +26,7 @@ from mmjax.data import BadRecord, Record, Source
 from mmjax.data.draw import Draw
 from mmjax.data.modalities import Column, Modality
 from mmjax.errors import UserError
+from mmjax.teachers.source import Fingerprint
 
 RECORD = "teacher.json"
 SHARD_ROWS = 1 << 16
@@ -72,12 +73,12 @@ class Cached(Modality):
             raise BadRecord(f"{record.key} was of no use to the teacher in {self.folder}")
         return found
 
-    def check_data(self, record: Mapping[str, Any], views: int) -> None:
+    def check_data(self, record: Mapping[str, Any], copies: int) -> None:
         """UserError: the embeddings are not of the data that `record` describes."""
         stored = self.record["data"]
         for key, what in (("seed", "config.seed"), ("augment", "config.data.augment")):
             if stored[key] != record[key]:
-                raise self._wrong(f"are of views with {what}={stored[key]}, not {record[key]}")
+                raise self._wrong(f"are of copies with {what}={stored[key]}, not {record[key]}")
         names = [[source["name"] for source in data["sources"]] for data in (stored, record)]
         if names[0] != names[1]:
             raise self._wrong(f"are of the sources {names[0]}, not {names[1]}")
@@ -87,18 +88,18 @@ class Cached(Modality):
                     f"are of other records in data.train.{now['name']} ({was['records']:,} then, "
                     f"{now['records']:,} now)"
                 )
-        if not 0 < views <= stored["views"]:
+        if not 0 < copies <= stored["views"]:
             raise UserError(
-                f"{self.folder} holds {stored['views']} views of each example, and config.data."
-                f"views={views}: set it to {stored['views']} or fewer, so that views repeat."
+                f"{self.folder} holds {stored['views']} copies of each example, and config.data."
+                f"copies={copies}: set it to {stored['views']} or fewer, so that copies repeat."
             )
 
-    def check_teacher(self, mark: str, source: str) -> None:
+    def check_teacher(self, mark: Fingerprint, source: str) -> None:
         """UserError: the embeddings are not of the teacher with this fingerprint."""
-        if self.teacher != mark:
+        if not mark.matches(self.teacher):
             raise self._wrong(
                 f"are of another teacher ({self.record['source']}, {self.teacher}) than "
-                f"config.teachers.{self.name}.source={source!r} ({mark})"
+                f"config.teachers.{self.name}.source={source!r} ({mark.mark})"
             )
 
     def _row(self, output: str, row: int) -> np.ndarray:
@@ -134,12 +135,12 @@ def open_cached(folder: str, name: str, dtype: str) -> Cached:
 
 
 def data_record(config: ConfigDict, sources: Sequence[Source]) -> dict[str, Any]:
-    """What decides which example and view a row is: seed, augmentation, and the sources."""
+    """What decides which example and copy a row is: seed, augmentation, and the sources."""
     named = zip(sorted(config.data.train), sources, strict=True)
     augment = config.data.augment.to_dict()
     return {
         "seed": config.seed,
-        "views": config.data.views,
+        "views": config.data.copies,
         "augment": json.loads(json.dumps(augment)),  # tuples as lists, as they are read again
         "sources": [
             {"name": name, "records": len(source), "captions": _sample(source)}

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mmjax import config_check, data, models
+from mmjax import data, models
 from mmjax.core.views import run_plain
 from mmjax.data import Address, BadRecord, Source
 from mmjax.data.draw import Draw
@@ -31,7 +31,7 @@ from mmjax.models import Graph
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.runs.workdir import make_tokenizer
 from mmjax.teachers import cached
-from mmjax.teachers.source import fingerprint
+from mmjax.teachers.source import Fingerprint, fingerprint
 from mmjax.teachers.teacher import EMBEDS, Teacher, open_teachers
 
 console = Console(highlight=False)
@@ -40,20 +40,18 @@ console = Console(highlight=False)
 def embed(config: ConfigDict, output: str) -> None:
     """Writes OUTPUT/NAME for every teacher of the config that has a source.
 
-    UserError: the config has no such teacher or no number of views, or a folder there holds other
+    UserError: the config has no such teacher or no number of copies, or a folder there holds other
     embeddings.
     """
-    config_check.validate(config)
-    if config.data.views < 1:
+    if config.data.copies < 1:
         raise UserError(
-            "config.data.views=0 shows every example anew each epoch: set how many to embed, "
-            "e.g. config.data.views=8, here and in training."
+            "config.data.copies=0 shows every example anew each epoch: set how many copies to "
+            "embed, e.g. config.data.copies=8, here and in training."
         )
     teachers = [t for t in open_teachers(config) if t.weights is not None]
     if not teachers:
         raise UserError("config.teachers has no teacher with a source to embed with.")
     mesh = mesh_lib.make_mesh(**config.mesh)
-    config_check.validate_on_mesh(config, dict(mesh.shape))
     with jax.set_mesh(mesh):
         sources = data.open_sources(config.data.train)
         start = config.init_from.source
@@ -75,8 +73,9 @@ def _embed(
     model, params = models.from_config(teacher.weights.config.model), teacher.read(mesh)
     outputs = tuple(name for name in EMBEDS if name in model.outputs())
     scalars = {"logit/scale": float(params["logit_scale"])} if "logit_scale" in params else {}
+    mark = fingerprint(teacher.weights.config, params)
     record = {
-        "teacher": fingerprint(teacher.weights.config, params),
+        "teacher": mark.mark,
         "source": teacher.weights.source,
         "dtype": teacher.dtype,
         "outputs": {name: teacher.weights.config.model.embed_dim for name in outputs},
@@ -84,8 +83,8 @@ def _embed(
         "shard_rows": cached.SHARD_ROWS,
         "data": cached.data_record(config, sources),
     }
-    rows = config.data.views * sum(map(len, sources))
-    if not _begin(folder, record):
+    rows = config.data.copies * sum(map(len, sources))
+    if not _begin(folder, record, mark):
         console.print(f"{folder} is complete: {rows:,} rows of {record['source']}")
         return
     read = tuple(teacher.modalities(config, tokenizer).values())
@@ -168,12 +167,13 @@ class _Copies:
             return None
 
 
-def _begin(folder: Path, record: dict[str, Any]) -> bool:
+def _begin(folder: Path, record: dict[str, Any], mark: Fingerprint) -> bool:
     """Whether there is anything to do; UserError: the folder holds other embeddings."""
     complete = folder / cached.RECORD
     part = complete.with_suffix(".part")
     for path in (complete, part):
-        if path.exists() and json.loads(path.read_text()) != record:
+        found = json.loads(path.read_text()) if path.exists() else record
+        if not mark.matches(found["teacher"]) or {**found, "teacher": mark.mark} != record:
             raise UserError(
                 f"{folder} holds embeddings of another teacher, other data or other copies: name "
                 "another --output, or remove it."

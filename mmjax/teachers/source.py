@@ -1,19 +1,20 @@
 """Where a teacher's parameters come from, and a fingerprint that tells one teacher from another."""
 
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from mmjax import config as config_lib
 from mmjax import models
+from mmjax.data.keys import PREPROCESS
 from mmjax.errors import UserError
 from mmjax.interop import pretrained
 from mmjax.interop.formats import Weights
-from mmjax.models import zoo
+from mmjax.models import keys, zoo
 from mmjax.params import path_string
 from mmjax.runs.checkpoint import checksum
+from mmjax.schema import TRAINING_ONLY, entry
 
 RANDOM = "random:"
 
@@ -30,24 +31,46 @@ def open_source(source: str, key: str, run: ConfigDict) -> Weights:
         raise UserError(f"{key}.source={source!r}: {error}") from error
 
 
-def fingerprint(config: ConfigDict, params: Any) -> str:
-    """16 hexadecimal digits of every bit of the parameters, and of what is done with them.
+class Fingerprint(NamedTuple):
+    """`mark` tells one teacher from another; `before` is what records of version 0 call it."""
+
+    mark: str
+    before: str
+
+    def matches(self, recorded: str) -> bool:
+        return recorded in self
+
+
+def fingerprint(config: ConfigDict, params: Any) -> Fingerprint:
+    """Of every bit of the parameters, and of all keys that say what is computed with them.
 
     The same on any number of devices and hosts: sums of integers, whatever their order.
     """
-    image, text = config.model.image, config.model.text
+    used = [
+        f"{path}={value!r}"
+        for path, key, value in keys.of_model(config.model)
+        if not key.resumable and TRAINING_ONLY not in key.marks
+    ]
+    sums = jax.jit(lambda tree: jax.tree.map(checksum, tree))(params)
+    lines = [
+        f"{path_string(path)} {int(value)}\n"
+        for path, value in jax.tree_util.tree_leaves_with_path(sums)
+    ]
+    digest = hashlib.sha256("\n".join([*used, *lines]).encode())
+    return Fingerprint(f"1:{digest.hexdigest()[:16]}", _version_0(config.model, lines))
+
+
+def _version_0(model: ConfigDict, lines: list[str]) -> str:
+    """The mark in teachers.json and teacher.json of mmjax up to config.json's version 0."""
+    image, text = model.image, model.text
     use = (image.size, image.mean, image.std, image.activation, text.context_length,
            text.activation, text.causal)  # fmt: skip
-    digest = hashlib.sha256(repr(use).encode())
-    sums = jax.jit(lambda tree: jax.tree.map(checksum, tree))(params)
-    for path, value in jax.tree_util.tree_leaves_with_path(sums):
-        digest.update(f"{path_string(path)} {int(value)}\n".encode())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256("".join([repr(use), *lines]).encode()).hexdigest()[:16]
 
 
 def _random(source: str, run: ConfigDict) -> Weights:
-    config = config_lib.default()
-    config.model = zoo.config(source.removeprefix(RANDOM))
+    model = zoo.config(source.removeprefix(RANDOM))
+    config = ConfigDict({"model": model, "data": entry(PREPROCESS)})
     config.model.text.vocab_size = max(
         config.model.text.vocab_size, run.model.text.vocab_size
     )  # fmt: skip

@@ -8,7 +8,7 @@ batch that `mmjax embed` wrote. The objectives cannot tell which.
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,29 @@ from mmjax.interop.formats import Weights
 from mmjax.models import Graph
 from mmjax.objectives.registry import PLAIN, frozen_of, teacher_of
 from mmjax.parallel import rules
+from mmjax.schema import RESUMABLE
 from mmjax.teachers.cached import Cached, data_record, open_cached
-from mmjax.teachers.source import fingerprint, open_source
+from mmjax.teachers.source import Fingerprint, fingerprint, open_source
 
 EMBEDS = ("image/embed", "text/embed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """The keys of `config.teachers.NAME`.
+
+    Attributes:
+      source: Weights: whatever mmjax.load takes (a workdir, folder, file, hub name), or
+        random:ARCHITECTURE for plans and smoke runs.
+      cached: Folder that mmjax embed wrote, in place of running it; '': it runs in the step.
+      dtype: What its embeddings are rounded to, cached or not.
+      start: The student starts from it: every k-th layer, the leading heads and channels.
+    """
+
+    source: Annotated[str, RESUMABLE] = ""
+    cached: Annotated[str, RESUMABLE] = ""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    start: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,24 +217,24 @@ class Teacher:
         model = models.from_config(self.weights.config.model)
         return self.weights.read(with_shardings(model_shapes(model), mesh))
 
-    def load(self, mesh: jax.sharding.Mesh) -> tuple[Any, str]:
+    def load(self, mesh: jax.sharding.Mesh) -> tuple[Any, Fingerprint]:
         """(its part of the train state, fingerprint of the teacher).
 
         UserError: the cached embeddings are of another teacher than `source`.
         """
-        params = None
+        mark = None
         if self.weights is not None:
             params = self.read(mesh)
             mark = fingerprint(self.weights.config, params)
-        if self.cached is None:
-            return params, mark
-        if self.weights is not None:
+            if self.cached is None:
+                return params, mark
             self.cached.check_teacher(mark, self.weights.source)
+        assert self.cached is not None
         scalars = {
             name: jax.device_put(np.float32(self.cached.scalars[name]), x.sharding)
             for name, x in self.abstract(mesh).items()
         }
-        return scalars, self.cached.teacher
+        return scalars, mark or Fingerprint(self.cached.teacher, self.cached.teacher)
 
 
 def open_teachers(config: ConfigDict) -> tuple[Teacher, ...]:
@@ -242,7 +261,7 @@ def check_data(teachers: Sequence[Teacher], config: ConfigDict, sources: Sequenc
     cached = [teacher.cached for teacher in teachers if teacher.cached is not None]
     record = data_record(config, sources) if cached else {}
     for embeddings in cached:
-        embeddings.check_data(record, config.data.views)
+        embeddings.check_data(record, config.data.copies)
 
 
 def model_shapes(model: Graph) -> Any:
@@ -271,16 +290,18 @@ def _open(name: str, config: ConfigDict) -> Teacher:
     return Teacher(name, spec.dtype, weights, models.from_config(weights.config.model), None)
 
 
-def _check_record(path: epath.Path, marks: dict[str, str]) -> None:
+def _check_record(path: epath.Path, marks: dict[str, Fingerprint]) -> None:
+    record = {name: mark.mark for name, mark in marks.items()}
     if path.exists():
         before = json.loads(path.read_text())
         for name, mark in marks.items():
-            if before.get(name, mark) != mark:
+            if not mark.matches(before.get(name, mark.mark)):
                 raise UserError(
                     f"config.teachers.{name} is not the teacher that {path.parent} began with "
-                    f"(fingerprint {mark}, not {before[name]}): give it back, or start in another "
-                    "--workdir."
+                    f"(fingerprint {mark.mark}, not {before[name]}): give it back, or start in "
+                    "another --workdir."
                 )
+        record |= {name: before[name] for name in marks.keys() & before.keys()}
     multihost_utils.sync_global_devices("teachers")
     if jax.process_index() == 0:
-        path.write_text(json.dumps(marks, indent=2, sort_keys=True) + "\n")
+        path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")

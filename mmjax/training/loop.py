@@ -82,7 +82,8 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
             for name, source in zip(sorted(config.data.train), sources, strict=True):
                 modality.check(source, config.data.train[name], f"config.data.train.{name}")
         check_data(parts.teachers, config, sources)
-        open_workdir(folder, config, cleanup, command)
+        check_resume = functools.partial(config_check.validate_resume, new=config, workdir=folder)
+        open_workdir(folder, config, cleanup, check_resume, command)
         of_weights = weights.tokenizer if weights else None
         load = functools.cache(lambda: workdir_tokenizer(folder, config, sources, of_weights))
         tokenizer = load() if "text" in config.model.towers else None

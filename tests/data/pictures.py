@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mmjax.data import Augment
+
+AS_IT_IS = Augment(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))  # of an upright square picture
+
 
 def picture(number: int, height: int = 40, width: int = 48, mode: str = "RGB") -> np.ndarray:
     """A smooth picture that only this number has, uint8."""

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from pictures import encode, picture
+from pictures import AS_IT_IS, encode, picture
 from PIL import Image
 
 from mmjax.data import Augment, BadRecord, train_transform
@@ -14,6 +14,11 @@ from mmjax.data.images import WHITE
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def augment(**changes) -> Augment:
+    """These strengths and no others."""
+    return dataclasses.replace(AS_IT_IS, **changes)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -29,10 +34,10 @@ def detailed(height: int, width: int) -> np.ndarray:
     return np.clip(pixels, 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-def test_the_defaults_change_nothing_but_the_size():
+def test_strengths_of_zero_change_nothing_but_the_size():
     image = picture(1, 64, 64)
-    np.testing.assert_array_equal(train_transform(image, rng(), 64, Augment()), image)
-    np.testing.assert_array_equal(train_transform(encode(image), rng(), 64, Augment()), image)
+    np.testing.assert_array_equal(train_transform(image, rng(), 64, AS_IT_IS), image)
+    np.testing.assert_array_equal(train_transform(encode(image), rng(), 64, AS_IT_IS), image)
 
 
 @pytest.mark.parametrize("side", [70, 96, 128, 150, 200, 300, 600])
@@ -46,12 +51,12 @@ def test_shrinking_is_antialiased(side):
     for box, least in ((whole, 34), (turned, 30)):
         assert psnr(warp(image, box, (side, side), 64, WHITE), expected) > least
     jpeg = encode(image, "JPEG", quality=100, subsampling=0)
-    assert psnr(train_transform(jpeg, rng(), 64, Augment()), expected) > 28
+    assert psnr(train_transform(jpeg, rng(), 64, AS_IT_IS), expected) > 28
 
 
 def test_flip_mirrors_half_of_the_views():
     image = picture(2, 64, 64)
-    views = [train_transform(image, rng(s), 64, Augment(flip=0.5)) for s in range(200)]
+    views = [train_transform(image, rng(s), 64, augment(flip=0.5)) for s in range(200)]
     mirrored = [np.array_equal(view, image[:, ::-1]) for view in views]
     assert all(m or np.array_equal(v, image) for m, v in zip(mirrored, views, strict=True))
     assert 70 < sum(mirrored) < 130
@@ -59,7 +64,7 @@ def test_flip_mirrors_half_of_the_views():
 
 def test_rotation_turns_about_the_centre():
     image = picture(3, 65, 65)
-    view = train_transform(image, rng(4), 65, Augment(rotate=40.0))
+    view = train_transform(image, rng(4), 65, augment(rotate=40.0))
     angle = rng_angle(4)
     expected = Image.fromarray(image).rotate(angle, Image.Resampling.BILINEAR, fillcolor=WHITE)
     assert psnr(view[12:53, 12:53], np.asarray(expected)[12:53, 12:53]) > 35
@@ -95,15 +100,15 @@ def test_crops_have_the_asked_area_and_shape():
 
 def test_crops_above_one_show_background():
     image = np.zeros((40, 40, 3), np.uint8)
-    view = train_transform(image, rng(), 80, Augment(crop_scale=(4.0, 4.0)))
+    view = train_transform(image, rng(), 80, augment(crop_scale=(4.0, 4.0)))
     assert abs((view == 255).mean() - 0.75) < 0.02
 
 
 def test_transparent_pictures_lie_on_the_background():
     image = np.zeros((32, 32, 4), np.uint8)
-    assert (train_transform(image, rng(), 32, Augment()) == 255).all()
+    assert (train_transform(image, rng(), 32, AS_IT_IS) == 255).all()
     colours = {
-        tuple(train_transform(image, rng(s), 32, Augment(background="random"))[0, 0].tolist())
+        tuple(train_transform(image, rng(s), 32, augment(background="random"))[0, 0].tolist())
         for s in range(20)
     }
     assert len(colours) == 20
@@ -117,7 +122,7 @@ def test_colour_changes_are_those_of_pillow(name):
     image = (picture(5, 32, 32) // 3 + 60).astype(np.uint8)
     enhance = {"brightness": "Brightness", "contrast": "Contrast", "saturation": "Color"}[name]
     for seed in range(5):
-        found = train_transform(image, rng(seed), 32, Augment(**{name: 0.4}))
+        found = train_transform(image, rng(seed), 32, augment(**{name: 0.4}))
         generator = rng(seed)
         train_geometry(generator)
         if name != "brightness":
@@ -143,7 +148,7 @@ def test_hue_turns_the_circle_and_keeps_the_luma():
 
 
 def test_grayscale_has_equal_channels():
-    view = train_transform(picture(6, 32, 32), rng(), 32, Augment(grayscale=1.0))
+    view = train_transform(picture(6, 32, 32), rng(), 32, augment(grayscale=1.0))
     assert np.ptp(view.astype(int), axis=2).max() <= 1
     expected = np.asarray(Image.fromarray(picture(6, 32, 32)).convert("L")).astype(int)
     assert np.abs(view[..., 0] - expected).max() <= 1
@@ -165,10 +170,10 @@ def test_a_view_is_a_function_of_its_generator():
 def test_every_field_does_something(field):
     image = np.dstack([picture(8), np.full((40, 48), 128, np.uint8)])
     on = {"crop_scale": (0.3, 0.5), "crop_ratio": (0.5, 0.6), "background": "random", "rotate": 30}
-    changed = Augment(**{field: on.get(field, 0.4)})
+    changed = augment(**{field: on.get(field, 0.4)})
     differ = [
         not np.array_equal(
-            train_transform(image, rng(s), 32, Augment()),
+            train_transform(image, rng(s), 32, AS_IT_IS),
             train_transform(image, rng(s), 32, changed),
         )
         for s in range(10)
@@ -186,4 +191,4 @@ def test_odd_pictures_do_no_harm(height, width):
 
 def test_no_picture_is_a_bad_record():
     with pytest.raises(BadRecord):
-        train_transform(b"nothing", rng(), 32, Augment())
+        train_transform(b"nothing", rng(), 32, AS_IT_IS)

@@ -88,17 +88,17 @@ def test_both_kinds_of_permutation_are_whole(length):
         assert abs(np.corrcoef(found, range(length))[0, 1]) < 5 / np.sqrt(length)
 
 
-@pytest.mark.parametrize(("length", "run"), [(1, 4), (7, 8), (64, 8), (67, 8), (20_011, 64)])
-def test_runs_are_a_permutation_of_neighbours(length, run):
-    order = Order([length], [1.0], seed=2, runs=[run])
+@pytest.mark.parametrize(("length", "block"), [(1, 4), (7, 8), (64, 8), (67, 8), (20_011, 64)])
+def test_blocks_are_a_permutation_of_neighbours(length, block):
+    order = Order([length], [1.0], seed=2, blocks=[block])
     for epoch in range(2):
         found = [order(epoch * length + n).index for n in range(length)]
         assert sorted(found) == list(range(length))
-        whole = length // run * run
-        runs = [{i // run for i in found[n : n + run]} for n in range(0, whole, run)]
-        assert all(len(one) == 1 for one in runs)
+        whole = length // block * block
+        blocks = [{i // block for i in found[n : n + block]} for n in range(0, whole, block)]
+        assert all(len(one) == 1 for one in blocks)
     if length >= 64:
-        first = [order(n).index for n in range(0, length // run * run, run)]
-        assert [i // run for i in first] != sorted(i // run for i in first)
-        inside = [order(n).index % run for n in range(run)]
+        first = [order(n).index for n in range(0, length // block * block, block)]
+        assert [i // block for i in first] != sorted(i // block for i in first)
+        inside = [order(n).index % block for n in range(block)]
         assert inside != sorted(inside)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from reading import reads, settings
 
 from mmjax import config as config_lib
-from mmjax import config_check, models, objectives
+from mmjax import models, objectives
 from mmjax.data import open_source, packing, train_batches, train_order
 from mmjax.errors import UserError
 
@@ -131,4 +131,4 @@ def test_rows_of_several_texts_where_one_is_expected(changes, problem):
     goals = objectives.build(run.objectives, run.model)
     with pytest.raises(UserError, match=rf"config\.data\.pack=-?\d .*{problem}"):
         packing.check(run, goals)
-    assert config_check.key_of("data.pack").default == 0
+    assert config_lib.default().data.pack == 0

@@ -76,12 +76,12 @@ def test_an_epoch_reads_each_row_group_once(tmp_path, images, monkeypatch):
     write(tmp_path / "a.parquet", images)
     write(tmp_path / "b.parquet", images)
     source = open_source({"path": str(tmp_path)})
-    assert source.run == 4
+    assert source.block == 4
     opened = []
     real = parquet_module._open
     monkeypatch.setattr(parquet_module, "_open", lambda file: opened.append(file) or real(file))
     parquet_module._read_group.cache_clear()
-    order = Order([len(source)], [1.0], seed=0, runs=[source.run])
+    order = Order([len(source)], [1.0], seed=0, blocks=[source.block])
     seen = [source[order(n).index].parts["image"] for n in range(20)]
     assert sorted(seen) == sorted(images * 2)
     assert len(opened) <= 9, "6 row groups; runs of b.parquet lie across two each"

@@ -16,9 +16,9 @@ from mmjax.errors import UserError
         ({"path": ""}, "no path is given"),
         ({"path": "no/such/folder"}, "path no/such/folder does not exist"),
         ({"path": "no/such/*.tar"}, r"nothing at no/such/\*\.tar"),
-        ({"path": ".", "format": "webm"}, "no format 'webm'; use auto, tar, csv"),
+        ({"path": ".", "kind": "webm"}, "no kind 'webm'; use auto, tar, csv"),
         ({"path": "s3://bucket/a.csv"}, "csv is read from this machine only; copy s3://bucket"),
-        ({"path": "s3://bucket/a"}, "cannot tell the format of s3://bucket/a; name its shards"),
+        ({"path": "s3://bucket/a"}, "cannot tell the kind of s3://bucket/a; name its shards"),
         ({"path": "generated:3", "caption_weights": (1, 2)}, "a share for each of the 1 parts"),
         ({"path": "x", "filter": "open('x')"}, "filter=.* no Call"),
         ({"path": "x", "filter": "width >"}, "filter=.* is no expression"),
@@ -34,10 +34,10 @@ def test_folders_and_files_of_unknown_content(tmp_path):
     with pytest.raises(UserError, match=r"holds no \*\.tar"):
         open_source({"path": str(tmp_path)})
     (tmp_path / "a.xyz").write_text("?")
-    with pytest.raises(UserError, match="cannot tell the format"):
+    with pytest.raises(UserError, match="cannot tell the kind"):
         open_source({"path": str(tmp_path / "a.xyz")})
     with pytest.raises(UserError, match="is not a folder"):
-        open_source({"path": str(tmp_path / "a.xyz"), "format": "folder"})
+        open_source({"path": str(tmp_path / "a.xyz"), "kind": "folder"})
 
 
 def test_tar_captions_are_txt_or_json_fields(tmp_path):

@@ -18,8 +18,8 @@ from mmjax.interop import registry
 def evals(tmp_path):
     path = small_run.write_table(tmp_path, [[text] for text in small_run.captions(9)])
     return {
-        "pairs": config_lib.entry("evals", task="retrieval", path=path),
-        "held": config_lib.entry("evals", task="loss", path=path, batch_size=8),
+        "pairs": config_lib.entry("evals", kind="retrieval", path=path),
+        "held": config_lib.entry("evals", kind="loss", path=path, batch_size=8),
     }
 
 
@@ -94,11 +94,11 @@ def _check_files(results, as_json, as_csv, as_markdown):
 def test_a_suite_is_a_file_of_evaluators(tmp_path):
     path = small_run.write_table(tmp_path, [["a cat"], ["a dog"]])
     (tmp_path / "suite.yaml").write_text(
-        "coco: {task: retrieval, path: pairs.csv}\n"
-        "digits:\n  task: probe\n  path: tfds://mnist\n  shots: [1, 2]\n  allow_skips: true\n"
+        "coco: {kind: retrieval, path: pairs.csv}\n"
+        "digits:\n  kind: probe\n  path: tfds://mnist\n  shots: [1, 2]\n  allow_skips: true\n"
     )
     specs = command.choose({}, "suite", str(tmp_path / "suite.yaml"), ("batch_size=32",))
-    assert {name: spec.task for name, spec in specs.items()} == {
+    assert {name: spec.kind for name, spec in specs.items()} == {
         "coco": "retrieval", "digits": "probe",
     }  # fmt: skip
     assert specs["coco"].path == path
@@ -112,10 +112,15 @@ def test_a_suite_is_a_file_of_evaluators(tmp_path):
     [
         (None, r"suite\.yaml: cannot be read"),
         ("a: {", "is no YAML"),
-        ("a: retrieval", r"write NAME: \{task: …, path: …\}"),
-        ("a: {taks: loss}", r"evals\.a\.taks.*evals\.a\.task"),
-        ("a: {k: many}", r"evals\.a\.k='many': a int is wanted"),
-        ("a: {allow_skips: 3}", r"evals\.a\.allow_skips=3: a bool is wanted"),
+        ("a: retrieval", r"write NAME: \{kind: …, path: …\}"),
+        (
+            "a: {task: loss}",
+            r"evals\.a has no kind, .* set config\.evals\.a\.kind to one of .*loss",
+        ),
+        ("loss: {pth: b}", r"evals\.loss\.pth.*evals\.loss\.path"),
+        ("retrieval: {k: 3}", r"evals\.retrieval\.k: there is no such key"),
+        ("knn: {k: many}", r"evals\.knn\.k='many': a int is wanted"),
+        ("knn: {allow_skips: 3}", r"evals\.knn\.allow_skips=3: a bool is wanted"),
     ],
 )
 def test_a_suite_that_is_wrong_is_said(tmp_path, text, message):

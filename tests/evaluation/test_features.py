@@ -137,7 +137,7 @@ def folders(tmp_path_factory):
 def test_does_not_depend_on_batch_size_or_devices(folders, task, monkeypatch):
     monkeypatch.setattr(probe, "DECAYS", (1e-1, 1e-2))  # eight devices on two cores are slow
     _, _, params = small_run.run()
-    spec = {"task": task, **folders, "k": 3}
+    spec = {"kind": task, **folders, "k": 3}
     expected = build(spec | {"batch_size": 64})(params)
     assert (expected["examples"], expected["classes"], expected["top1"]) == (9, 2, 1.0)
     with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
@@ -148,7 +148,7 @@ def test_few_shot_probes_come_beside_the_full_one(folders, monkeypatch):
     monkeypatch.setattr(probe, "DECAYS", (1e-1, 1e-2))
     _, _, params = small_run.run()
     with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
-        metrics = build({"task": "probe", **folders, "shots": (1, 2)})(params)
+        metrics = build({"kind": "probe", **folders, "shots": (1, 2)})(params)
     assert {"1-shot/top1", "2-shot/mean_per_class_recall", "2-shot/weight_decay"} <= set(metrics)
     assert metrics["weight_decay"] in probe.DECAYS
 
@@ -157,13 +157,13 @@ def test_few_shot_probes_come_beside_the_full_one(folders, monkeypatch):
     ("change", "message"),
     [
         ({"train": ""}, "training and test set are the same: set train"),
-        ({"task": "knn", "k": 0}, "k must be 1 or more"),
+        ({"kind": "knn", "k": 0}, "k must be 1 or more"),
         ({"train": "nowhere"}, "the path nowhere does not exist"),
     ],
 )
 def test_what_cannot_be_probed_is_said(folders, change, message):
     with pytest.raises(UserError, match=message):
-        build({"task": "probe"} | folders | change)
+        build({"kind": "probe"} | folders | change)
 
 
 def test_folders_of_other_classes_are_refused(folders, tmp_path):
@@ -171,7 +171,7 @@ def test_folders_of_other_classes_are_refused(folders, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.jpg").write_bytes(jpeg(1))
     with pytest.raises(UserError, match="have other classes: class 1 is in one of them alone"):
-        build({"task": "knn", "path": folders["path"], "train": str(tmp_path)})
+        build({"kind": "knn", "path": folders["path"], "train": str(tmp_path)})
 
 
 def test_a_label_that_training_never_saw_is_named(tmp_path):
@@ -180,7 +180,7 @@ def test_a_label_that_training_never_saw_is_named(tmp_path):
     for split, labels in (("train", [0, 1, 0, 1]), ("test", [0, 4])):
         (tmp_path / split).mkdir()
         paths.append(small_run.write_table(tmp_path / split, [["a"]] * len(labels), labels))
-    spec = {"task": "knn", "path": paths[1], "train": paths[0], "label": "class"}
+    spec = {"kind": "knn", "path": paths[1], "train": paths[0], "label": "class"}
     with pytest.raises(
         UserError, match=r"1\.png has the label 4, but the training set's are 0 to 1"
     ):

@@ -24,9 +24,9 @@ def specs(tmp_path):
     (tmp_path / "classes.txt").write_text("red\nsea\ncat\n")
     classes = {"classes": str(tmp_path / "classes.txt"), "label": "class"}
     return {
-        "pairs": {"task": "retrieval", "path": table, "batch_size": 7},
-        "names": {"task": "classification", "path": table, "batch_size": 8, **classes},
-        "held": {"task": "loss", "path": table, "batch_size": 8},
+        "pairs": {"kind": "retrieval", "path": table, "batch_size": 7},
+        "names": {"kind": "classification", "path": table, "batch_size": 8, **classes},
+        "held": {"kind": "loss", "path": table, "batch_size": 8},
     }
 
 

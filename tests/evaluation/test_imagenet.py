@@ -28,7 +28,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 def build(spec):
     config, model, _ = small_run.run()
-    spec = {"task": "imagenet", "batch_size": 8} | spec
+    spec = {"kind": "imagenet", "batch_size": 8} | spec
     tokenizer = small_run.tokenizer()
     return evaluation.build("v", spec, config=config, model=model, tokenizer=tokenizer)
 

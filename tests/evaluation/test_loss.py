@@ -15,7 +15,7 @@ from mmjax.parallel.mesh import make_mesh
 def build(spec):
     config, model, _ = small_run.run()
     tokenizer = small_run.tokenizer()
-    spec = {"task": "loss"} | spec
+    spec = {"kind": "loss"} | spec
     return evaluation.build("held", spec, config=config, model=model, tokenizer=tokenizer)
 
 

@@ -18,7 +18,7 @@ from mmjax.parallel.mesh import make_mesh
 def build(spec):
     config, model, _ = small_run.run()
     tokenizer = small_run.tokenizer()
-    spec = {"task": "retrieval"} | spec
+    spec = {"kind": "retrieval"} | spec
     return evaluation.build("r", spec, config=config, model=model, tokenizer=tokenizer)
 
 
@@ -119,7 +119,7 @@ def test_trimmed_texts_give_the_same(table):
     assert build({"path": table})._tokens["text"].shape[1] == 8  # of 16
     config = config.copy_and_resolve_references()
     config.model.text.pool = "last"  # the tower looks at its padding: the full length
-    spec = {"task": "retrieval", "path": table}
+    spec = {"kind": "retrieval", "path": table}
     run = {"model": model, "tokenizer": small_run.tokenizer()}
     whole = evaluation.build("r", spec, config=config, **run)
     assert whole._tokens["text"].shape[1] == 16
@@ -156,6 +156,8 @@ def test_a_picture_without_caption_is_named(tmp_path):
         build({"path": table, "label": "class"})
 
 
-def test_unknown_task_is_named(table):
-    with pytest.raises(UserError, match=r"evals\.r\.task is one of .*retrieval.*'probing'"):
-        build({"path": table, "task": "probing"})
+def test_unknown_kind_is_named(table):
+    with pytest.raises(
+        UserError, match=r"evals\.r\.kind='probing': choose one of .*nearest: probe"
+    ):
+        build({"path": table, "kind": "probing"})

@@ -66,7 +66,7 @@ def test_it_is_evaluated_without_tensorflow(data_dir, tmp_path):
     config, model, params = small_run.run()
 
     def evaluate(path):
-        spec = {"task": "imagenet", "path": str(path), "templates": "plain", "subset": "all"}
+        spec = {"kind": "imagenet", "path": str(path), "templates": "plain", "subset": "all"}
         tokenizer = small_run.tokenizer()
         build = evaluation.build("v", spec, config=config, model=model, tokenizer=tokenizer)
         return build(params)

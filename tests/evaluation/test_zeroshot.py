@@ -19,7 +19,7 @@ from mmjax.parallel.mesh import make_mesh
 def build(spec):
     config, model, _ = small_run.run()
     tokenizer = small_run.tokenizer()
-    spec = {"task": "classification", "label": "class"} | spec
+    spec = {"kind": "classification", "label": "class"} | spec
     return evaluation.build("z", spec, config=config, model=model, tokenizer=tokenizer)
 
 

@@ -12,10 +12,10 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 from ml_collections import ConfigDict
+from mmjax.config_model import ignores_padding
 from open_clip_oracle import open_clip
 
 from mmjax import models
-from mmjax.config_model import ignores_padding
 from mmjax.data.tokenize import clip_tokenizer, train_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import formats, pretrained, registry, start

@@ -38,7 +38,7 @@ def run(start, tmp_path_factory):
     config.init_from.source = str(folder)
     config.data.tokenizer = "init_from"
     config.data.train.pairs = config_lib.entry("data.train", path="generated:16")
-    config.evals.all = config_lib.entry("evals", task="retrieval", path="generated:8", batch_size=8)
+    config.evals.all = config_lib.entry("evals", kind="retrieval", path="generated:8", batch_size=8)
     config.checkpoint.every = 1
     workdir = tmp_path_factory.mktemp("run") / "run"
     loop.train(config, str(workdir), command="mmjax train --config=x.py")

@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "run"
     config = config_lib.default()
     config.objectives.clip = config_lib.entry("objectives")
-    config.evals.held_out = config_lib.entry("evals", task="retrieval", path="generated:24")
+    config.evals.held_out = config_lib.entry("evals", kind="retrieval", path="generated:24")
     config = config_lib.smoke(config)
     config.model.image.unroll = config.model.text.unroll = False
     config.data.workers = 0

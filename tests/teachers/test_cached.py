@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from ml_collections import ConfigDict
 
 from mmjax import config as config_lib
 from mmjax import models
@@ -15,10 +16,12 @@ from mmjax.data import Address, BadRecord, Record, open_source, train_batches, t
 from mmjax.data.draw import Draw
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights
+from mmjax.models import keys
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
+from mmjax.schema import TRAINING_ONLY
 from mmjax.teachers import cached
-from mmjax.teachers.source import fingerprint
+from mmjax.teachers.source import Fingerprint, fingerprint
 from mmjax.teachers.teacher import Teacher
 
 D, VIEWS, SIZES = 6, 3, {"one": 5, "two": 7}
@@ -26,7 +29,7 @@ D, VIEWS, SIZES = 6, 3, {"one": 5, "two": 7}
 
 def config(**changes):
     result = config_lib.default()
-    result.data.views = VIEWS
+    result.data.copies = VIEWS
     for name, size in SIZES.items():
         result.data.train[name] = config_lib.entry("data.train", path=f"generated:{size}")
     result.update_from_flattened_dict(changes)
@@ -124,15 +127,15 @@ def test_cached_and_online_are_the_same_bits(folder):
         ({"seed": 1}, r"config\.seed=0, not 1: run mmjax embed"),
         ({"data.augment.flip": 0.1}, r"data\.augment=.*flip.*run mmjax embed"),
         ({"data.train.two.path": "generated:8"}, r"records in data\.train\.two \(7 then, 8 now\)"),
-        ({"data.views": 4}, r"holds 3 views .*data\.views=4: set it to 3"),
-        ({"data.views": 0}, r"holds 3 views .*data\.views=0: set it to 3"),
+        ({"data.copies": 4}, r"holds 3 copies .*data\.copies=4: set it to 3"),
+        ({"data.copies": 0}, r"holds 3 copies .*data\.copies=0: set it to 3"),
     ],
 )
 def test_other_data_and_views_are_refused(folder, changes, said):
     opened(folder).check_data(record_of(config()), VIEWS)
     wrong = config(**changes)
     with pytest.raises(UserError, match=said):
-        opened(folder).check_data(record_of(wrong), wrong.data.views)
+        opened(folder).check_data(record_of(wrong), wrong.data.copies)
 
 
 def test_another_order_of_the_records_is_refused(folder):
@@ -170,13 +173,49 @@ def test_a_teacher_is_known_by_every_bit_of_it():
     assert fingerprint(settings, params) != mark
 
 
+def test_records_of_version_0_know_their_teacher():
+    settings = tiny.config()
+    mark = fingerprint(settings, tiny.params(models.from_config(settings.model)))
+    assert mark.matches("bf441aa0a07af70f")  # what mmjax wrote then
+    assert not mark.matches("bf441aa0a07af70e")
+
+
+def other(key, value):
+    """Another value of a key."""
+    if key.choices:
+        return next(choice for choice in key.choices if choice != value)
+    if key.type is tuple:
+        return (*value, 1)
+    return "other" if key.type is str else (not value if key.type is bool else (value or 0) + 1)
+
+
+def test_every_key_that_changes_a_teacher_changes_its_mark():
+    """Of towers and fusions of every kind; the parameters are the same each time."""
+    for changes in (
+        {},
+        {"image.kind": "resnet"},
+        {"image.kind": "regions", "fusion.style": "concat"},
+    ):
+        settings = tiny.config()
+        settings.model.update_from_flattened_dict(changes)
+        whole = fingerprint(settings, {"x": np.ones(3)}).mark
+        for path, key, value in list(keys.of_model(settings.model)):
+            if path in ("towers", "image.kind", "fusion.style"):
+                continue  # whose keys are others
+            changed = ConfigDict({"model": settings.model.to_dict()})
+            changed.model.update_from_flattened_dict({path: other(key, value)})
+            same = fingerprint(changed, {"x": np.ones(3)}).mark == whole
+            assert same == (key.resumable or TRAINING_ONLY in key.marks), path
+
+
 def test_another_teacher_and_an_unfinished_folder_are_refused(folder, tmp_path):
     embeds = opened(folder)
-    embeds.check_teacher("0123456789abcdef", "runs/big")
+    embeds.check_teacher(Fingerprint("1:ab", "0123456789abcdef"), "runs/big")  # of version 0
+    embeds.check_teacher(Fingerprint("0123456789abcdef", "ab"), "runs/big")
     with pytest.raises(
         UserError, match=r"of another teacher \(runs/big, 0123.*source='runs/b' \(f"
     ):
-        embeds.check_teacher("fedcba9876543210", "runs/b")
+        embeds.check_teacher(Fingerprint("fedcba9876543210", ""), "runs/b")
     with pytest.raises(UserError, match=r"dtype='float32'.* are bfloat16"):
         cached.open_cached(folder, "big", "float32")
     (tmp_path / cached.RECORD).rename(tmp_path / "teacher.part")

@@ -35,7 +35,7 @@ def base():
         tower.update(depth=1, unroll=False)
     config.total_steps = STEPS
     config.data.train.generated.path = "generated:36"
-    config.data.update(views=2, workers=0)
+    config.data.update(copies=2, workers=0)
     config.data.augment.update(crop_scale=(0.5, 1.0), crop_ratio=(0.7, 1.4), flip=0.5)
     config.checkpoint.every = 3
     config.log.update(every=1, tensorboard=False)
@@ -284,7 +284,7 @@ def test_cached_embeddings_of_other_data_views_or_teachers(teacher, embedded, tm
         cached(**{"data.train.generated.path": "generated:35"}), tmp_path,
         r"other records in data\.train\.generated \(36 then, 35 now\)",
     )  # fmt: skip
-    wrong(cached(**{"data.views": 0}), tmp_path, r"holds 2 views .*data\.views=0: set it to 2")
+    wrong(cached(**{"data.copies": 0}), tmp_path, r"holds 2 copies .*data\.copies=0: set it to 2")
     wrong(cached(**{"teachers.big.dtype": "float32"}), tmp_path, r"dtype='float32'.* are bfloat16")
     wrong(
         cached(**{"teachers.big.source": "random:tiny"}), tmp_path,
@@ -308,8 +308,8 @@ def test_embedding_again_goes_on_and_another_teacher_is_refused(teacher, embedde
     with pytest.raises(UserError, match="holds embeddings of another teacher"):
         command.embed(student("random:tiny"), folder)
     config = student(teacher)
-    config.data.views = 0
-    with pytest.raises(UserError, match=r"config\.data\.views=0 shows every example anew"):
+    config.data.copies = 0
+    with pytest.raises(UserError, match=r"config\.data\.copies=0 shows every example anew"):
         command.embed(config, folder)
 
 

@@ -241,7 +241,7 @@ test_loop.loop.train(config, {str(tmp_path / "run")!r})
 
 def test_lines_tell_where_the_time_went_over_a_restart(tmp_path, monkeypatch):
     config = small_config()
-    config.evals.seen = config_lib.entry("evals", task="retrieval", path="generated:8", every=10)
+    config.evals.seen = config_lib.entry("evals", kind="retrieval", path="generated:8", every=10)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 12)  # of which 10 are saved
         with pytest.raises(KeyboardInterrupt):

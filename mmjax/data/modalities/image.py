@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -25,8 +25,8 @@ class Image(Modality):
 
     name: str = field(compare=False)
     size: int
-    resize: str = "shortest"
-    interpolation: str = "bicubic"
+    resize: Literal["shortest", "squash"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     augment: Augment = field(default_factory=Augment)
     max_pixels: int = MAX_PIXELS
 

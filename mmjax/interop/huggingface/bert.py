@@ -9,7 +9,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.interop.files import Tensors
 from mmjax.interop.formats import Family
@@ -21,6 +20,7 @@ from mmjax.interop.huggingface.architecture import (
     write_tower,
 )
 from mmjax.interop.table import Row
+from mmjax.models import zoo
 
 ROBERTA_OFFSET = 2  # positions start after those of padding (id 1)
 _MLM = {  # dense, norm, bias
@@ -103,7 +103,7 @@ def _architecture(kind: str, class_name: str, mlm: bool) -> Architecture:
         if mlm and not getattr(theirs, "tie_word_embeddings", True):
             raise ValueError("its words are scored by another matrix than their embedding")
         has_pooler = not mlm and "pooler.dense.weight" in tensors
-        model = config_lib.default().model
+        model = zoo.default()
         model.update(towers=("text",), embed_dim=theirs.hidden_size)
         model.text.update(
             **read_tower(theirs), vocab_size=theirs.vocab_size,

@@ -5,7 +5,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensors
@@ -19,6 +18,7 @@ from mmjax.interop.huggingface.architecture import (
     write_tower,
 )
 from mmjax.interop.table import CONV, LINEAR, Row
+from mmjax.models import zoo
 
 _VISION, _TEXT = "vision_model.embeddings", "text_model.embeddings"
 ROWS: tuple[Row, ...] = (
@@ -80,7 +80,7 @@ def _read_config(part: str) -> Callable[[Mapping[str, Any], Tensors], ConfigDict
         import transformers  # seconds to import
 
         theirs: Any = getattr(transformers, f"CLIP{part}Config").from_dict(dict(settings))
-        model = config_lib.default().model
+        model = zoo.default()
         model.embed_dim = theirs.projection_dim
         if part != "Text":
             image = theirs if part else theirs.vision_config

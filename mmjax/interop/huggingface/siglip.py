@@ -6,7 +6,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.interop.files import Tensors
 from mmjax.interop.formats import Family, unlike_clip
@@ -20,6 +19,7 @@ from mmjax.interop.huggingface.architecture import (
     write_tower,
 )
 from mmjax.interop.table import CONV, LINEAR, Row
+from mmjax.models import zoo
 
 _VISION, _TEXT, _POOL = "vision_model.embeddings", "text_model.embeddings", "vision_model.head"
 _PACKED = ("query", "key", "value")
@@ -79,7 +79,7 @@ def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
     theirs: Any = SiglipConfig.from_dict(dict(settings))
     image, text = theirs.vision_config, theirs.text_config
     half = (0.5, 0.5, 0.5)
-    model = config_lib.default().model
+    model = zoo.default()
     model.update(embed_dim=image.hidden_size, logit_scale_init=math.log(10.0),
                  logit_scale_max=0.0, logit_bias_init=-10.0)  # fmt: skip
     model.image.update(

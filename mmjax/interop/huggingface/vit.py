@@ -8,7 +8,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.interop.files import Tensors
 from mmjax.interop.formats import Family
@@ -21,6 +20,7 @@ from mmjax.interop.huggingface.architecture import (
     write_tower,
 )
 from mmjax.interop.table import CONV, Row
+from mmjax.models import zoo
 
 
 def rows(model: ConfigDict) -> list[Row]:
@@ -84,7 +84,7 @@ def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
     elif "pooler.dense.weight" in tensors:
         head = "tanh"
     half = (0.5, 0.5, 0.5)
-    model = config_lib.default().model
+    model = zoo.default()
     model.update(towers=("image",), embed_dim=width)
     model.image.update(
         **read_tower(theirs), size=theirs.image_size, patch_size=theirs.patch_size, norm_pre=False,

@@ -6,12 +6,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mmjax import config as config_lib
 from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.formats import unlike_clip
 from mmjax.interop.open_clip import timm
 from mmjax.interop.open_clip.tables import has_own_text, is_siglip
+from mmjax.models import zoo
 
 _GELU, _TANH = "gelu", "gelu_tanh"
 # What the two towers' settings may hold beside what is read below, and what each must then be.
@@ -62,7 +62,7 @@ def read_model(settings: Mapping[str, Any]) -> ConfigDict:
     _check_known("vision_cfg", image)
     _check_known("text_cfg", text)
     quick = settings.get("quick_gelu", False)
-    model = config_lib.default().model
+    model = zoo.default()
     model.embed_dim = settings["embed_dim"]
     model.logit_scale_init = float(settings.get("init_logit_scale", model.logit_scale_init))
     if settings.get("init_logit_bias") is not None:

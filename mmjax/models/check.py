@@ -1,32 +1,31 @@
-"""The checks of `config.model`: towers, fusion and segments that can be built and go together."""
+"""The checks of `config.model`: towers, fusion, tags and regions that go together."""
 
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 
 
-def check_model(config: ConfigDict) -> None:
-    """Checks that the keys of `config.model` fit each other, and the texts of `config.data` them.
+def check_model(model: ConfigDict) -> None:
+    """Checks that the keys of `config.model` fit each other.
 
     Raises:
       UserError: names the key and the remedy.
     """
-    towers = config.model.towers
+    towers, image, text = model.towers, model.image, model.text
     if not towers or set(towers) - {"image", "text"}:
         raise UserError(
             f"config.model.towers={towers!r}: choose ('image', 'text'), ('image',) or ('text',)."
         )
     for name in towers:
-        tower = config.model[name]
+        tower = model[name]
         if name == "image" and tower.kind == "resnet":
-            _check_resnet(tower, config.init_from.source)
+            _check_resnet(tower)
         elif name == "image" and tower.kind == "regions":
             continue  # it has no layers
         elif tower.width % tower.heads:
             raise UserError(
                 f"config.model.{name}: heads={tower.heads} does not divide width={tower.width}."
             )
-    image, text = config.model.image, config.model.text
     if image.pixel_head and image.patch_dropout:
         raise UserError(
             "config.model.image.pixel_head wants every patch: set config.model.image.patch_dropout="
@@ -38,10 +37,10 @@ def check_model(config: ConfigDict) -> None:
                 "config.model.image.pixel_head wants the patches' own tokens: set "
                 "config.model.image.pool to another than 'queries'."
             )
-        if image.queries < 2 or config.model.embed_dim % image.pool_heads:
+        if image.queries < 2 or model.embed_dim % image.pool_heads:
             raise UserError(
                 f"config.model.image: queries={image.queries} must be 2 or more, and pool_heads="
-                f"{image.pool_heads} must divide config.model.embed_dim={config.model.embed_dim}."
+                f"{image.pool_heads} must divide config.model.embed_dim={model.embed_dim}."
             )
     if "text" in towers and text.pool == "appended" and (not text.causal or text.mask_padding):
         raise UserError(
@@ -54,35 +53,18 @@ def check_model(config: ConfigDict) -> None:
             f"(size={image.size})."
         )
     for name in towers:
-        tower = config.model[name]
+        tower = model[name]
         embeds = name == "text" or tower.kind != "regions"
-        if embeds and tower.head in ("none", "tanh") and tower.width != config.model.embed_dim:
+        if embeds and tower.head in ("none", "tanh") and tower.width != model.embed_dim:
             raise UserError(
                 f"config.model.{name}.head={tower.head!r} wants width={tower.width} equal to "
-                f"config.model.embed_dim={config.model.embed_dim}; or set head='linear'."
+                f"config.model.embed_dim={model.embed_dim}; or set head='linear'."
             )
-    _check_fusion(config.model)
-    _check_segments(config)
-    too_long = [n for n in config.data.text_lengths if n > text.context_length]
-    if too_long:
-        raise UserError(
-            f"config.data.text_lengths: {too_long[0]} is above "
-            f"config.model.text.context_length={text.context_length}."
-        )
-    if config.data.text_lengths and not ignores_padding(text):
-        raise UserError(
-            "config.data.text_lengths must be () for this text tower: it attends to its padding, "
-            "so shorter texts would give other embeddings."
-        )
+    _check_fusion(model)
+    _check_tags_and_regions(model)
 
 
-def _check_resnet(image: ConfigDict, init_from: str) -> None:
-    if not init_from:
-        raise UserError(
-            "config.model.image.kind='resnet' cannot be trained from scratch: its batch norms keep "
-            "the statistics they come with. Set config.init_from.source to weights of a resnet, or "
-            "train a vit."
-        )
+def _check_resnet(image: ConfigDict) -> None:
     if len(image.stages) != 4 or image.size % 32 or image.width % 2:
         raise UserError(
             f"config.model.image: a resnet has four stages={image.stages}, a size={image.size} "
@@ -115,9 +97,8 @@ def _check_fusion(model: ConfigDict) -> None:
         )
 
 
-def _check_segments(config: ConfigDict) -> None:
-    """Of the text's tags, and of the image's regions, whose number differs from one to the next."""
-    model, text, style = config.model, config.model.text, config.model.fusion.style
+def _check_tags_and_regions(model: ConfigDict) -> None:
+    text, style = model.text, model.fusion.style
     if model.image.kind == "regions" and "image" in model.towers:
         if style not in ("concat", "bottleneck"):
             raise UserError(
@@ -136,18 +117,5 @@ def _check_segments(config: ConfigDict) -> None:
     if not 2 <= text.tags <= text.context_length - 2:
         raise UserError(
             f"config.model.text.tags={text.tags} leaves no room: of context_length="
-            f"{text.context_length} places words and tags need two each."
+            f"{text.context_length} positions words and tags need two each."
         )
-    if config.data.text_lengths:
-        raise UserError(
-            "config.data.text_lengths must be (): the tags, config.model.text.tags, are at the end."
-        )
-    if "caption" in config.objectives:
-        raise UserError(
-            "config.objectives.caption would say the tags, too: set config.model.text.tags=0."
-        )
-
-
-def ignores_padding(text: ConfigDict) -> bool:
-    """Whether a text tower gives the same with less padding: nothing that is kept looks at it."""
-    return (text.causal or text.mask_padding) and text.pool not in ("last", "appended")

@@ -1,0 +1,39 @@
+"""The keys of `config.data` beside its sources and augmentation."""
+
+import dataclasses
+from typing import Annotated
+
+from mmjax.data.images import MAX_PIXELS, eval_transform
+from mmjax.schema import RESUMABLE, keys_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """What is read, and how fast.
+
+    Attributes:
+      tokenizer: Local folder or hub name of a tokenizer, or captions:N for a CLIP-style BPE of at
+        most N tokens trained on the training captions, or init_from for that of the weights.
+      text_lengths: Lengths that texts are trimmed to, e.g. (16, 32); (): full.
+      pack: Texts that share a row on average, in a model of texts alone: each sees itself only, as
+        in a row of its own, and batch_size counts rows; 0: one a row.
+      copies: Augmented copies of an example, repeated epoch after epoch, so that a teacher's
+        embeddings of them can be cached; 0: a new one each epoch.
+      workers: Worker processes that load data; 0: threads.
+      prefetch: Batches loaded ahead (for each worker).
+      max_pixels: Pixels above which an image counts as unreadable.
+      max_bad: Largest share of unreadable examples before the run stops.
+    """
+
+    tokenizer: str = "captions:4096"
+    text_lengths: tuple[int, ...] = ()
+    pack: int = 0
+    copies: int = 0
+    workers: Annotated[int, RESUMABLE] = 0
+    prefetch: Annotated[int, RESUMABLE] = 2
+    max_pixels: int = MAX_PIXELS
+    max_bad: Annotated[float, RESUMABLE] = 0.01
+
+
+PREPROCESS = keys_of(eval_transform, skip=("image", "size"))
+KEYS = keys_of(Loading) + PREPROCESS

@@ -1,0 +1,66 @@
+"""config.json, and how those of earlier versions become today's: a chain of small functions."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmjax.errors import UserError
+
+Tree = dict[str, Any]
+
+
+def _rename_keys(config: Tree) -> None:
+    """0 → 1: copies, blocks and kinds have these names; an evaluator has the keys of its kind."""
+    config["data"]["copies"] = config["data"].pop("views")
+    for source in config["data"]["train"].values():
+        source["kind"], source["block"] = source.pop("format"), source.pop("run")
+    own: dict[str, tuple[str, ...]] = {
+        "classification": ("classes", "templates", "protocol", "subset"),
+        "imagenet": ("classes", "templates", "protocol", "subset", "real"),
+        "knn": ("train", "train_split", "k", "temperature"),
+        "probe": ("train", "train_split", "shots"),
+        "retrieval": ("candidates",),
+    }
+    some_kinds = {key for keys in own.values() for key in keys}
+    for spec in config["evals"].values():
+        spec["kind"] = spec.pop("task")
+        for key in some_kinds & spec.keys():  # '' was the default of every kind
+            if key not in own.get(spec["kind"], ()) or spec[key] == "":
+                del spec[key]
+
+
+UPGRADES: tuple[Callable[[Tree], None], ...] = (_rename_keys,)  # number n: of version n to n + 1
+VERSION = len(UPGRADES)
+
+
+def dump(config: ConfigDict) -> str:
+    """The config as indented JSON with the version of its keys; `load` reads it back."""
+    tree = {"version": VERSION, **config.to_dict()}
+    return json.dumps(tree, indent=2, sort_keys=True) + "\n"
+
+
+def load(text: str) -> ConfigDict:
+    """A config that `dump` wrote in this or an earlier version, under today's keys.
+
+    Raises:
+      json.JSONDecodeError: it is no JSON.
+      UserError: a later version of mmjax wrote it.
+    """
+    tree = json.loads(text)
+    version = tree.pop("version", 0)
+    if version > VERSION:
+        raise UserError(
+            f"config.json is of version {version}, and this mmjax reads up to {VERSION}: use the "
+            "mmjax that wrote it, or a newer one."
+        )
+    for upgrade in UPGRADES[version:]:
+        upgrade(tree)
+    return ConfigDict(_tuples(tree))
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

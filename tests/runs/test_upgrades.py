@@ -1,0 +1,63 @@
+"""A workdir of every earlier version resumes, and its weights are read."""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mmjax
+from mmjax import config as config_lib
+from mmjax.errors import UserError
+from mmjax.runs import upgrades
+from mmjax.runs.workdir import read_config
+from mmjax.training import loop
+
+OLD = Path(__file__).parent / "old"
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("version_0")
+    with tarfile.open(OLD / "version_0.tar.gz") as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+def test_a_run_of_version_0_goes_on(unpacked, tmp_path):
+    workdir = shutil.copytree(unpacked, tmp_path / "run")
+    config = config_lib.complete(read_config(workdir))
+    loop.train(config, str(workdir))
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    expected = json.loads((OLD / "version_0.json").read_text())
+    for step, losses in expected["losses"].items():
+        found = next(row for row in rows if row["step"] == int(step) and "loss" in row)
+        for name, value in losses.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=f"{name} of {step}")
+    last = next(row for row in reversed(rows) if "retrieval/images" in row)
+    for name, value in expected["retrieval"].items():
+        np.testing.assert_allclose(last[name], value, rtol=1e-4, err_msg=name)
+    assert json.loads((workdir / "config.json").read_text())["version"] == upgrades.VERSION
+
+
+def test_weights_of_version_0_are_read(unpacked):
+    loaded = mmjax.load(str(unpacked))
+    assert loaded.config.data.copies == 0
+    assert loaded.embed_texts(["a red circle"]).shape == (1, loaded.config.model.embed_dim)
+
+
+def test_every_key_of_version_0_is_one_of_today(unpacked):
+    config = read_config(unpacked)
+    assert config_lib.complete(config).to_dict().keys() == config.to_dict().keys()
+    for path, _ in config_lib.schema.leaves(config):
+        config_lib.key_of(path, config)
+    assert config.evals.retrieval.kind == "retrieval"
+    assert "shots" not in config.evals.retrieval
+
+
+def test_a_later_version_is_refused():
+    text = json.dumps({"version": upgrades.VERSION + 1})
+    with pytest.raises(UserError, match=f"reads up to {upgrades.VERSION}: use the mmjax that"):
+        upgrades.load(text)
