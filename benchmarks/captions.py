@@ -56,7 +56,8 @@ def captioner(steps: int, batch: int, seed: int):
     run = emoji.config(steps, batch, seed)
     run.model.image.depth, run.model.text.depth = 4, 0
     run.model.text.update(causal=True, pool="eot")
-    run.model.fusion.update(style="cross", depth=2)
+    run.model.fusion = config_lib.entry("model", kind="cross", depth=2)
+    del run.model.logit
     run.objectives.caption = config_lib.entry("objectives")
     return run
 

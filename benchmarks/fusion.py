@@ -54,7 +54,9 @@ def measure(shape: tuple[int, int, int, str], steps: int, batch: int, seed: int)
     run = emoji.config(steps, batch, seed)
     run.model.image.depth, run.model.text.depth = image, text
     run.model.text.mlm_head = False
-    run.model.fusion.update(style=style, depth=depth)
+    run.model.fusion = config_lib.entry("model", kind=style, depth=depth)
+    if not (image and text):
+        del run.model.logit  # nothing is compared before the fusion
     run.objectives.matching = config_lib.entry("objectives", negatives="uniform")
     model, params, tokenizer, _ = emoji.train(run)
     images, labels = emoji.unseen(run)

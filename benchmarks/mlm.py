@@ -40,7 +40,7 @@ def main() -> None:
 
 def of_emoji(args) -> None:
     rows = []
-    for name, of in (("with the picture", "fused"), ("text alone", "text")):
+    for name, of in (("with the picture", "fusion"), ("text alone", "text")):
         runs = [with_or_without(of, args.steps, args.batch, seed) for seed in range(args.seeds)]
         parameters, losses, accuracies = zip(*runs, strict=True)
         rows.append((name, f"{parameters[0]:,}", emoji.spread(list(losses), 3),
@@ -53,12 +53,12 @@ def with_or_without(of: str, steps: int, batch: int, seed: int) -> tuple[int, fl
     """(parameters, held-out loss, accuracy) of one run."""
     run = emoji.config(steps, batch, seed)
     run.model.image.depth = 3
-    if of == "fused":
+    if of == "fusion":
         run.model.text.depth = 2
-        run.model.fusion.update(style="cross", depth=2)
+        run.model.fusion = config_lib.entry("model", kind="cross", depth=2)
     else:
         run.model.text.depth = 4
-        run.model.towers = ("text",)
+        del run.model.image, run.model.logit
     # Labels are short: of one hidden token the rest of its word would tell more than any picture.
     run.objectives.mlm = config_lib.entry("objectives", of=of, rate=0.6, whole_word=True)
     run.evals.unseen = config_lib.entry(
@@ -86,7 +86,7 @@ def of_lines(args) -> None:
 
 def lines_row(folder: str, parts, steps: int, batch: int, seed: int) -> tuple[str, ...]:
     run = emoji.config(steps, batch, seed)
-    run.model.towers = ("text",)
+    del run.model.image, run.model.logit
     run.model.text.update(depth=4, width=192, heads=3, mlp_dim=768, vocab_size=4097)
     run.model.text.context_length = 32
     run.data.tokenizer = "captions:4096"

@@ -22,11 +22,13 @@ def get_config(arg=None):
     config.batch_size = 512
 
     config.model = models.zoo.config("bert-base-uncased")
-    config.model.update(name="ALBEF", towers=("image", "text"), embed_dim=256)
-    config.model.image.update(size=256, patch_size=16, norm_pre=False, patch_bias=True)
-    config.model.image.update(norm_eps=1e-6, remat="dots", unroll=False)
+    config.model.update(name="ALBEF", embed_dim=256)
+    config.model.image = config_lib.entry("model", kind="vit", size=256, patch_size=16)
+    config.model.image.update(norm_pre=False, patch_bias=True, norm_eps=1e-6)
+    config.model.image.update(remat="dots", unroll=False)
     config.model.text.update(depth=6, head="linear", context_length=30, remat="dots", unroll=False)
-    config.model.fusion.update(style="cross", depth=6)
+    config.model.fusion = config_lib.entry("model", kind="cross", depth=6)
+    config.model.logit = config_lib.entry("model", kind="scale")
 
     config.objectives.clip = config_lib.entry("objectives")
     config.objectives.mlm = config_lib.entry("objectives")

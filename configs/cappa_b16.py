@@ -23,12 +23,13 @@ def get_config(arg=None):
     config.batch_size = 8192
 
     config.model = models.zoo.config("SigLIP-B/16-224")
-    config.model.update(name="CapPa B/16", logit_bias_init=None)
+    config.model.name = "CapPa B/16"
+    del config.model.logit  # there is no contrast
     config.model.text.update(depth=0, context_length=64, vocab_size=32_200, causal=True)
     config.model.text.update(mlm_head=True, pool="eot")
     for tower in (config.model.image, config.model.text):
         tower.update(remat="dots", unroll=False)
-    config.model.fusion.update(style="cross", depth=6)
+    config.model.fusion = config_lib.entry("model", kind="cross", depth=6)
 
     config.objectives.caption = config_lib.entry("objectives", parallel=0.75)
     config.optim.update(lr=1e-3, schedule="rsqrt", warmup_steps=10_000, weight_decay=1e-4)

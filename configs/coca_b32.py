@@ -27,7 +27,7 @@ def get_config(arg=None):
     config.model.text.update(width=768, heads=12, mlp_dim=3072, depth=6, mlm_head=True)
     for tower in (config.model.image, config.model.text):
         tower.update(remat="dots", unroll=False)
-    config.model.fusion.update(style="cross", depth=6)
+    config.model.fusion = config_lib.entry("model", kind="cross", depth=6)
 
     config.objectives.clip = config_lib.entry("objectives", weight=1.0)
     config.objectives.caption = config_lib.entry("objectives", weight=2.0)

@@ -31,7 +31,7 @@ def get_config(arg=None):
         config.init_from.source = arg
     config.data.tokenizer = "init_from"
 
-    siglip = config.model.logit_bias_init is not None
+    siglip = config.model.logit.bias is not None
     config.objectives["siglip" if siglip else "clip"] = config_lib.entry("objectives")
     config.optim.update(lr=1e-5, b2=0.98, warmup_steps=50, weight_decay=0.05, grad_clip=1.0)
     config.optim.update(layer_decay=0.75, ema=0.999)

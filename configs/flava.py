@@ -30,7 +30,7 @@ def get_config(arg=None):
     config.model.text.update(mlm_head=True)
     for tower in (config.model.image, config.model.text):
         tower.update(norm_eps=1e-12, remat="dots", unroll=False)
-    config.model.fusion.update(style="concat", depth=6)
+    config.model.fusion = config_lib.entry("model", kind="concat", depth=6)
 
     config.objectives.clip = config_lib.entry("objectives")
     config.objectives.mlm = config_lib.entry("objectives")

@@ -21,7 +21,9 @@ def get_config(arg=None):
 
     config.model = models.zoo.config("bert-base-uncased")
     vit = models.zoo.config("vit-base-patch16-224")
-    config.model.update(name="LiT-B/16", towers=("image", "text"), image=vit.image)
+    config.model.name = "LiT-B/16"
+    config.model.image = vit.image
+    config.model.logit = config_lib.entry("model", kind="scale")
     config.model.image.head = "none"
     config.model.text.update(head="linear", mlm_head=False, context_length=32)
     for tower in (config.model.image, config.model.text):

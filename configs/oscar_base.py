@@ -27,10 +27,10 @@ def get_config(arg=None):
     config.batch_size = 768
 
     config.model = models.zoo.config("bert-base-uncased")
-    config.model.update(name="Oscar-base", towers=("image", "text"))
-    config.model.image.update(kind="regions", norm_eps=1e-12)
+    config.model.name = "Oscar-base"
+    config.model.image = config_lib.entry("model", kind="regions", norm_eps=1e-12)
     config.model.text.update(depth=0, context_length=35, tags=15, remat="dots", unroll=False)
-    config.model.fusion.update(style="concat", depth=12)
+    config.model.fusion = config_lib.entry("model", kind="concat", depth=12)
 
     config.objectives.mlm = config_lib.entry("objectives")
     config.objectives.matching = config_lib.entry("objectives", negatives="tags")

@@ -32,7 +32,8 @@ def get_config(arg=None):
     config.model.text.update(vocab_size=30_522, context_length=40, head="none", mlm_head=True)
     config.model.text.update(causal=False, mask_padding=True, pool="cls", embed_norm=True)
     config.model.text.update(remat="dots", unroll=False)
-    config.model.fusion.update(style="concat", depth=12)
+    config.model.fusion = config_lib.entry("model", kind="concat", depth=12)
+    del config.model.logit  # nothing is compared before the fusion
 
     config.objectives.mlm = config_lib.entry("objectives", whole_word=True)
     config.objectives.matching = config_lib.entry("objectives", negatives="uniform")

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
-from mmjax import evaluation, objectives, schema
+from mmjax import evaluation, models, objectives, schema
 from mmjax.core.optim import Optim
 from mmjax.data import Augment, sources
 from mmjax.data.keys import KEYS as DATA
 from mmjax.evaluation.spec import Evaluation
 from mmjax.interop.start import InitFrom
-from mmjax.models.keys import SECTIONS as MODEL
+from mmjax.models import parts
 from mmjax.parallel.mesh import make_mesh
 from mmjax.runs import upgrades
 from mmjax.runs.checkpoint import Checkpoint
@@ -46,7 +46,7 @@ class Run:
 
 SECTIONS: dict[str, Keys] = {
     "": keys_of(Run),
-    **{f"model.{part}" if part else "model": keys for part, keys in MODEL.items()},
+    "model": parts.SECTION,
     "init_from": keys_of(InitFrom, RESUMABLE),
     "mesh": keys_of(make_mesh, RESUMABLE, skip=("devices",)),
     "optim": keys_of(Optim),
@@ -58,6 +58,7 @@ SECTIONS: dict[str, Keys] = {
 }
 # Sections of entries that the config names: the keys of all, and those of each kind.
 ENTRIES: dict[str, Keys] = {
+    "model": parts.COMMON,
     "objectives": objectives.COMMON,
     "teachers": keys_of(TeacherKeys),
     "data.train": sources.KEYS,
@@ -67,6 +68,8 @@ ENTRIES: dict[str, Keys] = {
 
 def kinds(section: str) -> Mapping[str, Keys]:
     """The keys of every kind of entries in a section; of some sections all are of one kind."""
+    if section == "model":
+        return {name: kind.keys for name, kind in parts.KINDS.items()}
     if section == "evals":
         return {name: kind.keys for name, kind in evaluation.KINDS.items()}
     if section == "objectives":
@@ -105,8 +108,8 @@ def default() -> ConfigDict:
 
 
 def entry(section: str, /, **values: Any) -> ConfigDict:
-    """A named entry of a section ("data.train", "objectives", "teachers", "evals"): `values` over
-    the defaults. Where the kind is not among them it is the entry's name.
+    """A named entry of a section ("model", "data.train", "objectives", "teachers", "evals"):
+    `values` over the defaults. Where the kind is not among them it is the entry's name.
 
     >>> config.data.train.mine = entry("data.train", path="pairs.csv")
     """
@@ -119,9 +122,9 @@ def complete(config: ConfigDict) -> ConfigDict:
     result = default()
     result.update(config.to_dict())
     for section in ENTRIES:
-        entries = _node(result, section)
-        for name in entries:
-            entries[name] = schema.entry(keys_at(f"{section}.{name}", result), entries[name])
+        node = _node(result, section)
+        for name in [name for name, spec in node.items() if isinstance(spec, ConfigDict)]:
+            node[name] = schema.entry(keys_at(f"{section}.{name}", result) or (), node[name])
     return result
 
 
@@ -166,18 +169,16 @@ def smoke(config: ConfigDict) -> ConfigDict:
     Objectives, optimizer, schedule and evaluators stay what they are, so that `configs/x.py:smoke`
     tries all of a recipe but its size.
     """
-    model = config.model
-    model.update(embed_dim=32, name=f"{model.name} (smoke)")
-    model.image.update(size=32, patch_size=8, regions=3, region_width=16)  # as generated ones
-    model.text.update(vocab_size=600, context_length=16, tags=min(model.text.tags, 6))
-    for tower in (model.image, model.text):
-        tower.update(width=32, depth=min(tower.depth, 2), heads=4, mlp_dim=64)
-    model.fusion.depth = min(model.fusion.depth, 2)
+    config.model.update(embed_dim=32, name=f"{config.model.name} (smoke)")
+    for name, spec in parts.sections(config.model).items():
+        small = getattr(parts.kind_at(name, spec).module, "SMOKE", {})
+        spec.update({k: new(spec[k]) if callable(new) else new for k, new in small.items()})
     config.update(total_steps=6, batch_size=16)
     config.optim.warmup_steps = min(config.optim.warmup_steps, 2)
     config.optim.microbatches = min(config.optim.microbatches, 2)
     config.mesh.update(data=-1, fsdp=1, tensor=1)
-    regions, tags = model.image.kind == "regions", "generated" if model.text.tags else ""
+    reads = {kind for kind, _ in models.inputs(config.model).values()}
+    regions, tags = "regions" in reads, "generated" if "tags" in reads else ""
     source = entry("data.train", path="generated:64", regions=regions, tags=tags)
     config.data.train = {"generated": source}
     config.data.workers = min(config.data.workers, 1)
@@ -187,7 +188,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
     for name, teacher in config.teachers.items():
         start = teacher.start
-        source = "random:tiny" if "image" in model.towers else "random:tiny-bert"
+        source = "random:tiny" if "image" in config.model else "random:tiny-bert"
         config.teachers[name] = entry("teachers", source=source, start=start)
     for name, spec in config.evals.items():
         kind = kind_of(name, spec)

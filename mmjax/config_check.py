@@ -9,7 +9,7 @@ from mmjax import config as config_lib
 from mmjax import objectives
 from mmjax.errors import UserError
 from mmjax.evaluation.tasks import keys_at
-from mmjax.models.check import check_model
+from mmjax.models.parts import check_model, sections, vocabularies
 from mmjax.models.text import ignores_padding
 from mmjax.objectives.registry import EMA, PLAIN, frozen_of, is_frozen, teacher_of
 from mmjax.runs import profile
@@ -35,16 +35,17 @@ def validate(config: ConfigDict) -> None:
                 f"config.{path} is missing: start the config from mmjax.config.default()."
             )
     check_model(config.model)
-    _check_texts(config)
+    for name, spec in vocabularies(config.model).items():
+        _check_texts(name, spec, config)
     _check_best(config)
     profile.parse(config.profile.steps)
-    image = config.model.image
-    if "image" in config.model.towers and image.kind == "resnet" and not config.init_from.source:
-        raise UserError(
-            "config.model.image.kind='resnet' cannot be trained from scratch: its batch norms keep "
-            "the statistics they come with. Set config.init_from.source to weights of a resnet, or "
-            "train a vit."
-        )
+    for name, spec in sections(config.model).items():
+        if spec.kind == "resnet" and not config.init_from.source:
+            raise UserError(
+                f"config.model.{name}.kind='resnet' cannot be trained from scratch: its batch "
+                "norms keep the statistics they come with. Set config.init_from.source to weights "
+                "of a resnet, or train a vit."
+            )
     if not any(entry.weight for entry in config.objectives.values()):
         raise UserError(
             "config.objectives trains nothing: add one with a weight above 0, e.g. "
@@ -62,13 +63,13 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"config.data.train.{name}.block={source.block}: 0 or more are wanted.")
 
 
-def _check_texts(config: ConfigDict) -> None:
-    lengths, text = config.data.text_lengths, config.model.text
+def _check_texts(name: str, text: ConfigDict, config: ConfigDict) -> None:
+    lengths, key = config.data.text_lengths, f"config.model.{name}"
     too_long = [n for n in lengths if n > text.context_length]
     if too_long:
         raise UserError(
-            f"config.data.text_lengths: {too_long[0]} is above "
-            f"config.model.text.context_length={text.context_length}."
+            f"config.data.text_lengths: {too_long[0]} is above {key}.context_length="
+            f"{text.context_length}."
         )
     if lengths and not ignores_padding(text):
         raise UserError(
@@ -77,13 +78,11 @@ def _check_texts(config: ConfigDict) -> None:
         )
     if lengths and text.tags:
         raise UserError(
-            "config.data.text_lengths must be (): the tags, config.model.text.tags, are at the end."
+            f"config.data.text_lengths must be (): the tags, {key}.tags, are at the end."
         )
     kinds = [objectives.kind_of(name, spec) for name, spec in config.objectives.items()]
     if text.tags and "caption" in kinds:
-        raise UserError(
-            "config.objectives.caption would say the tags, too: set config.model.text.tags=0."
-        )
+        raise UserError(f"config.objectives.caption would say the tags, too: set {key}.tags=0.")
 
 
 def _check_best(config: ConfigDict) -> None:
@@ -120,10 +119,8 @@ def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
                 + (f" and {parts} microbatches" if share > devices else "")
                 + f"; the nearest that does is {near}."
             )
-    for name in config.model.towers:
-        if name == "image" and config.model.image.kind == "regions":
-            continue  # no heads to split
-        heads = config.model[name].heads
+    for name, part in sections(config.model).items():
+        heads = part.get("heads", 0)  # of some kinds; a fusion's are those of its text tower
         if heads % sizes["tensor"]:
             raise UserError(
                 f"config.mesh.tensor={sizes['tensor']} does not divide config.model.{name}.heads="
@@ -133,8 +130,8 @@ def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
 
 def validate_on_platform(config: ConfigDict, platform: str) -> None:
     """Checks that the kernels asked for exist on "cpu", "gpu" or "tpu"."""
-    for name in config.model.towers:
-        kernel = config.model[name].attention
+    for name, part in sections(config.model).items():
+        kernel = part.get("attention", "auto")
         home = {"cudnn": "gpu", "splash": "tpu"}.get(kernel, platform)
         if home != platform:
             raise UserError(
@@ -144,11 +141,12 @@ def validate_on_platform(config: ConfigDict, platform: str) -> None:
 
 
 _REMEDIES = {  # by an output's last part
-    "bias": "set config.model.logit_bias_init, e.g. -10.0",
-    "match": "set config.model.fusion.style to concat, cross or bottleneck",
-    "tokens": "set config.model.fusion.style to concat, cross or bottleneck",
-    "lm_head": "set config.model.text.mlm_head=True",
-    "pixels": "set config.model.image.pixel_head=True",
+    "scale": "add config.model.{part} = entry('model', kind='scale')",
+    "bias": "set config.model.{part}.bias, e.g. -10.0",
+    "match": "add config.model.{part} = entry('model', kind='concat'), 'cross' or 'bottleneck'",
+    "tokens": "add config.model.{part} = entry('model', kind='concat'), 'cross' or 'bottleneck'",
+    "lm_head": "set config.model.{part}.mlm_head=True",
+    "pixels": "set config.model.{part}.pixel_head=True",
     "embed": "a tower of depth 0 embeds nothing; this fusion is early",
 }
 
@@ -167,8 +165,9 @@ def validate_outputs(goals: Mapping[str, tuple[Any, float]], given: tuple[str, .
                 )
             lacking = [output for output in outputs if output not in given]
             if lacking:
-                last = lacking[0].partition("/")[2]
+                part, _, last = lacking[0].partition("/")
                 remedy = _REMEDIES.get(last, f"this model gives {', '.join(given)}")
+                remedy = remedy.format(part=part)
                 raise UserError(
                     f"config.objectives.{name} needs the model output {lacking[0]!r}: {remedy}."
                 )
@@ -224,12 +223,12 @@ def _check_teacher(
 
 def validate_vocabulary(config: ConfigDict, vocab_size: int) -> None:
     """Checks that every id of the tokenizer has a row in the embedding."""
-    rows = config.model.text.vocab_size
-    if rows < vocab_size:
-        raise UserError(
-            f"config.model.text.vocab_size={rows} is smaller than the vocabulary of the tokenizer "
-            f"({config.data.tokenizer}): set it to {vocab_size} or more."
-        )
+    for name, part in vocabularies(config.model).items():
+        if part.vocab_size < vocab_size:
+            raise UserError(
+                f"config.model.{name}.vocab_size={part.vocab_size} is smaller than the vocabulary "
+                f"of the tokenizer ({config.data.tokenizer}): set it to {vocab_size} or more."
+            )
 
 
 def validate_resume(old: ConfigDict, new: ConfigDict, workdir: Any) -> None:

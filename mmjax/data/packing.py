@@ -67,14 +67,16 @@ def check(config: ConfigDict, objectives: Mapping[str, Any]) -> None:
     if not config.data.pack:
         return
     problem = ""
-    if tuple(config.model.towers) != ("text",):
-        problem = "is for models of texts alone, and model.towers names another tower"
+    parts = {n: part for n, part in config.model.items() if isinstance(part, ConfigDict)}
+    texts = [part for part in parts.values() if "vocab_size" in part]
+    if len(texts) != 1 or len(parts) != 1:
+        problem = f"is for models of texts alone, and config.model has {', '.join(sorted(parts))}"
     elif config.data.text_lengths:
         problem = "leaves no padding to trim; set data.text_lengths=()"
     elif config.teachers:
         problem = "is not for teachers, which see one text a row"
-    elif not (config.model.text.causal or config.model.text.mask_padding):
-        problem = "is not for a tower that sees its padding; set model.text.mask_padding=True"
+    elif not (texts[0].causal or texts[0].mask_padding):
+        problem = "is not for a tower that sees its padding; set its mask_padding=True"
     elif config.data.pack < 0:
         problem = "is a number of texts a row"
     for name, (objective, _) in objectives.items():

@@ -55,13 +55,14 @@ class Embedder:
         cls, spec: Any, config: ConfigDict, model: Graph, tokenizer: Tokenizer | None
     ) -> "Embedder":
         """For an evaluator with the keys `spec` of a run's model."""
+        text = config.model.get("text")
         return cls(
             model=model,
             tokenizer=tokenizer,
             batch_size=spec.batch_size,
             image=modalities.build(models.inputs(config.model), data=config.data).get("image"),
-            context_length=config.model.text.context_length,
-            trim=ignores_padding(config.model.text),
+            context_length=text.context_length if text else 0,
+            trim=bool(text) and ignores_padding(text),
             workers=config.data.workers,
             allow_skips=spec.allow_skips,
         )

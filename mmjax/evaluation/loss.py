@@ -30,6 +30,7 @@ from mmjax.evaluation.embed import batch_shards, on_mesh
 from mmjax.evaluation.skips import unreadable as unreadable_records
 from mmjax.evaluation.spec import source_of
 from mmjax.models import Graph
+from mmjax.models.parts import vocabularies
 from mmjax.objectives.registry import is_frozen
 from mmjax.parallel.mesh import local_rows, put_batch
 
@@ -60,7 +61,7 @@ class HeldOutLoss:
                 f"evals.{name}: batch_size={self._batch_size} is not a multiple of the "
                 f"{batch_shards()} devices that share the batch, and the loss depends on it."
             )
-        rows = config.model.text.vocab_size
+        rows = min((part.vocab_size for part in vocabularies(config.model).values()), default=0)
         words = vocabulary.of_tokenizer(tokenizer, rows) if tokenizer else None
         every = objectives.build(config.objectives, config.model, words)
         goals = {

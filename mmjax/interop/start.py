@@ -17,11 +17,10 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights, shapes
 from mmjax.interop.resize import resize_positions, resize_text_positions
-from mmjax.models import keys
+from mmjax.models.parts import of_model
 from mmjax.models.vision import has_class_token
+from mmjax.params import role
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
-
-_POSITIONS = {"image/position_embed": "image", "text/position_embed": "text"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +104,8 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
             )
 
     def wanted(path: str) -> bool:
-        tower, _, rest = path.partition("/")
-        if rest.startswith("head/") and source[tower].head != model[tower].head:
+        part, _, rest = path.partition("/")
+        if rest.startswith("head/") and source[part].head != model[part].head:
             return False  # BERT's pooler is no projection
         return not parts or any(re.match(pattern, path) for pattern in parts)
 
@@ -123,10 +122,10 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
                 f"{ours[path].shape} in config.model: make config.model that of the weights, or "
                 "leave the parameter out with config.init_from.parts."
             )
-    made_with = {path: value for path, _, value in keys.of_model(source)}
+    made_with = {path: value for path, _, value in of_model(source)}
     differing = [
         f"config.model.{path}={value!r}, but the weights were made with {made_with[path]!r}"
-        for path, key, value in keys.of_model(model)
+        for path, key, value in of_model(model)
         if SHAPE_FREE in key.marks and TRAINING_ONLY not in key.marks
         if any(name.startswith(f"{path.split('.')[0]}/blocks/") for name in taken)
         if made_with.get(path, value) != value
@@ -137,23 +136,27 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
 
 
 def _resizable(path: str, source: ConfigDict, model: ConfigDict) -> bool:
-    tower = _POSITIONS.get(path)
-    if tower is None or source[tower].width != model[tower].width:
+    of = role(path)
+    if of.kind != "position":
         return False
-    if tower == "text":
-        appended = [m.text.pool == "appended" for m in (source, model)]
-        return source.text.position_offset == model.text.position_offset and len(set(appended)) == 1
-    return source.image.pool == model.image.pool and source.image.kind == model.image.kind == "vit"
+    theirs, ours = source[of.part], model[of.part]
+    if theirs.kind != ours.kind or theirs.width != ours.width:
+        return False
+    if "position_offset" in ours:
+        appended = {part.pool == "appended" for part in (theirs, ours)}
+        return theirs.position_offset == ours.position_offset and len(appended) == 1
+    return theirs.kind == "vit" and theirs.pool == ours.pool
 
 
 def _resized(path: str, x: np.ndarray, source: ConfigDict, model: ConfigDict) -> np.ndarray:
     """Image positions for another grid; text positions cut, which is exact, or stretched."""
-    if _POSITIONS[path] == "image":
-        old, new = (m.image.size // m.image.patch_size for m in (source, model))
-        class_token = has_class_token(source.image.pool)
+    theirs, ours = (m[role(path).part] for m in (source, model))
+    if ours.kind == "vit":
+        old, new = (part.size // part.patch_size for part in (theirs, ours))
+        class_token = has_class_token(theirs.pool)
         return resize_positions(x, (old, old), (new, new), class_token=class_token)
-    offset, length = model.text.position_offset, model.text.context_length
-    end = len(x) - (source.text.pool == "appended")  # whose place stays
+    offset, length = ours.position_offset, ours.context_length
+    end = len(x) - (theirs.pool == "appended")  # whose place stays
     places = x[offset : offset + length]
     if offset + length > end:
         places = resize_text_positions(x[offset:end], length)

@@ -1,67 +1,36 @@
 """Models: `create("ViT-B/32")` by name, `from_config(config.model)` from a config, `init` both."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
 from mmjax.data import modalities
-from mmjax.models import zoo
+from mmjax.models import fusion, regions, resnet, scale, text, vision, zoo  # noqa: F401 - they register
 from mmjax.models.decoder import generate
-from mmjax.models.fusion import OF_TEXT, Fusion
-from mmjax.models.graph import Graph, Part
-from mmjax.models.keys import KINDS
-from mmjax.models.scale import Scale
-from mmjax.models.text import TextTower
-from mmjax.parallel.mesh import batch_shards, platform
+from mmjax.models.graph import Function, Graph
+from mmjax.models.parts import from_config, register
+from mmjax.parallel.mesh import batch_shards
 
-__all__ = ["Graph", "create", "dummy_batch", "from_config", "generate", "init", "inputs", "zoo"]
+__all__ = [
+    "Function",
+    "Graph",
+    "create",
+    "dummy_batch",
+    "from_config",
+    "generate",
+    "init",
+    "inputs",
+    "register",
+    "zoo",
+]
 
 
 def create(name: str) -> Graph:
     """The named architecture (`zoo.names()`), e.g. "ViT-B/32"; UserError for an unknown name."""
     return from_config(zoo.config(name))
-
-
-def from_config(config: ConfigDict) -> Graph:
-    """Builds the model of `config.model`."""
-    shared = {"embed_dim": config.embed_dim, "dtype": compute_dtype(config.dtype)}
-    parts: dict[str, Any] = {}
-    if "image" in config.towers:
-        image: Any = KINDS[config.image.kind]
-        keys = {field.name for field in dataclasses.fields(image)}  # other kinds have other keys
-        parts["image"] = image(**{k: v for k, v in {**config.image, **shared}.items() if k in keys})
-    if "text" in config.towers:
-        parts["text"] = TextTower(**config.text, **shared)
-    if config.fusion.style != "none":
-        parts["fusion"] = _fusion(config, shared["dtype"])
-    if len(config.towers) == 2 and config.text.depth and _embeds(config.image):
-        parts["logit"] = Scale(
-            config.logit_scale_init, config.logit_scale_max, config.logit_bias_init
-        )
-    return Graph(FrozenDict({name: Part(module) for name, module in parts.items()}))
-
-
-def _embeds(image: ConfigDict) -> bool:
-    return image.kind == "resnet" or (image.kind == "vit" and image.depth > 0)
-
-
-def _fusion(config: ConfigDict, dtype: jnp.dtype) -> Fusion:
-    return Fusion(
-        **config.fusion, **{name: config.text[name] for name in OF_TEXT}, dtype=dtype,
-        class_token=config.image.kind == "vit" and config.image.pool == "cls",
-    )  # fmt: skip
-
-
-def compute_dtype(name: str) -> jnp.dtype:
-    """ "auto" is float32 on CPU, where bfloat16 is slower, and bfloat16 elsewhere."""
-    if name == "auto":
-        name = "float32" if platform() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
 
 
 def inputs(config: ConfigDict) -> dict[str, tuple[str, Any]]:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from mmjax import models
 from mmjax.models.graph import Graph
+from mmjax.models.parts import sections
 
 
 def forward_flops(config: ConfigDict, params: Any) -> int:
@@ -34,8 +35,9 @@ def plain_model(config: ConfigDict) -> Graph:
     """The model of `config.model` whose traced program is quick to make and shows all products:
     layers in a loop, and attention in no kernel, which pads and hides them."""
     config = config.copy_and_resolve_references()
-    for tower in (config.image, config.text):
-        tower.update(attention="xla", unroll=False, remat="none")
+    quick = {"attention": "xla", "unroll": False, "remat": "none"}
+    for part in sections(config).values():
+        part.update({key: value for key, value in quick.items() if key in part})
     return models.from_config(config)
 
 

@@ -5,15 +5,18 @@ embeddings; full towers and a few layers here are the hybrids (FLAVA, ALBEF, CoC
 here is late fusion with a joint head. The layers are the text tower's in width, heads and form.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
+from mmjax.errors import UserError
 from mmjax.models.attention import may_see
 from mmjax.models.graph import Function
 from mmjax.models.layers import Block, Cache, Dense, layer_norm, repeat, stack
+from mmjax.models.parts import register
 from mmjax.models.text import pool_tokens
 
 normal = nn.initializers.normal
@@ -22,18 +25,18 @@ OF_TEXT = ("width", "heads", "mlp_dim", "activation", "norm", "norm_eps", "atten
            "unroll", "causal", "pool")  # fmt: skip
 
 
+@register("concat", "cross", "bottleneck")
 class Fusion(nn.Module):
     """Text tokens [B, L, W] and image tokens [B, N, W'] -> both, each having seen the other.
 
     "concat": both are one stream, told apart by a type embedding. "cross": the texts also attend
     to the image tokens, which stay as they are (Li et al., 2021, ALBEF). "bottleneck": each has
     layers of its own and sees the other through a few shared tokens, the mean of what both made of
-    them (Nagrani et al., 2021, MBT). The fields are the config keys `model.fusion.*`, and those of
-    the text tower in `OF_TEXT`.
+    them (Nagrani et al., 2021, MBT). The `style` is the kind of the part; the fields in `OF_TEXT`
+    are the text tower's.
 
     Attributes:
-      style: How text and image tokens meet: in one stream, by cross-attention of the text, through
-        a few shared tokens.
+      of: The two towers whose tokens meet, the image's first.
       depth: Layers that fuse, made as the text tower's; 0: a joint head alone; where both towers
         have depth 0 it is early fusion, and all layers are these.
       n_bottlenecks: bottleneck: how many tokens both streams share.
@@ -52,10 +55,48 @@ class Fusion(nn.Module):
     pool: str  # of the text tower
     class_token: bool  # of the image tower
     dtype: jnp.dtype
-    style: Literal["none", "concat", "cross", "bottleneck"] = "none"
+    style: str
+    of: tuple[str, str] = ("image", "text")
     depth: int = 6
     n_bottlenecks: int = 4
-    of: tuple[str, str] = ("image", "text")
+
+    DERIVED: ClassVar = (*OF_TEXT, "style", "class_token")
+    SMOKE: ClassVar = {"depth": lambda depth: min(depth, 2)}
+
+    @classmethod
+    def derived(cls, spec: ConfigDict, model: ConfigDict) -> dict[str, Any]:
+        image, text = (model[part] for part in spec.of)
+        class_token = image.get("pool", "") == "cls"  # a token beside the patches
+        of_text = {name: text[name] for name in OF_TEXT}
+        return {"style": spec.kind, "class_token": class_token, **of_text}
+
+    @classmethod
+    def check(cls, name: str, spec: ConfigDict, model: ConfigDict) -> None:
+        key = f"config.model.{name}"
+        absent = [part for part in spec.of if part not in model]
+        if len(spec.of) != 2 or absent:
+            raise UserError(
+                f"{key}.of={spec.of!r} names the two towers that meet, an image's and a text's"
+                + (f", and the model has no part {absent[0]!r}." if absent else ".")
+            )
+        image, text = (model[part] for part in spec.of)
+        if image.kind == "resnet":
+            raise UserError(
+                f"{key} fuses the tokens of a vision transformer: set config.model.{spec.of[0]}."
+                "kind='vit'."
+            )
+        if "vocab_size" not in text:
+            raise UserError(f"{key}.of={spec.of!r}: the second part should be a text tower.")
+        if spec.kind != "concat" and not spec.depth:
+            raise UserError(
+                f"{key}.depth=0 is a joint head on both towers; kind={spec.kind!r} has no such "
+                f"form: set {key}.kind='concat'."
+            )
+        if image.kind == "regions" and spec.kind == "cross":
+            raise UserError(
+                f"{key}: regions are read by a fusion that masks padding: set {key}.kind to concat "
+                "or bottleneck."
+            )
 
     def setup(self):
         self.match = MatchHead(self.dtype)

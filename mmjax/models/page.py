@@ -107,6 +107,6 @@ def gflops(config: ConfigDict) -> str:
 
 def sizes(config: ConfigDict) -> tuple[str, str]:
     """Side of the image and length of the text; "–" for a tower that is not there."""
-    image = str(config.image.size) if "image" in config.towers else "–"
-    context = str(config.text.context_length) if "text" in config.towers else "–"
+    image = str(config.image.size) if "image" in config else "–"
+    context = str(config.text.context_length) if "text" in config else "–"
     return image, context

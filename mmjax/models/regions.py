@@ -1,16 +1,20 @@
 """Image tokens from region features that an object detector gave before (UNITER, Oscar, VinVL)."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
+from mmjax.errors import UserError
 from mmjax.models.graph import Function
 from mmjax.models.layers import Dense, layer_norm
+from mmjax.models.parts import register
 from mmjax.schema import SHAPE_FREE
 
 
+@register("regions")
 class RegionTower(nn.Module):
     """float32 regions [B, R, F] -> "tokens" [B, R, W]: a linear layer and a norm.
 
@@ -31,6 +35,13 @@ class RegionTower(nn.Module):
     norm_eps: Annotated[float, SHAPE_FREE] = 1e-5
 
     modality = "regions"
+
+    SMOKE: ClassVar = {"regions": 3, "region_width": 16, "width": 32}  # as generated ones
+
+    @classmethod
+    def check(cls, name: str, spec: ConfigDict, model: ConfigDict) -> None:
+        if min(spec.regions, spec.region_width) < 1:
+            raise UserError(f"config.model.{name}.regions and region_width must be 1 or more.")
 
     def functions(self, name: str) -> tuple[Function, ...]:
         return (Function(name, "__call__", (("regions", name),), ("tokens",)),)

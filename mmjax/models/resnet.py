@@ -10,11 +10,24 @@ from typing import Annotated
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
+from mmjax.errors import UserError
 from mmjax.models.attention import attend
 from mmjax.models.graph import Function
 from mmjax.models.layers import Dense, Kernel
-from mmjax.models.vision import MEAN, POOLED, STD, Colour, Head, normal, project, tower_outputs
+from mmjax.models.parts import register
+from mmjax.models.vision import (
+    MEAN,
+    POOLED,
+    STD,
+    Colour,
+    Head,
+    check_head,
+    normal,
+    project,
+    tower_outputs,
+)
 from mmjax.parallel.mesh import constrain
 from mmjax.schema import SHAPE_FREE
 
@@ -22,6 +35,7 @@ EXPANSION = 4  # a bottleneck's output is this many times as wide as its middle
 STRIDE = 32  # pixels a side of a cell of the last feature map
 
 
+@register("resnet")
 class ModifiedResNet(nn.Module):
     """Images [B, S, S, 3], uint8 or float32 in 0..255 -> "tokens" [B, N, 32 W], "features" and
     "embed" [B, D].
@@ -48,6 +62,20 @@ class ModifiedResNet(nn.Module):
     attention: Kernel = "auto"
 
     modality = "image"
+
+    @classmethod
+    def check(cls, name: str, spec: ConfigDict, model: ConfigDict) -> None:
+        key = f"config.model.{name}"
+        if len(spec.stages) != 4 or spec.size % 32 or spec.width % 2:
+            raise UserError(
+                f"{key}: a resnet has four stages={spec.stages}, a size={spec.size} that 32 "
+                f"divides and an even width={spec.width}."
+            )
+        if 32 * spec.width % spec.heads:
+            raise UserError(
+                f"{key}: heads={spec.heads} does not divide the resnet's 32 x width={spec.width}."
+            )
+        check_head(key, spec, model)
 
     def functions(self, name: str) -> tuple[Function, ...]:
         return (Function(name, "__call__", (("image", name),), tower_outputs(1)),)

@@ -1,6 +1,6 @@
 """The learned scale of similarities, and for SigLIP a bias, as a part of the model."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -8,14 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.models.graph import Function
+from mmjax.models.parts import register
+from mmjax.schema import TRAINING_ONLY
 
 
+@register("scale")
 class Scale(nn.Module):
-    """Gives "scale", e to the parameter NAME_scale, and "bias", the parameter NAME_bias."""
+    """Gives "scale", e to the parameter NAME_scale, and "bias", the parameter NAME_bias.
 
-    initial: float
-    max: float
-    bias: float | None
+    Attributes:
+      initial: Initial log of the scale; CLIP: ln(1/0.07).
+      max: Largest scale, clamped after each update; 0: none.
+      bias: Initial bias (SigLIP: -10); None: no bias.
+    """
+
+    initial: Annotated[float, TRAINING_ONLY] = 2.6592600
+    max: Annotated[float, TRAINING_ONLY] = 100.0
+    bias: Annotated[float | None, TRAINING_ONLY] = None
 
     def functions(self, name: str) -> tuple[Function, ...]:
         gives = ("scale",) if self.bias is None else ("scale", "bias")

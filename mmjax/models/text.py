@@ -1,7 +1,7 @@
 """The text tower: causal with EOT pooling (CLIP) or a class token at the end (CoCa), bidirectional
 (SigLIP), or post-norm (BERT)."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import flax.linen as nn
 import flax.struct
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from mmjax.errors import UserError
 from mmjax.models.attention import may_see
 from mmjax.models.graph import Function
 from mmjax.models.layers import (
@@ -24,13 +25,22 @@ from mmjax.models.layers import (
     layer_norm,
     stack,
 )
+from mmjax.models.parts import register
 from mmjax.models.tokens import Unembedding
-from mmjax.models.vision import POOLED, Head, project, tower_outputs
+from mmjax.models.vision import (
+    POOLED,
+    Head,
+    check_head,
+    check_heads,
+    project,
+    tower_outputs,
+)
 from mmjax.schema import SHAPE_FREE
 
 normal = nn.initializers.normal
 
 
+@register("transformer")
 class TextTower(nn.Module):
     """int32 ids [B, L], L ≤ context -> "tokens" [B, L, W], "features" and "embed" [B, D].
 
@@ -86,6 +96,35 @@ class TextTower(nn.Module):
     causal: Annotated[bool, SHAPE_FREE] = True
     mask_padding: Annotated[bool, SHAPE_FREE] = False
     pool: Annotated[Literal["eot", "cls", "last", "mean", "appended"], SHAPE_FREE] = "eot"
+
+    SMOKE: ClassVar = {
+        "vocab_size": 600, "context_length": 16, "width": 32, "heads": 4, "mlp_dim": 64,
+        "depth": lambda depth: min(depth, 2), "tags": lambda tags: min(tags, 6),
+    }  # fmt: skip
+
+    @classmethod
+    def check(cls, name: str, spec: ConfigDict, model: ConfigDict) -> None:
+        key = f"config.model.{name}"
+        check_heads(key, spec)
+        check_head(key, spec, model)
+        if spec.pool == "appended" and (not spec.causal or spec.mask_padding):
+            raise UserError(
+                f"{key}.pool='appended' has a mask of its own: set causal=True and "
+                "mask_padding=False."
+            )
+        if not spec.tags:
+            return
+        joints = [part for part in model.values() if isinstance(part, ConfigDict) and "of" in part]
+        if not any(part.kind == "concat" for part in joints) or spec.depth or spec.token_types < 2:
+            raise UserError(
+                f"{key}.tags={spec.tags} are a third segment of an early fusion: set {key}.depth=0 "
+                "and token_types=2, and add a fusion of kind='concat'."
+            )
+        if not 2 <= spec.tags <= spec.context_length - 2:
+            raise UserError(
+                f"{key}.tags={spec.tags} leaves no room: of context_length={spec.context_length} "
+                "positions words and tags need two each."
+            )
 
     def setup(self):
         self.token_embed = nn.Embed(

@@ -1,12 +1,14 @@
 """The image tower: a vision transformer (Dosovitskiy et al., 2021) in CLIP's and SigLIP's forms."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
+from mmjax.errors import UserError
 from mmjax.models.graph import Function
 from mmjax.models.layers import (
     Activation,
@@ -20,6 +22,7 @@ from mmjax.models.layers import (
     stack,
     unit_length,
 )
+from mmjax.models.parts import register
 from mmjax.parallel.mesh import constrain
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
 
@@ -30,6 +33,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 POOLED = {"features", "embed"}  # outputs of one vector an example
 
 
+@register("vit")
 class VisionTower(nn.Module):
     """Images [B, S, S, 3], uint8 or float32 in 0..255 -> "tokens" [B, N, W], "features" and
     "embed" [B, D].
@@ -90,6 +94,34 @@ class VisionTower(nn.Module):
     std: Colour = STD
 
     modality = "image"
+
+    SMOKE: ClassVar = {
+        "size": 32, "patch_size": 8, "width": 32, "heads": 4, "mlp_dim": 64,
+        "depth": lambda depth: min(depth, 2),
+    }  # fmt: skip
+
+    @classmethod
+    def check(cls, name: str, spec: ConfigDict, model: ConfigDict) -> None:
+        key = f"config.model.{name}"
+        check_heads(key, spec)
+        check_head(key, spec, model)
+        if spec.pixel_head and spec.patch_dropout:
+            raise UserError(f"{key}.pixel_head wants every patch: set {key}.patch_dropout=0.")
+        if spec.pool == "queries":
+            if spec.pixel_head:
+                raise UserError(
+                    f"{key}.pixel_head wants the patches' own tokens: set {key}.pool to another "
+                    "than 'queries'."
+                )
+            if spec.queries < 2 or model.embed_dim % spec.pool_heads:
+                raise UserError(
+                    f"{key}: queries={spec.queries} must be 2 or more, and pool_heads="
+                    f"{spec.pool_heads} must divide config.model.embed_dim={model.embed_dim}."
+                )
+        if spec.patch_size > spec.size:
+            raise UserError(
+                f"{key}.patch_size={spec.patch_size} is larger than the image (size={spec.size})."
+            )
 
     def functions(self, name: str) -> tuple[Function, ...]:
         gives = tower_outputs(self.depth) + ("pixels",) * self.pixel_head
@@ -280,6 +312,21 @@ class MapPool(nn.Module):
         y, _ = Attention(self.heads, self.dtype, name="attention")(query, x)
         z = layer_norm(self.norm_eps, self.dtype, "norm")(y)
         return (y + Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(z))[:, 0]
+
+
+def check_heads(key: str, spec: ConfigDict) -> None:
+    """UserError: the heads do not divide the width of a part, `key` in the config."""
+    if spec.width % spec.heads:
+        raise UserError(f"{key}: heads={spec.heads} does not divide width={spec.width}.")
+
+
+def check_head(key: str, spec: ConfigDict, model: ConfigDict) -> None:
+    """UserError: a projection that keeps the width, and another size of embeddings."""
+    if spec.head in ("none", "tanh") and spec.width != model.embed_dim:
+        raise UserError(
+            f"{key}.head={spec.head!r} wants width={spec.width} equal to config.model.embed_dim="
+            f"{model.embed_dim}; or set head='linear'."
+        )
 
 
 def tower_outputs(depth: int) -> tuple[str, ...]:

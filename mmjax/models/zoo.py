@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
-from mmjax.models import keys
+from mmjax.models import parts
 from mmjax.schema import nearest
 
 
@@ -22,8 +22,9 @@ def _clip(size, patch, vision, text, embed_dim) -> dict[str, Any]:
     """CLIP: `vision` and `text` are (width, depth, heads[, mlp_dim]); the MLP is 4 × as wide."""
     return {
         "embed_dim": embed_dim,
-        "image": {"size": size, "patch_size": patch, **_tower(*vision)},
-        "text": _tower(*text),
+        "image": {"kind": "vit", "size": size, "patch_size": patch, **_tower(*vision)},
+        "text": {"kind": "transformer", **_tower(*text)},
+        "logit": {"kind": "scale"},
     }
 
 
@@ -35,7 +36,8 @@ def _resnet(size, width, stages, text, embed_dim) -> dict[str, Any]:
             "kind": "resnet", "size": size, "width": width, "stages": stages,
             "heads": width // 2, "head": "linear_bias",
         },
-        "text": _tower(*text),
+        "text": {"kind": "transformer", **_tower(*text)},
+        "logit": {"kind": "scale"},
     }  # fmt: skip
 
 
@@ -53,16 +55,14 @@ def _siglip(size, patch, tower, context, vocab_size=32_000) -> dict[str, Any]:
     half = (0.5, 0.5, 0.5)
     return {
         "embed_dim": tower[0],
-        "logit_scale_init": math.log(10.0),
-        "logit_scale_max": 0.0,
-        "logit_bias_init": -10.0,
+        "logit": {"kind": "scale", "initial": math.log(10.0), "max": 0.0, "bias": -10.0},
         "image": {
-            **both, "size": size, "patch_size": patch, "pool": "map", "head": "none",
+            "kind": "vit", **both, "size": size, "patch_size": patch, "pool": "map", "head": "none",
             "norm_pre": False, "patch_bias": True, "mean": half, "std": half,
         },
         "text": {
-            **both, "vocab_size": vocab_size, "context_length": context, "causal": False,
-            "pool": "last", "head": "linear_bias",
+            "kind": "transformer", **both, "vocab_size": vocab_size, "context_length": context,
+            "causal": False, "pool": "last", "head": "linear_bias",
         },
     }  # fmt: skip
 
@@ -75,8 +75,9 @@ def _siglip2(size, patch, tower) -> dict[str, Any]:
 def _bert(tower, vocab_size, context, *, eps, **text) -> dict[str, Any]:
     """BERT and RoBERTa: post-norm, padding masked, with the masked-language head."""
     return {
-        "towers": ("text",), "embed_dim": tower[0],
+        "embed_dim": tower[0],
         "text": {
+            "kind": "transformer",
             **_tower(*tower), "vocab_size": vocab_size, "context_length": context, "norm": "post",
             "embed_norm": True, "token_types": 2, "causal": False, "mask_padding": True,
             "pool": "cls", "head": "none", "mlm_head": True, "norm_eps": eps, **text,
@@ -88,8 +89,9 @@ def _vit(size, patch, tower, classes) -> dict[str, Any]:
     """A ViT that scores classes ("image/features"), as google/vit-* on the hub."""
     half = (0.5, 0.5, 0.5)
     return {
-        "towers": ("image",), "embed_dim": classes,
+        "embed_dim": classes,
         "image": {
+            "kind": "vit",
             **_tower(*tower), "size": size, "patch_size": patch, "norm_pre": False,
             "patch_bias": True, "head": "linear_bias", "norm_eps": 1e-12, "mean": half, "std": half,
         },
@@ -140,7 +142,7 @@ _QUICK = "-quickgelu"
 
 def default() -> ConfigDict:
     """A `model` config with every key at its default."""
-    return keys.complete({})
+    return parts.complete({})
 
 
 def names() -> list[str]:
@@ -155,7 +157,7 @@ def config(name: str) -> ConfigDict:
     if base not in ARCHITECTURES or (base != name and not is_clip):
         near = nearest(name, ARCHITECTURES)
         raise UserError(f"There is no architecture {name!r}; the nearest is {near!r}.")
-    model = keys.complete(ARCHITECTURES[base])
+    model = parts.complete(ARCHITECTURES[base])
     model.name = name
     if name.endswith(_QUICK):
         model.image.activation = model.text.activation = "quick_gelu"

@@ -21,6 +21,8 @@ def masked_image(name: str, model: ConfigDict, of: str = "image", rate: float = 
     """
     if not 0 < rate <= 1:
         raise ValueError(f"rate={rate} is a share above 0")
+    if "patch_size" not in model.get(of, {}):
+        raise ValueError(f"of={of!r} should name a vision transformer of the model")
     side = model[of].patch_size
     patches = (model[of].size // side) ** 2
     hidden, patch_mask = max(1, round(rate * patches)), f"{of}_patch_mask"

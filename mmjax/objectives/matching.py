@@ -34,13 +34,13 @@ def matching(
       fusion: The part that tells whether they match.
       scale: hard: the part that scales the towers' similarities.
     """
-    tags = model.text.tags if model else 0
+    tags = model[of[1]].tags if model and of[1] in model else 0
     if negatives not in NEGATIVES:
         raise ValueError(f"negatives is one of {', '.join(NEGATIVES)}, not {negatives!r}")
     if bool(tags) != (negatives == "tags"):
         raise ValueError(
-            f"negatives={negatives!r} and config.model.text.tags={tags}: a picture is known by its "
-            "tags, so set negatives='tags' where there are any, and another where not"
+            f"negatives={negatives!r} and config.model.{of[1]}.tags={tags}: an image is known by "
+            "its tags, so set negatives='tags' where there are any, and another where not"
         )
     output = f"{fusion}/match"
     if tags:

@@ -100,9 +100,9 @@ def caption(
         raise ValueError(f"parallel={parallel} and prefix={prefix} are shares")
     if parallel and prefix:
         raise ValueError("a text that is predicted in parallel has no prefix: set one of them to 0")
-    if model is not None and of == "fusion" and model.fusion.style == "bottleneck":
+    if model is not None and of in model and model[of].kind == "bottleneck":
         raise ValueError(
-            "a bottleneck is not causal: set config.model.fusion.style to concat or cross"
+            f"a bottleneck is not causal: set config.model.{of}.kind to concat or cross"
         )
     mask_id = mask_token(vocabulary) if parallel else 0
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from mmjax import config as config_lib
 from mmjax import config_check
 from mmjax.errors import UserError
+from mmjax.models import parts
 from mmjax.planning.plan import Plan, make_plan
 
 GIB = 2**30
@@ -28,8 +29,8 @@ def run(
     """Plans every config (name → config) on `topology` and prints it; whether all fit.
 
     `sweep` is KEY=VALUE,VALUE,…: a plan for each value of a config key, or of the whole mesh
-    (mesh=256x1x1,32x8x1: data × fsdp × tensor); in model.*.KEY the star is both towers. Of several
-    plans the best is marked.
+    (mesh=256x1x1,32x8x1: data × fsdp × tensor); in model.*.KEY the star is every part with that
+    key. Of several plans the best is marked.
 
     Raises:
       UserError: what cannot be planned, in a sentence.
@@ -84,7 +85,9 @@ def variants(config: ConfigDict, sweep: str) -> dict[str, ConfigDict]:
             axes = zip(("data", "fsdp", "tensor"), map(int, sizes), strict=True)
             changed.mesh.update(dict(axes))
         else:
-            for path in [key.replace("*", tower) for tower in ("image", "text")]:
+            leaf = key.rpartition(".")[2]
+            every = [part for part, spec in parts.sections(config.model).items() if leaf in spec]
+            for path in [key.replace("*", part) for part in every] if "*" in key else [key]:
                 set_key(changed, path, value)
         check(changed)
         result[f"{key}={value}"] = changed

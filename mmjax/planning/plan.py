@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from mmjax.models.parts import sections
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.hardware import Topology, describe
 from mmjax.params import path_string
@@ -174,9 +175,9 @@ def advice(config: ConfigDict, compiled: Compiled, state: float) -> list[str]:
         tries.append(
             f"config.mesh.fsdp={fsdp} (parameters and optimizer are {state / 2**30:.1f} GiB)"
         )
-    for tower in config.model.towers:
-        if config.model[tower].remat != "full":
-            tries.append(f"config.model.{tower}.remat=full")
+    for name, part in sections(config.model).items():
+        if part.get("remat", "full") != "full":
+            tries.append(f"config.model.{name}.remat=full")
     share = config.batch_size // (sizes["data"] * sizes["fsdp"])
     if share % (2 * config.optim.microbatches) == 0:
         tries.append(f"config.optim.microbatches={2 * config.optim.microbatches}")

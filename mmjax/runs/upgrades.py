@@ -31,7 +31,41 @@ def _rename_keys(config: Tree) -> None:
                 del spec[key]
 
 
-UPGRADES: tuple[Callable[[Tree], None], ...] = (_rename_keys,)  # number n: of version n to n + 1
+def _name_parts(config: Tree) -> None:
+    """1 → 2: the parts of the model are named entries with the keys of their kind, and those that
+    it does not have are not written; what objectives are of has the names of parts."""
+    model = config["model"]
+    towers, fusion = model.pop("towers"), model.pop("fusion")
+    scale = {"kind": "scale", "initial": model.pop("logit_scale_init"),
+             "max": model.pop("logit_scale_max"), "bias": model.pop("logit_bias_init")}  # fmt: skip
+    image, text = model.pop("image"), model.pop("text")
+    both = "image" in towers and "text" in towers
+    if "image" in towers:
+        common = ("kind", "width")
+        tower = ("size", "heads", "head", "mean", "std", "attention")
+        own: dict[str, tuple[str, ...]] = {
+            "resnet": (*common, *tower, "stages"),
+            "regions": (*common, "regions", "region_width", "norm_eps"),
+            "vit": tuple(image.keys() - {"regions", "region_width", "stages"}),
+        }
+        model["image"] = {key: image[key] for key in own[image["kind"]] if key in image}
+    if "text" in towers:
+        model["text"] = {"kind": "transformer", **text}
+    if fusion["style"] != "none":
+        model["fusion"] = {"kind": fusion.pop("style"), **fusion}
+    embeds = image["kind"] == "resnet" or (image["kind"] == "vit" and image["depth"] > 0)
+    if both and embeds and text["depth"] > 0:
+        model["logit"] = scale
+    names = {"fused": "fusion", "image_to_text": "forward", "text_to_image": "backward"}
+    for objective in config["objectives"].values():
+        for key in {"of", "direction"} & objective.keys():
+            objective[key] = names.get(objective[key], objective[key])
+
+
+UPGRADES: tuple[Callable[[Tree], None], ...] = (
+    _rename_keys,
+    _name_parts,
+)  # number n: of version n to n + 1
 VERSION = len(UPGRADES)
 
 

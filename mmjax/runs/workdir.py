@@ -20,8 +20,7 @@ from mmjax.core.optim import Optim
 from mmjax.data.keys import KEYS as DATA
 from mmjax.data.lengths import Lengths, keep_lengths, read_lengths
 from mmjax.errors import UserError
-from mmjax.models import Graph
-from mmjax.models import keys as model_keys
+from mmjax.models import Graph, parts
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
 from mmjax.runs.checkpoint import checkpoint_steps, restore_params
@@ -100,7 +99,7 @@ def read_config(workdir: epath.Path) -> ConfigDict:
         raise UserError(f"{workdir} is not a workdir of a run: {path} is missing.") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}): restore it from a copy.") from error
-    config.model = model_keys.complete(config.model)
+    config.model = parts.complete(config.model)
     for section, keys in (("data", DATA), ("optim", keys_of(Optim))):
         config[section] = entry(keys, config[section])
     return config
@@ -127,7 +126,7 @@ def workdir_tokenizer(
 
 def saved_tokenizer(workdir: epath.Path, config: ConfigDict) -> Callable[[], data.Tokenizer] | None:
     """Loads WORKDIR/tokenizer; None for a model without texts, which needs none."""
-    reads_texts = "text" in config.model.towers
+    reads_texts = parts.vocabularies(config.model)
     return functools.partial(data.load_tokenizer, workdir / "tokenizer") if reads_texts else None
 
 
@@ -145,8 +144,9 @@ def workdir_lengths(
         return ()
     folder = Path(workdir) / "lengths"
     if jax.process_index() == 0:
+        most = max(part.context_length for part in parts.vocabularies(config.model).values())
         for source in sources:
-            keep_lengths(folder, source, tokenizer, config.model.text.context_length)
+            keep_lengths(folder, source, tokenizer, most)
     multihost_utils.sync_global_devices("lengths")
     return read_lengths(folder, sources)
 

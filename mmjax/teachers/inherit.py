@@ -29,10 +29,11 @@ def inherit(teacher: Teacher, config: ConfigDict, like: Any) -> Any:
     theirs = teacher.weights.config.model
     for path in _EQUAL:
         tower, field = path.split(".")
-        if tower in config.model.towers and theirs[tower][field] != config.model[tower][field]:
+        both = tower in config.model and tower in theirs
+        if both and theirs[tower].get(field) != config.model[tower].get(field):
             raise UserError(
-                f"{key}: the teacher has {path}={theirs[tower][field]}, the student "
-                f"{config.model[tower][field]}: set config.model.{path} to the teacher's."
+                f"{key}: the teacher has {path}={theirs[tower].get(field)}, the student "
+                f"{config.model[tower].get(field)}: set config.model.{path} to the teacher's."
             )
 
     def cut(params: Any) -> Any:

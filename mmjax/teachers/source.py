@@ -11,7 +11,7 @@ from mmjax.data.keys import PREPROCESS
 from mmjax.errors import UserError
 from mmjax.interop import pretrained
 from mmjax.interop.formats import Weights
-from mmjax.models import keys, zoo
+from mmjax.models import parts, zoo
 from mmjax.params import path_string
 from mmjax.runs.checkpoint import checksum
 from mmjax.schema import TRAINING_ONLY, entry
@@ -48,7 +48,7 @@ def fingerprint(config: ConfigDict, params: Any) -> Fingerprint:
     """
     used = [
         f"{path}={value!r}"
-        for path, key, value in keys.of_model(config.model)
+        for path, key, value in parts.of_model(config.model)
         if not key.resumable and TRAINING_ONLY not in key.marks
     ]
     sums = jax.jit(lambda tree: jax.tree.map(checksum, tree))(params)
@@ -62,7 +62,12 @@ def fingerprint(config: ConfigDict, params: Any) -> Fingerprint:
 
 def _version_0(model: ConfigDict, lines: list[str]) -> str:
     """The mark in teachers.json and teacher.json of mmjax up to config.json's version 0."""
-    image, text = model.image, model.text
+    # It was of both towers, of which one that was not there had its defaults.
+    absent = {
+        "image": entry(parts.KINDS["vit"].keys),
+        "text": entry(parts.KINDS["transformer"].keys),
+    }
+    image, text = (model.get(name, spec) for name, spec in absent.items())
     use = (image.size, image.mean, image.std, image.activation, text.context_length,
            text.activation, text.causal)  # fmt: skip
     return hashlib.sha256("".join([repr(use), *lines]).encode()).hexdigest()[:16]
@@ -71,9 +76,9 @@ def _version_0(model: ConfigDict, lines: list[str]) -> str:
 def _random(source: str, run: ConfigDict) -> Weights:
     model = zoo.config(source.removeprefix(RANDOM))
     config = ConfigDict({"model": model, "data": entry(PREPROCESS)})
-    config.model.text.vocab_size = max(
-        config.model.text.vocab_size, run.model.text.vocab_size
-    )  # fmt: skip
+    rows = [part.vocab_size for part in parts.vocabularies(run.model).values()]
+    for part in parts.vocabularies(model).values():
+        part.vocab_size = max(part.vocab_size, *rows)
 
     def read(like: Any) -> Any:
         model = models.from_config(config.model)

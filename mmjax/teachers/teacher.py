@@ -187,8 +187,8 @@ class Teacher:
         of_student = {kind for kind, _ in models.inputs(config.model).values()}
         if "regions" in of_student and any(model.inputs()[part][0] == "image" for part in reads):
             raise UserError(
-                f"config.teachers.{self.name} looks at pictures, and config.model.image.kind="
-                "'regions' reads none: remove the teacher, or set another kind."
+                f"config.teachers.{self.name} reads images, and a model of regions trains on "
+                "records without any: remove the teacher, or give the model an image tower."
             )
         tower = model.module("text")
         if mine.keys() - {PLAIN} and tower is not None:

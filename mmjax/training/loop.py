@@ -24,6 +24,7 @@ from mmjax.data import vocabulary
 from mmjax.errors import Preempted, UserError
 from mmjax.interop import pretrained, start
 from mmjax.interop.formats import Weights
+from mmjax.models.parts import vocabularies
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.runs.checkpoint import Checkpoints, checkpoint_steps
 from mmjax.runs.goodput import Account, Clock, read_rows
@@ -86,11 +87,11 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         open_workdir(folder, config, cleanup, check_resume, command)
         of_weights = weights.tokenizer if weights else None
         load = functools.cache(lambda: workdir_tokenizer(folder, config, sources, of_weights))
-        tokenizer = load() if "text" in config.model.towers else None
+        tokenizer = load() if vocabularies(config.model) else None
         if tokenizer is not None:
             config_check.validate_vocabulary(config, tokenizer.vocab_size)
-            words = vocabulary.of_tokenizer(tokenizer, config.model.text.vocab_size)
-            parts = parts.with_vocabulary(words)
+            rows = min(part.vocab_size for part in vocabularies(config.model).values())
+            parts = parts.with_vocabulary(vocabulary.of_tokenizer(tokenizer, rows))
         modalities = readers(config, parts.teachers, load)
         evaluators = {
             name: evaluation.build(
