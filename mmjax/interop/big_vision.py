@@ -20,9 +20,9 @@ from mmjax.data import Tokenizer
 from mmjax.data.tokenize import load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensor, Tensors, open_tensors
-from mmjax.interop.formats import Family, Format, Weights, unlike_clip, weights
+from mmjax.interop.formats import Family, Format, Weights, shapes, weights
 from mmjax.interop.open_clip import TOKENIZERS
-from mmjax.interop.table import Row
+from mmjax.interop.table import Row, their_shapes
 from mmjax.models import zoo
 
 FILE = "model.npz"  # of a folder that is written here
@@ -126,41 +126,12 @@ def rows(model: ConfigDict, scanned: bool = False) -> list[Row]:
     ]
 
 
-def obstacles(model: ConfigDict) -> list[str]:
-    image, text, half = model.image, model.text, (0.5, 0.5, 0.5)
-    if unlike := unlike_clip(model, ("image", "text") if "text" in model.towers else ("image",)):
-        return unlike
-    present = {
-        "the image tower is a ResNet": image.kind == "resnet",
-        "the image is pooled by 'queries'": image.pool == "queries",
-        "there is a norm before the image blocks": image.norm_pre,
-        "the patch embedding has no bias": not image.patch_bias,
-        f"the image head is {image.head!r}, not 'linear_bias' or 'none'": image.head
-        not in ("linear_bias", "none"),
-        "its pixels are not normalised to -1..1": (image.mean, image.std) != (half, half),
-        "its class token has no learned position": image.pool == "cls"
-        and image.position != "learned",
-    }
-    towers = {"image": image} | ({"text": text} if "text" in model.towers else {})
-    for name, tower in towers.items():
-        present |= {
-            f"the {name} tower's activation is {tower.activation!r}, not 'gelu_tanh'": (
-                tower.activation != "gelu_tanh"
-            ),
-            f"the {name} tower's norm_eps is {tower.norm_eps}, not 1e-6": tower.norm_eps != 1e-6,
-        }
-    if "text" in model.towers:
-        present |= {
-            "the text tower is causal": text.causal,
-            "padding is masked from its text tower": text.mask_padding,
-            f"text is pooled by {text.pool!r}, not at the last place": text.pool != "last",
-            f"the text head is {text.head!r}, not 'linear_bias'": text.head != "linear_bias",
-            "it has no logit bias": model.logit_bias_init is None,
-        }
-    return [reason for reason, found in present.items() if found]
-
-
-FAMILY = Family("big_vision", rows=rows, obstacles=obstacles, ignored=(r"opt/.*",))
+FAMILY = Family(
+    "big_vision",
+    rows=rows,
+    read_back=lambda model: _model(their_shapes(rows(model), shapes(model))),
+    ignored=(r"opt/.*",),
+)
 
 
 def _prefix(model: ConfigDict) -> str:

@@ -20,7 +20,10 @@ from mmjax.data.keys import PREPROCESS
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensors
 from mmjax.interop.table import Row, from_theirs, to_theirs
-from mmjax.schema import entry
+from mmjax.models import keys
+from mmjax.schema import TRAINING_ONLY, entry
+
+OF_READERS = ("dtype",)  # keys that whoever reads weights chooses anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,19 +33,38 @@ class Family:
     Attributes:
       name: as a user knows it, "Hugging Face's CLIPModel"; begins sentences about it.
       rows: `config.model` → its name table, a row for each parameter of that model.
-      obstacles: `config.model` → what of it has no place here, each a clause ("it has a logit
-        bias"); none if it can be held.
+      read_back: `config.model` → what a reader finds in the files that are written of it. KeyError:
+        the name of a parameter that would not be there.
       ignored: regular expressions of names found in files that are no parameters.
+      obstacles: `config.model` → what of it has no place here and is not seen by reading back, each
+        a clause ("timm has no such tower").
     """
 
     name: str
     rows: Callable[[ConfigDict], Sequence[Row]]
-    obstacles: Callable[[ConfigDict], list[str]]
+    read_back: Callable[[ConfigDict], ConfigDict]
     ignored: tuple[str, ...] = ()
+    obstacles: Callable[[ConfigDict], list[str]] = lambda model: []
+
+    def differences(self, model: ConfigDict) -> list[str]:
+        """What of `config.model` has no place in this family, each a clause."""
+        found = self.obstacles(model)
+        try:
+            back = self.read_back(model)
+        except KeyError as error:
+            return found or [f"its weights would lack {error.args[0]}"]
+        return found + [
+            f"config.model.{path}={value!r} would come back as {again!r}"
+            for path, key, value in keys.of_model(model)
+            if not key.resumable and path not in OF_READERS
+            for again in [functools.reduce(lambda node, name: node[name], path.split("."), back)]
+            if (value is None) != (again is None)
+            or (value != again and TRAINING_ONLY not in key.marks)
+        ]
 
     def check_holds(self, model: ConfigDict) -> None:
         """Raises a UserError that says what in `config.model` has no place in this family."""
-        found = self.obstacles(model)
+        found = self.differences(model)
         if found:
             raise UserError(f"{self.name} cannot hold this model: {'; '.join(found)}.")
 
@@ -128,16 +150,6 @@ def weights(
     config = ConfigDict({"model": model, "data": entry(PREPROCESS, preprocess)})
     read = functools.partial(family.read, tensors, model, what=f"the weights in {source}")
     return Weights(str(source), config, read, tokenizer, left=left)
-
-
-def unlike_clip(model: ConfigDict, towers: tuple[str, ...] = ("image", "text")) -> list[str]:
-    """Obstacles of every family of CLIP and SigLIP: other towers, or a text tower like BERT."""
-    text = model.text
-    found = [f"it has no {tower} tower" for tower in towers if tower not in model.towers]
-    found += [f"it has the {tower} tower" for tower in model.towers if tower not in towers]
-    bert = (text.norm != "pre", text.embed_norm, text.token_types, text.mlm_head)
-    found += ["its text tower is BERT's"] * ("text" in model.towers and any(bert))
-    return found + ["its towers are fused"] * (model.fusion.style != "none")
 
 
 def shapes(model: ConfigDict) -> Any:

@@ -8,12 +8,13 @@ from ml_collections import ConfigDict
 from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensors
-from mmjax.interop.formats import Family, unlike_clip
+from mmjax.interop.formats import Family
 from mmjax.interop.huggingface import preprocessor
 from mmjax.interop.huggingface.architecture import (
     Architecture,
     clip_blocks,
     norm,
+    read_back,
     read_tower,
     write_tower,
 )
@@ -42,34 +43,6 @@ def rows(model: ConfigDict) -> list[Row]:
     """Of both towers, or of the only one."""
     parts = (*model.towers, "logit_scale") if len(model.towers) == 2 else model.towers
     return [row for row in ROWS if row.paths[0].split("/")[0] in parts]
-
-
-def obstacles(model: ConfigDict, towers: tuple[str, ...]) -> list[str]:
-    found = unlike_clip(model, towers)
-    found += _image_obstacles(model.image) if "image" in model.towers else []
-    found += _text_obstacles(model.text) if "text" in model.towers else []
-    return found + ["it has a logit bias"] * (model.logit_bias_init is not None)
-
-
-def _image_obstacles(image: ConfigDict) -> list[str]:
-    present = {
-        "the image tower is a ResNet": image.kind == "resnet",
-        f"the image is pooled by {image.pool!r}, not by a class token": image.pool != "cls",
-        f"image positions are {image.position!r}, not learned": image.position != "learned",
-        "there is no norm before the image blocks": not image.norm_pre,
-        "the patch embedding has a bias": image.patch_bias,
-        f"the image head is {image.head!r}, not 'linear'": image.head != "linear",
-    }
-    return [reason for reason, found in present.items() if found]
-
-
-def _text_obstacles(text: ConfigDict) -> list[str]:
-    present = {
-        "the text tower is not causal": not text.causal,
-        f"text is pooled by {text.pool!r}, not at its end token": text.pool != "eot",
-        f"the text head is {text.head!r}, not 'linear'": text.head != "linear",
-    }
-    return [reason for reason, found in present.items() if found]
 
 
 def _read_config(part: str) -> Callable[[Mapping[str, Any], Tensors], ConfigDict]:
@@ -160,7 +133,7 @@ model = {name}.from_pretrained(".")"""
         family=Family(
             f"Hugging Face's {name}",
             rows=rows,
-            obstacles=lambda model: obstacles(model, towers),
+            read_back=read_back(rows, _read_config(part), _write_config),
             ignored=(r"(vision|text)_model\.embeddings\.position_ids",),
         ),
         model_type={"": "clip", "Text": "clip_text_model", "Vision": "clip_vision_model"}[part],

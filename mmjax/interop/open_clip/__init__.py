@@ -36,8 +36,9 @@ _DECODER = "text_decoder."
 FAMILY = Family(
     "open_clip",
     rows=rows,
-    obstacles=settings_lib.obstacles,
+    read_back=settings_lib.read_back,
     ignored=NO_PARAMETERS,
+    obstacles=settings_lib.obstacles,
 )
 
 
