@@ -20,7 +20,7 @@ from mmjax.data import Tokenizer
 from mmjax.data.tokenize import load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensor, Tensors, open_tensors
-from mmjax.interop.formats import Family, Format, Weights, shapes, weights
+from mmjax.interop.formats import CLIP, Family, Format, Weights, shapes, weights
 from mmjax.interop.open_clip import TOKENIZERS
 from mmjax.interop.table import Row, their_shapes
 from mmjax.models import zoo
@@ -58,7 +58,7 @@ def read(path: Path) -> Weights:
     model.name = path.absolute().stem
     scanned = any("/encoderblock/" in name for name in tensors)
     family = dataclasses.replace(FAMILY, rows=functools.partial(rows, scanned=scanned))
-    words = "text" in model.towers and any((file.parent / name).is_file() for name in TOKENIZERS)
+    words = "text" in model and any((file.parent / name).is_file() for name in TOKENIZERS)
     return weights(
         path,
         family,
@@ -111,7 +111,7 @@ def rows(model: ConfigDict, scanned: bool = False) -> list[Row]:
         ]
     if image.head == "linear_bias":
         table += _linear("image/head", f"{prefix}head")
-    if "text" not in model.towers:
+    if "text" not in model:
         return table
     text = model.text
     return [
@@ -128,6 +128,7 @@ def rows(model: ConfigDict, scanned: bool = False) -> list[Row]:
 
 FAMILY = Family(
     "big_vision",
+    parts=(CLIP, {"image": ("vit",)}),
     rows=rows,
     read_back=lambda model: _model(their_shapes(rows(model), shapes(model))),
     ignored=(r"opt/.*",),
@@ -135,7 +136,7 @@ FAMILY = Family(
 
 
 def _prefix(model: ConfigDict) -> str:
-    return "img/" if "text" in model.towers else ""
+    return "img/" if "text" in model else ""
 
 
 def _blocks(ours: str, theirs: str, tower: ConfigDict, scanned: bool) -> list[Row]:
@@ -204,8 +205,8 @@ def _with_class_row(tensors: dict[str, Any], model: ConfigDict) -> Tensors:
 
 def _model(tensors: Tensors) -> ConfigDict:
     """`config.model` of these names and shapes; KeyError: the name that is missing."""
-    model = zoo.default()
     two_towers = "img/embedding/kernel" in tensors
+    model = zoo.default("image", *(("text", "logit") if two_towers else ()))
     prefix, half = "img/" if two_towers else "", (0.5, 0.5, 0.5)
     shape = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     patch, _, _, width = shape[f"{prefix}embedding/kernel"]
@@ -223,11 +224,10 @@ def _model(tensors: Tensors) -> ConfigDict:
         **_tower(shape, f"{prefix}Transformer"),
     )  # fmt: skip
     if not two_towers:
-        model.towers = ("image",)
         return model
     vocab_size = shape["txt/Embed_0/embedding"][0]
     model.embed_dim = shape["txt/head/kernel"][-1]
-    model.update(logit_scale_init=float(np.log(10.0)), logit_scale_max=0.0, logit_bias_init=-10.0)
+    model.logit.update(initial=float(np.log(10.0)), max=0.0, bias=-10.0)
     model.text.update(
         vocab_size=vocab_size, context_length=shape["txt/pos_embedding"][1], causal=False,
         pool="last", head="linear_bias", **_tower(shape, "txt/Encoder_0"),

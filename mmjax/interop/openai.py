@@ -23,6 +23,7 @@ from mmjax.interop.open_clip.tables import rows
 from mmjax.interop.table import their_shapes
 from mmjax.interop.torchscript import is_archive
 from mmjax.models import zoo
+from mmjax.models.parts import part
 
 FILE = "model.pt"  # of a folder that is written here
 MARKS = ("input_resolution", "context_length", "vocab_size")  # OpenAI's files have them as tensors
@@ -98,6 +99,7 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
 
 FAMILY = Family(
     "OpenAI's CLIP",
+    parts=({"image": ("vit", "resnet"), "text": ("transformer",), "logit": ("scale",)},),
     rows=rows,
     read_back=lambda model: _model(their_shapes(rows(model), shapes(model))),
     ignored=(*MARKS, *open_clip.NO_PARAMETERS),
@@ -113,7 +115,7 @@ def _model(tensors: Tensors) -> ConfigDict:
     def count(pattern: str) -> int:
         return len({match[1] for name in tensors if (match := re.match(pattern, name))})
 
-    model = zoo.default()
+    model = zoo.default("image", "text", "logit")
     width, model.embed_dim = shape("text_projection")
     model.text.update(
         vocab_size=shape("token_embedding.weight")[0],
@@ -130,8 +132,8 @@ def _model(tensors: Tensors) -> ConfigDict:
         width = shape("visual.layer1.0.conv1.weight")[0]
         grid = round((shape("visual.attnpool.positional_embedding")[0] - 1) ** 0.5)
         stages = tuple(count(rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
-        model.image.update(
-            kind="resnet", size=32 * grid, width=width, stages=stages, heads=width // 2,
+        model.image = part(
+            "resnet", size=32 * grid, width=width, stages=stages, heads=width // 2,
             head="linear_bias",
         )  # fmt: skip
     return model

@@ -54,7 +54,8 @@ def read_back(
     def back(model: ConfigDict) -> ConfigDict:
         names = dict.fromkeys(row.theirs for row in rows(model))
         found = read_config(write_config(model, None).to_dict(), names)
-        found.image.update(mean=model.image.mean, std=model.image.std)  # preprocessor_config.json
+        if "image" in found:  # preprocessor_config.json
+            found.image.update(mean=model.image.mean, std=model.image.std)
         return found
 
     return back

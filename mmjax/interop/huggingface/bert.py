@@ -85,8 +85,8 @@ def _architecture(kind: str, class_name: str, mlm: bool) -> Architecture:
         if mlm and not getattr(theirs, "tie_word_embeddings", True):
             raise ValueError("its words are scored by another matrix than their embedding")
         has_pooler = not mlm and "pooler.dense.weight" in tensors
-        model = zoo.default()
-        model.update(towers=("text",), embed_dim=theirs.hidden_size)
+        model = zoo.default("text")
+        model.embed_dim = theirs.hidden_size
         model.text.update(
             **read_tower(theirs), vocab_size=theirs.vocab_size,
             context_length=theirs.max_position_embeddings - offset, norm="post", embed_norm=True,
@@ -120,6 +120,7 @@ def _architecture(kind: str, class_name: str, mlm: bool) -> Architecture:
     return Architecture(
         family=Family(
             f"Hugging Face's {class_name}{suffix}",
+            parts=({"text": ("transformer",)},),
             rows=rows,
             read_back=read_back(rows, read_config, write_config),
             ignored=tuple(ignored),

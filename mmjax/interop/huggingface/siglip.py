@@ -63,9 +63,9 @@ def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
     theirs: Any = SiglipConfig.from_dict(dict(settings))
     image, text = theirs.vision_config, theirs.text_config
     half = (0.5, 0.5, 0.5)
-    model = zoo.default()
-    model.update(embed_dim=image.hidden_size, logit_scale_init=math.log(10.0),
-                 logit_scale_max=0.0, logit_bias_init=-10.0)  # fmt: skip
+    model = zoo.default("image", "text", "logit")
+    model.embed_dim = image.hidden_size
+    model.logit.update(initial=math.log(10.0), max=0.0, bias=-10.0)
     model.image.update(
         **read_tower(image), size=image.image_size, patch_size=image.patch_size, pool="map",
         norm_pre=False, patch_bias=True, head="none", mean=half, std=half,

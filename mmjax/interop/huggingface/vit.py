@@ -75,8 +75,8 @@ def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
     elif "pooler.dense.weight" in tensors:
         head = "tanh"
     half = (0.5, 0.5, 0.5)
-    model = zoo.default()
-    model.update(towers=("image",), embed_dim=width)
+    model = zoo.default("image")
+    model.embed_dim = width
     model.image.update(
         **read_tower(theirs), size=theirs.image_size, patch_size=theirs.patch_size, norm_pre=False,
         patch_bias=True, head=head, mean=half, std=half,
@@ -111,6 +111,7 @@ print(model(**processor(Image.open("picture.jpg"), return_tensors="pt")).last_hi
 MODEL = Architecture(
     family=Family(
         "Hugging Face's ViTModel",
+        parts=({"image": ("vit",)},),
         rows=rows,
         read_back=read_back(rows, read_config, write_config),
         obstacles=obstacles,

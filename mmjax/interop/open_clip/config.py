@@ -12,6 +12,7 @@ from mmjax.errors import UserError
 from mmjax.interop.open_clip import timm
 from mmjax.interop.open_clip.tables import has_own_text, is_siglip
 from mmjax.models import zoo
+from mmjax.models.parts import part
 from mmjax.schema import entry
 
 _GELU, _TANH = "gelu", "gelu_tanh"
@@ -63,12 +64,11 @@ def read_model(settings: Mapping[str, Any]) -> ConfigDict:
     _check_known("vision_cfg", image)
     _check_known("text_cfg", text)
     quick = settings.get("quick_gelu", False)
-    model = zoo.default()
+    model = zoo.default("image", "text", "logit")
     model.embed_dim = settings["embed_dim"]
-    model.logit_scale_init = float(settings.get("init_logit_scale", model.logit_scale_init))
+    model.logit.initial = float(settings.get("init_logit_scale", model.logit.initial))
     if settings.get("init_logit_bias") is not None:
-        model.logit_bias_init = float(settings["init_logit_bias"])
-        model.logit_scale_max = 0.0
+        model.logit.update(bias=float(settings["init_logit_bias"]), max=0.0)
     if image.get("timm_model_name"):
         timm.read(image, model.image)
     elif isinstance(image.get("layers", 12), list):
@@ -105,8 +105,8 @@ def _read_vit(image: Mapping[str, Any], quick: bool, model: ConfigDict) -> None:
 
 def _read_resnet(image: Mapping[str, Any], model: ConfigDict) -> None:
     width = image.get("width", 64)
-    model.image.update(
-        kind="resnet",
+    model.image = part(
+        "resnet",
         size=_side(image.get("image_size", 224)),
         width=width,
         stages=tuple(image["layers"]),
@@ -183,9 +183,9 @@ def write_model(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any
     settings: dict[str, Any] = {"embed_dim": model.embed_dim}
     if text.activation == "quick_gelu":
         settings["quick_gelu"] = True
-    settings["init_logit_scale"] = model.logit_scale_init
-    if model.logit_bias_init is not None:
-        settings["init_logit_bias"] = model.logit_bias_init
+    settings["init_logit_scale"] = model.logit.initial
+    if model.logit.bias is not None:
+        settings["init_logit_bias"] = model.logit.bias
     vision: dict[str, Any] = {"image_size": image.size}
     if has_own_text(model):
         settings["custom_text"] = True
