@@ -2,22 +2,32 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 
 from mmjax import config as config_lib
-from mmjax import models, objectives
+from mmjax import data, models, objectives
 from mmjax import params as roles
 from mmjax.core import optim
-from mmjax.core.state import TrainState, new_state
-from mmjax.core.step import make_train_step
+from mmjax.core.state import TrainState, init_state, model_params, new_state
+from mmjax.core.step import make_train_step, total_loss
+from mmjax.core.views import run_views
+from mmjax.errors import Preempted
 from mmjax.models import zoo
+from mmjax.parallel import hardware, rules
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.parallel import rules
+from mmjax.planning import plan as plan_lib
+from mmjax.runs.preemption import Preemption
+from mmjax.runs.workdir import make_tokenizer
+from mmjax.training import loop
+from mmjax.training.assemble import assemble, readers
 
 DEPTH = 2
 BATCH = 16
@@ -122,3 +132,67 @@ def first_gradient(state: TrainState, b1: float = 0.9) -> Any:
 
 def _has_mu(node: Any) -> bool:
     return hasattr(node, "mu")
+
+
+def loaded_step(config: ConfigDict, devices: int) -> tuple[dict[str, float], Any]:
+    """(losses, gradient) of the first step of a run on so many devices, its batch as it is loaded
+    from config.data.train and its parameters as they begin."""
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        parts = assemble(config, mesh)
+        sources = data.open_sources(config.data.train)
+        words = functools.cache(lambda: make_tokenizer(config, sources, None))
+        batches = data.train_batches(
+            sources, config, readers(config, (), words), rows=np.arange(config.batch_size),
+            start_step=0,
+        )  # fmt: skip
+        batch = mesh_lib.put_batch(next(batches), config.batch_size)
+        batches.close()
+        state = init_state(parts.model, parts.optimizer, seed=0, ema=False, mesh=mesh)
+
+        def loss(params: Any, batch: Any) -> Any:
+            key = jax.random.key(0)
+            return total_loss(
+                parts.objectives,
+                run_views(parts.model, parts.objectives, params, batch, key),
+                batch,
+            )
+
+        run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        (_, metrics), gradient = run(model_params(state.params), batch)
+    return jax.tree.map(float, metrics), jax.tree.map(np.asarray, gradient)
+
+
+def assert_same(found: tuple[dict[str, float], Any], truth: tuple[dict[str, float], Any]) -> None:
+    """Losses agree to 1e-5, gradients to 1e-5 of their norm."""
+    assert found[0].keys() == truth[0].keys()
+    np.testing.assert_allclose(
+        list(found[0].values()), [truth[0][name] for name in found[0]], rtol=1e-5
+    )
+    pairs = list(zip(jax.tree.leaves(found[1]), jax.tree.leaves(truth[1]), strict=True))
+    norm = np.sqrt(sum((b**2).sum() for _, b in pairs))
+    assert max(np.linalg.norm(a - b) for a, b in pairs) <= 1e-5 * norm
+
+
+def trained(
+    config: ConfigDict, workdir: Path, stop_after: int | None = None
+) -> tuple[TrainState, dict[str, float]]:
+    """The last state of a run and the last value of everything that it logged; `stop_after`: it is
+    asked to end after this step, and started again."""
+    if stop_after is not None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Preemption, "reached", lambda self, step: step == stop_after)
+            with pytest.raises(Preempted):
+                loop.train(config, workdir)
+    state = loop.train(config, workdir)
+    rows = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return state, functools.reduce(lambda found, row: found | json.loads(row), rows, {})
+
+
+def planned(config: ConfigDict) -> plan_lib.Plan:
+    """The plan of a run on this machine's eight CPU devices, as two hosts of four."""
+    chip = hardware.Chip("cpu", 1e12, 5e11, 2e9, 1e9, 1e11, 1e10, 1e9)
+    topology = hardware.Topology("eight", chip, jax.devices(), 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_lib, "describe", lambda name: topology)
+        return plan_lib.make_plan(config, "eight")
