@@ -281,7 +281,7 @@ def default() -> ConfigDict:
     return ConfigDict(tree)
 
 
-def entry(kind: str, **values: Any) -> ConfigDict:
+def entry(kind: str, /, **values: Any) -> ConfigDict:
     """A named entry of `kind` ("data.train", "objectives", "teachers", "evals"), `values` over
     defaults.
 

@@ -1,6 +1,7 @@
 """A model so small that its train step compiles in seconds, random weights and batches for it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -37,8 +38,11 @@ def config(**optim_keys: Any) -> ConfigDict:
     return result
 
 
-def params(model: models.Graph, seed: int = 0) -> Any:
-    """Random float32 parameters made by NumPy: quicker than compiling `models.init`."""
+def params(model: models.Graph, seed: int = 0, batch: Any = None) -> Any:
+    """Random float32 parameters made by NumPy: quicker than compiling `models.init`.
+
+    `batch`: for a model that reads other columns than those of `models.dummy_batch`.
+    """
     rng = np.random.default_rng(seed)
 
     def leaf(role: roles.Role, shape: Any) -> np.ndarray:
@@ -49,10 +53,13 @@ def params(model: models.Graph, seed: int = 0) -> Any:
             return (noise / np.sqrt(np.prod(shape.shape[int(role.stacked) : -1]))).astype("f4")
         return (0.1 * noise + role.path.endswith("/scale")).astype(np.float32)
 
-    return roles.map_roles(leaf, shapes(model))
+    return roles.map_roles(leaf, shapes(model, batch))
 
 
-def shapes(model: models.Graph) -> Any:
+def shapes(model: models.Graph, batch: Any = None) -> Any:
+    if batch is not None:
+        run = functools.partial(model.init, outputs=model.outputs())
+        return jax.eval_shape(run, jax.random.key(0), batch)["params"]
     return jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
 
 
@@ -100,8 +107,8 @@ def run(
     rates = optim.lr_multipliers(config.optim, shapes(model))
     optimizer = optim.optimizer(config.optim, rates)
     mesh = mesh_lib.make_mesh(*sizes, jax.devices()[: int(np.prod(sizes))])
-    goals = objectives.build(config.objectives, config.model)
-    step = make_train_step(model, goals, optimizer, rates, config)
+    built = objectives.build(config.objectives, config.model)
+    step = make_train_step(model, built, optimizer, rates, config)
     state = jax.jit(lambda p: new_state(p, optimizer, ema=config.optim.ema > 0))(params(model))
     state = jax.device_put(state, rules.state_shardings(state, mesh))
     return Run(mesh, step, jax.jit(step, compiler_options=options), state)

@@ -116,10 +116,13 @@ def run_views(
         every = dict(outputs)
         for view, found in theirs.items():
             every[view] = {**found, **{name: others[view][name] for name in of_model[view]}}
+        # Those that make a view before those that read it: gradients add up in this order.
+        makers_first = sorted(objectives, key=lambda name: not objectives[name][0].views)
+        locals_ = {name: objectives[name][0].local for name in makers_first}
         local = {
-            name: objective.local(every, every[PLAIN], (own or {}).get(name, NOTHING))
-            for name, (objective, _) in objectives.items()
-            if objective.local is not None
+            name: of(every, every[PLAIN], (own or {}).get(name, NOTHING))
+            for name, of in locals_.items()
+            if of is not None
         }
         return {v: {n: outputs[v][n] for n in leaving.get(v, ())} for v in outputs}, local
 

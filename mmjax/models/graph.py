@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+from flax.core import FrozenDict
 
 
 class Function(NamedTuple):
@@ -58,6 +59,10 @@ class Graph(nn.Module):
     """
 
     parts: Mapping[str, Part]
+
+    def __post_init__(self):
+        self.parts = FrozenDict(self.parts)  # a model is hashable: jit and caches know it by value
+        super().__post_init__()
 
     def setup(self):
         for name, part in self.parts.items():

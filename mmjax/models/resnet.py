@@ -20,7 +20,8 @@ STRIDE = 32  # pixels a side of a cell of the last feature map
 
 
 class ModifiedResNet(nn.Module):
-    """uint8 images [B, S, S, 3] -> "tokens" [B, N, 32 W], "features" and "embed" [B, D].
+    """Images [B, S, S, 3], uint8 or float32 in 0..255 -> "tokens" [B, N, 32 W], "features" and
+    "embed" [B, D].
 
     Against the usual ResNet: three convolutions at the start, average pooling in place of strides,
     and one attention query pools (Radford et al., 2021, section 2.4; OpenAI's code). The fields are

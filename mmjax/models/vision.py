@@ -14,7 +14,8 @@ POOLED = {"features", "embed"}  # outputs of one vector an example
 
 
 class VisionTower(nn.Module):
-    """uint8 images [B, S, S, 3] -> "tokens" [B, N, W], "features" and "embed" [B, D].
+    """Images [B, S, S, 3], uint8 or float32 in 0..255 -> "tokens" [B, N, W], "features" and
+    "embed" [B, D].
 
     The fields are the config keys `model.image.*`; `mmjax/config.py` says what each means.
     """
@@ -131,7 +132,7 @@ class VisionTower(nn.Module):
         return result
 
     def embed_patches(self, image: jax.Array) -> jax.Array:
-        """[B, S, S, 3] uint8 -> [B, (S // P)^2, W]: a convolution of stride P, as one matmul."""
+        """[B, S, S, 3] -> [B, (S // P)^2, W]: a convolution of stride P, as one matmul."""
         p, w = self.patch_size, self.width
         kernel_init = nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
         kernel = PatchKernel((p, p, 3, w), self.patch_bias, kernel_init, name="patch_embed")()

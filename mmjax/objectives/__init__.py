@@ -1,6 +1,7 @@
 """Objectives: pure losses over model outputs, and the registry that the config names them by."""
 
 from mmjax.objectives import (
+    classification,
     contrastive,
     distill,
     distill_tokens,
@@ -30,6 +31,7 @@ __all__ = [
     "Own",
     "View",
     "build",
+    "classification",
     "contrastive",
     "distill",
     "distill_tokens",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mmjax.data.vocabulary import Vocabulary
+from mmjax.errors import UserError
 from mmjax.models.text import LmHead
 from mmjax.models.tokens import NO_TARGET, TokenNll, token_nll
 from mmjax.objectives.registry import LOCAL, Batch, Objective, View, register
@@ -137,8 +138,13 @@ def token_objective(name: str, of: str, text: str, view: Any) -> Objective:
     def local(outputs, batch, own):
         del batch, own
         made = outputs[name]
-        head = made[f"{text}/lm_head"]
-        hidden = hidden_at(made[f"{of}/tokens"], made.get("positions"), head)
+        tokens, head = made[f"{of}/tokens"], made[f"{text}/lm_head"]
+        if tokens.shape[:2] != made[text].shape:
+            raise UserError(
+                f"config.objectives.{name}.of={of!r} gives {tokens.shape[1]} tokens for a text of "
+                f"{made[text].shape[1]}: set it to {text!r} or to a part that fuses it."
+            )
+        hidden = hidden_at(tokens, made.get("positions"), head)
         return token_nll(hidden, made["targets"], head.unembedding())
 
     def loss(outputs, batch, own):

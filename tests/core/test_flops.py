@@ -79,11 +79,11 @@ def test_early_fusion_runs_the_whole_stack_for_every_pair():
     assert counted(run) == 3 * B * (image() - layers(PATCHES + 1, PATCHES + 1) + 3 * pair)
 
 
-def test_masked_words_cost_a_pass_and_the_head_at_their_places():
+def test_masked_language_costs_a_pass_and_the_head_at_its_positions():
     run = config("mlm", style="cross", depth=1)
     cross = layers(LENGTH, LENGTH, 1) + layers(LENGTH, PATCHES + 1, 1) - 4 * LENGTH * W * MLP
-    places = 2  # 15 % of 8, rounded up
-    head = places * (2 * W**2 + 2 * W * V)
+    positions = 2  # 15 % of 8, rounded up
+    head = positions * (2 * W**2 + 2 * W * V)
     assert counted(run) == 3 * B * (image() + layers(LENGTH, LENGTH) + cross + head)
 
 

@@ -13,7 +13,7 @@ from mmjax import config as config_lib
 from mmjax import models, objectives
 from mmjax.core import step as step_lib
 from mmjax.core.views import run_views
-from mmjax.objectives import Objective
+from mmjax.objectives import Objective, View
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.params import path_string, role
 
@@ -25,11 +25,11 @@ def strained():
 
     @objectives.register("breakable")
     def breakable():
-        def loss(outputs, batch):
-            x = batch["label"].astype(jnp.float32).mean() * outputs["plain"]["logit_scale"]
+        def loss(outputs, batch, own):
+            x = batch["label"].astype(jnp.float32).mean() * outputs["plain"]["logit/scale"]
             return jnp.sqrt(x), {"x": x}
 
-        return Objective({"plain": ("logit_scale",)}, loss)
+        return Objective({"plain": ("logit/scale",)}, loss)
 
     config = tiny.config(
         schedule="rsqrt",
@@ -188,11 +188,11 @@ def loss_and_gradient(microbatches: int, devices: int = 1):
     """(loss, gradients) of the clip objective over one batch, on `devices` as `data`."""
     config = tiny.config()
     model = models.from_config(config.model)
-    goals = objectives.build(config.objectives)
+    built = objectives.build(config.objectives)
 
     def loss(params, batch):
-        views = run_views(model, goals, params, batch, jax.random.key(0), microbatches=microbatches)
-        return step_lib.total_loss(goals, views, batch)[0]
+        views = run_views(model, built, params, batch, jax.random.key(0), microbatches=microbatches)
+        return step_lib.total_loss(built, views, batch)[0]
 
     with jax.set_mesh(mesh_lib.make_mesh(devices, 1, 1, jax.devices()[:devices])):
         batch = mesh_lib.put_batch(tiny.batch(config.model), tiny.BATCH)
@@ -215,14 +215,14 @@ def test_microbatches_drop_the_same_patches_in_both_passes():
     config = tiny.config()
     config.model.image.patch_dropout = 0.5
     model, k = models.from_config(config.model), 4
-    goals = {"sum": (Objective({"plain": ("image/embed",)}, None), 1.0)}
+    built = {"sum": (Objective({"plain": ("image/embed",)}, None), 1.0)}
     params, batch, key = tiny.params(model), tiny.batch(config.model), jax.random.key(3)
     weights = np.random.default_rng(5).normal(size=(tiny.BATCH, config.model.embed_dim))
 
     @jax.jit
     @jax.value_and_grad
     def ours(params):
-        views = run_views(model, goals, params, batch, key, microbatches=k)
+        views = run_views(model, built, params, batch, key, microbatches=k)
         return (views["plain"]["image/embed"] * weights).sum()
 
     @jax.jit
@@ -249,25 +249,28 @@ def test_a_view_runs_once_however_many_objectives_read_it():
     config = tiny.config()
     model = models.from_config(config.model)
 
-    def flipped(batch, key):
-        del key
+    def flipped(batch, key, frozen):
+        del key, frozen
         return {**batch, "image": batch["image"][:, :, ::-1]}
 
-    goals = {
+    built = {
         "a": (Objective({"plain": ("image/embed",)}, None), 1.0),
-        "b": (Objective({"plain": ("image/embed", "logit_scale")}, None), 1.0),
-        "c": (Objective({"flipped": ("image/embed",)}, None, {"flipped": flipped}), 1.0),
+        "b": (Objective({"plain": ("image/embed", "logit/scale")}, None), 1.0),
+        "c": (
+            Objective({"flipped": ("image/embed",)}, None, views={"flipped": View(flipped)}),
+            1.0,
+        ),
     }
     params, batch = tiny.params(model), tiny.batch(config.model)
 
     @jax.jit
     def run(batch):
-        return run_views(model, goals, params, batch, jax.random.key(0))
+        return run_views(model, built, params, batch, jax.random.key(0))
 
     scans = str(run.trace(batch).jaxpr).count(" scan[")
     views = run(batch)
     assert scans == 2
-    assert set(views["plain"]) == {"image/embed", "logit_scale"}
+    assert set(views["plain"]) == {"image/embed", "logit/scale"}
     mirrored = batch | {"image": batch["image"][:, :, ::-1]}
     expected = run(mirrored)["plain"]["image/embed"]
     np.testing.assert_allclose(views["flipped"]["image/embed"], expected, atol=1e-6)

@@ -12,6 +12,7 @@ from mmjax import config_check, models, objectives
 from mmjax.core.step import total_loss
 from mmjax.core.views import run_views
 from mmjax.errors import UserError
+from mmjax.models.tokens import token_nll
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.params import path_string
 
@@ -37,12 +38,12 @@ def first_step(devices, style="cross", microbatches=1, names=ALL):
     names = [name for name in names if style == "cross" or name != "caption"]
     run_config = config(*names, style=style)
     model = models.from_config(run_config.model)
-    goals = objectives.build(run_config.objectives, run_config.model)
+    built = objectives.build(run_config.objectives, run_config.model)
 
     def loss(params, batch):
         key = jax.random.key(7)
-        outputs = run_views(model, goals, params, batch, key, microbatches=microbatches)
-        return total_loss(goals, outputs, batch)
+        outputs = run_views(model, built, params, batch, key, microbatches=microbatches)
+        return total_loss(built, outputs, batch)
 
     sizes = MESHES[devices]
     with jax.set_mesh(mesh_lib.make_mesh(*sizes, jax.devices()[:devices])):
@@ -101,39 +102,51 @@ def test_no_tower_runs_twice_for_one_input():
     for tower in (run_config.model.image, run_config.model.text):
         tower.unroll = True  # a loop's body would count once
     model = models.from_config(run_config.model)
-    goals = objectives.build(run_config.objectives, run_config.model)
+    built = objectives.build(run_config.objectives, run_config.model)
     params, batch = tiny.params(model), tiny.batch(run_config.model)
 
     def flops(fn, *args):
         return jax.jit(fn).lower(*args).cost_analysis()["flops"]
 
     def views(params, batch):
-        outputs = run_views(model, goals, params, batch, jax.random.key(0))
-        return {view: {n: outputs[view][n] for n in names}
-                for o, _ in goals.values() for view, names in o.requires.items()}  # fmt: skip
+        outputs = run_views(model, built, params, batch, jax.random.key(0))
+        local = {name: outputs[f"local/{name}"] for name, (o, _) in built.items() if o.local}
+        return local, {view: {n: outputs[view][n] for n in names}
+                       for o, _ in built.values() if not o.local
+                       for view, names in o.requires.items()}  # fmt: skip
+
+    def many(rows, given, columns):
+        known = {**batch, **{name: tokens[name] for name in given}, **columns}
+        return jax.tree.map(lambda x: np.repeat(x, rows, axis=0), known)
 
     def part(*names, given=(), rows=1, **columns):
-        many = jax.tree.map(lambda x: np.repeat(x, rows, axis=0), {**batch, **columns})
-        known = {name: np.repeat(tokens[name], rows, axis=0) for name in given}
+        def run(params, known):
+            return model.apply({"params": params}, known, names)
 
-        def run(params, batch, known):
-            return model.apply({"params": params}, batch, names, given=known)
+        return flops(run, params, many(rows, given, columns))
 
-        return flops(run, params, many, known)
+    def predicted(positions, **columns):
+        """A fusion and the head at so many positions of each text."""
 
-    tokens = model.apply({"params": params}, batch, ("image/tokens", "text/tokens"))
+        def run(params, known):
+            outputs = model.apply({"params": params}, known, ("fusion/tokens", "text/lm_head"))
+            head = outputs["text/lm_head"]
+            hidden = head.hidden(outputs["fusion/tokens"][:, :positions])
+            return token_nll(hidden, known["text"][:, :positions], head.unembedding())
+
+        return flops(run, params, many(1, both, columns))
+
     both = ("image/tokens", "text/tokens")
-    masked = np.zeros((tiny.BATCH, 4), bool)
-    texts = {"targets": batch["text"]}
-    few = {"targets": batch["text"][:, :2], "target_places": batch["text"][:, :2] * 0}
+    tokens = model.apply({"params": params}, batch, both)
+    masked, ar = np.zeros((tiny.BATCH, 4), bool), np.ones_like(batch["text"])
     parts = {
         "images": part("image/tokens", "image/embed"),
-        "masked images": part("image/pixels", patch_mask=masked),
+        "masked images": part("image/pixels", image_patch_mask=masked),
         "texts": part("text/tokens", "text/embed"),
         "masked texts": part("text/tokens"),
-        "captions": part("text/tokens", text_ar=np.ones_like(batch["text"])),
-        "masked language": part("fused_scores", given=both, **few),
-        "captioning": part("caption_scores", given=both, **texts),
+        "captions": part("text/tokens", text_ar=ar),
+        "masked language": predicted(2),
+        "captioning": predicted(8, text_ar=ar),
         "pairs": part("fusion/match", given=both, rows=3),
     }
     together = flops(views, params, batch)
@@ -146,10 +159,14 @@ def test_no_tower_runs_twice_for_one_input():
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("matching", {"style": "none"}, r"matching needs .*'match_logits': set .*fusion\.style"),
-        ("mlm", {"style": "none"}, r"mlm needs .*'fused_scores': set .*fusion\.style"),
-        ("mlm", {"mlm_head": False}, r"mlm needs .*'fused_scores'.*mlm_head=True"),
-        ("caption", {"style": "bottleneck"}, r"caption needs .*bottleneck is not causal"),
+        ("matching", {"style": "none"}, r"matching needs .*'fusion/match': set .*fusion\.style"),
+        ("mlm", {"style": "none"}, r"mlm needs .*'fusion/tokens': set .*fusion\.style"),
+        ("mlm", {"mlm_head": False}, r"mlm needs .*'text/lm_head'.*mlm_head=True"),
+        (
+            "caption",
+            {"style": "bottleneck"},
+            r"objectives\.caption: a bottleneck is not causal: set .*fusion\.style",
+        ),
     ],
 )
 def test_what_the_model_cannot_give_is_said_before_the_first_step(name, change, said):
@@ -157,14 +174,18 @@ def test_what_the_model_cannot_give_is_said_before_the_first_step(name, change, 
     wrong = config(name, style=change.pop("style", "cross"))
     wrong.model.text.update(**change)
     model = models.from_config(wrong.model)
-    goals = objectives.build(wrong.objectives, wrong.model)
+
+    def check():
+        built = objectives.build(wrong.objectives, wrong.model)
+        config_check.validate_outputs(built, model.outputs())
+
     with pytest.raises(UserError, match=said):
-        config_check.validate_outputs(goals, model.outputs())
+        check()
 
 
 def test_contrast_of_an_early_fusion_is_refused():
     wrong = config("clip", style="concat")
     wrong.model.image.depth = wrong.model.text.depth = 0
     model = models.from_config(wrong.model)
-    with pytest.raises(UserError, match=r"clip needs .*'image_embed': .*depth 0 embeds nothing"):
+    with pytest.raises(UserError, match=r"clip needs .*'image/embed': .*depth 0 embeds nothing"):
         config_check.validate_outputs(objectives.build(wrong.objectives), model.outputs())

@@ -32,8 +32,8 @@ def test_is_the_mean_over_full_batches(table):
     ))  # fmt: skip
     losses = []
     for batch in batches[:2]:  # the third holds 5 of 8
-        out = small_run.embed(batch, "image/embed", "text/embed", "logit_scale")
-        logits = out["logit_scale"] * (out["image/embed"] @ out["text/embed"].T)
+        out = small_run.embed(batch, "image/embed", "text/embed", "logit/scale")
+        logits = out["logit/scale"] * (out["image/embed"] @ out["text/embed"].T)
         rows = [np.log(np.exp(logits[i]).sum()) - logits[i, i] for i in range(8)]
         columns = [np.log(np.exp(logits[:, i]).sum()) - logits[i, i] for i in range(8)]
         losses.append(np.mean(rows + columns))

@@ -112,8 +112,8 @@ def assert_same(name, config, params, model, batch, atol=1e-5):
         if output in ("text/tokens", "text/logits"):
             found, expected = (x[batch["text_mask"]] for x in (found, expected))
         np.testing.assert_allclose(found, expected, atol=atol, rtol=0, err_msg=output)
-    if "logit_scale" in mine:
-        scale = float(mine["logit_scale"])
-        logits = scale * mine["image/embed"] @ mine["text/embed"].T + mine.get("logit_bias", 0)
+    if "logit/scale" in mine:
+        scale = float(mine["logit/scale"])
+        logits = scale * mine["image/embed"] @ mine["text/embed"].T + mine.get("logit/bias", 0)
         expected = np.asarray(other["logits_per_image"])
         np.testing.assert_allclose(logits, expected, atol=1e-6 * scale, rtol=0)

@@ -188,13 +188,13 @@ def test_siglip_reads_computes_and_writes_as_open_clip_imports_it(tmp_path):
         "text_mask": np.ones((3, 16), bool),
     }
     model = models.from_config(config.model)
-    outputs = ("image/embed", "text/embed", "logit_scale", "logit_bias")
+    outputs = ("image/embed", "text/embed", "logit/scale", "logit/bias")
     mine = jax.jit(model.apply, static_argnums=2)({"params": params}, batch, outputs)
     peer = oracle.outputs_of(theirs, batch, config.model.image.mean, config.model.image.std)
     for name in ("image/embed", "text/embed"):
         np.testing.assert_allclose(mine[name], peer[name], atol=1e-5, rtol=0)
-    scale = float(mine["logit_scale"])
-    logits = scale * mine["image/embed"] @ mine["text/embed"].T + mine["logit_bias"]
+    scale = float(mine["logit/scale"])
+    logits = scale * mine["image/embed"] @ mine["text/embed"].T + mine["logit/bias"]
     np.testing.assert_allclose(logits, peer["logits"], atol=1e-6 * scale, rtol=0)
 
     registry.export(tmp_path / "out", "big_vision", config=config, params=params)

@@ -128,17 +128,19 @@ def test_a_headless_class_reads_files_of_the_whole_model(tmp_path):
     np.testing.assert_allclose(found[mask], expected.numpy()[mask], atol=1e-5, rtol=0)
 
 
-def test_the_masked_language_head_scores_chosen_tokens_alone(tmp_path):
+def test_the_masked_language_head_gives_logits_of_chosen_tokens_alone(tmp_path):
     peers.make("BertForMaskedLM").save_pretrained(tmp_path)
     config, params = read(tmp_path)
     found = peers.ours(config, params, peers.batch(), ("text/tokens", "text/logits"))
     chosen = found["text/tokens"][:, [1, 4]]  # [B, 2, W]
     model = models.from_config(config.model)
-    logits = model.apply({"params": params}, chosen, method="text/logits")
-    np.testing.assert_allclose(logits, found["text/logits"][:, [1, 4]], atol=1e-6, rtol=0)
+    logits = model.apply({"params": params}, {"text/tokens": chosen}, ("text/logits",))
+    np.testing.assert_allclose(
+        logits["text/logits"], found["text/logits"][:, [1, 4]], atol=1e-6, rtol=0
+    )
     headless = models.create("tiny")
-    with pytest.raises(ValueError, match="no MLM head"):
-        headless.apply({"params": {}}, chosen, method="text/logits")
+    with pytest.raises(ValueError, match="no output 'text/logits'"):
+        headless.apply({"params": {}}, {"text/tokens": chosen}, ("text/logits",))
 
 
 @pytest.mark.parametrize("name", ["CLIPModel", "SiglipModel", "BertForMaskedLM"])

@@ -94,13 +94,13 @@ def test_of_open_clip(tmp_path, name):
     config, params = load(tmp_path / "in")
     batch = batch_of(config.model)
     model = models.from_config(config.model)
-    outputs = ("image/embed", "text/embed", "logit_scale")
+    outputs = ("image/embed", "text/embed", "logit/scale")
     mine = jax.jit(model.apply, static_argnums=2)({"params": params}, batch, outputs)
     expected = oracle.outputs_of(theirs, batch, config.model.image.mean, config.model.image.std)
     for output in outputs[:2]:
         np.testing.assert_allclose(mine[output], expected[output], atol=1e-5, rtol=0)
         assert np.abs(expected[output][0] - expected[output][1]).max() > 1e-3
-    scale = float(mine["logit_scale"])
+    scale = float(mine["logit/scale"])
     cosine = np.asarray(mine["image/embed"]) @ np.asarray(mine["text/embed"]).T
     bias = theirs.state_dict().get("logit_bias", torch.tensor(0.0)).numpy()
     np.testing.assert_allclose(scale * cosine + bias, expected["logits"], atol=1e-6 * scale, rtol=0)

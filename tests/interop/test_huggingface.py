@@ -69,7 +69,7 @@ def batch_of(config, seed=1, count=5):
 
 
 def ours(config, params, batch):
-    outputs = ("image/embed", "text/embed", "logit_scale")
+    outputs = ("image/embed", "text/embed", "logit/scale")
     apply = jax.jit(models.from_config(config.model).apply, static_argnums=2)
     return jax.tree.map(np.asarray, apply({"params": params}, batch, outputs))
 
@@ -88,7 +88,7 @@ def assert_same(config, params, model, batch):
     mine, other = ours(config, params, batch), theirs(model, config, batch)
     np.testing.assert_allclose(mine["image/embed"], other.image_embeds, atol=1e-5, rtol=0)
     np.testing.assert_allclose(mine["text/embed"], other.text_embeds, atol=1e-5, rtol=0)
-    scale = float(mine["logit_scale"])
+    scale = float(mine["logit/scale"])
     logits = scale * mine["image/embed"] @ mine["text/embed"].T
     np.testing.assert_allclose(logits, other.logits_per_image, atol=1e-6 * scale, rtol=0)
     # The comparison means something only if examples differ by far more than the tolerance.

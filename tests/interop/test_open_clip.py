@@ -124,9 +124,9 @@ def ours(config, params, batch):
     outputs = tuple(name for name in model.outputs() if not name.endswith("tokens"))
     found = jax.jit(model.apply, static_argnums=2)({"params": params}, batch, outputs)
     found = {name: np.asarray(value) for name, value in found.items()}
-    scale = found["logit_scale"]
+    scale = found["logit/scale"]
     found["logits"] = scale * found["image/embed"] @ found["text/embed"].T
-    found["logits"] += found.get("logit_bias", 0)
+    found["logits"] += found.get("logit/bias", 0)
     return found
 
 
@@ -137,7 +137,7 @@ def assert_same(config, params, model):
     for name in ("image/embed", "text/embed"):
         np.testing.assert_allclose(mine[name], theirs[name], atol=1e-5, rtol=0)
         assert np.abs(theirs[name][0] - theirs[name][1]).max() > 1e-3, "examples are all alike"
-    scale = float(mine["logit_scale"])
+    scale = float(mine["logit/scale"])
     np.testing.assert_allclose(mine["logits"], theirs["logits"], atol=1e-6 * scale, rtol=0)
 
 

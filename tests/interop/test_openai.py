@@ -103,11 +103,11 @@ def test_it_reads_computes_and_writes_as_published(tmp_path, vit, vision):
     peer = oracle.outputs_of(theirs.float(), batch, image.mean, image.std)
     if vision is VIT:  # test_open_clip.py compiles a ResNet
         model = models.from_config(config.model)
-        outputs = ("image/embed", "text/embed", "logit_scale")
+        outputs = ("image/embed", "text/embed", "logit/scale")
         mine = jax.jit(model.apply, static_argnums=2)({"params": params}, batch, outputs)
         for name in ("image/embed", "text/embed"):
             np.testing.assert_allclose(mine[name], peer[name], atol=1e-5, rtol=0)
-        scale = float(mine["logit_scale"])
+        scale = float(mine["logit/scale"])
         logits = scale * mine["image/embed"] @ mine["text/embed"].T
         np.testing.assert_allclose(logits, peer["logits"], atol=1e-6 * scale, rtol=0)
 

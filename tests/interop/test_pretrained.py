@@ -96,7 +96,7 @@ def test_a_classifier_gives_its_scores(tmp_path):
     pixels = torch.tensor(vit.preprocess(pictures()) / 127.5 - 1).permute(0, 3, 1, 2).float()
     with torch.inference_mode():
         np.testing.assert_allclose(found, model(pixels).logits, atol=1e-5, rtol=0)
-    with pytest.raises(UserError, match=r"gives no text_embed: it gives image_tokens"):
+    with pytest.raises(UserError, match=r"gives no text/embed: it gives image/tokens"):
         vit.embed_texts(TEXTS)
 
 

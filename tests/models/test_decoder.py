@@ -30,7 +30,7 @@ def made(style, text_depth=2):
 
 
 def forward(style, text_depth=2):
-    """(image rows, texts [R, LENGTH]) → log p of what follows each place, [R, LENGTH, V]."""
+    """(image rows, texts [R, LENGTH]) → log p of what follows each position, [R, LENGTH, V]."""
     model, params, batch = made(style, text_depth)
 
     @jax.jit
@@ -41,8 +41,8 @@ def forward(style, text_depth=2):
         }  # fmt: skip
         name = "text/tokens" if style == "none" else "fusion/tokens"
         tokens = model.apply({"params": params}, part, (name,))[name]
-        logits = model.apply({"params": params}, tokens, method="text/logits")
-        return jax.nn.log_softmax(logits)
+        logits = model.apply({"params": params}, {"text/tokens": tokens}, ("text/logits",))
+        return jax.nn.log_softmax(logits["text/logits"])
 
     return run
 

@@ -9,7 +9,9 @@ import pytest
 import tiny
 import torch
 
-from mmjax import models
+from mmjax import config as config_lib
+from mmjax import models, objectives
+from mmjax.errors import UserError
 from mmjax.models.attention import may_see
 from mmjax.models.fusion import Fusion
 from mmjax.params import map_roles
@@ -38,7 +40,7 @@ def made(style, norm):
     fusion = Fusion(
         style=style, depth=DEPTH, n_bottlenecks=SHARED, width=WIDTH, heads=HEADS, mlp_dim=24,
         activation="gelu", norm=norm, norm_eps=1e-5, attention="xla", remat="none", unroll=False,
-        dtype=jnp.float32,
+        causal=False, pool="cls", class_token=True, dtype=jnp.float32,
     )  # fmt: skip
     rng = np.random.default_rng(0)
     text, image = rng.normal(size=(B, L, WIDTH)), rng.normal(size=(B, N, WIDTH))
@@ -174,8 +176,8 @@ def fused(style, **towers):
 def test_early_fusion_has_no_towers_to_compare():
     early = fused("concat", image=0, text=0)
     assert set(early.outputs()) == {
-        "image/tokens", "text/tokens", "text/logits", "text_scores", "text_hidden", "words",
-        "fusion/tokens", "fused_scores", "caption_scores", "fusion/match",
+        "image/tokens", "text/tokens", "text/logits", "text/lm_head", "fusion/tokens",
+        "fusion/match",
     }  # fmt: skip
     params = tiny.params(early)
     assert not {"logit_scale"} & params.keys()
@@ -183,7 +185,18 @@ def test_early_fusion_has_no_towers_to_compare():
 
 
 def test_a_bottleneck_gives_no_caption():
-    assert "caption_scores" not in fused("bottleneck").outputs()
+    """A text sees all of itself through it, whatever `text_ar` says; the objective refuses it."""
+    columns = ("image", "text", "text_mask", "text_ar")
+    for style in ("concat", "cross", "bottleneck"):
+        (read,) = [f.reads for f in fused(style).module("fusion").functions("fusion")]
+        assert ("text_ar" in dict(read).values()) == (style != "bottleneck")
+        seen = fused(style).sources(("fusion/tokens",), columns)
+        assert ("text_ar" in seen) == (style != "bottleneck")
+    config = tiny.config()
+    config.model.fusion.style = "bottleneck"
+    config.objectives = {"caption": config_lib.entry("objectives")}
+    with pytest.raises(UserError, match="a bottleneck is not causal"):
+        objectives.build(config.objectives, config.model)
     assert "fusion/match" not in fused("none").outputs()
 
 
@@ -194,6 +207,6 @@ def test_tokens_that_are_given_run_no_tower():
     given = {name: whole[name] for name in ("image/tokens", "text/tokens")}
     without = {"fusion": params["fusion"]}
     again = model.apply(
-        {"params": without}, {"text_mask": batch["text_mask"]}, ("fusion/match",), given=given
+        {"params": without}, given | {"text_mask": batch["text_mask"]}, ("fusion/match",)
     )
     np.testing.assert_allclose(again["fusion/match"], whole["fusion/match"], atol=1e-6)

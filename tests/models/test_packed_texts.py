@@ -9,7 +9,8 @@ import tiny
 from mmjax import models
 from mmjax.data import packing
 from mmjax.models import zoo
-from mmjax.models.text import places_in_segments
+from mmjax.models.text import positions_in_segments
+from mmjax.models.tokens import token_nll
 
 V, L, TEXTS, ROWS = 48, 16, 12, 8
 
@@ -48,8 +49,10 @@ def test_loss_and_gradients_are_those_of_rows_of_their_own(changes):
     params = tiny.params(model)
 
     def loss(params, batch):
-        scores = model.apply({"params": params}, batch, ("text_scores",))["text_scores"]
-        return scores.nll.sum() / jnp.maximum(scores.targets.sum(), 1.0), scores.targets.sum()
+        outputs = model.apply({"params": params}, batch, ("text/tokens", "text/lm_head"))
+        head = outputs["text/lm_head"]
+        sums = token_nll(head.hidden(outputs["text/tokens"]), batch["targets"], head.unembedding())
+        return sums.nll.sum() / jnp.maximum(sums.targets.sum(), 1.0), sums.targets.sum()
 
     (one, n), theirs = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batches()[0])
     (two, m), ours = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batches()[1])
@@ -72,6 +75,6 @@ def test_without_segments_the_texts_see_each_other():
     assert np.abs(outputs[0] - outputs[1])[together["text_segment"] == 2].max() > 0.01
 
 
-def test_places_restart():
+def test_positions_restart():
     segment = jnp.array([[1, 1, 1, 2, 2, 0], [3, 1, 1, 1, 1, 1]])
-    assert places_in_segments(segment).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]]
+    assert positions_in_segments(segment).tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]]

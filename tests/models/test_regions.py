@@ -66,7 +66,7 @@ def peers(folder):
     visual = transformers.VisualBertModel(settings, add_pooling_layer=False).eval()
     visual.load_state_dict(bert.bert.state_dict(), strict=False)
     embeddings = visual.embeddings
-    with torch.no_grad():  # theirs have types and places here, and one norm for all
+    with torch.no_grad():  # theirs have types and positions here, and one norm for all
         embeddings.visual_token_type_embeddings.weight.zero_()
         embeddings.visual_position_embeddings.weight.zero_()
         embeddings.visual_projection.weight.normal_()
@@ -100,13 +100,13 @@ def ours(folder, devices):
     none = np.zeros(V, bool)
     if not devices:
         del config.matching
-    goals = objectives.build(config, oscar(), Vocabulary(V - 1, MASK, (), none, none))
+    built = objectives.build(config, oscar(), Vocabulary(V - 1, MASK, (), none, none))
     model, params = models.from_config(oscar()), peers(folder)[2]
-    config_check.validate_outputs(goals, model.outputs())
+    config_check.validate_outputs(built, model.outputs())
 
     def loss(params, batch):
-        outputs = run_views(model, goals, params, batch, jax.random.key(1))
-        total, metrics = total_loss(goals, outputs, batch)
+        outputs = run_views(model, built, params, batch, jax.random.key(1))
+        total, metrics = total_loss(built, outputs, batch)
         return total, (metrics, outputs)
 
     count = devices or 1
@@ -130,7 +130,7 @@ def test_the_stream_and_its_masked_words_are_those_of_visual_bert(folder):
         visual_embeds=regions, visual_attention_mask=torch.tensor(plain["image_mask"]).long(),
     ).last_hidden_state[:, :L]  # fmt: skip
     labels = np.full((B, L), -100)
-    np.put_along_axis(labels, made["target_places"], made["targets"], axis=1)
+    np.put_along_axis(labels, made["positions"], made["targets"], axis=1)
     labels = torch.tensor(np.where(labels < 0, -100, labels))
     tags_hidden = (labels[:, L - TAGS :] >= 0).sum()
     assert 0 < tags_hidden < (labels >= 0).sum()  # words and tags are both masked
@@ -176,13 +176,13 @@ def test_pairs_take_the_padding_of_their_regions():
     """Matching of texts without tags, by pairs: the mask goes where its regions go."""
     config = oscar(tags=0)
     model, plain = models.from_config(config), batch()
-    goal = objectives.REGISTRY["matching"](negatives="uniform", model=config)
+    objective = objectives.REGISTRY["matching"]("matching", negatives="uniform", model=config)
     params = tiny.params(model)
 
     @jax.jit
     def logits(batch):
-        outputs = run_views(model, {"matching": (goal, 1.0)}, params, batch, jax.random.key(0))
-        return outputs["pairs"]["fusion/match"]
+        outputs = run_views(model, {"matching": (objective, 1.0)}, params, batch, jax.random.key(0))
+        return outputs["matching/pairs"]["fusion/match"]
 
     filled = {**plain, "image": np.where(plain["image_mask"][..., None], plain["image"], 9.0)}
     np.testing.assert_allclose(logits(filled), logits(plain), atol=1e-6)

@@ -104,5 +104,5 @@ def test_embeddings_scale_and_bias_equal_transformers():
         theirs = peer(input_ids=torch.tensor(batch["text"]).long(), pixel_values=pixels)
     np.testing.assert_allclose(outputs["image/embed"], theirs.image_embeds, atol=2e-6)
     np.testing.assert_allclose(outputs["text/embed"], theirs.text_embeds, atol=2e-6)
-    logits = outputs["logit_scale"] * outputs["image/embed"] @ outputs["text/embed"].T
-    np.testing.assert_allclose(logits + outputs["logit_bias"], theirs.logits_per_image, atol=1e-5)
+    logits = outputs["logit/scale"] * outputs["image/embed"] @ outputs["text/embed"].T
+    np.testing.assert_allclose(logits + outputs["logit/bias"], theirs.logits_per_image, atol=1e-5)

@@ -80,7 +80,7 @@ def test_remat_recomputes_the_blocks():
 def test_random_parameters_start_as_designed():
     model, _ = build()
     params = jax.jit(lambda key: models.init(model, key))(jax.random.key(0))
-    blocks, width = params["image"]["blocks"], model.image.width
+    blocks, width = params["image"]["blocks"], model.module("image").width
     residual = (2 * tiny.DEPTH * width) ** -0.5
     for kernel, std in [
         (blocks["attention"]["query"]["kernel"], width**-0.5),
@@ -100,7 +100,7 @@ def test_random_parameters_start_as_designed():
 def kept(model, key, patches=4, images=6):
     """Which tokens stay, [images, kept]: every token carries its own number."""
     x = jnp.broadcast_to(jnp.arange(patches + 1.0)[None, :, None], (images, patches + 1, 1))
-    drop = functools.partial(model.image.apply, {}, x, method="drop_patches")
+    drop = functools.partial(model.module("image").apply, {}, x, method="drop_patches")
     return np.asarray(drop(rngs={"dropout": key}))[:, :, 0].astype(int)
 
 
@@ -144,7 +144,8 @@ def test_patches_are_a_convolution_that_leaves_the_margin_out():
         )
     )(image)  # fmt: skip
     (ours,) = inside["intermediates"]["image"]["embed_patches"]
-    pixels = (image / 255 - np.array(model.image.mean)) / np.array(model.image.std)
+    tower = model.module("image")
+    pixels = (image / 255 - np.array(tower.mean)) / np.array(tower.std)
     kernel = params["image"]["patch_embed"]["kernel"].astype(np.float64)
     conv = torch.nn.functional.conv2d(
         torch.tensor(pixels).permute(0, 3, 1, 2), torch.tensor(kernel).permute(3, 2, 0, 1),
@@ -165,7 +166,7 @@ def test_fixed_positions_are_waves_of_the_column_and_the_row():
 def test_fixed_positions_are_no_parameter_and_skip_the_class_token(batch):
     model, params = build(image_position="sincos")
     assert "position_embed" not in params["image"]
-    positions = model.image.apply({"params": params["image"]}, 5, method="positions")
+    positions = model.module("image").apply({"params": params["image"]}, 5, method="positions")
     np.testing.assert_array_equal(positions[0], 0)
     np.testing.assert_allclose(positions[1:], vision.sincos_2d(2, 32), atol=1e-6)
     assert embed(model, params, batch, "image/embed").shape == (4, 16)
@@ -198,7 +199,7 @@ def test_mean_pools_take_every_patch_and_real_tokens_alone(batch):
         pooled = mean @ params[name]["head"]["kernel"]
         expected = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         np.testing.assert_allclose(
-            embed(model, params, batch, f"{name}_embed"), expected, atol=1e-5
+            embed(model, params, batch, f"{name}/embed"), expected, atol=1e-5
         )
 
 
@@ -244,7 +245,7 @@ def test_only_what_is_asked_for_is_computed(batch):
     assert embed(model, {"text": params["text"]}, text, "text/embed").shape == (4, 16)
     image = {"image": batch["image"]}
     assert embed(model, {"image": params["image"]}, image, "image/embed").shape == (4, 16)
-    scale = embed(model, {"logit_scale": np.log(7.0)}, {}, "logit_scale")
+    scale = embed(model, {"logit_scale": np.log(7.0)}, {}, "logit/scale")
     assert scale == pytest.approx(7.0)
 
 
@@ -259,4 +260,4 @@ def test_embeddings_are_float32_of_unit_length_also_in_bfloat16(batch):
     for name in ("image/embed", "text/embed"):
         assert outputs[name].dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(outputs[name], axis=1), 1, rtol=1e-5)
-    assert "logit_bias" not in outputs
+    assert "logit/bias" not in outputs

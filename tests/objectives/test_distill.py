@@ -17,6 +17,7 @@ from mmjax.objectives.infonce import empty, push, queue_loss
 from mmjax.parallel import mesh as mesh_lib
 
 B, C, D = 16, 10, 12
+NOTHING = Own()
 
 
 def random(*shape, seed=0):
@@ -109,7 +110,7 @@ def test_agreement_is_the_share_of_equal_nearest_texts():
 
 # The objectives, as the step calls them.
 
-GOALS = {
+OPTIONS = {
     "distill_similarity": {"teachers": ("a", "b")},
     "distill_logits": {"teachers": ("a",), "alpha": 2.0, "temperature": 3.0},
     "distill_feature": {"teachers": ("a", "b"), "project": True},
@@ -133,38 +134,39 @@ def arrays():
 
 def with_scales(outputs):
     scales = {"plain": 8.0, "teacher/a": 20.0, "teacher/b": 5.0, "ema": 0.0}
-    return {n: {**pair, "logit_scale": jnp.float32(scales[n])} for n, pair in outputs.items()}
+    return {n: {**pair, "logit/scale": jnp.float32(scales[n])} for n, pair in outputs.items()}
 
 
-def own_of(goal, outputs):
+def own_of(objective, outputs):
     shapes = jax.eval_shape(lambda x: x, outputs)
-    params = goal.params(jax.random.key(0), shapes) if goal.params else None
-    state = goal.state(shapes) if goal.state else None
+    params = objective.params(jax.random.key(0), shapes) if objective.params else None
+    state = objective.state(shapes) if objective.state else None
     if state is not None:  # one batch is in it
-        past = {"image/embed": unit(random(B, D, seed=7)), "text/embed": unit(random(B, D, seed=8))}
+        past = {"image_embed": unit(random(B, D, seed=7)), "text_embed": unit(random(B, D, seed=8))}
         state = push(state, past | {"group": np.arange(B, dtype=np.int32) % 5})
     return Own(params, state)
 
 
-def loss_of(goal, outputs, batch, own):
-    declares = goal.params or goal.state
-    return goal.loss(outputs, batch, own)[0] if declares else goal.loss(outputs, batch)[0]
+def loss_of(objective, outputs, batch, own=NOTHING):
+    return objective.loss(outputs, batch, own)[0]
 
 
 @functools.cache
 def on_devices(count):
     """Values of all objectives, and gradients of their sum, on so many devices."""
-    goals = {name: build(name, **options) for name, options in GOALS.items()}
+    built = {name: build(name, **options) for name, options in OPTIONS.items()}
 
     @jax.jit
     def run(outputs, batch):
-        owns = {name: own_of(goal, with_scales(outputs)) for name, goal in goals.items()}
+        owns = {name: own_of(objective, with_scales(outputs)) for name, objective in built.items()}
 
         def total(plain, owns):
             views = with_scales(outputs | {"plain": plain})
             losses = {
-                name: loss_of(goal, views, batch, Own(owns[name], own_of(goal, views).state))
-                for name, goal in goals.items()
+                name: loss_of(
+                    objective, views, batch, Own(owns[name], own_of(objective, views).state)
+                )
+                for name, objective in built.items()
             }
             return sum(losses.values()), losses
 
@@ -180,7 +182,7 @@ def on_devices(count):
 @pytest.mark.parametrize("devices", [2, 4, 8])
 def test_values_and_gradients_are_those_of_one_device(devices):
     (gradients, losses), (expected, truth) = on_devices(devices), on_devices(1)
-    for name in GOALS:
+    for name in OPTIONS:
         assert losses[name] == pytest.approx(truth[name], rel=1e-5), name
     leaves = zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True)
     for ours, theirs in leaves:
@@ -195,37 +197,37 @@ def test_similarity_to_several_teachers_is_to_the_mean_of_their_softmaxes():
         return e / e.sum(axis=1, keepdims=True)
 
     logits = {
-        n: float(v["logit_scale"]) * v["image/embed"].astype("f8") @ v["text/embed"].T
+        n: float(v["logit/scale"]) * v["image/embed"].astype("f8") @ v["text/embed"].T
         for n, v in x.items()
     }
     expected = 0.0
     for turn in (lambda z: z, np.transpose):
         p = (softmax(turn(logits["teacher/a"])) + softmax(turn(logits["teacher/b"]))) / 2
         expected -= (p * np.log(softmax(turn(logits["plain"])))).sum(axis=1).mean() / 2
-    value = loss_of(build("distill_similarity", teachers=("a", "b")), x, {}, None)
+    value = loss_of(build("distill_similarity", teachers=("a", "b")), x, {})
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_fixed_temperature_stands_in_for_the_teachers_scale():
     x = with_scales(arrays())
     hot = build("distill_similarity", teachers=("a",), temperature=0.05)
-    assert "logit_scale" not in hot.requires["teacher/a"]
+    assert "logit/scale" not in hot.requires["teacher/a"]
     own = build("distill_similarity", teachers=("a",))  # its scale is 20
-    assert float(hot.loss(x, {})[0]) == pytest.approx(float(own.loss(x, {})[0]), rel=1e-6)
+    assert float(loss_of(hot, x, {})) == pytest.approx(float(loss_of(own, x, {})), rel=1e-6)
 
 
 def test_a_projection_brings_the_student_to_the_teachers_size():
     x = arrays()
     x["teacher/a"] = {name: unit(random(B, D + 3, seed=5)) for name in x["teacher/a"]}
-    goal = build("distill_feature", teachers=("a",), project=True)
-    own = own_of(goal, x)
+    objective = build("distill_feature", teachers=("a",), project=True)
+    own = own_of(objective, x)
     expected = 0.0
     for side in ("image", "text"):
         kernel = np.asarray(own.params["a"][side]["kernel"], "f8")
         assert kernel.shape == (D, D + 3)
-        projected = unit(x["plain"][f"{side}_embed"] @ kernel)
-        expected += np.square(projected - x["teacher/a"][f"{side}_embed"]).mean()
-    assert float(goal.loss(x, {}, own)[0]) == pytest.approx(expected, rel=1e-5)
+        projected = unit(x["plain"][f"{side}/embed"] @ kernel)
+        expected += np.square(projected - x["teacher/a"][f"{side}/embed"]).mean()
+    assert float(loss_of(objective, x, {}, own)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["distill_feature", "distill_interactive"])
@@ -233,7 +235,7 @@ def test_other_sizes_without_a_projection_are_named(name):
     x = with_scales(arrays())
     x["teacher/a"] |= {"image/embed": unit(random(B, D + 3))}
     with pytest.raises(UserError, match=rf"{name}: .* size 12 .* 'a' 15: set .*project=True"):
-        build(name, teachers=("a",)).loss(x, {})
+        loss_of(build(name, teachers=("a",)), x, {})
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def queue_oracle(x, y, past, scale, group=None, past_groups=None):
 @pytest.mark.parametrize("positives", ["pair", "group"])
 def test_the_queue_holds_the_newest_batches_as_candidates(positives):
     """Empty, partly filled, full, and overwritten: five batches through a queue of three."""
-    goal = build("infonce", queue=3, positives=positives, direction="text_to_image")
+    objective = build("infonce", queue=3, positives=positives, direction="backward")
     rng = np.random.default_rng(0)
     state, seen = None, []
     for number in range(5):
@@ -277,15 +279,15 @@ def test_the_queue_holds_the_newest_batches_as_candidates(positives):
         x = with_scales(x)
         batch = {"group": rng.integers(0, 6, B).astype(np.int32)}
         if state is None:
-            state = goal.state(jax.eval_shape(lambda x: x, x))
-        value, _ = goal.loss(x, batch, Own(None, state))
+            state = objective.state(jax.eval_shape(lambda x: x, x))
+        value, _ = objective.loss(x, batch, Own(None, state))
         past = seen[-3:]
         groups = (batch["group"], [g for _, g in past]) if positives == "group" else (None, None)
         expected = queue_oracle(
             x["plain"]["text/embed"], x["ema"]["image/embed"], [p for p, _ in past], 8.0, *groups
         )
         assert float(value) == pytest.approx(expected, rel=1e-5), number
-        state = goal.update(state, x, batch)
+        state = objective.update(state, x, batch)
         seen.append((x["ema"]["image/embed"], batch["group"]))
     assert int(state["written"]) == 5
 

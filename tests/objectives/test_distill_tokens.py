@@ -14,13 +14,15 @@ import transformers
 
 from mmjax import config as config_lib
 from mmjax import config_check, models, objectives
-from mmjax.core.step import run_all, total_loss
+from mmjax.core.step import frozen_models, total_loss
+from mmjax.core.views import run_views
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import Weights, shapes
 from mmjax.models import tokens as token_lib
-from mmjax.objectives import distill_tokens
+from mmjax.models.tokens import Unembedding
+from mmjax.objectives import Own, distill_tokens
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.teachers.teacher import Teacher
 
@@ -30,22 +32,22 @@ SLOWER = [pytest.param(n, marks=pytest.mark.long) for n in (2, 4)]
 WEIGHTS = {"distill_tokens": 5.0, "mlm": 2.0, "distill_hidden": 1.0}
 
 
-@pytest.mark.parametrize("places", [None, 3, 7])
-def test_soft_scores_are_pytorchs_cross_entropy(places, monkeypatch):
-    """Whole, and a few places at a time with a last part that is not full."""
+@pytest.mark.parametrize("positions", [None, 3, 7])
+def test_soft_nll_is_pytorchs_cross_entropy(positions, monkeypatch):
+    """Whole, and a few positions at a time with a last part that is not full."""
     rng = np.random.default_rng(0)
     x, t, embedding, theirs = (
         rng.normal(size=s).astype("f4") for s in ((4, 10, 8), (4, 10, 6), (30, 8), (30, 6))
     )
     bias, their_bias = rng.normal(size=(2, 30)).astype("f4")
     targets = rng.integers(-1, 2, (4, 10)).astype(np.int32)
-    if places:
-        monkeypatch.setattr(token_lib, "DEVICE_LOGITS", places * 4 * 2 * 30)
+    if positions:
+        monkeypatch.setattr(token_lib, "DEVICE_LOGITS", positions * 4 * 2 * 30)
 
     def loss(x, embedding, bias):
-        words, other = token_lib.Words(embedding, bias), token_lib.Words(theirs, their_bias)
-        scores = token_lib.soft_token_scores(x, t, targets, words, other, T)
-        return distill_tokens.soft_loss([scores], T)
+        ours, other = Unembedding(embedding, bias), Unembedding(theirs, their_bias)
+        sums = token_lib.soft_token_nll(x, t, targets, ours, other, T)
+        return distill_tokens.soft_loss([sums], T)
 
     run = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
     (value, metrics), gradients = jax.jit(run)(x, embedding, bias)
@@ -61,7 +63,7 @@ def test_soft_scores_are_pytorchs_cross_entropy(places, monkeypatch):
     same = (logits.argmax(-1) == soft.argmax(-1)).double().mean().item()
     assert float(metrics["agreement"]) == pytest.approx(same)
     sizes = [v.aval.size for v in _arrays(jax.make_jaxpr(run)(x, embedding, bias).jaxpr)]
-    assert max(sizes) == (4 * 10 * 30 if places is None else 4 * max(places * 30, 12 * 8))
+    assert max(sizes) == (4 * 10 * 30 if positions is None else 4 * max(positions * 30, 12 * 8))
 
 
 def _arrays(jaxpr):
@@ -87,7 +89,7 @@ def bert(seed, layers, folder):
     )  # fmt: skip
     torch.manual_seed(seed)
     theirs = transformers.BertForMaskedLM(settings).eval()
-    with torch.no_grad():  # scores far from uniform
+    with torch.no_grad():  # logits far from uniform
         theirs.bert.embeddings.word_embeddings.weight *= 20
     theirs.save_pretrained(folder / str(seed))
     return theirs, registry.open_weights(folder / str(seed))
@@ -107,7 +109,7 @@ def ours(folder, devices, microbatches=1):
         options = {"of": "text"} if name == "mlm" else {"teachers": ("big",)}
         config[name] = config_lib.entry("objectives", weight=weight, **options)
     none = np.zeros(V, bool)
-    goals = objectives.build(config, None, Vocabulary(V - 1, MASK, (), none, none))
+    built = objectives.build(config, None, Vocabulary(V - 1, MASK, (), none, none))
     model, big = (models.from_config(w.config.model) for w in (weights, teacher))
     teachers = (Teacher("big", "float32", teacher, big, None, ("mlm",)),)
     frozen = {"big": teacher.read(shapes(teacher.config.model))}
@@ -115,11 +117,11 @@ def ours(folder, devices, microbatches=1):
     @functools.partial(jax.jit, compiler_options=tiny.QUICK)
     def run(params, frozen, batch):
         def loss(params):
-            outputs = run_all(
-                model, goals, params, batch, jax.random.key(1), teachers=teachers, frozen=frozen,
-                microbatches=microbatches,
+            outputs = run_views(
+                model, built, params, batch, jax.random.key(1),
+                frozen=frozen_models(model, teachers, frozen, None), microbatches=microbatches,
             )  # fmt: skip
-            total, metrics = total_loss(goals, outputs, batch)
+            total, metrics = total_loss(built, outputs, batch)
             return total, (metrics, outputs["mlm"])
 
         return jax.value_and_grad(loss, has_aux=True)(params)
@@ -130,7 +132,7 @@ def ours(folder, devices, microbatches=1):
         batch = mesh_lib.put_batch(texts(), B)
         params, frozen = jax.tree.map(np.asarray, (params, frozen))
         (total, (metrics, view)), gradient = run(params, frozen, batch)
-    made = {name: np.asarray(view[name]) for name in ("text", "text_mask", "target_places",
+    made = {name: np.asarray(view[name]) for name in ("text", "text_mask", "positions",
                                                       "targets")}  # fmt: skip
     return float(total), jax.tree.map(float, metrics), jax.tree.map(np.asarray, gradient), made
 
@@ -139,7 +141,7 @@ def test_the_three_terms_are_those_of_transformers_and_pytorch(folder):
     total, metrics, gradient, made = ours(folder, 1)
     (student, _), (teacher, _) = bert(0, 1, folder), bert(1, 2, folder)
     labels = np.full(made["text"].shape, -100)
-    np.put_along_axis(labels, made["target_places"], made["targets"], axis=1)
+    np.put_along_axis(labels, made["positions"], made["targets"], axis=1)
     labels = torch.tensor(np.where(labels < 0, -100, labels))
     inputs = {
         "input_ids": torch.tensor(made["text"]).long(),
@@ -199,11 +201,11 @@ def test_they_are_the_same_in_parts(folder):
 def test_several_teachers_are_the_mean_of_their_distributions():
     rng = np.random.default_rng(0)
     x, t, u = rng.normal(size=(3, 2, 5, 8)).astype("f4")
-    words = token_lib.Words(rng.normal(size=(30, 8)).astype("f4"), np.zeros(30, "f4"))
+    unembedding = Unembedding(rng.normal(size=(30, 8)).astype("f4"), np.zeros(30, "f4"))
     targets = np.zeros((2, 5), np.int32)
-    each = [token_lib.soft_token_scores(x, y, targets, words, words, T) for y in (t, u)]
-    p = sum(jax.nn.softmax(y @ words.embedding.T / T) for y in (t, u)) / 2
-    log_q = jax.nn.log_softmax(x @ words.embedding.T / T)
+    each = [token_lib.soft_token_nll(x, y, targets, unembedding, unembedding, T) for y in (t, u)]
+    p = sum(jax.nn.softmax(y @ unembedding.embedding.T / T) for y in (t, u)) / 2
+    log_q = jax.nn.log_softmax(x @ unembedding.embedding.T / T)
     expected = -(T**2) * (p * log_q).sum(-1).mean()
     assert float(distill_tokens.soft_loss(each, T)[0]) == pytest.approx(float(expected), rel=1e-5)
 
@@ -213,9 +215,12 @@ def outputs(student, teacher):
 
     def of(size, width):
         return {
-            "text_hidden": jnp.ones((2, 3, width)), "text/tokens": jnp.ones((2, 3, width)),
+            "text/tokens": jnp.ones((2, 3, width)),
             "targets": jnp.zeros((2, 3), int), "text_mask": jnp.ones((2, 3), bool),
-            "words": token_lib.Words(jnp.ones((size, width)), jnp.ones(size)),
+            "text/lm_head": types.SimpleNamespace(
+                hidden=lambda x: x,
+                unembedding=lambda: Unembedding(jnp.ones((size, width)), jnp.ones(size)),
+            ),
         }  # fmt: skip
 
     return {"mlm": of(*student), "teacher/teacher/mlm": of(*teacher)}
@@ -223,12 +228,12 @@ def outputs(student, teacher):
 
 def test_what_does_not_fit_is_named():
     def build(name, **options):
-        return objectives.REGISTRY[name](**options)
+        return objectives.REGISTRY[name](name, **options)
 
     with pytest.raises(UserError, match=r"has 30 tokens and teacher 'teacher' 31: set .*vocab_siz"):
-        build("distill_tokens").loss(outputs((30, 8), (31, 8)), {})
+        build("distill_tokens").local(outputs((30, 8), (31, 8)), {}, Own())
     with pytest.raises(UserError, match=r"width 8 and those of teacher 'teacher' 6: set .*width"):
-        build("distill_hidden").loss(outputs((30, 8), (30, 6)), {})
+        build("distill_hidden").loss(outputs((30, 8), (30, 6)), {}, Own())
     with pytest.raises(ValueError, match="above 0"):
         build("distill_tokens", temperature=0.0)
     with pytest.raises(ValueError, match="one or more"):
@@ -239,19 +244,19 @@ def test_the_masked_view_is_that_of_mlm():
     config = config_lib.default()
     config.objectives.distill_tokens = config_lib.entry("objectives", teachers=("big",))
     config.teachers.big = config_lib.entry("teachers", source="random:tiny-bert")
-    goals, given = objectives.build(config.objectives), models.create("tiny-bert").outputs()
+    built, given = objectives.build(config.objectives), models.create("tiny-bert").outputs()
     with pytest.raises(
         UserError, match=r"distill_tokens reads the view that .*mlm makes: add .*mlm"
     ):
-        config_check.validate_outputs(goals, given)
-    with pytest.raises(UserError, match=r"'text_hidden' of teacher 'big', which gives text_embed"):
-        config_check.validate_teachers(config, goals, {"big": ("text/embed",)})  # as if cached
+        config_check.validate_outputs(built, given)
+    with pytest.raises(UserError, match=r"'text/tokens' of teacher 'big', which gives text/embed"):
+        config_check.validate_teachers(config, built, {"big": ("text/embed",)})  # as if cached
     config.objectives.mlm = config_lib.entry("objectives", of="text", weight=0.0)
-    goals = objectives.build(config.objectives, models.zoo.config("tiny-bert"))
-    config_check.validate_outputs(goals, given)
-    config_check.validate_teachers(config, goals, {"big": given})
-    with pytest.raises(UserError, match=r"needs .*'text_hidden': set .*mlm_head=True"):
-        config_check.validate_outputs(goals, ("text_scores", "text/tokens"))
+    built = objectives.build(config.objectives, models.zoo.config("tiny-bert"))
+    config_check.validate_outputs(built, given)
+    config_check.validate_teachers(config, built, {"big": given})
+    with pytest.raises(UserError, match=r"needs .*'text/lm_head': set .*mlm_head=True"):
+        config_check.validate_outputs(built, ("text/logits", "text/tokens"))
 
 
 def test_a_teacher_that_reads_other_tokens_is_refused(folder):

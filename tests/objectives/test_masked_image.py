@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from mmjax import models
+from mmjax.objectives import Own
 from mmjax.objectives.masked_image import masked_image
 
 
@@ -19,8 +20,9 @@ def model():
 
 def test_the_share_of_patches_is_hidden(model):
     batch = tiny.batch(model)
-    view = masked_image(model, rate=0.4).views["masked_image"](batch, jax.random.key(0))
-    mask = np.asarray(view["patch_mask"])
+    view = masked_image("masked_image", model, rate=0.4).views["masked_image"]
+    view = view.make(batch, jax.random.key(0), {})
+    mask = np.asarray(view["image_patch_mask"])
     assert mask.shape == (tiny.BATCH, 16)
     assert (mask.sum(axis=1) == 6).all()
     assert len({tuple(row) for row in mask}) > tiny.BATCH // 2
@@ -32,11 +34,11 @@ def test_loss_and_gradient_are_those_of_numpy(model):
     rng = np.random.default_rng(0)
     pixels = rng.normal(size=(3, 16, 192)).astype("f4")
     mask = rng.random((3, 16)) < 0.5
-    objective = masked_image(model)
+    objective = masked_image("masked_image", model)
 
     def loss(pixels):
-        made = {"image/pixels": pixels, "patch_mask": jnp.asarray(mask)}
-        return objective.loss({"masked_image": made}, batch)[0]
+        made = {"image/pixels": pixels, "image_patch_mask": jnp.asarray(mask)}
+        return objective.loss({"masked_image": made}, batch, Own())[0]
 
     value, gradient = jax.value_and_grad(loss)(pixels)
     errors, exact = [], np.zeros(pixels.shape)
@@ -59,7 +61,7 @@ def test_hidden_patches_are_not_seen(model):
 
     @jax.jit
     def run(image):
-        part = {"image": image, "patch_mask": mask}
+        part = {"image": image, "image_patch_mask": mask}
         return tower.apply({"params": params}, part, ("image/pixels",))["image/pixels"]
 
     before = run(batch["image"])

@@ -7,23 +7,25 @@ import pytest
 
 from mmjax import config as config_lib
 from mmjax import objectives
+from mmjax.objectives import Own
 from mmjax.objectives.matching import matching
 
 B = 8
 GROUP = np.array([0, 0, 1, 2, 3, 4, 5, 6], np.int32)
+TAGS = "matching/tags"
 
 
 def similar():
     """Outputs of the plain view, in which image i and text i + 1 are alike."""
     x = np.eye(B, dtype="f4")
-    return {"plain": {"image/embed": x, "text/embed": np.roll(x, -1, axis=0), "logit_scale": 2.0}}
+    return {"plain": {"image/embed": x, "text/embed": np.roll(x, -1, axis=0), "logit/scale": 2.0}}
 
 
 def drawn(negatives, draws=2000):
-    choose = matching(negatives).pairs["pairs"]
+    choose = matching("matching", negatives).pairs["matching/pairs"]
     keys = jax.random.split(jax.random.key(0), draws)
     rows = jax.jit(jax.vmap(lambda key: choose(similar(), {"group": GROUP}, key)))(keys)
-    return [np.asarray(x).reshape(draws, B, 3) for x in rows]
+    return [np.asarray(rows[part]).reshape(draws, B, 3) for part in ("image", "text")]
 
 
 @pytest.mark.parametrize("negatives", ["hard", "uniform"])
@@ -50,13 +52,14 @@ def test_negatives_are_drawn_as_likely_as_they_are_alike(negatives):
 
 
 def test_loss_and_gradient_are_those_of_numpy():
-    objective = matching("uniform")
+    objective = matching("matching", "uniform")
     logits = np.random.default_rng(0).normal(size=3 * B).astype("f4") * 3
     group = np.zeros(B, np.int32)
     group[5:] = np.arange(3) + 1
 
     def ours(logits, group):
-        return objective.loss({"pairs": {"fusion/match": logits}}, {"group": jnp.asarray(group)})
+        outputs = {"matching/pairs": {"fusion/match": logits}}
+        return objective.loss(outputs, {"group": jnp.asarray(group)}, Own())
 
     for ids in (group, np.zeros(B, np.int32)):
         run = jax.value_and_grad(lambda z, ids=ids: ours(z, ids), has_aux=True)
@@ -75,7 +78,7 @@ def test_loss_and_gradient_are_those_of_numpy():
 def with_tags(count=2):
     model = config_lib.default().model
     model.text.tags = count
-    return matching("tags", model)
+    return matching("matching", "tags", model=model)
 
 
 def test_half_of_the_texts_get_the_tags_of_another():
@@ -83,7 +86,7 @@ def test_half_of_the_texts_get_the_tags_of_another():
     text = np.arange(B)[:, None] * 10 + np.arange(length)
     batch = {"text": text, "text_mask": text % 3 > 0, "group": GROUP, "image": text}
     keys = jax.random.split(jax.random.key(0), draws)
-    made = jax.jit(jax.vmap(lambda key: with_tags().views["tags"](batch, key)))(keys)
+    made = jax.jit(jax.vmap(lambda key: with_tags().views[TAGS].make(batch, key, {})))(keys)
     made = jax.tree.map(np.asarray, made)
     own = made["match"]
     assert own.mean() == pytest.approx(0.5, abs=0.04)
@@ -100,7 +103,7 @@ def test_half_of_the_texts_get_the_tags_of_another():
     for i, found in enumerate(chances):
         p = others_of[i] / others_of[i].sum()
         np.testing.assert_allclose(found / found.sum(), p, atol=0.1)
-    alone = with_tags().views["tags"]({**batch, "group": np.zeros(B, np.int32)}, keys[0])
+    alone = with_tags().views[TAGS].make({**batch, "group": np.zeros(B, np.int32)}, keys[0], {})
     assert alone["match"].all()
 
 
@@ -109,7 +112,7 @@ def test_loss_by_tags_is_that_of_numpy():
     match = np.arange(B) % 3 == 0
 
     def ours(logits):
-        return with_tags().loss({"tags": {"fusion/match": logits, "match": match}}, {})
+        return with_tags().loss({TAGS: {"fusion/match": logits, "match": match}}, {}, Own())
 
     (value, metrics), gradient = jax.value_and_grad(ours, has_aux=True)(jnp.asarray(logits))
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))

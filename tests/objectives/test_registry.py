@@ -10,7 +10,7 @@ import tiny
 from mmjax import config as config_lib
 from mmjax import objectives
 from mmjax.errors import UserError
-from mmjax.objectives import contrastive
+from mmjax.objectives import Own, contrastive
 
 
 def build(name, **options):
@@ -23,7 +23,7 @@ def build(name, **options):
 def outputs():
     x, y = np.random.default_rng(0).normal(size=(2, 6, 4))
     x, y = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
-    plain = {"image/embed": x, "text/embed": y, "logit_scale": 5.0, "logit_bias": -1.0}
+    plain = {"image/embed": x, "text/embed": y, "logit/scale": 5.0, "logit/bias": -1.0}
     return {"plain": plain}
 
 
@@ -33,9 +33,9 @@ BATCH = {"group": np.array([0, 0, 1, 2, 2, 2])}
 def test_clip_and_siglip_read_the_models_scale_and_bias(outputs):
     plain = outputs["plain"]
     x, y = plain["image/embed"], plain["text/embed"]
-    value, _ = build("clip")[0].loss(outputs, BATCH)
+    value, _ = build("clip")[0].loss(outputs, BATCH, Own())
     assert float(value) == pytest.approx(float(contrastive.clip_loss(x, y, 5.0)))
-    value, _ = build("siglip")[0].loss(outputs, BATCH)
+    value, _ = build("siglip")[0].loss(outputs, BATCH, Own())
     assert float(value) == pytest.approx(float(contrastive.siglip_loss(x, y, 5.0, -1.0)))
 
 
@@ -47,25 +47,27 @@ def test_infonce_has_directions_a_temperature_and_groups(outputs):
     back = contrastive.infonce_loss(y, x, 5.0)
     cases = [
         ({}, forward),
-        ({"direction": "text_to_image"}, back),
+        ({"direction": "backward"}, back),
         ({"direction": "both"}, (forward + back) / 2),
         ({"temperature": 0.25}, contrastive.infonce_loss(x, y, 4.0)),
         ({"positives": "group"}, contrastive.infonce_loss(x, y, 5.0, same)),
     ]
     assert len({round(float(expected), 5) for _, expected in cases}) == len(cases)
     for options, expected in cases:
-        value, _ = build("infonce", **options)[0].loss(outputs, BATCH)
+        value, _ = build("infonce", **options)[0].loss(outputs, BATCH, Own())
         assert float(value) == pytest.approx(float(expected), rel=1e-6), options
 
 
 def test_infonce_both_ways_is_clip(outputs):
-    value, _ = build("infonce", direction="both")[0].loss(outputs, BATCH)
-    assert float(value) == pytest.approx(float(build("clip")[0].loss(outputs, BATCH)[0]), rel=1e-6)
+    value, _ = build("infonce", direction="both")[0].loss(outputs, BATCH, Own())
+    assert float(value) == pytest.approx(
+        float(build("clip")[0].loss(outputs, BATCH, Own())[0]), rel=1e-6
+    )
 
 
 def test_a_fixed_temperature_needs_no_scale_from_the_model():
-    assert "logit_scale" in build("infonce")[0].requires["plain"]
-    assert "logit_scale" not in build("infonce", temperature=0.1)[0].requires["plain"]
+    assert "logit/scale" in build("infonce")[0].requires["plain"]
+    assert "logit/scale" not in build("infonce", temperature=0.1)[0].requires["plain"]
 
 
 def test_an_objective_from_outside_trains_in_the_same_step(monkeypatch):
@@ -74,7 +76,7 @@ def test_an_objective_from_outside_trains_in_the_same_step(monkeypatch):
 
     @objectives.register("uniformity")  # Wang and Isola, 2020
     def uniformity(t: float = 2.0):
-        def loss(outputs, batch):
+        def loss(outputs, batch, own):
             x = outputs["plain"]["image/embed"]
             squared = 2 - 2 * x @ x.T
             return jax.numpy.log(jax.numpy.exp(-t * squared).mean()), {}
@@ -85,13 +87,13 @@ def test_an_objective_from_outside_trains_in_the_same_step(monkeypatch):
     assert len(inspect.getsource(uniformity).splitlines()) <= 15
     config = tiny.config()
     config.objectives.uniformity = config_lib.entry("objectives", weight=0.5, t=3.0)
-    goals = objectives.build(config.objectives)
-    assert list(goals) == ["clip", "uniformity"]
-    objective, weight = goals["uniformity"]
+    built = objectives.build(config.objectives)
+    assert list(built) == ["clip", "uniformity"]
+    objective, weight = built["uniformity"]
     assert weight == 0.5
     x = np.eye(4, dtype="f4")
     expected = np.log((4 + 12 * np.exp(-6)) / 16)
-    value, _ = objective.loss({"plain": {"image/embed": x}}, {})
+    value, _ = objective.loss({"plain": {"image/embed": x}}, {}, Own())
     assert float(value) == pytest.approx(expected, rel=1e-5)
     assert objectives.options("uniformity") == {"t": 2.0}
 
@@ -100,12 +102,18 @@ def test_an_unknown_objective_names_the_nearest():
     with pytest.raises(UserError, match=r"config\.objectives\.clipp.*'clip'"):
         build("clipp")
     with pytest.raises(UserError, match=r"config\.objectives\.siglib.*'siglip'"):
-        objectives.options("siglib")
+        objectives.kind_of("siglib", {})
+    with pytest.raises(UserError, match=r"config\.objectives\.sounds\.kind='clipp'.*'clip'"):
+        build("sounds", kind="clipp")
+    with pytest.raises(
+        UserError, match=r"config\.objectives\.sounds: .*says its kind, e\.g\. kind="
+    ):
+        build("sounds")
 
 
 @pytest.mark.parametrize(
     ("option", "value", "said"),
-    [("direction", "up", "image_to_text"), ("positives", "all", "pair or group")],
+    [("direction", "up", "forward, backward, both"), ("positives", "all", "pair or group")],
 )
 def test_a_bad_value_names_the_objective_and_what_is_allowed(option, value, said):
     with pytest.raises(UserError, match=rf"config\.objectives\.infonce.*{said}"):

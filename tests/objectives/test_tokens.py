@@ -1,4 +1,4 @@
-"""Token objectives: which places are hidden and how, the scores, and what captions predict."""
+"""Token objectives: which positions are hidden and how, the losses, and what captions predict."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,13 @@ import transformers
 
 from mmjax import config as config_lib
 from mmjax import models, objectives
+from mmjax.core.step import total_loss
 from mmjax.core.views import run_views
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.interop import registry
 from mmjax.interop.formats import shapes
 from mmjax.models import tokens as token_lib
-from mmjax.models.tokens import TokenScores
+from mmjax.models.tokens import TokenNll, Unembedding
 from mmjax.objectives import tokens
 
 V, LENGTH, ROWS = 40, 20, 400
@@ -34,30 +35,30 @@ def texts(seed=0):
     rng = np.random.default_rng(seed)
     text = rng.integers(3, V - 1, (ROWS, LENGTH)).astype(np.int32)
     lengths = rng.integers(3, LENGTH + 1, ROWS)
-    places = np.arange(LENGTH)
+    positions = np.arange(LENGTH)
     text[:, 0] = START
-    text[places == lengths[:, None] - 1] = END
-    text[places >= lengths[:, None]] = PAD
-    return {"text": text, "text_mask": places < lengths[:, None]}
+    text[positions == lengths[:, None] - 1] = END
+    text[positions >= lengths[:, None]] = PAD
+    return {"text": text, "text_mask": positions < lengths[:, None]}
 
 
 def view(name, **options):
     """The objective's own view of the texts, as NumPy arrays."""
     words = options.pop("vocabulary", vocabulary())
-    objective = objectives.REGISTRY[name](vocabulary=words, **options)
-    made = jax.jit(objective.views[name])(texts(), jax.random.key(3))
+    objective = objectives.REGISTRY[name](name, vocabulary=words, **options)
+    made = jax.jit(objective.views[name].make)(texts(), jax.random.key(3), {})
     return {column: np.asarray(x) for column, x in made.items()}
 
 
-def test_masked_places_are_the_share_and_never_special():
+def test_masked_positions_are_the_share_and_never_special():
     made, plain = view("mlm", rate=0.15), texts()
-    places, targets = made["target_places"], made["targets"]
-    assert places.shape == targets.shape == (ROWS, 3)  # ⌈0.15 · 20⌉ of each text
+    positions, targets = made["positions"], made["targets"]
+    assert positions.shape == targets.shape == (ROWS, 3)  # ⌈0.15 · 20⌉ of each text
     may = plain["text_mask"] & ~np.isin(plain["text"], [PAD, START, END])
     wanted = np.maximum(1, np.round(0.15 * may.sum(axis=1)))
     assert ((targets >= 0).sum(axis=1) == wanted).all()
     for row in range(ROWS):
-        hidden = places[row][targets[row] >= 0]
+        hidden = positions[row][targets[row] >= 0]
         assert len(set(hidden)) == len(hidden)
         assert may[row, hidden].all()
         assert (plain["text"][row, hidden] == targets[row][targets[row] >= 0]).all()
@@ -68,7 +69,7 @@ def test_masked_places_are_the_share_and_never_special():
 def test_hidden_tokens_are_masked_replaced_or_kept():
     made = view("mlm", rate=0.5)
     counts = made["targets"] >= 0
-    shown = np.take_along_axis(made["text"], made["target_places"], axis=1)[counts]
+    shown = np.take_along_axis(made["text"], made["positions"], axis=1)[counts]
     truth = made["targets"][counts]
     n = len(truth)
     assert n > 1500
@@ -77,14 +78,14 @@ def test_hidden_tokens_are_masked_replaced_or_kept():
     # A random token is the right one now and then.
     assert (shown == truth).mean() == pytest.approx(0.1 + 0.1 / (V - 1), abs=error)
     every = view("mlm", rate=0.5, mask=1.0, random=0.0)
-    hidden = np.take_along_axis(every["text"], every["target_places"], axis=1)
+    hidden = np.take_along_axis(every["text"], every["positions"], axis=1)
     assert (hidden[every["targets"] >= 0] == MASK).all()
 
 
-def test_every_step_hides_other_places():
-    objective = objectives.REGISTRY["mlm"](vocabulary=vocabulary())
-    view = jax.jit(objective.views["mlm"])
-    one, two, again = (view(texts(), jax.random.key(k))["target_places"] for k in (0, 1, 0))
+def test_every_step_hides_other_positions():
+    objective = objectives.REGISTRY["mlm"]("mlm", vocabulary=vocabulary())
+    view = jax.jit(objective.views["mlm"].make)
+    one, two, again = (view(texts(), jax.random.key(k), {})["positions"] for k in (0, 1, 0))
     assert (one != two).any()
     assert (one == again).all()
 
@@ -108,7 +109,7 @@ def test_whole_words_are_hidden_or_seen(marks):
             begins[1:] |= np.isin(text[:-1], np.flatnonzero(border | special))
         begins[0] = True
         word = np.cumsum(begins)
-        hidden = made["target_places"][row][made["targets"][row] >= 0]
+        hidden = made["positions"][row][made["targets"][row] >= 0]
         for number in set(word[hidden]):
             assert set(np.flatnonzero(word == number)) <= set(hidden)
         may = plain["text_mask"][row] & ~np.isin(text, [PAD, START, END])
@@ -138,7 +139,7 @@ def test_a_prefix_is_given_and_not_predicted():
     assert (given <= np.maximum(1, 0.5 * lengths)).all()
     assert len(set(given)) > 5
     for row in range(ROWS):
-        predicted = np.flatnonzero(made["targets"][row] >= 0) + 1  # places of these tokens
+        predicted = np.flatnonzero(made["targets"][row] >= 0) + 1  # positions of these tokens
         assert predicted.tolist() == list(range(given[row], lengths[row]))
 
 
@@ -152,22 +153,22 @@ def test_parallel_examples_hide_every_input_and_their_length():
     assert (made["targets"] == view("caption")["targets"]).all()
 
 
-@pytest.mark.parametrize("places", [None, 3, 7])
-def test_token_scores_are_pytorchs_cross_entropy(places, monkeypatch):
-    """Whole, and a few places at a time with a last part that is not full."""
+@pytest.mark.parametrize("positions", [None, 3, 7])
+def test_token_nll_is_pytorchs_cross_entropy(positions, monkeypatch):
+    """Whole, and a few positions at a time with a last part that is not full."""
     rng = np.random.default_rng(0)
     x, embedding = rng.normal(size=(4, 10, 8)), rng.normal(size=(30, 8))
     x, embedding, bias = x.astype("f4"), embedding.astype("f4"), rng.normal(size=30).astype("f4")
     targets = rng.integers(-1, 30, (4, 10)).astype(np.int32)
-    if places:
-        monkeypatch.setattr(token_lib, "DEVICE_LOGITS", places * 4 * 30)
+    if positions:
+        monkeypatch.setattr(token_lib, "DEVICE_LOGITS", positions * 4 * 30)
 
     def loss(x, embedding, bias):
-        scores = token_lib.token_scores(x, targets, embedding, bias)
-        return tokens.token_loss(scores)[0], scores
+        sums = token_lib.token_nll(x, targets, Unembedding(embedding, bias))
+        return tokens.token_loss(sums)[0], sums
 
     run = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
-    (value, scores), gradients = jax.jit(run)(x, embedding, bias)
+    (value, sums), gradients = jax.jit(run)(x, embedding, bias)
     theirs = [
         torch.tensor(y, dtype=torch.float64, requires_grad=True) for y in (x, embedding, bias)
     ]
@@ -181,10 +182,10 @@ def test_token_scores_are_pytorchs_cross_entropy(places, monkeypatch):
     for ours, true in zip(gradients, theirs, strict=True):
         np.testing.assert_allclose(ours, true.grad.numpy(), atol=1e-6)
     right = (logits.argmax(-1) == labels).sum(dim=1).numpy()
-    np.testing.assert_array_equal(scores.correct, right)
-    np.testing.assert_array_equal(scores.targets, (targets >= 0).sum(axis=1))
+    np.testing.assert_array_equal(sums.correct, right)
+    np.testing.assert_array_equal(sums.targets, (targets >= 0).sum(axis=1))
     sizes = [v.aval.size for v in _arrays(jax.make_jaxpr(run)(x, embedding, bias).jaxpr)]
-    assert max(sizes) == (4 * 10 * 30 if places is None else max(4 * places * 30, 4 * 12 * 8))
+    assert max(sizes) == (4 * 10 * 30 if positions is None else max(4 * positions * 30, 4 * 12 * 8))
 
 
 def _arrays(jaxpr):
@@ -207,17 +208,17 @@ def test_the_loss_is_that_of_berts_own_class_on_the_same_masks(tmp_path):
     weights = registry.open_weights(tmp_path)
     model = models.from_config(weights.config.model)
     params = weights.read(shapes(weights.config.model))
-    goals = {"mlm": (objectives.REGISTRY["mlm"](vocabulary=vocabulary(), of="text"), 1.0)}
+    built = {"mlm": (objectives.REGISTRY["mlm"]("mlm", vocabulary(), of="text"), 1.0)}
     batch = {name: x[:16] for name, x in texts().items()}
 
     @jax.jit
     def loss(params):
-        outputs = run_views(model, goals, params, batch, jax.random.key(1))
-        return goals["mlm"][0].loss(outputs, batch)[0], outputs["mlm"]
+        outputs = run_views(model, built, params, batch, jax.random.key(1))
+        return total_loss(built, outputs, batch)[0], outputs["mlm"]
 
     (value, made), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     labels = np.full(batch["text"].shape, -100)
-    np.put_along_axis(labels, np.asarray(made["target_places"]), np.asarray(made["targets"]), 1)
+    np.put_along_axis(labels, np.asarray(made["positions"]), np.asarray(made["targets"]), 1)
     result = theirs(
         torch.tensor(np.asarray(made["text"])).long(), torch.tensor(batch["text_mask"]).long(),
         labels=torch.tensor(np.where(labels < 0, -100, labels)),
@@ -235,8 +236,8 @@ def test_the_loss_is_that_of_berts_own_class_on_the_same_masks(tmp_path):
 
 
 def test_metrics_are_accuracy_and_perplexity():
-    scores = TokenScores(jnp.array([3.0, 1.0]), jnp.array([1.0, 2.0]), jnp.array([2.0, 3.0]))
-    loss, metrics = tokens.token_loss(scores)
+    sums = TokenNll(jnp.array([3.0, 1.0]), jnp.array([1.0, 2.0]), jnp.array([2.0, 3.0]))
+    loss, metrics = tokens.token_loss(sums)
     assert float(loss) == pytest.approx(0.8)
     assert float(metrics["accuracy"]) == pytest.approx(0.6)
     assert float(metrics["perplexity"]) == pytest.approx(np.exp(0.8))
@@ -252,7 +253,7 @@ def test_a_tokenizer_without_a_mask_token_wants_a_row():
 
 @pytest.mark.parametrize(
     ("name", "options", "said"),
-    [("mlm", {"of": "image"}, "of is fused or text"), ("mlm", {"rate": 0.0}, "rate=0.0"),
+    [("mlm", {"rate": 0.0}, "rate=0.0"), ("mlm", {"random": 0.3}, "are shares of a whole"),
      ("caption", {"parallel": 2.0}, "parallel=2.0"),
      ("caption", {"parallel": 0.5, "prefix": 0.5}, "set one of them to 0")],
 )  # fmt: skip
@@ -263,10 +264,29 @@ def test_bad_options_are_named(name, options, said):
         objectives.build(config, tiny.config().model)
 
 
+@pytest.mark.parametrize("name", ["mlm", "caption"])
+def test_tokens_that_are_not_the_texts_are_refused(name):
+    config = tiny.config()
+    config.model.text.mlm_head = True
+    config.objectives = {name: config_lib.entry("objectives", of="image")}
+    model = models.from_config(config.model)
+    built = objectives.build(config.objectives, config.model)
+    params, batch = tiny.shapes(model), tiny.batch(config.model)
+
+    def views(params, batch):
+        return run_views(model, built, params, batch, jax.random.key(0))
+
+    with pytest.raises(
+        ValueError, match=rf"{name}\.of='image' gives 5 tokens .* 8: set it to 'text'"
+    ):
+        jax.eval_shape(views, params, batch)
+
+
 def test_causal_models_share_the_text_of_captions():
     """What a view changes is all that runs again: a causal tower sees a caption as it is."""
     model = models.from_config(tiny.config().model)
-    assert "text_ar" not in model.reads("text")
+    columns = {name: name for name in ("text", "text_mask", "text_ar")}
+    assert "text_ar" not in model.sources(("text/tokens",), columns)
     config = tiny.config().model
     config.text.causal = False
-    assert "text_ar" in models.from_config(config).reads("text")
+    assert "text_ar" in models.from_config(config).sources(("text/tokens",), columns)
