@@ -30,7 +30,7 @@ GRAY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as Pillow and to
 
 @dataclass(frozen=True)
 class Augment:
-    """Strengths of `train_transform`; the defaults change nothing but the size (see config.py).
+    """Strengths of a `Crop`; the defaults change nothing but the size (see config.py).
 
     crop_scale: area of the crop as a share of the picture's; above 1 the background shows.
     crop_ratio: width / height of the crop.
@@ -79,8 +79,9 @@ class Crop:
             if not is_jpeg(image):
                 image = decode(image)
         self._image = image
-        self._shape = jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
-        box = random_crop(rng, *self._shape, augment.crop_scale, augment.crop_ratio)
+        height, width = jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
+        self._shape = height, width
+        box = random_crop(rng, height, width, augment.crop_scale, augment.crop_ratio)
         self._box = box @ random_affine(rng, augment.rotate, augment.translate, augment.flip)
         random_colour = augment.background == "random"
         self._background = tuple(rng.integers(256, size=3).tolist()) if random_colour else WHITE
@@ -98,17 +99,6 @@ class Crop:
             self._decoded[how] = composite(pixels, self._background)
         crop = warp(self._decoded[how], self._box, self._shape, size, self._background)
         return crop if self._colours is None else self._colours.apply(crop)
-
-
-def train_transform(
-    image: bytes | np.ndarray,
-    rng: np.random.Generator,
-    size: int,
-    augment: Augment,
-    max_pixels: int = MAX_PIXELS,
-) -> np.ndarray:
-    """A random crop of an image at one size, uint8 [size, size, 3]: see `Crop`."""
-    return Crop(image, rng, augment, max_pixels).at(size)
 
 
 # Geometry: 3×3 matrices from the unit square [-0.5, 0.5]² of the crop to pixels of the image.

@@ -40,10 +40,13 @@ class HeldOutLoss:
         self, name: str, spec: Any, *, config: ConfigDict, model: Graph,
         tokenizer: Tokenizer | None,
     ):  # fmt: skip
-        self._config = config
-        self._modalities = modalities.build(
-            models.inputs(config.model), data=config.data, tokenizer=lambda: tokenizer
-        ).values()
+        def load() -> Tokenizer:
+            if tokenizer is None:
+                raise UserError(f"evals.{name}: the model reads texts, and has no tokenizer.")
+            return tokenizer
+
+        self._config, inputs = config, models.inputs(config.model)
+        self._modalities = modalities.build(inputs, data=config.data, tokenizer=load).values()
         self._source = open_source(spec, name)
         for modality in self._modalities:
             modality.check(self._source, spec, f"config.evals.{name}")

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.core import FrozenDict
 from ml_collections import ConfigDict
 
 from mmjax.data import modalities
@@ -46,7 +45,7 @@ def from_config(config: ConfigDict) -> Graph:
         parts["logit"] = Scale(
             config.logit_scale_init, config.logit_scale_max, config.logit_bias_init
         )
-    return Graph(FrozenDict({name: Part(module) for name, module in parts.items()}))
+    return Graph({name: Part(module) for name, module in parts.items()})
 
 
 def _embeds(image: ConfigDict) -> bool:

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mmjax.data.augment import Crop
+from mmjax.data.images import MAX_PIXELS
+
 
 def picture(number: int, height: int = 40, width: int = 48, mode: str = "RGB") -> np.ndarray:
     """A smooth picture that only this number has, uint8."""
@@ -48,3 +51,8 @@ def write_shards(folder: Path, shards: int = 3, pairs: int = 7) -> Path:
         members = [m for n in range(pairs) for m in pair(shard * pairs + n)]
         write_tar(folder / f"{shard:05d}.tar", members)
     return folder
+
+
+def train_transform(image, rng, size, augment, max_pixels=MAX_PIXELS):
+    """A random crop at one size."""
+    return Crop(image, rng, augment, max_pixels).at(size)
