@@ -41,6 +41,7 @@ from tables import show
 from mmjax import config as config_lib
 from mmjax import data, models
 from mmjax.data import modalities, tar_index
+from mmjax.data.augment import Crop
 from mmjax.data.modalities import Modality
 
 SHARDS, PAIRS = 8, 256
@@ -254,7 +255,7 @@ def psnrs(seed: int, shrink: float) -> tuple[float, ...]:
     image = Image.open(io.BytesIO(encoded))
     exact = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC), float)
     whole = data.Augment(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
-    ours = data.train_transform(encoded, np.random.default_rng(0), SIZE, whole)
+    ours = Crop(encoded, np.random.default_rng(0), whole).at(SIZE)
     kinds = (Image.Resampling.BILINEAR, Image.Resampling.BOX)
     others = [np.asarray(image.resize((SIZE, SIZE), kind)) for kind in kinds]
     linear = cv2.resize(np.asarray(image), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)

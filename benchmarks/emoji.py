@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from mmjax import config as config_lib
 from mmjax import data, models
-from mmjax.data import Tokenizer
 from mmjax.data.modalities import Image
 from mmjax.models import Graph
 from mmjax.runs.workdir import restore_for_inference
@@ -50,7 +49,7 @@ def config(steps: int, batch_size: int, seed: int) -> ConfigDict:
     return result
 
 
-def train(run: ConfigDict) -> tuple[Graph, Any, Tokenizer, list[Mapping[str, float]]]:
+def train(run: ConfigDict) -> tuple[Graph, Any, Any, list[Mapping[str, float]]]:
     """Model, parameters, tokenizer and what was logged of a run in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as workdir:
         loop.train(run, workdir)

@@ -1,6 +1,6 @@
 """Data: sources of records, their order, the modalities that read them, batches."""
 
-from mmjax.data.augment import Augment, train_transform
+from mmjax.data.augment import Augment
 from mmjax.data.images import eval_transform
 from mmjax.data.order import Address, Order
 from mmjax.data.pipeline import train_batches, train_columns, train_order
@@ -27,5 +27,4 @@ __all__ = [
     "train_columns",
     "train_order",
     "train_tokenizer",
-    "train_transform",
 ]

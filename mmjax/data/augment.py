@@ -30,7 +30,7 @@ GRAY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as Pillow and to
 
 @dataclass(frozen=True)
 class Augment:
-    """Strengths of `train_transform`: the keys of `config.data.augment`.
+    """Strengths of a `Crop`: the keys of `config.data.augment`.
 
     Attributes:
       crop_scale: Area of a random crop as a share of the picture's; above 1 shows the background
@@ -103,17 +103,6 @@ class Crop:
             self._decoded[how] = composite(pixels, self._background)
         crop = warp(self._decoded[how], self._box, self._shape, size, self._background)
         return crop if self._colours is None else self._colours.apply(crop)
-
-
-def train_transform(
-    image: bytes | np.ndarray,
-    rng: np.random.Generator,
-    size: int,
-    augment: Augment,
-    max_pixels: int = MAX_PIXELS,
-) -> np.ndarray:
-    """A random crop of an image at one size, uint8 [size, size, 3]: see `Crop`."""
-    return Crop(image, rng, augment, max_pixels).at(size)
 
 
 # Geometry: 3×3 matrices from the unit square [-0.5, 0.5]² of the crop to pixels of the image.

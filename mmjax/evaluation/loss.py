@@ -42,11 +42,13 @@ class HeldOutLoss:
         self, name: str, spec: Any, *, config: ConfigDict, model: Graph,
         tokenizer: Tokenizer | None,
     ):  # fmt: skip
-        self._config = config
-        load = None if tokenizer is None else lambda: tokenizer
-        self._modalities = modalities.build(
-            models.inputs(config.model), data=config.data, tokenizer=load
-        ).values()
+        def load() -> Tokenizer:
+            if tokenizer is None:
+                raise UserError(f"evals.{name}: the model reads texts, and has no tokenizer.")
+            return tokenizer
+
+        self._config, inputs = config, models.inputs(config.model)
+        self._modalities = modalities.build(inputs, data=config.data, tokenizer=load).values()
         self._source = open_source(source_of(spec), name)
         for modality in self._modalities:
             modality.check(self._source, spec, f"config.evals.{name}")

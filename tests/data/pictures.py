@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmjax.data import Augment
+from mmjax.data.augment import Augment, Crop
+from mmjax.data.images import MAX_PIXELS
 
 AS_IT_IS = Augment(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))  # of an upright square picture
 
@@ -52,3 +53,8 @@ def write_shards(folder: Path, shards: int = 3, pairs: int = 7) -> Path:
         members = [m for n in range(pairs) for m in pair(shard * pairs + n)]
         write_tar(folder / f"{shard:05d}.tar", members)
     return folder
+
+
+def train_transform(image, rng, size, augment, max_pixels=MAX_PIXELS):
+    """A random crop at one size."""
+    return Crop(image, rng, augment, max_pixels).at(size)

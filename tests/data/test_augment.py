@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from pictures import AS_IT_IS, encode, picture
+from pictures import AS_IT_IS, encode, picture, train_transform
 from PIL import Image
 
-from mmjax.data import Augment, BadRecord, train_transform
+from mmjax.data import Augment, BadRecord
 from mmjax.data.augment import GRAY, hue, random_crop, warp
 from mmjax.data.images import WHITE
 

@@ -10,10 +10,10 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from pictures import AS_IT_IS, encode, pair, picture, write_tar
+from pictures import AS_IT_IS, encode, pair, picture, train_transform, write_tar
 from reading import reads, settings
 
-from mmjax.data import BadRecord, open_source, train_batches, train_transform
+from mmjax.data import BadRecord, open_source, train_batches
 from mmjax.errors import UserError
 
 B = 16

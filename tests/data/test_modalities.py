@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from pictures import encode, picture
+from pictures import encode, picture, train_transform
 from reading import reads, settings
 
 from mmjax import models
@@ -19,7 +19,6 @@ from mmjax.data import (
     open_source,
     train_batches,
     train_columns,
-    train_transform,
 )
 from mmjax.data import augment as augment_lib
 from mmjax.data.draw import Draw, example_rng

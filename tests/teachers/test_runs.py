@@ -112,7 +112,7 @@ def test_cached_embeddings_give_the_losses_of_the_teacher_online(
 
 def test_the_stored_embeddings_are_the_teachers_of_those_views(teacher, embedded):
     """Row view · records + index, computed one by one from the loader's own view."""
-    from mmjax.data.augment import train_transform
+    from mmjax.data.augment import Crop
     from mmjax.data.draw import example_rng
     from mmjax.runs.workdir import restore_for_inference
 
@@ -128,7 +128,7 @@ def test_the_stored_embeddings_are_the_teachers_of_those_views(teacher, embedded
         record = source[index]
         caption = record.captions[rng.integers(len(record.captions))]
         augment = data.Augment(**base().data.augment)
-        image = train_transform(record.parts["image"], rng, 48, augment)
+        image = Crop(record.parts["image"], rng, augment).at(48)
         text, mask = tokenizer.encode([caption], 20)
         batch = {"image": image[None], "text": text, "text_mask": mask}
         expected = model.apply({"params": params}, batch, tuple(stored))
