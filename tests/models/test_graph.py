@@ -33,7 +33,7 @@ def test_a_plan_is_what_the_outputs_need_in_order():
 
 
 def test_calls_are_the_same_where_all_their_inputs_are():
-    """A masked text leaves the image tower's call as it was, and changes all that follow it."""
+    """A masked text leaves the image tower's call as it was and changes all that follow it."""
     model, outputs = fused(), ("image/tokens", "text/tokens", "fusion/tokens", "text/lm_head")
     plain, masked = (
         model.plan(columns, outputs) for columns in (COLUMNS, COLUMNS | {"text": "masked"})
