@@ -58,6 +58,7 @@ def train(run: ConfigDict) -> tuple[Graph, Any, Tokenizer, list[Mapping[str, flo
             json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()
         ]
         _, model, params, tokenizer = restore_for_inference(workdir)
+        assert tokenizer is not None
         return model, jax.tree.map(np.asarray, params), tokenizer, logged
 
 

@@ -162,7 +162,8 @@ def mmjax_program(
     from mmjax.data import eval_batches, open_source
     from mmjax.data.modalities import Image
     from mmjax.evaluation import accuracy
-    from mmjax.evaluation.embed import Embedder, layers_apart, layers_together
+    from mmjax.evaluation.embed import Embedder
+    from mmjax.inference import layers_apart, layers_together
     from mmjax.interop.huggingface import clip
     from mmjax.parallel.mesh import make_mesh, put_batch
 
@@ -179,7 +180,7 @@ def mmjax_program(
 
     def evaluate() -> np.ndarray:
         with jax.set_mesh(mesh):
-            columns, _ = embedder.images(params, source)
+            columns, _ = embedder.records(params, source)
         accuracy(columns["image/embed"], classifier, labels)
         return columns["image/embed"] @ classifier.T
 

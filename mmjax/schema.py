@@ -194,7 +194,8 @@ def _key(name: str, annotation: Any, default: Any, meaning: str, marks: tuple[Ma
         annotation, *more = typing.get_args(annotation)
         found |= {mark for mark in more if isinstance(mark, Mark)}
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        annotation = typing.get_args(annotation)[0]  # X | None
+        inner: tuple[Any, ...] = typing.get_args(annotation)  # X | None
+        annotation = inner[0]
         optional = True
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)

@@ -23,11 +23,15 @@ FLOORS = (
     ("config_check",),
     ("training",),
     ("planning", "reporting", "datatools", "doctor"),
-    ("cli", "__main__", "__init__"),
+    ("cli",),
+    ("__main__", "__init__"),
 )
 FLOOR = {package: number for number, packages in enumerate(FLOORS) for package in packages}
 # Module → (what it imports from above, why it still does). An entry that is needless fails, too.
-KNOWN: dict[str, tuple[str, str]] = {}
+KNOWN = {
+    "mmjax.core.step": ("mmjax.teachers.teacher", "a protocol of teachers will stand in core"),
+    "mmjax.core.flops": ("mmjax.training.assemble", "the same: it looks into Parts and teachers"),
+}
 
 
 def package(module: str) -> str:
@@ -56,4 +60,7 @@ def test_imports_go_down():
             other = package(imported)
             if other != own and FLOOR[other] >= FLOOR[own]:
                 offences[module] = imported
-    assert offences == {module: imported for module, (imported, _) in KNOWN.items()}
+    known = {module: imported for module, (imported, _) in KNOWN.items()}
+    new = [f"{m} imports {i}" for m, i in offences.items() if known.get(m) != i]
+    assert not new, "a module imports only what is below it: " + "; ".join(new)
+    assert offences == known, "some of KNOWN is clean now: remove it there"

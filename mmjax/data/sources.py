@@ -4,10 +4,10 @@
 known without reading all of it is a `UserError` here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -24,10 +24,8 @@ from mmjax.data.tables import open_coco, open_karpathy, open_table
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
 from mmjax.errors import UserError
-from mmjax.schema import entry, find, keys_of
+from mmjax.schema import entry, keys_of
 
-FILTERED = ("tar", "csv", "parquet")
-REMOTE = ("tar", "parquet")
 _BY_SUFFIX = {".tar": "tar", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
               ".txt": "text"}  # fmt: skip
 
@@ -74,7 +72,8 @@ class TrainSource(Records):
     """The keys of `config.data.train.NAME`.
 
     Attributes:
-      kind: What the records are stored as; auto finds it from the path.
+      kind: What the records are stored as (tar, csv, coco, karpathy, parquet, folder, tfds,
+        arrayrecord, text, generated, or one that was registered); auto finds it from the path.
       weight: Share in the mixture of sources.
       caption_weights: How often to take a caption of each part of caption, e.g. (0.3, 0.7); ():
         any of them.
@@ -82,17 +81,45 @@ class TrainSource(Records):
         the kind reads at once (one, or a row group).
     """
 
-    kind: Literal[
-        "auto", "tar", "csv", "coco", "karpathy", "parquet", "folder", "tfds", "arrayrecord",
-        "text", "generated",
-    ] = "auto"  # fmt: skip
+    kind: str = "auto"
     weight: float = 1.0
     caption_weights: tuple[float, ...] = ()
     block: int = 0
 
 
 KEYS = keys_of(TrainSource)
-KINDS = find(KEYS, "kind").choices[1:]
+Open = Callable[[ConfigDict, str], Source]
+
+
+class Kind(NamedTuple):
+    """A way in which records are stored: how it is opened, and which keys it can honour."""
+
+    open: Open
+    remote: bool
+    filtered: bool
+    regions: bool
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def register(
+    kind: str, *, remote: bool = False, filtered: bool = False, regions: bool = False
+) -> Callable[[Open], Open]:
+    """Adds a kind of source: the decorated (spec, name) → `Source`.
+
+    Args:
+      kind: what `config.data.train.NAME.kind` calls it.
+      remote: reads URLs.
+      filtered: honours the key `filter`.
+      regions: honours the keys `regions` and `tags`.
+    """
+
+    def add(open: Open) -> Open:
+        KINDS[kind] = Kind(open, remote, filtered, regions)
+        return open
+
+    return add
 
 
 def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
@@ -116,59 +143,98 @@ def open_sources(specs: Mapping[str, Mapping[str, Any]]) -> list[Source]:
 
 
 def _open(spec: ConfigDict, name: str) -> Source:
-    path = str(spec.path or "")
-    name = name or Path(path).name
-    if not path:
+    name = name or Path(spec.path).name
+    if not spec.path:
         raise UserError(f"{name or 'data'}: no path is given; set path to a folder or file.")
-    kind, label, group, caption, image = spec.kind, spec.label, spec.group, spec.caption, spec.image
-    if kind not in ("auto", *KINDS):
-        raise UserError(f"{name}: no kind {kind!r}; use auto, {', '.join(KINDS)}.")
-    weights = _weights(spec.caption_weights, caption, name)
-    wanted = Filter(spec.filter, name)
-    split, tags, regions = spec.split, spec.tags, spec.regions
-    if path.startswith("generated:"):
-        return open_generated(path, name, tags=bool(tags), regions=regions)
-    if path.startswith("tfds://") or (kind == "tfds" and not Path(path).exists()):
-        _no_segments(tags, regions, "tfds", name)
-        path = path.removeprefix("tfds://")
-        return open_tfds(path, split, caption, image, label, group, name, weights)
-    files = _files(path, name)
-    kind = _kind(files, path, name) if kind == "auto" else kind
-    if storage.is_url(path) and kind not in REMOTE:
-        raise UserError(f"{name}: {kind} is read from this machine only; copy {path} here first.")
-    if wanted and kind not in FILTERED:
-        raise UserError(f"{name}: filter works on {', '.join(FILTERED)}, not on {kind}.")
-    _no_segments(tags, regions, kind, name)
-    match kind:
-        case "tar":
-            captions = _tar_captions(caption, name)
-            fields = Fields(captions, label, group, wanted, _tar_tags(tags, name), regions)
-            return open_tar(
-                _inside(files, "*.tar", name), fields, name, weights=weights,
-                bad_shards=spec.bad_shards, timeout=spec.timeout,
-            )  # fmt: skip
-        case "tfds":
-            return open_tfds(path, split, caption, image, label, group, name, weights)
-        case "arrayrecord":
-            return open_array_record(
-                _inside(files, "*.array_record*", name), caption, name, weights
-            )
-        case "csv":
-            tables = [Path(file) for file in files]
-            return open_table(tables, caption, image, label, group, name, wanted, weights)
-        case "coco":
-            return open_coco(Path(files[0]), image, name)
-        case "karpathy":
-            return open_karpathy(Path(files[0]), image, split, name)
-        case "text":
-            return LineSource([Path(file) for file in files], name)
-        case "parquet":
-            files = _inside(files, "*.parquet", name)
-            return open_parquet(files, caption, image, label, group, name, wanted, weights)
-    return open_folder(Path(files[0]), name)
+    if spec.kind not in ("auto", *KINDS):
+        raise UserError(f"{name}: no kind {spec.kind!r}; use auto, {', '.join(KINDS)}.")
+    _weights(spec, name)
+    Filter(spec.filter, name)  # one that cannot be read is said before a path that is not there
+    kind = _kind(spec, name) if spec.kind == "auto" else spec.kind
+    able = KINDS[kind]
+    if storage.is_url(spec.path) and not able.remote:
+        raise UserError(
+            f"{name}: {kind} is read from this machine only; copy {spec.path} here first."
+        )
+    if spec.filter and not able.filtered:
+        filtered = ", ".join(kind for kind, able in KINDS.items() if able.filtered)
+        raise UserError(f"{name}: filter works on {filtered}, not on {kind}.")
+    if (spec.tags or spec.regions) and not able.regions:
+        raise UserError(f"{name}: regions and tags are read from tar shards, not from {kind}.")
+    return able.open(spec, name)
 
 
-def _files(path: str, name: str) -> list[str]:
+@register("tar", remote=True, filtered=True, regions=True)
+def _tar(spec: ConfigDict, name: str) -> Source:
+    captions, wanted = _tar_captions(spec.caption, name), Filter(spec.filter, name)
+    fields = Fields(
+        captions, spec.label, spec.group, wanted, _tar_tags(spec.tags, name), spec.regions
+    )
+    return open_tar(
+        inside(files_of(spec.path, name), "*.tar", name), fields, name,
+        weights=tuple(spec.caption_weights), bad_shards=spec.bad_shards, timeout=spec.timeout,
+    )  # fmt: skip
+
+
+@register("csv", filtered=True)
+def _csv(spec: ConfigDict, name: str) -> Source:
+    tables = [Path(file) for file in files_of(spec.path, name)]
+    return open_table(
+        tables, spec.caption, spec.image, spec.label, spec.group, name,
+        Filter(spec.filter, name), tuple(spec.caption_weights),
+    )  # fmt: skip
+
+
+@register("coco")
+def _coco(spec: ConfigDict, name: str) -> Source:
+    return open_coco(Path(files_of(spec.path, name)[0]), spec.image, name)
+
+
+@register("karpathy")
+def _karpathy(spec: ConfigDict, name: str) -> Source:
+    return open_karpathy(Path(files_of(spec.path, name)[0]), spec.image, spec.split, name)
+
+
+@register("parquet", remote=True, filtered=True)
+def _parquet(spec: ConfigDict, name: str) -> Source:
+    files = inside(files_of(spec.path, name), "*.parquet", name)
+    return open_parquet(
+        files, spec.caption, spec.image, spec.label, spec.group, name,
+        Filter(spec.filter, name), tuple(spec.caption_weights),
+    )  # fmt: skip
+
+
+@register("folder")
+def _folder(spec: ConfigDict, name: str) -> Source:
+    return open_folder(Path(files_of(spec.path, name)[0]), name)
+
+
+@register("tfds", remote=True)
+def _tfds(spec: ConfigDict, name: str) -> Source:
+    path = spec.path.removeprefix("tfds://")
+    return open_tfds(
+        path, spec.split, spec.caption, spec.image, spec.label, spec.group, name,
+        tuple(spec.caption_weights),
+    )  # fmt: skip
+
+
+@register("arrayrecord")
+def _array_record(spec: ConfigDict, name: str) -> Source:
+    files = inside(files_of(spec.path, name), "*.array_record*", name)
+    return open_array_record(files, spec.caption, name, tuple(spec.caption_weights))
+
+
+@register("text")
+def _text(spec: ConfigDict, name: str) -> Source:
+    return LineSource([Path(file) for file in files_of(spec.path, name)], name)
+
+
+@register("generated", filtered=True, regions=True)
+def _generated(spec: ConfigDict, name: str) -> Source:
+    return open_generated(spec.path, name, tags=bool(spec.tags), regions=spec.regions)
+
+
+def files_of(path: str, name: str) -> list[str]:
     """The files (or the one folder) that a path, glob or brace range names."""
     if storage.is_url(path):
         return storage.expand(path, name)
@@ -182,7 +248,14 @@ def _files(path: str, name: str) -> list[str]:
     return files
 
 
-def _kind(files: list[str], path: str, name: str) -> str:
+def _kind(spec: ConfigDict, name: str) -> str:
+    """What records are stored as, told by the path."""
+    path = spec.path
+    if path.startswith("generated:"):
+        return "generated"
+    if path.startswith("tfds://"):
+        return "tfds"
+    files = files_of(path, name)
     first = Path(next((f for f in files if storage.is_url(f) or Path(f).exists()), files[0]))
     if first.is_dir():
         return _kind_of_folder(first, path, name)
@@ -204,7 +277,8 @@ def _kind(files: list[str], path: str, name: str) -> str:
         raise UserError(
             f"{name}: cannot tell the kind of {path}; name its shards, as {path}/*.tar."
         )
-    raise UserError(f"{name}: cannot tell the kind of {path}; set kind to one of {KINDS}.")
+    known = ", ".join(KINDS)
+    raise UserError(f"{name}: cannot tell the kind of {path}; set kind to one of {known}.")
 
 
 def _kind_of_folder(folder: Path, path: str, name: str) -> str:
@@ -223,7 +297,8 @@ def _kind_of_folder(folder: Path, path: str, name: str) -> str:
     )
 
 
-def _inside(files: list[str], pattern: str, name: str) -> list[str]:
+def inside(files: list[str], pattern: str, name: str) -> list[str]:
+    """The files, or those in the one folder that match the pattern."""
     if len(files) > 1 or not Path(files[0]).is_dir():
         return files
     found = sorted(str(file) for file in Path(files[0]).glob(pattern))
@@ -232,14 +307,13 @@ def _inside(files: list[str], pattern: str, name: str) -> list[str]:
     return found
 
 
-def _weights(weights: Any, caption: str, name: str) -> tuple[float, ...]:
-    fields = caption.split(",")
+def _weights(spec: ConfigDict, name: str) -> None:
+    fields, weights = spec.caption.split(","), spec.caption_weights
     if weights and (len(weights) != len(fields) or min(weights) < 0 or not sum(weights)):
         raise UserError(
             f"{name}: caption_weights={tuple(weights)} should have a share for each of the "
-            f"{len(fields)} parts of caption={caption!r}."
+            f"{len(fields)} parts of caption={spec.caption!r}."
         )
-    return tuple(weights)
 
 
 def _tar_captions(caption: str, name: str) -> tuple[str, ...]:
@@ -250,11 +324,6 @@ def _tar_captions(caption: str, name: str) -> tuple[str, ...]:
                 f'{name}: caption={field!r} of tar shards must be "txt" or "json:FIELD".'
             )
     return fields
-
-
-def _no_segments(tags: str, regions: bool, kind: str, name: str) -> None:
-    if (tags or regions) and kind != "tar":
-        raise UserError(f"{name}: regions and tags are read from tar shards, not from {kind}.")
 
 
 def _tar_tags(tags: str, name: str) -> str:

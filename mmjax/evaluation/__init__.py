@@ -9,7 +9,7 @@ from mmjax.evaluation.command import run
 from mmjax.evaluation.knn import knn_scores
 from mmjax.evaluation.ranks import ranks
 from mmjax.evaluation.retrieval import rank_metrics, retrieval_metrics
-from mmjax.evaluation.tasks import KINDS, Evaluator, build
+from mmjax.evaluation.tasks import KINDS, Evaluator, build, register
 from mmjax.evaluation.zeroshot import classifier, prompts
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "prompts",
     "rank_metrics",
     "ranks",
+    "register",
     "retrieval_metrics",
     "run",
 ]

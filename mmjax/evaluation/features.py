@@ -54,8 +54,8 @@ class Features:
 
     def __call__(self, params: Any) -> tuple[Labelled, Labelled, dict[str, float]]:
         """Training set, test set, and what was skipped."""
-        train, _ = self._embedder.images(params, self._train)
-        test, skipped = self._embedder.images(params, self._test)
+        train, _ = self._embedder.records(params, self._train)
+        test, skipped = self._embedder.records(params, self._test)
         self._check(self._train, train, int(np.iinfo(np.int32).max))
         self._check(self._test, test, int(train["label"].max()) + 1)
         first, second = (Labelled(c["image/embed"], c["label"]) for c in (train, test))

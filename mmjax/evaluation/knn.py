@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluation.accuracy import score_accuracy
-from mmjax.evaluation.embed import on_mesh
 from mmjax.evaluation.features import Features, OfFeatures
 from mmjax.evaluation.ranks import BLOCK
+from mmjax.inference import on_mesh
 from mmjax.models import Graph
 
 

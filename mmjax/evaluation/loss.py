@@ -26,13 +26,13 @@ from mmjax.data import (
     vocabulary,
 )
 from mmjax.errors import UserError
-from mmjax.evaluation.embed import batch_shards, on_mesh
 from mmjax.evaluation.skips import unreadable as unreadable_records
 from mmjax.evaluation.spec import source_of
+from mmjax.inference import on_mesh
 from mmjax.models import Graph
 from mmjax.models.parts import vocabularies
 from mmjax.objectives.registry import is_frozen
-from mmjax.parallel.mesh import local_rows, put_batch
+from mmjax.parallel.mesh import batch_shards, local_rows, put_batch
 
 
 class HeldOutLoss:
@@ -56,10 +56,12 @@ class HeldOutLoss:
                 f"evals.{name}: batch_size={self._batch_size} is more than the "
                 f"{len(self._source)} records of {self._source.name}: lower it."
             )
-        if self._batch_size % batch_shards():
+        with on_mesh(None):
+            shards = batch_shards()
+        if self._batch_size % shards:
             raise UserError(
                 f"evals.{name}: batch_size={self._batch_size} is not a multiple of the "
-                f"{batch_shards()} devices that share the batch, and the loss depends on it."
+                f"{shards} devices that share the batch, and the loss depends on it."
             )
         rows = min((part.vocab_size for part in vocabularies(config.model).values()), default=0)
         words = vocabulary.of_tokenizer(tokenizer, rows) if tokenizer else None

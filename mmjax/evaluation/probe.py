@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
 from mmjax.evaluation.accuracy import score_accuracy
-from mmjax.evaluation.embed import batch_shards, on_mesh, whole
 from mmjax.evaluation.features import Features, Labelled, OfFeatures
+from mmjax.inference import on_mesh, whole
 from mmjax.models import Graph
-from mmjax.parallel.mesh import batch_sharding
+from mmjax.parallel.mesh import batch_sharding, batch_shards
 
 DECAYS = 10.0 ** np.arange(-1, -8.5, -0.5)  # strong to weak
 HELD_OUT = 5  # one in

@@ -15,18 +15,22 @@ from ml_collections import ConfigDict
 from mmjax.data import BadRecord, Source, Tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluation.bootstrap import estimates
-from mmjax.evaluation.embed import Embedder, on_mesh
+from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.ranks import ranks
 from mmjax.evaluation.skips import open_test
 from mmjax.evaluation.spec import Evaluation
 from mmjax.evaluation.words import read_lines
+from mmjax.inference import on_mesh
 from mmjax.models import Graph
 
 TOP = (1, 5, 10)
 
 
 def retrieval_metrics(
-    image_embed: np.ndarray, text_embed: np.ndarray, pairs: np.ndarray
+    image_embed: np.ndarray,
+    text_embed: np.ndarray,
+    pairs: np.ndarray,
+    names: tuple[str, str] = ("image", "text"),
 ) -> dict[str, float]:
     """Metrics of both directions.
 
@@ -35,6 +39,7 @@ def retrieval_metrics(
       text_embed: float [M, D] of unit length. A text of no image is a distractor: a candidate of
         image → text, but no query of text → image.
       pairs: int [P, 2] of (image, text) that belong together; each image has at least one text.
+      names: what the two sides are called in the names of the metrics.
 
     Returns:
       "image_to_text/R@1" … as shares in 0..1, "…/median_rank" and "…/mean_rank" counted from 1
@@ -43,20 +48,19 @@ def retrieval_metrics(
       each with its captions.
     """
     asked, first, query = np.unique(pairs[:, 1], return_index=True, return_inverse=True)
+    forward, backward = "_to_".join(names), "_to_".join(reversed(names))
     found = {
-        "image_to_text": ranks(image_embed, text_embed, pairs),
-        "text_to_image": ranks(
-            text_embed[asked], image_embed, np.stack([query, pairs[:, 0]], axis=1)
-        ),
+        forward: ranks(image_embed, text_embed, pairs),
+        backward: ranks(text_embed[asked], image_embed, np.stack([query, pairs[:, 0]], axis=1)),
     }
     images = len(image_embed)
-    cluster = {"image_to_text": np.arange(images), "text_to_image": pairs[first, 0]}
+    cluster = {forward: np.arange(images), backward: pairs[first, 0]}
     metrics = {
         f"{direction}/{name}": value
         for direction, rank in found.items()
         for name, value in rank_metrics(rank, cluster[direction], images).items()
     }
-    return metrics | {"images": float(images), "texts": float(len(text_embed))}
+    return metrics | {f"{names[0]}s": float(images), f"{names[1]}s": float(len(text_embed))}
 
 
 def rank_metrics(rank: np.ndarray, cluster: np.ndarray, clusters: int) -> dict[str, float]:
@@ -79,15 +83,17 @@ class RetrievalKeys(Evaluation):
     """The keys of the kind "retrieval".
 
     Attributes:
+      of: The part that embeds the records, and the one that embeds their captions.
       candidates: '' each caption is a text of its own (COCO); captions: the distinct ones; a file
         of one text a line: these, and captions that are not among them.
     """
 
+    of: tuple[str, str] = ("image", "text")
     candidates: str = ""
 
 
 class Retrieval:
-    """Evaluator of a source of images with captions.
+    """Evaluator of a source of images (or what else a part of the model reads) with captions.
 
     With distinct texts as candidates, text → image asks for any image of that caption.
     """
@@ -106,17 +112,19 @@ class Retrieval:
             texts = [caption for group in captions for caption in group]
             owners = np.repeat(np.arange(len(captions)), [len(group) for group in captions])
             self._pairs = np.stack([owners, np.arange(len(texts))], axis=1)
-        self._tokens = self._embedder.tokenize(texts)
+        self._of = spec.of
+        self._tokens = self._embedder.tokenize(texts, spec.of[1])
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `retrieval_metrics` names them, the same on every host."""
         with on_mesh(params) as params:
-            images, skipped = self._embedder.images(params, self._source)
-            texts = self._embedder.texts(params, self._tokens)
+            images, skipped = self._embedder.records(params, self._source, self._of[0])
+            texts = self._embedder.texts(params, self._tokens, self._of[1])
         # The captions of an image that was skipped stay as candidates.
         pairs = self._pairs[np.isin(self._pairs[:, 0], images["index"])]
         pairs[:, 0] = np.searchsorted(images["index"], pairs[:, 0])
-        return retrieval_metrics(images["image/embed"], texts, pairs) | skipped
+        embed = images[f"{self._of[0]}/embed"]
+        return retrieval_metrics(embed, texts, pairs, self._of) | skipped
 
 
 def captions_of(source: Source) -> list[tuple[str, ...]]:

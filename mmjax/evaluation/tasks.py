@@ -36,6 +36,20 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def register(kind: str, keys: Any = Evaluation) -> Callable[[Any], Any]:
+    """Adds an evaluator under the name that `config.evals.NAME.kind` gives it.
+
+    Decorates a class or function of (name, spec, config=…, model=…, tokenizer=…); `keys`: the
+    dataclass that declares the keys of `spec`, derived from `Evaluation`.
+    """
+
+    def add(make: Any) -> Any:
+        KINDS[kind] = Kind(make, keys_of(keys, RESUMABLE))
+        return make
+
+    return add
+
+
 def keys_at(name: str, spec: Mapping[str, Any] | ConfigDict) -> Keys:
     """The keys of `config.evals.NAME`; UserError: there is no evaluator of its kind."""
     kind = kind_of(name, spec)

@@ -18,11 +18,12 @@ from ml_collections import ConfigDict
 from mmjax.data import Source, Tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluation.accuracy import Labels, accuracy
-from mmjax.evaluation.embed import Embedder, on_mesh
+from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.imagenet_source import open_imagenet, open_real, wnids
 from mmjax.evaluation.skips import check_complete, open_test
 from mmjax.evaluation.spec import Evaluation, source_of
 from mmjax.evaluation.words import big_vision_words, class_names, read_lines, templates_of
+from mmjax.inference import on_mesh
 from mmjax.models import Graph
 
 
@@ -109,7 +110,7 @@ class ZeroShot:
         """Metrics as `accuracy` names them, the same on every host."""
         with on_mesh(params) as params:
             weights = self._weights(params)
-            images, skipped = self._embedder.images(params, self._source)
+            images, skipped = self._embedder.records(params, self._source)
         self._check(images, len(weights))
         label, subset = images["label"], self._subset
         if isinstance(subset, str):

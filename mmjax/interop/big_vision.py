@@ -20,9 +20,9 @@ from mmjax.data import Tokenizer
 from mmjax.data.tokenize import load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensor, Tensors, open_tensors
-from mmjax.interop.formats import Family, Format, Weights, unlike_clip, weights
+from mmjax.interop.formats import CLIP, Family, Format, Weights, shapes, weights
 from mmjax.interop.open_clip import TOKENIZERS
-from mmjax.interop.table import Row
+from mmjax.interop.table import Row, their_shapes
 from mmjax.models import zoo
 
 FILE = "model.npz"  # of a folder that is written here
@@ -58,7 +58,7 @@ def read(path: Path) -> Weights:
     model.name = path.absolute().stem
     scanned = any("/encoderblock/" in name for name in tensors)
     family = dataclasses.replace(FAMILY, rows=functools.partial(rows, scanned=scanned))
-    words = "text" in model.towers and any((file.parent / name).is_file() for name in TOKENIZERS)
+    words = "text" in model and any((file.parent / name).is_file() for name in TOKENIZERS)
     return weights(
         path,
         family,
@@ -111,7 +111,7 @@ def rows(model: ConfigDict, scanned: bool = False) -> list[Row]:
         ]
     if image.head == "linear_bias":
         table += _linear("image/head", f"{prefix}head")
-    if "text" not in model.towers:
+    if "text" not in model:
         return table
     text = model.text
     return [
@@ -126,45 +126,17 @@ def rows(model: ConfigDict, scanned: bool = False) -> list[Row]:
     ]
 
 
-def obstacles(model: ConfigDict) -> list[str]:
-    image, text, half = model.image, model.text, (0.5, 0.5, 0.5)
-    if unlike := unlike_clip(model, ("image", "text") if "text" in model.towers else ("image",)):
-        return unlike
-    present = {
-        "the image tower is a ResNet": image.kind == "resnet",
-        "the image is pooled by 'queries'": image.pool == "queries",
-        "there is a norm before the image blocks": image.norm_pre,
-        "the patch embedding has no bias": not image.patch_bias,
-        f"the image head is {image.head!r}, not 'linear_bias' or 'none'": image.head
-        not in ("linear_bias", "none"),
-        "its pixels are not normalised to -1..1": (image.mean, image.std) != (half, half),
-        "its class token has no learned position": image.pool == "cls"
-        and image.position != "learned",
-    }
-    towers = {"image": image} | ({"text": text} if "text" in model.towers else {})
-    for name, tower in towers.items():
-        present |= {
-            f"the {name} tower's activation is {tower.activation!r}, not 'gelu_tanh'": (
-                tower.activation != "gelu_tanh"
-            ),
-            f"the {name} tower's norm_eps is {tower.norm_eps}, not 1e-6": tower.norm_eps != 1e-6,
-        }
-    if "text" in model.towers:
-        present |= {
-            "the text tower is causal": text.causal,
-            "padding is masked from its text tower": text.mask_padding,
-            f"text is pooled by {text.pool!r}, not at the last place": text.pool != "last",
-            f"the text head is {text.head!r}, not 'linear_bias'": text.head != "linear_bias",
-            "it has no logit bias": model.logit_bias_init is None,
-        }
-    return [reason for reason, found in present.items() if found]
-
-
-FAMILY = Family("big_vision", rows=rows, obstacles=obstacles, ignored=(r"opt/.*",))
+FAMILY = Family(
+    "big_vision",
+    parts=(CLIP, {"image": ("vit",)}),
+    rows=rows,
+    read_back=lambda model: _model(their_shapes(rows(model), shapes(model))),
+    ignored=(r"opt/.*",),
+)
 
 
 def _prefix(model: ConfigDict) -> str:
-    return "img/" if "text" in model.towers else ""
+    return "img/" if "text" in model else ""
 
 
 def _blocks(ours: str, theirs: str, tower: ConfigDict, scanned: bool) -> list[Row]:
@@ -233,8 +205,8 @@ def _with_class_row(tensors: dict[str, Any], model: ConfigDict) -> Tensors:
 
 def _model(tensors: Tensors) -> ConfigDict:
     """`config.model` of these names and shapes; KeyError: the name that is missing."""
-    model = zoo.default()
     two_towers = "img/embedding/kernel" in tensors
+    model = zoo.default("image", *(("text", "logit") if two_towers else ()))
     prefix, half = "img/" if two_towers else "", (0.5, 0.5, 0.5)
     shape = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     patch, _, _, width = shape[f"{prefix}embedding/kernel"]
@@ -252,11 +224,10 @@ def _model(tensors: Tensors) -> ConfigDict:
         **_tower(shape, f"{prefix}Transformer"),
     )  # fmt: skip
     if not two_towers:
-        model.towers = ("image",)
         return model
     vocab_size = shape["txt/Embed_0/embedding"][0]
     model.embed_dim = shape["txt/head/kernel"][-1]
-    model.update(logit_scale_init=float(np.log(10.0)), logit_scale_max=0.0, logit_bias_init=-10.0)
+    model.logit.update(initial=float(np.log(10.0)), max=0.0, bias=-10.0)
     model.text.update(
         vocab_size=vocab_size, context_length=shape["txt/pos_embedding"][1], causal=False,
         pool="last", head="linear_bias", **_tower(shape, "txt/Encoder_0"),

@@ -6,7 +6,7 @@ family is adding a table, adding a format is adding a module and a line in the r
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,14 @@ from mmjax.data.keys import PREPROCESS
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensors
 from mmjax.interop.table import Row, from_theirs, to_theirs
-from mmjax.schema import entry
+from mmjax.models.parts import of_model, sections
+from mmjax.schema import TRAINING_ONLY, entry
+
+# Part → its kinds.
+CLIP: Mapping[str, tuple[str, ...]] = {
+    "image": ("vit",), "text": ("transformer",), "logit": ("scale",),
+}  # fmt: skip
+OF_READERS = ("dtype",)  # keys that whoever reads weights chooses anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,19 +37,43 @@ class Family:
     Attributes:
       name: as a user knows it, "Hugging Face's CLIPModel"; begins sentences about it.
       rows: `config.model` → its name table, a row for each parameter of that model.
-      obstacles: `config.model` → what of it has no place here, each a clause ("it has a logit
-        bias"); none if it can be held.
+      parts: the parts that a model may have, each with its kinds; of several such sets one.
+      read_back: `config.model` → what a reader finds in the files that are written of it. KeyError:
+        the name of a parameter that would not be there.
       ignored: regular expressions of names found in files that are no parameters.
+      obstacles: `config.model` → what of it has no place here and is not seen by reading back, each
+        a clause ("timm has no such tower").
     """
 
     name: str
     rows: Callable[[ConfigDict], Sequence[Row]]
-    obstacles: Callable[[ConfigDict], list[str]]
+    read_back: Callable[[ConfigDict], ConfigDict]
+    parts: tuple[Mapping[str, tuple[str, ...]], ...] = (CLIP,)
     ignored: tuple[str, ...] = ()
+    obstacles: Callable[[ConfigDict], list[str]] = lambda model: []
+
+    def differences(self, model: ConfigDict) -> list[str]:
+        """What of `config.model` has no place in this family, each a clause."""
+        unlike = min((_unlike(model, wanted) for wanted in self.parts), key=len)
+        if unlike:
+            return unlike
+        found = self.obstacles(model)
+        try:
+            back = self.read_back(model)
+        except KeyError as error:
+            return found or [f"its weights would lack {error.args[0]}"]
+        return found + [
+            f"config.model.{path}={value!r} would come back as {again!r}"
+            for path, key, value in of_model(model)
+            if not key.resumable and path not in OF_READERS
+            for again in [functools.reduce(lambda node, name: node[name], path.split("."), back)]
+            if (value is None) != (again is None)
+            or (value != again and TRAINING_ONLY not in key.marks)
+        ]
 
     def check_holds(self, model: ConfigDict) -> None:
         """Raises a UserError that says what in `config.model` has no place in this family."""
-        found = self.obstacles(model)
+        found = self.differences(model)
         if found:
             raise UserError(f"{self.name} cannot hold this model: {'; '.join(found)}.")
 
@@ -57,6 +88,18 @@ class Family:
         """The tensors as our tree, or as the part of it that `like` is (see `from_theirs`)."""
         like = shapes(model) if like is None else like
         return from_theirs(tensors, self.rows(model), like, ignored=self.ignored, what=what)
+
+
+def _unlike(model: ConfigDict, wanted: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """How the parts of `config.model` differ from those that are wanted, a clause for each."""
+    there = sections(model)
+    found = [f"it has no part {name!r}" for name in wanted if name not in there]
+    found += [f"it has the part {name!r}" for name in there if name not in wanted]
+    return found + [
+        f"its part {name!r} is of the kind {there[name].kind!r}"
+        for name, kinds in wanted.items()
+        if name in there and there[name].kind not in kinds
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,16 +171,6 @@ def weights(
     config = ConfigDict({"model": model, "data": entry(PREPROCESS, preprocess)})
     read = functools.partial(family.read, tensors, model, what=f"the weights in {source}")
     return Weights(str(source), config, read, tokenizer, left=left)
-
-
-def unlike_clip(model: ConfigDict, towers: tuple[str, ...] = ("image", "text")) -> list[str]:
-    """Obstacles of every family of CLIP and SigLIP: other towers, or a text tower like BERT."""
-    text = model.text
-    found = [f"it has no {tower} tower" for tower in towers if tower not in model.towers]
-    found += [f"it has the {tower} tower" for tower in model.towers if tower not in towers]
-    bert = (text.norm != "pre", text.embed_norm, text.token_types, text.mlm_head)
-    found += ["its text tower is BERT's"] * ("text" in model.towers and any(bert))
-    return found + ["its towers are fused"] * (model.fusion.style != "none")
 
 
 def shapes(model: ConfigDict) -> Any:

@@ -17,11 +17,13 @@ from mmjax.data.tokenize import clip_tokenizer, load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import open_clip
 from mmjax.interop.files import Tensors, open_tensors
-from mmjax.interop.formats import Family, Format, Weights, unlike_clip, weights
+from mmjax.interop.formats import Family, Format, Weights, shapes, weights
 from mmjax.interop.open_clip.bpe import find_bpe
 from mmjax.interop.open_clip.tables import rows
+from mmjax.interop.table import their_shapes
 from mmjax.interop.torchscript import is_archive
 from mmjax.models import zoo
+from mmjax.models.parts import part
 
 FILE = "model.pt"  # of a folder that is written here
 MARKS = ("input_resolution", "context_length", "vocab_size")  # OpenAI's files have them as tensors
@@ -95,46 +97,12 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
         tokenizer.save(folder)
 
 
-def obstacles(model: ConfigDict) -> list[str]:
-    if unlike := unlike_clip(model):
-        return unlike
-    image, text, usual = model.image, model.text, zoo.default().image
-    towers = {"text": text} | ({"image": image} if image.kind == "vit" else {})
-    present = {
-        "it has a logit bias": model.logit_bias_init is not None,
-        "its pixels are normalised by another mean and deviation": (image.mean, image.std)
-        != (usual.mean, usual.std),
-        "the text tower is not causal": not text.causal,
-        f"text is pooled by {text.pool!r}, not at its end token": text.pool != "eot",
-        f"the text head is {text.head!r}, not 'linear'": text.head != "linear",
-    }
-    for name, tower in towers.items():
-        present |= {
-            f"the {name} tower's activation is {tower.activation!r}, not 'quick_gelu'": (
-                tower.activation != "quick_gelu"
-            ),
-            f"the {name} tower's heads are not 64 wide": tower.heads * 64 != tower.width,
-            f"the {name} tower's MLP is not 4 times as wide": tower.mlp_dim != 4 * tower.width,
-            f"the {name} tower's norm_eps is {tower.norm_eps}": tower.norm_eps != 1e-5,
-        }
-    if image.kind == "resnet":
-        present |= {
-            "the image tower's heads are not 64 wide": image.heads * 2 != image.width,
-            "the image head is not 'linear_bias'": image.head != "linear_bias",
-        }
-    else:
-        present |= {
-            f"the image is pooled by {image.pool!r}, not by a class token": image.pool != "cls",
-            f"image positions are {image.position!r}, not learned": image.position != "learned",
-            "there is no norm before the image blocks": not image.norm_pre,
-            "the patch embedding has a bias": image.patch_bias,
-            f"the image head is {image.head!r}, not 'linear'": image.head != "linear",
-        }
-    return [reason for reason, found in present.items() if found]
-
-
 FAMILY = Family(
-    "OpenAI's CLIP", rows=rows, obstacles=obstacles, ignored=(*MARKS, *open_clip.NO_PARAMETERS)
+    "OpenAI's CLIP",
+    parts=({"image": ("vit", "resnet"), "text": ("transformer",), "logit": ("scale",)},),
+    rows=rows,
+    read_back=lambda model: _model(their_shapes(rows(model), shapes(model))),
+    ignored=(*MARKS, *open_clip.NO_PARAMETERS),
 )
 
 
@@ -147,7 +115,7 @@ def _model(tensors: Tensors) -> ConfigDict:
     def count(pattern: str) -> int:
         return len({match[1] for name in tensors if (match := re.match(pattern, name))})
 
-    model = zoo.default()
+    model = zoo.default("image", "text", "logit")
     width, model.embed_dim = shape("text_projection")
     model.text.update(
         vocab_size=shape("token_embedding.weight")[0],
@@ -164,8 +132,8 @@ def _model(tensors: Tensors) -> ConfigDict:
         width = shape("visual.layer1.0.conv1.weight")[0]
         grid = round((shape("visual.attnpool.positional_embedding")[0] - 1) ** 0.5)
         stages = tuple(count(rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
-        model.image.update(
-            kind="resnet", size=32 * grid, width=width, stages=stages, heads=width // 2,
+        model.image = part(
+            "resnet", size=32 * grid, width=width, stages=stages, heads=width // 2,
             head="linear_bias",
         )  # fmt: skip
     return model

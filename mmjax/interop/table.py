@@ -108,6 +108,17 @@ def to_theirs(params: Any, table: Sequence[Row], like: Any) -> dict[str, np.ndar
     return state
 
 
+def their_shapes(table: Sequence[Row], like: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Their names and shapes of the parameters in `like` that have a row."""
+    shapes, theirs = _shapes(like), {}
+    for row in table:
+        if all(path in shapes for path in row.paths):
+            ours = [shapes[path] for path in row.paths]
+            found = jax.ShapeDtypeStruct(row.their_shape(ours), np.float32)
+            theirs |= dict.fromkeys(row.names(ours[0]), found)
+    return theirs
+
+
 def from_theirs(
     state: Mapping[str, Any],
     table: Sequence[Row],

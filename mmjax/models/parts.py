@@ -99,6 +99,11 @@ def kind_at(name: str, spec: Mapping[str, Any] | ConfigDict) -> Kind:
     return KINDS[kind]
 
 
+def part(kind: str, **values: Any) -> ConfigDict:
+    """A part of this kind, `values` over the defaults of its keys."""
+    return entry(KINDS[kind].keys, {"kind": kind, **values})
+
+
 def complete(values: Mapping[str, Any] | ConfigDict) -> ConfigDict:
     """A `config.model` of these values, all others at their defaults."""
     given = values.to_dict() if isinstance(values, ConfigDict) else dict(values)

@@ -140,9 +140,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 _QUICK = "-quickgelu"
 
 
-def default() -> ConfigDict:
-    """A `model` config with every key at its default."""
-    return parts.complete({})
+def default(*names: str) -> ConfigDict:
+    """A `model` config of these parts of CLIP (image, text, logit), every key at its default."""
+    kinds = {"image": "vit", "text": "transformer", "logit": "scale"}
+    return parts.complete({name: {"kind": kinds[name]} for name in names})
 
 
 def names() -> list[str]:

@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from mmjax.data import open_source
-from mmjax.evaluation.embed import Embedder, on_mesh
+from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.spec import source_of
+from mmjax.inference import on_mesh
 from mmjax.runs.workdir import restore_for_inference
 from mmjax.schema import kind_of
 
@@ -42,7 +43,7 @@ def retrievals(workdir: str) -> tuple[str, list[Sample]]:
     embedder = dataclasses.replace(Embedder.of(spec, config, model, tokenizer), allow_skips=True)
     shown = np.unique(np.linspace(0, len(first) - 1, PICTURES).astype(int))
     with on_mesh(params) as params:
-        images, _ = embedder.images(params, Rows(source, shown))
+        images, _ = embedder.records(params, Rows(source, shown))
         text_embed = embedder.texts(params, embedder.tokenize(texts))
     samples = []
     for i, scores in zip(shown[images["index"]], images["image/embed"] @ text_embed.T, strict=True):

@@ -11,21 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mmjax import data, models
-from mmjax.core.views import run_plain
+from mmjax import data, inference, models
 from mmjax.data import Address, BadRecord, Source
 from mmjax.data.draw import Draw
 from mmjax.data.modalities import LoadTokenizer, Modality
 from mmjax.data.workers import Batch, read_ahead
 from mmjax.errors import UserError
-from mmjax.evaluation.embed import whole
 from mmjax.interop import pretrained
 from mmjax.models import Graph
 from mmjax.parallel import mesh as mesh_lib
@@ -115,21 +111,14 @@ def _run(
 ) -> dict[str, np.ndarray]:
     """float32 [rows, D] of each output, all rows of a shard in order, on every host; NaN where the
     record cannot be used."""
-
-    @functools.partial(jax.jit, out_shardings=P())
-    def embed(params: Any, batch: Any) -> Any:
-        bad = batch.pop("bad")[:, None]
-        found = run_plain(model, params, batch, outputs, config.optim.microbatches)
-        return {name: jnp.where(bad, jnp.nan, embed) for name, embed in found.items()}
-
-    count = load.stop - load.start
-    steps = -(-count // load.batch_size)
+    steps = -(-(load.stop - load.start) // load.batch_size)
     batches = read_ahead(load, 0, steps, workers=config.data.workers, prefetch=config.data.prefetch)
-    done = []
-    for batch in batches:
-        found = embed(params, mesh_lib.put_batch(batch, load.batch_size))
-        done.append({name: whole(value) for name, value in found.items()})
-    return {name: np.concatenate([part[name] for part in done])[:count] for name in outputs}
+    found = inference.run(
+        model, params, batches, outputs, load.batch_size, microbatches=config.optim.microbatches
+    )
+    for name in outputs:
+        found[name] = np.where(found["bad"][:, None], np.float32(np.nan), found[name])
+    return found
 
 
 @dataclass
@@ -147,7 +136,10 @@ class _Copies:
     def __call__(self, number: int) -> Batch:
         positions = self.start + number * self.batch_size + self.rows
         examples = [self._example(int(p)) for p in np.minimum(positions, self.stop - 1)]
-        batch = {"bad": np.array([example is None for example in examples])}
+        batch = {
+            "bad": np.array([example is None for example in examples]),
+            "mask": positions < self.stop,
+        }
         for i, modality in enumerate(self.modalities):
             batch |= modality.batch([None if e is None else e[i] for e in examples])
         return batch

@@ -113,15 +113,12 @@ def test_does_not_depend_on_batch_size_or_devices(table):
             assert build({"path": table, "batch_size": batch_size})(params) == expected
 
 
-def test_trimmed_texts_give_the_same(table):
-    config, model, params = small_run.run()
+def test_trimmed_texts_give_the_same(table, monkeypatch):
+    _, _, params = small_run.run()
     expected = build({"path": table})(params)
     assert build({"path": table})._tokens["text"].shape[1] == 8  # of 16
-    config = config.copy_and_resolve_references()
-    config.model.text.pool = "last"  # the tower looks at its padding: the full length
-    spec = {"kind": "retrieval", "path": table}
-    run = {"model": model, "tokenizer": small_run.tokenizer()}
-    whole = evaluation.build("r", spec, config=config, **run)
+    monkeypatch.setattr("mmjax.evaluation.embed.ignores_padding", lambda tower: False)
+    whole = build({"path": table})
     assert whole._tokens["text"].shape[1] == 16
     assert whole(params) == expected
 

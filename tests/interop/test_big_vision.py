@@ -265,12 +265,15 @@ def test_what_a_file_lacks_is_named(tmp_path, lost, said):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"image": {"activation": "gelu"}}, "image tower's activation is 'gelu'"),
-        ({"text": {"norm_eps": 1e-5}}, "text tower's norm_eps is 1e-05"),
-        ({"image": {"norm_pre": True}}, "a norm before the image blocks"),
-        ({"text": {"causal": True}}, "the text tower is causal"),
-        ({"text": {"norm": "post"}}, "its text tower is BERT's"),
-        ({"image": {"std": (1.0, 1.0, 1.0)}}, "not normalised to -1..1"),
+        (
+            {"image": {"activation": "gelu"}},
+            r"image\.activation='gelu' would come back as 'gelu_tanh'",
+        ),
+        ({"text": {"norm_eps": 1e-5}}, r"text\.norm_eps=1e-05 would come back as 1e-06"),
+        ({"image": {"norm_pre": True}}, r"image\.norm_pre=True would"),
+        ({"text": {"causal": True}}, r"text\.causal=True would"),
+        ({"text": {"norm": "post"}}, r"text\.norm='post' would"),
+        ({"image": {"std": (1.0, 1.0, 1.0)}}, r"image\.std="),
     ],
 )
 def test_what_big_vision_cannot_hold_is_said(tmp_path, change, reason):

@@ -192,16 +192,17 @@ def test_folder_holds_tokenizer_and_preprocessing(tmp_path):
 @pytest.mark.parametrize(
     ("tower", "key", "value", "reason"),
     [
-        ("image", "kind", "resnet", "image tower is a ResNet"),
-        ("image", "pool", "map", "pooled by 'map'"),
-        ("image", "pool", "mean", "pooled by 'mean'"),
-        ("image", "position", "sincos", "positions are 'sincos'"),
-        ("image", "norm_pre", False, "no norm before"),
-        ("image", "patch_bias", True, "patch embedding has a bias"),
-        ("image", "head", "none", "image head is 'none'"),
-        ("text", "causal", False, "not causal"),
-        ("text", "pool", "last", "pooled by 'last'"),
-        ("text", "head", "linear_bias", "text head is 'linear_bias'"),
+        ("image", "kind", "resnet", r"image\.kind='resnet' would"),
+        ("image", "pool", "map", r"image\.pool='map' would come back as 'cls'"),
+        ("image", "pool", "mean", r"image\.pool='mean' would"),
+        ("image", "position", "sincos", r"image\.position='sincos' would"),
+        ("image", "norm_pre", False, r"image\.norm_pre=False would"),
+        ("image", "patch_bias", True, r"image\.patch_bias=True would"),
+        ("image", "head", "none", r"image\.head='none' would"),
+        ("text", "causal", False, r"text\.causal=False would"),
+        ("text", "pool", "last", r"text\.pool='last' would"),
+        ("text", "position_offset", 2, r"text\.position_offset=2 would come back as 0"),
+        ("text", "head", "linear_bias", r"text\.head='linear_bias' would"),
     ],
 )
 def test_what_clipmodel_cannot_hold_is_said(tmp_path, tower, key, value, reason):
@@ -215,13 +216,13 @@ def test_what_clipmodel_cannot_hold_is_said(tmp_path, tower, key, value, reason)
 def test_fused_towers_are_refused():
     config = make_config()
     config.model.fusion.style = "cross"
-    with pytest.raises(UserError, match="its towers are fused"):
+    with pytest.raises(UserError, match=r"fusion\.style='cross' would come back as 'none'"):
         clip.MODEL.family.write({}, config.model)
 
 
 def test_a_logit_bias_is_refused():
     config = make_config(logit_bias_init=-10.0)
-    with pytest.raises(UserError, match="it has a logit bias"):
+    with pytest.raises(UserError, match=r"logit_bias_init=-10\.0 would come back as None"):
         clip.MODEL.family.write({}, config.model)
 
 

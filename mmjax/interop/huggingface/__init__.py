@@ -103,7 +103,7 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
 
 def architecture_for(model: ConfigDict) -> Architecture:
     """The architecture that holds `config.model`; UserError: what keeps the likeliest from it."""
-    fitting = sorted(ARCHITECTURES, key=lambda a: len(a.family.obstacles(model)))
+    fitting = sorted(ARCHITECTURES, key=lambda a: len(a.family.differences(model)))
     fitting[0].family.check_holds(model)
     return fitting[0]
 

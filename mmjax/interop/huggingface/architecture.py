@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,23 @@ class Architecture:
     preprocessor: Callable[[ConfigDict], dict[str, Any]]
     card: tuple[str, str]
     names: Callable[[Tensors], Tensors] = lambda tensors: tensors
+
+
+def read_back(
+    rows: Callable[[ConfigDict], Sequence[Row]],
+    read_config: Callable[[Mapping[str, Any], Tensors], ConfigDict],
+    write_config: Callable[[ConfigDict, Tokenizer | None], Any],
+) -> Callable[[ConfigDict], ConfigDict]:
+    """The `Family.read_back` of a class: by its config.json and the names of its weights."""
+
+    def back(model: ConfigDict) -> ConfigDict:
+        names = dict.fromkeys(row.theirs for row in rows(model))
+        found = read_config(write_config(model, None).to_dict(), names)
+        if "image" in found:  # preprocessor_config.json
+            found.image.update(mean=model.image.mean, std=model.image.std)
+        return found
+
+    return back
 
 
 def norm(ours: str, theirs: str) -> list[Row]:

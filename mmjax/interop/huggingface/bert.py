@@ -16,6 +16,7 @@ from mmjax.interop.huggingface.architecture import (
     Architecture,
     linear,
     norm,
+    read_back,
     read_tower,
     write_tower,
 )
@@ -61,25 +62,6 @@ def rows(model: ConfigDict) -> list[Row]:
     return table
 
 
-def _obstacles(model: ConfigDict, offset: int, mlm: bool) -> list[str]:
-    text, head = model.text, "none" if mlm else "tanh"
-    present = {
-        "it has an image tower": "image" in model.towers,
-        "it has no text tower": "text" not in model.towers,
-        "its norms come before attention and MLP": text.norm != "post",
-        "there is no norm before the text blocks": not text.embed_norm,
-        "it has no type embedding": not text.token_types,
-        f"its positions start at {text.position_offset}": text.position_offset != offset,
-        "the text tower is causal": text.causal,
-        "it attends to padding": not text.mask_padding,
-        f"text is pooled by {text.pool!r}, not at its first token": text.pool != "cls",
-        f"the text head is {text.head!r}, not {head!r}": text.head != head,
-        "it has a masked-language head": text.mlm_head and not mlm,
-        "it has no masked-language head": mlm and not text.mlm_head,
-    }
-    return [reason for reason, found in present.items() if found]
-
-
 def _architecture(kind: str, class_name: str, mlm: bool) -> Architecture:
     offset = ROBERTA_OFFSET if kind == "roberta" else 0
     suffix = "ForMaskedLM" if mlm else "Model"
@@ -103,8 +85,8 @@ def _architecture(kind: str, class_name: str, mlm: bool) -> Architecture:
         if mlm and not getattr(theirs, "tie_word_embeddings", True):
             raise ValueError("its words are scored by another matrix than their embedding")
         has_pooler = not mlm and "pooler.dense.weight" in tensors
-        model = zoo.default()
-        model.update(towers=("text",), embed_dim=theirs.hidden_size)
+        model = zoo.default("text")
+        model.embed_dim = theirs.hidden_size
         model.text.update(
             **read_tower(theirs), vocab_size=theirs.vocab_size,
             context_length=theirs.max_position_embeddings - offset, norm="post", embed_norm=True,
@@ -127,6 +109,10 @@ def _architecture(kind: str, class_name: str, mlm: bool) -> Architecture:
             type_vocab_size=model.text.token_types,
         )
 
+    def obstacles(model: ConfigDict) -> list[str]:
+        none = not mlm and model.text.head != "tanh"  # transformers would make a random one
+        return [f"the text head is {model.text.head!r}, not 'tanh'"] * none
+
     pretraining = (f"{class_name}ForPreTraining",) if mlm else ()
     # What transformers' headless classes leave, and its masked-language ones tie or leave.
     ignored = [r"(\w+\.)?embeddings\.position_ids", r"(\w+\.)?pooler\..*", r"cls\.seq_.*"]
@@ -134,9 +120,11 @@ def _architecture(kind: str, class_name: str, mlm: bool) -> Architecture:
     return Architecture(
         family=Family(
             f"Hugging Face's {class_name}{suffix}",
+            parts=({"text": ("transformer",)},),
             rows=rows,
-            obstacles=lambda model: _obstacles(model, offset, mlm),
+            read_back=read_back(rows, read_config, write_config),
             ignored=tuple(ignored),
+            obstacles=obstacles,
         ),
         model_type=kind,
         classes=(class_name + suffix, *pretraining),

@@ -8,17 +8,19 @@ from ml_collections import ConfigDict
 from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensors
-from mmjax.interop.formats import Family, unlike_clip
+from mmjax.interop.formats import CLIP, Family
 from mmjax.interop.huggingface import preprocessor
 from mmjax.interop.huggingface.architecture import (
     Architecture,
     clip_blocks,
     norm,
+    read_back,
     read_tower,
     write_tower,
 )
 from mmjax.interop.table import CONV, LINEAR, Row
 from mmjax.models import zoo
+from mmjax.models.parts import sections
 
 _VISION, _TEXT = "vision_model.embeddings", "text_model.embeddings"
 ROWS: tuple[Row, ...] = (
@@ -38,38 +40,13 @@ ROWS: tuple[Row, ...] = (
 )
 
 
+PARTS = {"": ("image", "text", "logit"), "Text": ("text",), "Vision": ("image",)}
+
+
 def rows(model: ConfigDict) -> list[Row]:
     """Of both towers, or of the only one."""
-    parts = (*model.towers, "logit_scale") if len(model.towers) == 2 else model.towers
+    parts = {name.replace("logit", "logit_scale") for name in sections(model)}
     return [row for row in ROWS if row.paths[0].split("/")[0] in parts]
-
-
-def obstacles(model: ConfigDict, towers: tuple[str, ...]) -> list[str]:
-    found = unlike_clip(model, towers)
-    found += _image_obstacles(model.image) if "image" in model.towers else []
-    found += _text_obstacles(model.text) if "text" in model.towers else []
-    return found + ["it has a logit bias"] * (model.logit_bias_init is not None)
-
-
-def _image_obstacles(image: ConfigDict) -> list[str]:
-    present = {
-        "the image tower is a ResNet": image.kind == "resnet",
-        f"the image is pooled by {image.pool!r}, not by a class token": image.pool != "cls",
-        f"image positions are {image.position!r}, not learned": image.position != "learned",
-        "there is no norm before the image blocks": not image.norm_pre,
-        "the patch embedding has a bias": image.patch_bias,
-        f"the image head is {image.head!r}, not 'linear'": image.head != "linear",
-    }
-    return [reason for reason, found in present.items() if found]
-
-
-def _text_obstacles(text: ConfigDict) -> list[str]:
-    present = {
-        "the text tower is not causal": not text.causal,
-        f"text is pooled by {text.pool!r}, not at its end token": text.pool != "eot",
-        f"the text head is {text.head!r}, not 'linear'": text.head != "linear",
-    }
-    return [reason for reason, found in present.items() if found]
 
 
 def _read_config(part: str) -> Callable[[Mapping[str, Any], Tensors], ConfigDict]:
@@ -80,7 +57,7 @@ def _read_config(part: str) -> Callable[[Mapping[str, Any], Tensors], ConfigDict
         import transformers  # seconds to import
 
         theirs: Any = getattr(transformers, f"CLIP{part}Config").from_dict(dict(settings))
-        model = zoo.default()
+        model = zoo.default(*PARTS[part])
         model.embed_dim = theirs.projection_dim
         if part != "Text":
             image = theirs if part else theirs.vision_config
@@ -90,10 +67,8 @@ def _read_config(part: str) -> Callable[[Mapping[str, Any], Tensors], ConfigDict
             text = theirs if part else theirs.text_config
             model.text.update(read_tower(text), vocab_size=text.vocab_size)
             model.text.context_length = text.max_position_embeddings
-        if part:
-            model.towers = ("text",) if part == "Text" else ("image",)
-        else:
-            model.logit_scale_init = float(theirs.logit_scale_init_value)
+        if not part:
+            model.logit.initial = float(theirs.logit_scale_init_value)
         return model
 
     return read_config
@@ -103,10 +78,10 @@ def _write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
     import transformers
 
     settings: dict[str, dict[str, Any]] = {}
-    if "image" in model.towers:
+    if "image" in model:
         size = {"image_size": model.image.size, "patch_size": model.image.patch_size}
         settings["Vision"] = write_tower(model.image) | size
-    if "text" in model.towers:
+    if "text" in model:
         settings["Text"] = write_tower(model.text) | {
             "vocab_size": model.text.vocab_size,
             "max_position_embeddings": model.text.context_length,
@@ -123,7 +98,7 @@ def _write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
         architectures=["CLIPModel"],
         dtype="float32",
         projection_dim=model.embed_dim,
-        logit_scale_init_value=model.logit_scale_init,
+        logit_scale_init_value=model.logit.initial,
         vision_config=settings["Vision"],
         text_config=settings["Text"],
     )
@@ -147,7 +122,6 @@ def _tokens(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any]:
 def _architecture(part: str) -> Architecture:
     """CLIPModel, or its "Text" or "Vision" tower with its projection alone."""
     name = f"CLIP{part}ModelWithProjection" if part else "CLIPModel"
-    towers = {"": ("image", "text"), "Text": ("text",), "Vision": ("image",)}[part]
     example = (
         _EXAMPLE
         if not part
@@ -159,8 +133,9 @@ model = {name}.from_pretrained(".")"""
     return Architecture(
         family=Family(
             f"Hugging Face's {name}",
+            parts=({name: CLIP[name] for name in PARTS[part]},),
             rows=rows,
-            obstacles=lambda model: obstacles(model, towers),
+            read_back=read_back(rows, _read_config(part), _write_config),
             ignored=(r"(vision|text)_model\.embeddings\.position_ids",),
         ),
         model_type={"": "clip", "Text": "clip_text_model", "Vision": "clip_vision_model"}[part],
@@ -168,7 +143,7 @@ model = {name}.from_pretrained(".")"""
         read_config=_read_config(part),
         write_config=_write_config,
         preprocessor=lambda config: (
-            preprocessor.write("CLIPImageProcessor", config) if "image" in towers else {}
+            preprocessor.write("CLIPImageProcessor", config) if "image" in PARTS[part] else {}
         ),
         card=("library_name: transformers\npipeline_tag: zero-shot-image-classification", example),
     )

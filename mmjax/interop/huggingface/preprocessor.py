@@ -27,7 +27,7 @@ def read(folder: Path, model: ConfigDict, model_type: str) -> dict[str, str]:
       UserError: it is prepared as nothing is here.
     """
     file = folder / "preprocessor_config.json"
-    if "image" not in model.towers or not file.is_file():
+    if "image" not in model or not file.is_file():
         return {}
     settings = read_json(file)
     for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):

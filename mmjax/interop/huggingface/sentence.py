@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensor, Tensors
 from mmjax.interop.huggingface.architecture import read_json
+from mmjax.models.parts import sections
 
 _POSITIONS = "embeddings.position_embeddings.weight"
 _KNOWN = ("Transformer", "Pooling", "Normalize")
@@ -21,7 +22,7 @@ def of_folder(folder: Path, model: ConfigDict, tensors: Tensors) -> Tensors:
       UserError: the sentences go through something that no model here has.
     """
     pooling = folder / "1_Pooling" / "config.json"
-    if model.towers != ("text",) or not pooling.is_file():
+    if [*sections(model)] != ["text"] or not pooling.is_file():
         return tensors
     settings = read_json(pooling)
     modes = [m for m, on in settings.items() if m.startswith("pooling_mode_") and on]

@@ -8,13 +8,14 @@ from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
 from mmjax.interop.files import Tensors
-from mmjax.interop.formats import Family, unlike_clip
+from mmjax.interop.formats import Family
 from mmjax.interop.huggingface import preprocessor
 from mmjax.interop.huggingface.architecture import (
     Architecture,
     clip_blocks,
     linear,
     norm,
+    read_back,
     read_tower,
     write_tower,
 )
@@ -56,32 +57,15 @@ def rows(model: ConfigDict) -> list[Row]:
     ]
 
 
-def obstacles(model: ConfigDict) -> list[str]:
-    image, text = model.image, model.text
-    present = {
-        f"the image is pooled by {image.pool!r}, not by attention ('map')": image.pool != "map",
-        f"image positions are {image.position!r}, not learned": image.position != "learned",
-        "there is a norm before the image blocks": image.norm_pre,
-        "the patch embedding has no bias": not image.patch_bias,
-        f"the image head is {image.head!r}, not 'none'": image.head != "none",
-        "the text tower is causal": text.causal,
-        "the text tower masks its padding": text.mask_padding,
-        f"text is pooled by {text.pool!r}, not at its last place": text.pool != "last",
-        f"the text head is {text.head!r}, not 'linear_bias'": text.head != "linear_bias",
-        "it has no logit bias": model.logit_bias_init is None,
-    }
-    return unlike_clip(model) + [reason for reason, found in present.items() if found]
-
-
 def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
     from transformers import SiglipConfig
 
     theirs: Any = SiglipConfig.from_dict(dict(settings))
     image, text = theirs.vision_config, theirs.text_config
     half = (0.5, 0.5, 0.5)
-    model = zoo.default()
-    model.update(embed_dim=image.hidden_size, logit_scale_init=math.log(10.0),
-                 logit_scale_max=0.0, logit_bias_init=-10.0)  # fmt: skip
+    model = zoo.default("image", "text", "logit")
+    model.embed_dim = image.hidden_size
+    model.logit.update(initial=math.log(10.0), max=0.0, bias=-10.0)
     model.image.update(
         **read_tower(image), size=image.image_size, patch_size=image.patch_size, pool="map",
         norm_pre=False, patch_bias=True, head="none", mean=half, std=half,
@@ -134,7 +118,7 @@ MODEL = Architecture(
     family=Family(
         "Hugging Face's SiglipModel",
         rows=rows,
-        obstacles=obstacles,
+        read_back=read_back(rows, read_config, write_config),
         ignored=(r"(vision|text)_model\.embeddings\.position_ids",),
     ),
     model_type="siglip",

@@ -16,6 +16,7 @@ from mmjax.interop.huggingface.architecture import (
     Architecture,
     linear,
     norm,
+    read_back,
     read_tower,
     write_tower,
 )
@@ -56,18 +57,8 @@ def rows(model: ConfigDict) -> list[Row]:
 
 
 def obstacles(model: ConfigDict) -> list[str]:
-    image = model.image
-    present = {
-        "it has a text tower": "text" in model.towers,
-        "it has no image tower": "image" not in model.towers,
-        f"the image is pooled by {image.pool!r}, not by a class token": image.pool != "cls",
-        f"image positions are {image.position!r}, not learned": image.position != "learned",
-        "there is a norm before the blocks": image.norm_pre,
-        "the patch embedding has no bias": not image.patch_bias,
-        f"the head is {image.head!r}, not 'tanh' or 'linear_bias'": image.head
-        not in ("tanh", "linear_bias"),
-    }
-    return [reason for reason, found in present.items() if found]
+    none = model.image.head not in ("tanh", "linear_bias")  # transformers would make a random one
+    return [f"the head is {model.image.head!r}, not 'tanh' or 'linear_bias'"] * none
 
 
 def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
@@ -84,8 +75,8 @@ def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
     elif "pooler.dense.weight" in tensors:
         head = "tanh"
     half = (0.5, 0.5, 0.5)
-    model = zoo.default()
-    model.update(towers=("image",), embed_dim=width)
+    model = zoo.default("image")
+    model.embed_dim = width
     model.image.update(
         **read_tower(theirs), size=theirs.image_size, patch_size=theirs.patch_size, norm_pre=False,
         patch_bias=True, head=head, mean=half, std=half,
@@ -118,7 +109,13 @@ print(model(**processor(Image.open("picture.jpg"), return_tensors="pt")).last_hi
 )
 
 MODEL = Architecture(
-    family=Family("Hugging Face's ViTModel", rows=rows, obstacles=obstacles),
+    family=Family(
+        "Hugging Face's ViTModel",
+        parts=({"image": ("vit",)},),
+        rows=rows,
+        read_back=read_back(rows, read_config, write_config),
+        obstacles=obstacles,
+    ),
     model_type="vit",
     classes=("ViTForImageClassification", "ViTModel"),
     read_config=read_config,

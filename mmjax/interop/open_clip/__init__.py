@@ -35,9 +35,11 @@ TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model",
 _DECODER = "text_decoder."
 FAMILY = Family(
     "open_clip",
+    parts=({"image": ("vit", "resnet"), "text": ("transformer",), "logit": ("scale",)},),
     rows=rows,
-    obstacles=settings_lib.obstacles,
+    read_back=settings_lib.read_back,
     ignored=NO_PARAMETERS,
+    obstacles=settings_lib.obstacles,
 )
 
 

@@ -7,11 +7,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
+from mmjax.data.keys import PREPROCESS
 from mmjax.errors import UserError
-from mmjax.interop.formats import unlike_clip
 from mmjax.interop.open_clip import timm
 from mmjax.interop.open_clip.tables import has_own_text, is_siglip
 from mmjax.models import zoo
+from mmjax.models.parts import part
+from mmjax.schema import entry
 
 _GELU, _TANH = "gelu", "gelu_tanh"
 # What the two towers' settings may hold beside what is read below, and what each must then be.
@@ -62,12 +64,11 @@ def read_model(settings: Mapping[str, Any]) -> ConfigDict:
     _check_known("vision_cfg", image)
     _check_known("text_cfg", text)
     quick = settings.get("quick_gelu", False)
-    model = zoo.default()
+    model = zoo.default("image", "text", "logit")
     model.embed_dim = settings["embed_dim"]
-    model.logit_scale_init = float(settings.get("init_logit_scale", model.logit_scale_init))
+    model.logit.initial = float(settings.get("init_logit_scale", model.logit.initial))
     if settings.get("init_logit_bias") is not None:
-        model.logit_bias_init = float(settings["init_logit_bias"])
-        model.logit_scale_max = 0.0
+        model.logit.update(bias=float(settings["init_logit_bias"]), max=0.0)
     if image.get("timm_model_name"):
         timm.read(image, model.image)
     elif isinstance(image.get("layers", 12), list):
@@ -104,8 +105,8 @@ def _read_vit(image: Mapping[str, Any], quick: bool, model: ConfigDict) -> None:
 
 def _read_resnet(image: Mapping[str, Any], model: ConfigDict) -> None:
     width = image.get("width", 64)
-    model.image.update(
-        kind="resnet",
+    model.image = part(
+        "resnet",
         size=_side(image.get("image_size", 224)),
         width=width,
         stages=tuple(image["layers"]),
@@ -159,30 +160,21 @@ def read_preprocess(settings: Mapping[str, Any], model: ConfigDict) -> dict[str,
 
 
 def obstacles(model: ConfigDict) -> list[str]:
-    """What of `config.model` open_clip has no place for."""
-    image, text = model.image, model.text
-    if unlike := unlike_clip(model):
-        return unlike
+    """What of `config.model` open_clip's config has no word for."""
+    text = model.text
     present = {
         f"text is pooled by {text.pool!r}": text.pool not in (*_POOL.values(), "appended"),
         f"the text head is {text.head!r}": text.head not in _HEADS,
-        "padding is masked from its text tower": text.mask_padding and not text.causal,
     }
-    if is_siglip(model):
-        return [*(reason for reason, found in present.items() if found), *timm.obstacles(image)]
-    if image.kind == "resnet":
-        present["its image head is not 'linear_bias'"] = image.head != "linear_bias"
-    else:
-        quick = [tower.activation == "quick_gelu" for tower in (image, text)]
-        present |= {
-            f"the image is pooled by {image.pool!r}, not by a class token": image.pool
-            not in ("cls", "queries"),
-            f"image positions are {image.position!r}, not learned": image.position != "learned",
-            "the patch embedding has a bias": image.patch_bias,
-            f"the image head is {image.head!r}, not 'linear'": image.head != "linear",
-            "only one of its towers has QuickGELU": quick[0] != quick[1],
-        }
-    return [reason for reason, found in present.items() if found]
+    found = [reason for reason, there in present.items() if there]
+    return found + (timm.obstacles(model.image) if is_siglip(model) else [])
+
+
+def read_back(model: ConfigDict) -> ConfigDict:
+    """What `read_model` and `read_preprocess` make of what is written of `config.model`."""
+    back = read_model(write_model(model, None))
+    read_preprocess(write_preprocess(ConfigDict({"model": model, "data": entry(PREPROCESS)})), back)
+    return back
 
 
 def write_model(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any]:
@@ -191,9 +183,9 @@ def write_model(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any
     settings: dict[str, Any] = {"embed_dim": model.embed_dim}
     if text.activation == "quick_gelu":
         settings["quick_gelu"] = True
-    settings["init_logit_scale"] = model.logit_scale_init
-    if model.logit_bias_init is not None:
-        settings["init_logit_bias"] = model.logit_bias_init
+    settings["init_logit_scale"] = model.logit.initial
+    if model.logit.bias is not None:
+        settings["init_logit_bias"] = model.logit.bias
     vision: dict[str, Any] = {"image_size": image.size}
     if has_own_text(model):
         settings["custom_text"] = True

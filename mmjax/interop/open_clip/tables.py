@@ -15,7 +15,7 @@ def rows(model: ConfigDict) -> Sequence[Row]:
         image = _timm(model)
     else:
         image = _resnet(model) if model.image.kind == "resnet" else _vit(model)
-    bias = [] if model.logit_bias_init is None else [Row("logit_bias", "logit_bias")]
+    bias = [] if model.logit.bias is None else [Row("logit_bias", "logit_bias")]
     return [
         *image,
         *_text(model, "text." if has_own_text(model) else ""),
@@ -26,7 +26,7 @@ def rows(model: ConfigDict) -> Sequence[Row]:
 
 def is_siglip(model: ConfigDict) -> bool:
     """Whether the image tower is one that open_clip takes from timm."""
-    return model.image.pool == "map"
+    return model.image.get("pool") == "map"  # a ResNet has no such key
 
 
 def has_own_text(model: ConfigDict) -> bool:

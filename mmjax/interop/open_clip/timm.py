@@ -58,9 +58,10 @@ def obstacles(image: ConfigDict) -> list[str]:
 
 
 def write(image: ConfigDict) -> dict[str, Any]:
-    """The keys of `vision_cfg`; the tower has no obstacles."""
+    """The keys of `vision_cfg`; KeyError: timm has no such tower."""
     key = _find(image)
-    assert key is not None
+    if key is None:
+        raise KeyError("visual.trunk")
     return {
         "timm_model_name": _name(*key),
         "timm_model_pretrained": False,

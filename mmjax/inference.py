@@ -1,0 +1,164 @@
+"""The one engine that runs a model over data without training: evaluation, `mmjax embed`, `load`.
+
+Batches of any columns go in, padded and split over the devices; the next one is decoded while one
+is computed. Every host loads its own rows and gets all results, so that all see the same numbers.
+"""
+
+import contextlib
+import functools
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mmjax.core.views import run_plain
+from mmjax.models import Graph
+from mmjax.parallel.mesh import batch_shards, local_rows, make_mesh, platform, put_batch
+from mmjax.params import Role, map_roles
+
+Columns = dict[str, np.ndarray]
+
+
+def run(
+    model: Graph,
+    params: Any,
+    batches: Iterable[Columns],
+    outputs: tuple[str, ...],
+    size: int,
+    *,
+    microbatches: int = 1,
+) -> Columns:
+    """Runs the model over all batches, under the current mesh.
+
+    Args:
+      model: gives `outputs`.
+      params: its parameters, as they lie on the mesh.
+      batches: this host's rows of each global batch: the columns that the outputs are computed
+        from, and any others; `mask` bool [b], False on padding.
+      outputs: names of outputs with a row for each example.
+      size: rows of a global batch (`global_batch`).
+      microbatches: pieces that a batch is cut into on the devices.
+
+    Returns:
+      The outputs, float32 or as the model gives them, and the columns that nothing is computed
+      from, of the rows that are no padding, in order, whole on every host.
+    """
+    params, compute = laid_out(model, params), _jitted(model, outputs, microbatches)
+    queue, done = list[Any](), list[Columns]()
+    for batch in batches:
+        queue.append(compute(params, put_batch(batch, size)))
+        if len(queue) > 1:  # read one behind: devices compute one while the next is decoded
+            done.append(_rows(queue.pop(0)))
+    done += map(_rows, queue)
+    return {name: np.concatenate([part[name] for part in done]) for name in done[0]}
+
+
+def global_batch(batch_size: int) -> tuple[int, np.ndarray]:
+    """The batch size rounded up to a multiple of the devices that share it on the current mesh, and
+    this host's rows: it changes speed and memory, never which rows count."""
+    shards = batch_shards()
+    size = -(-batch_size // shards) * shards
+    return size, local_rows(size)
+
+
+def cut(columns: Mapping[str, np.ndarray], size: int, rows: np.ndarray) -> Iterator[Columns]:
+    """This host's rows of each global batch of columns [N, …] in memory; past the end the last row
+    is repeated, `mask` False."""
+    count = len(next(iter(columns.values())))
+    for start in range(0, count, size):
+        numbers = start + rows
+        clipped = np.minimum(numbers, count - 1)
+        yield {name: value[clipped] for name, value in columns.items()} | {"mask": numbers < count}
+
+
+@contextlib.contextmanager
+def on_mesh(params: Any) -> Iterator[Any]:
+    """Gives the parameters under the current mesh; without one, copied to all devices."""
+    if not jax.sharding.get_mesh().empty:
+        yield params
+        return
+    mesh = make_mesh()
+    with jax.set_mesh(mesh):
+        yield jax.device_put(params, NamedSharding(mesh, P()))
+
+
+def whole(array: jax.Array) -> np.ndarray:
+    """A global array on this host; a collective if other hosts hold parts of it."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+@functools.lru_cache(maxsize=32)  # users of the same model compile it once
+def _jitted(model: Graph, outputs: tuple[str, ...], microbatches: int) -> Callable:
+    def compute(params: Any, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
+        read = model.sources(outputs, batch)
+        kept = {name: value for name, value in batch.items() if name not in read}
+        columns = {name: batch[name] for name in read}
+        found = run_plain(model, layers_together(params), columns, outputs, microbatches)
+        return {**kept, **found}
+
+    return jax.jit(compute)
+
+
+def _rows(outputs: dict[str, jax.Array]) -> Columns:
+    columns = {name: whole(value) for name, value in outputs.items()}
+    mask = columns.pop("mask")
+    return {name: value[mask] for name, value in columns.items()}
+
+
+class _LaidOut:
+    """The parameters as they are used fastest, kept for as long as those that they are made of."""
+
+    def __init__(self) -> None:
+        self._of: list[weakref.ref] = []
+        self._made: Any = None
+
+    def __call__(self, model: Graph, params: Any) -> Any:
+        modules = (part.module for part in model.parts.values())
+        written_out = all(getattr(module, "unroll", True) for module in modules)
+        if platform() != "cpu" or not written_out:
+            return params
+        leaves = jax.tree.leaves(params)
+        if not all(isinstance(leaf, jax.Array) for leaf in leaves):  # may be changed in place
+            return layers_apart(params)
+        same = len(leaves) == len(self._of)
+        if not same or any(of() is not x for of, x in zip(self._of, leaves, strict=True)):
+            self._made = layers_apart(params)
+            self._of = [weakref.ref(leaf, self._forget) for leaf in leaves]
+        return self._made
+
+    def _forget(self, _: weakref.ref) -> None:
+        self._of, self._made = [], None
+
+
+laid_out = _LaidOut()
+
+
+@jax.jit
+def layers_apart(params: Any) -> Any:
+    """The kernels of each layer as arrays of their own.
+
+    On CPUs a program that writes the layers out copies them from the stack otherwise, in every
+    batch. Takes the kernels' memory once more.
+    """
+
+    def unstack(role: Role, value: jax.Array) -> Any:
+        return jnp.unstack(value) if role.stacked and role.kind == "matrix" else value
+
+    return map_roles(unstack, params)
+
+
+def layers_together(params: Any) -> Any:
+    """The inverse; compiled, it costs nothing: a slice of a stack is what was stacked."""
+    return jax.tree.map(
+        lambda value: jnp.stack(value) if isinstance(value, tuple) else value,
+        params,
+        is_leaf=lambda value: isinstance(value, tuple),
+    )

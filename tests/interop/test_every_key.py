@@ -1,0 +1,98 @@
+"""Every key of a model comes back from every format as it was, or the export refuses it."""
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from mmjax.models.check import check_model
+
+from mmjax import models
+from mmjax.data.keys import PREPROCESS
+from mmjax.errors import UserError
+from mmjax.interop import registry
+from mmjax.interop.formats import OF_READERS, shapes
+from mmjax.models import keys
+from mmjax.schema import TRAINING_ONLY, entry
+
+OPENAI = {"heads": 1, "mlp_dim": 256, "activation": "quick_gelu"}  # what its files take for granted
+BASES = {
+    "openai": ("openai", "tiny", {"image": OPENAI, "text": OPENAI}),
+    "open_clip": ("open_clip", "tiny", {}),
+    "CLIPModel": ("huggingface", "tiny", {}),
+    "SiglipModel": ("huggingface", "tiny-siglip", {}),
+    "BertForMaskedLM": ("huggingface", "tiny-bert", {}),
+    "big_vision": ("big_vision", "tiny-siglip", {}),
+}
+
+
+def base(name, changes):
+    model = models.zoo.config(name)
+    model.update(changes)
+    model.image.depth = model.text.depth = 1
+    return model
+
+
+def others(key, value):
+    """Other values of a key, the likeliest to make a sound model first."""
+    if key.choices:
+        return [choice for choice in key.choices if choice != value]
+    if key.name == "towers":
+        return [("image",), ("text",), ("image", "text")]
+    if key.type is tuple:
+        return [tuple(x / 2 for x in value)]
+    if key.type is bool:
+        return [not value]
+    return ["other"] if key.type is str else [(value or 1) * 2, (value or 0) + 1, 0]
+
+
+def changed(model):
+    """(path, model) of each sound model that differs in one key."""
+    for path, key, value in keys.of_model(model):
+        if key.resumable:
+            continue
+        for other in others(key, value):
+            result = ConfigDict(model.to_dict())
+            result.update_from_flattened_dict({path: other})
+            try:
+                check_model(result)
+            except UserError:
+                continue
+            if other != value:
+                yield path, result
+                if not key.choices:
+                    break
+
+
+def facts(model):
+    """What a model computes with, once it is trained."""
+    return {
+        path: value
+        for path, key, value in keys.of_model(model)
+        if not key.resumable and path not in OF_READERS and TRAINING_ONLY not in key.marks
+    }
+
+
+@pytest.mark.parametrize("case", BASES)
+def test_every_key_comes_back_or_is_refused_by_name(tmp_path, case):
+    format, name, changes = BASES[case]
+    model, held, refused = base(name, changes), set(), set()
+    for number, (path, other) in enumerate([("", model), *changed(model)]):
+        config = ConfigDict({"model": other, "data": entry(PREPROCESS)})
+        folder = tmp_path / str(number)
+        with pytest.raises(UserError) as error:
+            registry.export(folder, format, config=config, params={})
+        assert not folder.exists()
+        if "cannot hold this model: " in str(error.value):
+            refused.add(path)
+            continue
+        assert "the parameters lack" in str(error.value), path
+        params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes(other))
+        registry.export(folder, format, config=config, params=params)
+        found = registry.open_weights(folder)
+        assert facts(found.config.model) == facts(other), path
+        jax.tree.map(np.testing.assert_array_equal, found.read(shapes(other)), params)
+        held.add(path)
+    assert "" in held
+    towers = [tower for tower in ("image", "text") if tower in model.towers]
+    assert {f"{tower}.depth" for tower in towers} <= held  # and so other sizes are tried, too
+    assert ("text.position_offset" in held) == (case == "BertForMaskedLM")  # which is RoBERTa's
