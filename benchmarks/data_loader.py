@@ -220,6 +220,7 @@ ROWS = np.arange(BATCH)
 def config(workers: int) -> ConfigDict:
     config = config_lib.default()
     config.batch_size = BATCH
+    config.model = models.zoo.config("ViT-B/32")
     config.model.image.size, config.model.text.context_length = SIZE, LENGTH
     config.data.train.photographs = config_lib.entry("data.train")
     config.data.augment.update(crop_scale=(0.9, 1.0), crop_ratio=(3 / 4, 4 / 3), flip=0.5)

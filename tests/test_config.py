@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from mmjax import config as config_lib
 from mmjax import config_check, models
 from mmjax.errors import UserError
+from mmjax.models import parts
 
 
 @pytest.fixture
@@ -21,12 +22,27 @@ def config():
 def test_every_key_has_a_meaning_and_stands_once():
     described = config_lib.describe()
     declared = [*config_lib.SECTIONS.items(), *config_lib.ENTRIES.items()]
-    declared += [("evals", keys) for keys in config_lib.kinds("evals").values()]
+    declared += [
+        (section, keys)
+        for section in config_lib.ENTRIES
+        for keys in config_lib.kinds(section).values()
+    ]
     for section, keys in declared:
         assert len(keys) == len({key.name for key in keys})
         for key in keys:
             assert key.meaning.endswith("."), f"{section}.{key.name}"
             assert f".{key.name} = " in described
+
+
+@pytest.mark.parametrize("kind", parts.KINDS)
+def test_every_kind_of_part_is_described_with_its_keys(kind):
+    described = config_lib.describe().split("config.model.*.kind")[1].split("config.objectives")[0]
+    (own,) = [text for text in described.split("  Of the kind ") if text.startswith(f"{kind}:\n")]
+    for key in config_lib.kinds("model")[kind]:
+        if key not in parts.COMMON:
+            assert key.meaning.endswith("."), key.name
+            assert f"  config.model.*.{key.name} = " in own
+            assert key.meaning in own
 
 
 def test_valid_config_survives_json(config):
@@ -101,6 +117,52 @@ BAD = {
         lambda c: (c.checkpoint.update(best="held/R@1", every=10), c.evals.held.update(every=4)),
         r"every=4 does not meet config\.checkpoint\.every=10",
     ),
+    "unknown kind of part": (
+        lambda c: c.model.update(audio=config_lib.entry("model", kind="vitt")),
+        r"config\.model\.audio\.kind='vitt': choose one of .* \(nearest: vit\)\.",
+    ),
+    "part of no kind": (
+        lambda c: c.model.update(vit=config_lib.entry("model")),
+        r"config\.model\.vit\.kind must be given: What the part is\.",
+    ),
+    "part without a key": (
+        lambda c: c.model.update(photo=ConfigDict({"kind": "vit"})),
+        r"config\.model\.photo\.size is missing: start the part from entry\('model', kind='vit'\)",
+    ),
+    "key of another kind": (
+        lambda c: c.model.image.update(vocab_size=9),
+        r"config\.model\.image\.vocab_size: there is no such key",
+    ),
+    **{
+        f"part called {name}": (
+            lambda c, name=name: c.model.update({name: config_lib.entry("model", kind="scale")}),
+            rf"config\.model\.{name}: a part cannot be called '{name}': rename it\.",
+        )
+        for name in ("a-b", "a/b", "init", "parts")
+    },
+    "no part": (
+        lambda c: setattr(c, "model", models.zoo.default()),
+        r"config\.model has no part: ",
+    ),
+    **{
+        f"joint of {of}": (
+            lambda c, of=of: c.model.update(joint=config_lib.entry("model", kind="concat", of=of)),
+            rf"config\.model\.joint.*{said}",
+        )
+        for of, said in (
+            (("image", "txt"), "the model has no part 'txt'"),
+            (("embed_dim", "text"), "the model has no part 'embed_dim'"),
+            (("image",), "names the two towers that meet"),
+            (("text", "image"), "the second part should be a text tower"),
+            (("logit", "text"), "reads 'logit/tokens', which no part of the model gives"),
+        )
+    },
+    "joint of itself": (
+        lambda c: c.model.update(
+            joint=config_lib.entry("model", kind="concat", of=("joint", "text"))
+        ),
+        r"config\.model has parts that read each other or themselves \(joint\)",
+    ),
     "long text": (lambda c: c.data.update(text_lengths=(99,)), "99 is above"),
     "trimmed padding": (
         lambda c: (c.data.update(text_lengths=(8,)), c.model.text.update(causal=False)),
@@ -137,7 +199,7 @@ def test_a_resnet_starts_from_weights(config):
     config.init_from.source = "RN50.pt"
     config_check.validate(config)
     config.model.image.heads = 48
-    with pytest.raises(UserError, match="heads=48 does not divide the resnet's 32 x width=2048"):
+    with pytest.raises(UserError, match="heads=48 does not divide the resnet's 32 x width=64"):
         config_check.validate(config)
     config.model.image.update(size=100, heads=32)
     with pytest.raises(UserError, match="size=100 that 32 divides"):

@@ -16,7 +16,7 @@ from mmjax.errors import UserError
 from mmjax.models.attention import may_see
 from mmjax.models.graph import Function
 from mmjax.models.layers import Block, Cache, Dense, layer_norm, repeat, stack
-from mmjax.models.parts import register
+from mmjax.models.parts import register, sections
 from mmjax.models.text import pool_tokens
 
 normal = nn.initializers.normal
@@ -73,7 +73,7 @@ class Fusion(nn.Module):
     @classmethod
     def check(cls, name: str, spec: ConfigDict, model: ConfigDict) -> None:
         key = f"config.model.{name}"
-        absent = [part for part in spec.of if part not in model]
+        absent = [part for part in spec.of if part not in sections(model)]
         if len(spec.of) != 2 or absent:
             raise UserError(
                 f"{key}.of={spec.of!r} names the two towers that meet, an image's and a text's"

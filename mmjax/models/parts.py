@@ -40,10 +40,10 @@ class Common:
     """What every part has.
 
     Attributes:
-      kind: What the part is; '' is what it is called.
+      kind: What the part is.
     """
 
-    kind: str = ""
+    kind: str
 
 
 class Kind(NamedTuple):
@@ -138,9 +138,16 @@ def check_model(model: ConfigDict) -> None:
             "kind=...)."
         )
     for name, spec in parts.items():
-        module: Any = kind_at(name, spec).module
-        if not name.isidentifier() or hasattr(Graph, name):
+        kind = kind_at(name, spec)
+        module: Any = kind.module
+        if not name.isidentifier() or hasattr(Graph, name) or name in Graph.__dataclass_fields__:
             raise UserError(f"config.model.{name}: a part cannot be called {name!r}: rename it.")
+        missing = [key.name for key in kind.keys if key.name not in spec]
+        if missing:
+            raise UserError(
+                f"config.model.{name}.{missing[0]} is missing: start the part from "
+                f"entry('model', kind={kind_of(name, spec)!r})."
+            )
         if hasattr(module, "check"):
             module.check(name, spec, model)
     graph = from_config(model)
@@ -152,6 +159,24 @@ def check_model(model: ConfigDict) -> None:
                         f"config.model.{name} reads {source!r}, which no part of the model gives "
                         f"({', '.join(graph.outputs())}): add the part, or change its `of`."
                     )
+    _check_order(graph)
+
+
+def _check_order(graph: Graph) -> None:
+    """UserError: parts read each other, so that there is none to begin with."""
+    left = [
+        function for name, part in graph.parts.items() for function in part.module.functions(name)
+    ]
+    while left:
+        of_left = {f"{function.part}/{output}" for function in left for output in function.gives}
+        rest = [f for f in left if any(source in of_left for _, source in f.reads)]
+        if len(rest) == len(left):
+            names = ", ".join(sorted({function.part for function in left}))
+            raise UserError(
+                f"config.model has parts that read each other or themselves ({names}): change the "
+                "`of` of one."
+            )
+        left = rest
 
 
 def from_config(config: ConfigDict) -> Graph:

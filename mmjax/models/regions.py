@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 from mmjax.models.graph import Function
 from mmjax.models.layers import Dense, layer_norm
-from mmjax.models.parts import register
+from mmjax.models.parts import register, sections
 from mmjax.schema import SHAPE_FREE
 
 
@@ -22,8 +22,8 @@ class RegionTower(nn.Module):
     meet in. The fields are the config keys `model.image.*` of kind "regions".
 
     Attributes:
-      regions: regions: how many of a picture are read, the first ones.
-      region_width: regions: numbers of each, its box included.
+      regions: How many of an image are read, the first ones.
+      region_width: Numbers of each, its box included.
       width: Width of the tokens.
       norm_eps: Epsilon of the layer norm.
     """
@@ -42,6 +42,11 @@ class RegionTower(nn.Module):
     def check(cls, name: str, spec: ConfigDict, model: ConfigDict) -> None:
         if min(spec.regions, spec.region_width) < 1:
             raise UserError(f"config.model.{name}.regions and region_width must be 1 or more.")
+        if not any(name in part.get("of", ()) for part in sections(model).values()):
+            raise UserError(
+                f"config.model.{name}.kind='regions' is read by a fusion: add config.model.fusion "
+                f"= entry('model', kind='concat', of=({name!r}, 'text')), or a 'bottleneck'."
+            )
 
     def functions(self, name: str) -> tuple[Function, ...]:
         return (Function(name, "__call__", (("regions", name),), ("tokens",)),)

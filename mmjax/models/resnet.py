@@ -42,12 +42,19 @@ class ModifiedResNet(nn.Module):
 
     Against the usual ResNet: three convolutions at the start, average pooling in place of strides,
     and one attention query pools (Radford et al., 2021, section 2.4; OpenAI's code). The fields are
-    the config keys `model.image.*` of kind "resnet"; those of `VisionTower` mean the same.
+    the config keys `model.image.*` of kind "resnet".
 
     Attributes:
+      embed_dim: Width of the shared embedding space.
+      dtype: Compute dtype.
+      size: Side of the square image in pixels.
       width: Channels of the first stage's middle.
-      stages: resnet: blocks of its stages, each twice as wide as the last.
+      stages: Blocks of the four stages, each twice as wide as the last.
       heads: Attention heads of the pool.
+      head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler.
+      mean: Mean of RGB in 0..1.
+      std: Deviation of RGB in 0..1.
+      attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.
     """
 
     embed_dim: int

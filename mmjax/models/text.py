@@ -25,7 +25,7 @@ from mmjax.models.layers import (
     layer_norm,
     stack,
 )
-from mmjax.models.parts import register
+from mmjax.models.parts import register, sections
 from mmjax.models.tokens import Unembedding
 from mmjax.models.vision import (
     POOLED,
@@ -114,7 +114,7 @@ class TextTower(nn.Module):
             )
         if not spec.tags:
             return
-        joints = [part for part in model.values() if isinstance(part, ConfigDict) and "of" in part]
+        joints = [part for part in sections(model).values() if name in part.get("of", ())]
         if not any(part.kind == "concat" for part in joints) or spec.depth or spec.token_types < 2:
             raise UserError(
                 f"{key}.tags={spec.tags} are a third segment of an early fusion: set {key}.depth=0 "

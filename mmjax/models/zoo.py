@@ -161,5 +161,7 @@ def config(name: str) -> ConfigDict:
     model = parts.complete(ARCHITECTURES[base])
     model.name = name
     if name.endswith(_QUICK):
-        model.image.activation = model.text.activation = "quick_gelu"
+        for part in parts.sections(model).values():
+            if "activation" in part:  # a resnet has none to choose
+                part.activation = "quick_gelu"
     return model

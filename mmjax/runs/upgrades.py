@@ -11,11 +11,17 @@ from mmjax.errors import UserError
 Tree = dict[str, Any]
 
 
+def _rename(section: Tree, **names: str) -> None:
+    """Old name → new name; a key that is newer than the file is left to its default."""
+    for old in names.keys() & section.keys():
+        section[names[old]] = section.pop(old)
+
+
 def _rename_keys(config: Tree) -> None:
     """0 → 1: copies, blocks and kinds have these names; an evaluator has the keys of its kind."""
-    config["data"]["copies"] = config["data"].pop("views")
+    _rename(config["data"], views="copies")
     for source in config["data"]["train"].values():
-        source["kind"], source["block"] = source.pop("format"), source.pop("run")
+        _rename(source, format="kind", run="block")
     own: dict[str, tuple[str, ...]] = {
         "classification": ("classes", "templates", "protocol", "subset"),
         "imagenet": ("classes", "templates", "protocol", "subset", "real"),
@@ -35,10 +41,13 @@ def _name_parts(config: Tree) -> None:
     """1 → 2: the parts of the model are named entries with the keys of their kind, and those that
     it does not have are not written; what objectives are of has the names of parts."""
     model = config["model"]
-    towers, fusion = model.pop("towers"), model.pop("fusion")
-    scale = {"kind": "scale", "initial": model.pop("logit_scale_init"),
-             "max": model.pop("logit_scale_max"), "bias": model.pop("logit_bias_init")}  # fmt: skip
-    image, text = model.pop("image"), model.pop("text")
+    towers = model.pop("towers", ("image", "text"))
+    fusion = model.pop("fusion", {"style": "none"})
+    scale = {"kind": "scale"}
+    for old, new in (("scale_init", "initial"), ("scale_max", "max"), ("bias_init", "bias")):
+        if f"logit_{old}" in model:
+            scale[new] = model.pop(f"logit_{old}")
+    image, text = {"kind": "vit"} | model.pop("image"), model.pop("text")
     both = "image" in towers and "text" in towers
     if "image" in towers:
         common = ("kind", "width")

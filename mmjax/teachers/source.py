@@ -62,12 +62,11 @@ def fingerprint(config: ConfigDict, params: Any) -> Fingerprint:
 
 def _version_0(model: ConfigDict, lines: list[str]) -> str:
     """The mark in teachers.json and teacher.json of mmjax up to config.json's version 0."""
-    # It was of both towers, of which one that was not there had its defaults.
-    absent = {
-        "image": entry(parts.KINDS["vit"].keys),
-        "text": entry(parts.KINDS["transformer"].keys),
-    }
-    image, text = (model.get(name, spec) for name, spec in absent.items())
+    # It was of both towers; what one does not have had the default of all kinds.
+    image, text = entry(parts.KINDS["vit"].keys), entry(parts.KINDS["transformer"].keys)
+    for tower, name in ((image, "image"), (text, "text")):
+        own = model.get(name, ConfigDict())
+        tower.update({key: own[key] for key in tower if key in own})
     use = (image.size, image.mean, image.std, image.activation, text.context_length,
            text.activation, text.causal)  # fmt: skip
     return hashlib.sha256("".join([repr(use), *lines]).encode()).hexdigest()[:16]

@@ -20,7 +20,8 @@ def config(*names, **fusion):
     result = tiny.config()
     result.model.image.patch_size = 8
     result.model.text.update(causal=False, mask_padding=True, pool="cls", mlm_head=True)
-    result.model.fusion.update(**fusion)
+    if fusion:
+        result.model.fusion = config_lib.entry("model", **fusion)
     result.objectives = {name: config_lib.entry("objectives") for name in names}
     return result
 
@@ -71,16 +72,17 @@ def test_how_the_program_is_cut_and_written_does_not_count():
 
 
 def test_early_fusion_runs_the_whole_stack_for_every_pair():
-    run = config("matching", style="concat", depth=3)
+    run = config("matching", kind="concat", depth=3)
     run.objectives.matching.negatives = "uniform"
     run.model.image.depth = run.model.text.depth = 0
+    del run.model.logit
     both = PATCHES + 1 + LENGTH
     pair = layers(both, both, depth=3) + 2 * (2 * W) ** 2 + 2 * 2 * W
     assert counted(run) == 3 * B * (image() - layers(PATCHES + 1, PATCHES + 1) + 3 * pair)
 
 
 def test_masked_language_costs_a_pass_and_the_head_at_its_positions():
-    run = config("mlm", style="cross", depth=1)
+    run = config("mlm", kind="cross", depth=1)
     cross = layers(LENGTH, LENGTH, 1) + layers(LENGTH, PATCHES + 1, 1) - 4 * LENGTH * W * MLP
     positions = 2  # 15 % of 8, rounded up
     head = positions * (2 * W**2 + 2 * W * V)

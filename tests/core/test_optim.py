@@ -257,7 +257,7 @@ def test_without_warm_up_the_first_step_has_the_full_rate():
 def test_layer_decay_counts_the_layers_of_the_fusion(depths, exponents):
     config = tiny.config()
     config.model.image.depth, config.model.text.depth, fusion = depths
-    config.model.fusion.update(style="concat", depth=fusion)
+    config.model.fusion = config_lib.entry("model", kind="concat", depth=fusion)
     model = models.from_config(config.model)
     found = optim.lr_multipliers(
         optim_config(layer_decay=0.5), tiny.shapes(model), model.layers_above()

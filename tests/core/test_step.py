@@ -38,7 +38,7 @@ def strained():
         lr_scale=(("image/", 0.5), ("image/blocks/1/mlp", 0.25), ("logit_scale", 1000.0)),
     )
     config.objectives.breakable = config_lib.entry("objectives", weight=-5.0)
-    config.model.logit_scale_max = 20.0
+    config.model.logit.max = 20.0
     run = tiny.run(config)
     del objectives.REGISTRY["breakable"]
     states, metrics = [run.state], []

@@ -31,7 +31,7 @@ def config(**text):
     """Towers, a fusion that captions, and a head of the vocabulary."""
     result = tiny.config().model
     result.text.update(causal=False, mask_padding=True, pool="cls", mlm_head=True, **text)
-    result.fusion.update(style="concat", depth=1)
+    result.fusion = config_lib.entry("model", kind="concat", depth=1)
     return result
 
 

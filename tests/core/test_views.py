@@ -27,7 +27,8 @@ def config(*names, style="cross", **text):
     result = tiny.config()
     result.model.text.update(causal=False, mask_padding=True, pool="cls", mlm_head=True, **text)
     result.model.image.pixel_head = True
-    result.model.fusion.update(style=style, depth=1)
+    if style != "none":
+        result.model.fusion = config_lib.entry("model", kind=style, depth=1)
     result.objectives = {name: config_lib.entry("objectives") for name in names}
     return result
 
@@ -159,13 +160,17 @@ def test_no_tower_runs_twice_for_one_input():
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("matching", {"style": "none"}, r"matching needs .*'fusion/match': set .*fusion\.style"),
-        ("mlm", {"style": "none"}, r"mlm needs .*'fusion/tokens': set .*fusion\.style"),
+        (
+            "matching",
+            {"style": "none"},
+            r"matching needs .*'fusion/match': add config\.model\.fusion = ",
+        ),
+        ("mlm", {"style": "none"}, r"mlm needs .*'fusion/tokens': add config\.model\.fusion = "),
         ("mlm", {"mlm_head": False}, r"mlm needs .*'text/lm_head'.*mlm_head=True"),
         (
             "caption",
             {"style": "bottleneck"},
-            r"objectives\.caption: a bottleneck is not causal: set .*fusion\.style",
+            r"objectives\.caption: a bottleneck is not causal: set .*fusion\.kind",
         ),
     ],
 )
@@ -186,6 +191,7 @@ def test_what_the_model_cannot_give_is_said_before_the_first_step(name, change, 
 def test_contrast_of_an_early_fusion_is_refused():
     wrong = config("clip", style="concat")
     wrong.model.image.depth = wrong.model.text.depth = 0
+    del wrong.model.logit
     model = models.from_config(wrong.model)
     with pytest.raises(UserError, match=r"clip needs .*'image/embed': .*depth 0 embeds nothing"):
         config_check.validate_outputs(objectives.build(wrong.objectives), model.outputs())

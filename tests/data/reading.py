@@ -11,6 +11,7 @@ def settings(batch_size, size, length, seed=0, **data):
     """A whole config; `data` replaces keys of `config.data`."""
     config = config_lib.default()
     config.update(seed=seed, batch_size=batch_size)
+    config.model = models.zoo.config("ViT-B/32")
     config.model.image.size, config.model.text.context_length = size, length
     values = {"train": {"pairs": {"weight": 1.0}}, "augment": {}, "workers": 0, **data}
     for key, value in values.items():

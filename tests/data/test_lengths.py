@@ -9,7 +9,6 @@ from etils import epath
 from pictures import pair, write_tar
 from reading import reads, settings
 
-from mmjax import config as config_lib
 from mmjax.data import BadRecord, open_source, train_batches
 from mmjax.data.lengths import count_tokens, keep_lengths, read_lengths
 from mmjax.errors import UserError
@@ -84,9 +83,7 @@ def test_a_longer_text_that_stands_in_is_cut_at_its_end_token(tmp_path, tokenize
 
 
 def test_a_run_counts_once_and_only_where_it_helps(pairs, tokenizer, tmp_path, monkeypatch):
-    config = config_lib.default()
-    config.batch_size, config.data.text_lengths = B, (4, 8)
-    config.model.text.context_length = L
+    config = settings(B, 32, L, text_lengths=(4, 8))
     folder = epath.Path(tmp_path)
     with monkeypatch.context() as alone:
         alone.setattr(mesh_lib, "local_rows", lambda size: np.arange(size))

@@ -28,7 +28,7 @@ def lines(tmp_path_factory):
 
 def config(pack=PACK, length=L) -> ConfigDict:
     result = settings(B, 0, length, 1, train={"lines": {}}, prefetch=1, pack=pack)
-    result.model.towers = ("text",)
+    del result.model.image, result.model.logit
     return result
 
 
@@ -111,7 +111,10 @@ def test_first_fit_by_hand():
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"model.towers": ("image", "text")}, "is for models of texts alone"),
+        (
+            {"model.image": "vit"},
+            r"is for models of texts alone, and config\.model has image, text",
+        ),
         ({"data.text_lengths": (8,)}, r"set data\.text_lengths=\(\)"),
         ({"data.pack": -1}, "is a number of texts a row"),
         ({"model.text.mask_padding": False}, "a tower that sees its padding"),
@@ -126,6 +129,8 @@ def test_rows_of_several_texts_where_one_is_expected(changes, problem):
     for path, value in changes.items():
         if path.startswith("objectives."):
             run.objectives[path.split(".")[1]] = config_lib.entry("objectives")
+        elif path == "model.image":
+            run.model.image = config_lib.entry("model", kind=value)
         else:
             run.update_from_flattened_dict({path: value})
     goals = objectives.build(run.objectives, run.model)

@@ -50,8 +50,8 @@ def write(folder, *triples):
 def config(**spec):
     result = config_lib.default()
     result.batch_size = B
-    result.model.image.update(kind="regions", regions=R, region_width=F)
-    result.model.text.update(context_length=L, tags=T)
+    result.model.image = config_lib.entry("model", kind="regions", regions=R, region_width=F)
+    result.model.text = config_lib.entry("model", kind="transformer", context_length=L, tags=T)
     result.data.train.triples = config_lib.entry("data.train", **spec)
     return result
 
@@ -171,7 +171,7 @@ def test_what_a_source_does_not_give_is_said_before_the_first_step(tmp_path):
     with pytest.raises(UserError, match=r"text\.tags=6 wants object tags: set .*triples\.tags to"):
         check(config(**spec | {"tags": ""}), source)
     wrong = config(**spec)
-    wrong.model.image.kind = "vit"
+    wrong.model.image = config_lib.entry("model", kind="vit")
     with pytest.raises(UserError, match=r"model\.image reads images: set .*triples\.regions=False"):
         check(wrong, source)
     bad = write(tmp_path, triple(1, b"?"))

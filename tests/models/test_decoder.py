@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
+from mmjax import config as config_lib
 from mmjax import models
 from mmjax.errors import UserError
 
@@ -18,9 +19,10 @@ START, END, LENGTH, ROWS = 1, 2, 6, 3
 def made(style, text_depth=2):
     config = tiny.config().model
     config.text.update(mlm_head=True, vocab_size=9, depth=text_depth, context_length=LENGTH)
-    config.fusion.update(style=style, depth=2)
     if style == "none":
-        config.towers = ("text",)
+        del config.image, config.logit
+    else:
+        config.fusion = config_lib.entry("model", kind=style, depth=2)
     model = models.from_config(config)
     batch = tiny.batch(config, size=ROWS)
     params = tiny.params(model)

@@ -167,9 +167,12 @@ def test_layers_are_those_of_pytorch(style, norm, causal):
 def fused(style, **towers):
     config = tiny.config().model
     config.text.mlm_head = True
-    config.fusion.update(style=style, depth=1)
+    if style != "none":
+        config.fusion = config_lib.entry("model", kind=style, depth=1)
     for name, depth in towers.items():
         config[name].depth = depth
+    if towers:
+        del config.logit
     return models.from_config(config)
 
 
@@ -193,7 +196,7 @@ def test_a_bottleneck_gives_no_caption():
         seen = fused(style).sources(("fusion/tokens",), columns)
         assert ("text_ar" in seen) == (style != "bottleneck")
     config = tiny.config()
-    config.model.fusion.style = "bottleneck"
+    config.model.fusion = config_lib.entry("model", kind="bottleneck")
     config.objectives = {"caption": config_lib.entry("objectives")}
     with pytest.raises(UserError, match="a bottleneck is not causal"):
         objectives.build(config.objectives, config.model)

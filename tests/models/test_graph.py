@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
+from mmjax import config as config_lib
 from mmjax import models
 from mmjax.models.graph import Function, Graph, Part
 
@@ -14,7 +15,7 @@ from mmjax.models.graph import Function, Graph, Part
 def fused():
     config = tiny.config().model
     config.text.update(mlm_head=True, causal=False, mask_padding=True, pool="cls")
-    config.fusion.update(style="cross", depth=1)
+    config.fusion = config_lib.entry("model", kind="cross", depth=1)
     return models.from_config(config)
 
 

@@ -29,12 +29,14 @@ SLOWER = [pytest.param(n, marks=pytest.mark.long) for n in (2, 4)]
 def oscar(**text):
     """`config.model` of a small Oscar."""
     model = models.zoo.config("bert-base-uncased")
-    model.update(towers=("image", "text"), embed_dim=WIDTH)
-    tower = {"width": WIDTH, "heads": 2, "mlp_dim": 48, "norm_eps": 1e-12}
-    model.image.update(kind="regions", regions=R, region_width=F, **tower)
+    model.embed_dim = WIDTH
+    form = {"width": WIDTH, "norm_eps": 1e-12}
+    regions = config_lib.entry("model", kind="regions", regions=R, region_width=F, **form)
+    model.image = regions
+    tower = {"heads": 2, "mlp_dim": 48, **form}
     model.text.update(vocab_size=V, context_length=L, tags=TAGS, depth=0, unroll=False, **tower)
     model.text.update(text)
-    model.fusion.update(style="concat", depth=LAYERS)
+    model.fusion = config_lib.entry("model", kind="concat", depth=LAYERS)
     return model
 
 
@@ -198,8 +200,8 @@ def test_flops_count_regions():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model.fusion.style": "none"}, "regions' is read by a fusion"),
-        ({"model.fusion.style": "cross"}, "regions' is read by a fusion"),
+        ({"model.fusion": None}, r"kind='regions' is read by a fusion: add config\.model\.fusion"),
+        ({"model.fusion.kind": "cross"}, "regions are read by a fusion"),
         ({"model.image.regions": 0}, "must be 1 or more"),
         ({"model.text.depth": 2}, "third segment of an early fusion"),
         ({"model.text.token_types": 1}, "third segment of an early fusion"),
@@ -212,7 +214,10 @@ def test_what_regions_and_tags_do_not_go_with(changes, said):
     config.model, config.objectives = oscar(), {"mlm": config_lib.entry("objectives")}
     config.data.train.triples = config_lib.entry("data.train", path="generated:8")
     config_check.validate(config)
-    config.update_from_flattened_dict(changes)
+    if changes == {"model.fusion": None}:
+        del config.model.fusion
+    else:
+        config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=said):
         config_check.validate(config)
 

@@ -9,6 +9,7 @@ import tiny
 import torch
 import transformers
 
+from mmjax import config as config_lib
 from mmjax import models
 from mmjax import params as roles
 from mmjax.errors import UserError
@@ -27,7 +28,7 @@ def count(tree):
 
 def peer(config):
     """transformers' model of the same architecture, without memory behind its parameters."""
-    image, text = config.image, config.text
+    image, text = config.get("image"), config.get("text")
 
     def tower(tower):
         return {
@@ -35,8 +36,9 @@ def peer(config):
             "num_hidden_layers": tower.depth, "num_attention_heads": tower.heads,
         }  # fmt: skip
 
-    vision = {**tower(image), "image_size": image.size, "patch_size": image.patch_size}
-    if config.towers == ("image",):
+    if image:
+        vision = {**tower(image), "image_size": image.size, "patch_size": image.patch_size}
+    if not text:
         with torch.device("meta"):
             settings = transformers.ViTConfig(**vision, num_labels=config.embed_dim)
             return transformers.ViTForImageClassification(settings)
@@ -44,7 +46,7 @@ def peer(config):
         **tower(text), "vocab_size": text.vocab_size,
         "max_position_embeddings": text.context_length,
     }  # fmt: skip
-    if config.towers == ("text",):
+    if not image:
         offset = text.position_offset
         words |= {"max_position_embeddings": text.context_length + offset}
         words["type_vocab_size"] = text.token_types
@@ -52,7 +54,7 @@ def peer(config):
         with torch.device("meta"):
             settings = getattr(transformers, f"{kind}Config")(**words)
             return getattr(transformers, f"{kind}ForMaskedLM")(settings)
-    siglip = config.logit_bias_init is not None
+    siglip = config.logit.bias is not None
     with torch.device("meta"):
         if siglip:
             words["projection_size"] = config.embed_dim
@@ -103,10 +105,10 @@ def test_every_parameter_has_a_role(name):
         assert role.stacked == ("blocks" in role.path.split("/"))
         assert (role.kind == "matrix") == role.path.endswith("kernel")
         assert x.dtype == "float32"
-    towers = zoo.config(name).towers
+    config = zoo.config(name)
     wanted = {"matrix", "position", "norm", "bias", "statistic" if name in RESNETS else "token"}
-    wanted |= {"embedding"} if "text" in towers else set()
-    assert found == wanted | ({"scale"} if len(towers) == 2 else set())
+    wanted |= {"embedding"} if "text" in config else set()
+    assert found == wanted | ({"scale"} if "logit" in config else set())
 
 
 def test_a_parameter_without_a_role_is_named():
@@ -137,7 +139,7 @@ def test_flops_are_those_of_open_clips_profile(name):
 def test_flops_of_a_fusion_are_those_of_its_layers(style):
     config = zoo.config("ViT-B/32")
     plain = forward_flops(config, shapes("ViT-B/32"))
-    config.fusion.update(style=style, depth=3)
+    config.fusion = config_lib.entry("model", kind=style, depth=3)
     params = tiny.shapes(models.from_config(config))
 
     def layers(queries, keys, mlp=4):  # without biases and norms

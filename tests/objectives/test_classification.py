@@ -172,7 +172,8 @@ def test_each_step_draws_its_share_of_a_beta_distribution():
 
 def config(**options):
     result = tiny.config()
-    result.model.update(towers=("image",), embed_dim=C)
+    del result.model.text, result.model.logit
+    result.model.embed_dim = C
     result.model.image.head = "linear_bias"
     entry = config_lib.entry("objectives", kind="classification", **options)
     result.objectives = {NAME: entry}

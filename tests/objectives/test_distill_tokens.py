@@ -280,11 +280,10 @@ def test_a_teacher_that_reads_other_tokens_is_refused(folder):
     config.model.text.context_length = LENGTH + 1
     with pytest.raises(UserError, match=r"big reads .* 13 tokens, and knows 12: set .*to 12"):
         teacher.for_objectives(masked, config)
-    config.model.update(towers=("image", "text"))
-    config.model.image.kind = "regions"
+    config.model.image = config_lib.entry("model", kind="regions")
     clip = tiny.config()
     of_weights = Weights("clip", clip, None, None)
     teacher = Teacher("big", "float32", of_weights, models.from_config(clip.model), None)
     teacher.for_objectives({"teacher/big": ("text/embed",)}, config)
-    with pytest.raises(UserError, match=r"big looks at pictures, and .*'regions' reads none"):
+    with pytest.raises(UserError, match=r"big reads images, and a model of regions .* without any"):
         teacher.for_objectives({"teacher/big": ("image/embed",)}, config)

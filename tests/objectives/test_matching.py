@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from mmjax import config as config_lib
 from mmjax import objectives
@@ -76,7 +77,7 @@ def test_loss_and_gradient_are_those_of_numpy():
 
 
 def with_tags(count=2):
-    model = config_lib.default().model
+    model = tiny.config().model
     model.text.tags = count
     return matching("matching", "tags", model=model)
 
@@ -123,7 +124,7 @@ def test_loss_by_tags_is_that_of_numpy():
 
 @pytest.mark.parametrize(("negatives", "tags"), [("hard", 4), ("uniform", 4), ("tags", 0)])
 def test_negatives_by_tags_go_with_tags(negatives, tags):
-    model = config_lib.default().model
+    model = tiny.config().model
     model.text.tags = tags
     config = config_lib.default().objectives
     config.matching = config_lib.entry("objectives", negatives=negatives)

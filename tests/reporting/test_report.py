@@ -8,7 +8,7 @@ import jax
 import pytest
 from etils import epath
 
-from mmjax import cli
+from mmjax import cli, models
 from mmjax import config as config_lib
 from mmjax.errors import UserError
 from mmjax.reporting import page
@@ -41,6 +41,7 @@ def run(tmp_path_factory):
     """A trained smoke run with a retrieval evaluator."""
     folder = tmp_path_factory.mktemp("report") / "run"
     config = config_lib.default()
+    config.model = models.zoo.config("ViT-B/32")
     config.objectives.clip = config_lib.entry("objectives")
     config.evals.held_out = config_lib.entry("evals", kind="retrieval", path="generated:24")
     config = config_lib.smoke(config)

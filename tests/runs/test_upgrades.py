@@ -1,5 +1,6 @@
 """A workdir of every earlier version resumes, and its weights are read."""
 
+import importlib.util
 import json
 import shutil
 import tarfile
@@ -10,12 +11,18 @@ import pytest
 
 import mmjax
 from mmjax import config as config_lib
+from mmjax import config_check
 from mmjax.errors import UserError
+from mmjax.models import zoo
 from mmjax.runs import upgrades
 from mmjax.runs.workdir import read_config
+from mmjax.schema import leaves
 from mmjax.training import loop
 
 OLD = Path(__file__).parent / "old"
+# Of version 0: the smoke form of every recipe, and `config.model` of every architecture.
+CONFIGS = json.loads((OLD / "configs_0.json").read_text())
+RECIPES = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +62,49 @@ def test_every_key_of_version_0_is_one_of_today(unpacked):
         config_lib.key_of(path, config)
     assert config.evals.retrieval.kind == "retrieval"
     assert "shots" not in config.evals.retrieval
+
+
+@pytest.mark.parametrize("name", CONFIGS["recipes"])
+def test_recipes_of_version_0_are_those_of_today(name):
+    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    today = config_lib.complete(module.get_config("smoke"))
+    upgraded = config_lib.from_json(json.dumps(CONFIGS["recipes"][name]))
+    assert dict(leaves(upgraded)) == dict(leaves(today))
+    config_check.validate(upgraded)
+
+
+def of_version_0(model):
+    return {"model": model, "data": {"views": 0, "train": {}}, "objectives": {}, "evals": {}}
+
+
+@pytest.mark.parametrize("name", CONFIGS["models"])
+def test_models_of_version_0_are_those_of_today(name):
+    upgraded = config_lib.from_json(json.dumps(of_version_0(CONFIGS["models"][name])))
+    assert upgraded.model.to_dict() == zoo.config(name).to_dict()
+
+
+def test_a_bottleneck_of_version_0_keeps_its_tokens():
+    model = CONFIGS["models"]["tiny"] | {"name": "own"}
+    model["fusion"] = model["fusion"] | {"style": "bottleneck", "depth": 3, "n_bottlenecks": 7}
+    upgraded = config_lib.from_json(json.dumps(of_version_0(model))).model
+    today = zoo.config("tiny")
+    today.name = "own"
+    today.fusion = config_lib.entry("model", kind="bottleneck", depth=3, n_bottlenecks=7)
+    assert upgraded.to_dict() == today.to_dict()
+
+
+def test_keys_that_came_later_in_version_0_may_be_missing():
+    early = json.loads(json.dumps(CONFIGS["recipes"]["clip_vit_b16"]))
+    for key in ("towers", "fusion", "logit_bias_init"):
+        del early["model"][key]
+    del early["model"]["image"]["kind"], early["data"]["views"]
+    for source in early["data"]["train"].values():
+        del source["format"], source["run"]
+    upgraded = config_lib.from_json(json.dumps(early))
+    whole = config_lib.from_json(json.dumps(CONFIGS["recipes"]["clip_vit_b16"]))
+    assert dict(leaves(upgraded)) == dict(leaves(whole))
 
 
 def test_a_later_version_is_refused():

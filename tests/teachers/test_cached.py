@@ -16,7 +16,7 @@ from mmjax.data import Address, BadRecord, Record, open_source, train_batches, t
 from mmjax.data.draw import Draw
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights
-from mmjax.models import keys
+from mmjax.models import parts
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
 from mmjax.schema import TRAINING_ONLY
@@ -178,6 +178,11 @@ def test_records_of_version_0_know_their_teacher():
     mark = fingerprint(settings, tiny.params(models.from_config(settings.model)))
     assert mark.matches("bf441aa0a07af70f")  # what mmjax wrote then
     assert not mark.matches("bf441aa0a07af70e")
+    params = {"x": np.ones(3)}
+    settings.model.image = config_lib.entry("model", kind="resnet", mean=(0.5, 0.5, 0.5))
+    assert fingerprint(settings, params).matches("330b46f26689e286")
+    settings.model.image = config_lib.entry("model", kind="regions")
+    assert fingerprint(settings, params).matches("856110751f15110c")
 
 
 def other(key, value):
@@ -191,16 +196,17 @@ def other(key, value):
 
 def test_every_key_that_changes_a_teacher_changes_its_mark():
     """Of towers and fusions of every kind; the parameters are the same each time."""
-    for changes in (
+    for kinds in (
         {},
-        {"image.kind": "resnet"},
-        {"image.kind": "regions", "fusion.style": "concat"},
+        {"image": "resnet"},
+        {"image": "regions", "fusion": "concat"},
     ):
         settings = tiny.config()
-        settings.model.update_from_flattened_dict(changes)
+        for name, kind in kinds.items():
+            settings.model[name] = config_lib.entry("model", kind=kind)
         whole = fingerprint(settings, {"x": np.ones(3)}).mark
-        for path, key, value in list(keys.of_model(settings.model)):
-            if path in ("towers", "image.kind", "fusion.style"):
+        for path, key, value in list(parts.of_model(settings.model)):
+            if key.name == "kind":
                 continue  # whose keys are others
             changed = ConfigDict({"model": settings.model.to_dict()})
             changed.model.update_from_flattened_dict({path: other(key, value)})

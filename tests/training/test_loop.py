@@ -150,7 +150,7 @@ def test_mesh_may_change_on_resume(whole_run, tmp_path, monkeypatch):
 
 def test_run_that_diverges_stops_and_keeps_its_checkpoints(tmp_path):
     config = small_config(max_nonfinite=3)
-    config.model.logit_scale_init = float("inf")
+    config.model.logit.initial = float("inf")
     with pytest.raises(UserError, match=r"not finite in the 3 steps up to 3.*lower config"):
         loop.train(config, tmp_path)
     named = json.loads((tmp_path / "skipped_batches.json").read_text())
@@ -175,7 +175,9 @@ def test_vocabulary_smaller_than_the_tokenizers(tmp_path):
 def test_objective_that_the_model_cannot_serve(tmp_path):
     config = small_config()
     config.objectives = {"siglip": config_lib.entry("objectives")}
-    with pytest.raises(UserError, match=r"siglip needs .* 'logit_bias'.*logit_bias_init"):
+    with pytest.raises(
+        UserError, match=r"siglip needs .* 'logit/bias'.*model\.logit\.bias, e\.g\. -10"
+    ):
         loop.train(config, tmp_path)
 
 
