@@ -77,8 +77,11 @@ class TextTower(nn.Module):
         alone; there are no "text_features" of them. With a `cache` the texts are the tokens from
         `place` on, `text_mask` is of all that the cache holds, and there is a new "cache", too.
         """
-        if self.causal and cache is None:
-            mask = text_mask[:, None, None, :] if self.mask_padding else None
+        mask: jax.Array | None
+        if self.mask_padding and self.ends_in_padding(text_ar, text_segment, cache):
+            mask = text_mask.sum(axis=1, dtype=jnp.int32)
+        elif self.causal and cache is None:
+            mask = may_see(text_mask) if self.mask_padding else None
         elif cache is not None or self.mask_padding or text_ar is not None:
             seen = text_mask if cache is not None or self.mask_padding else text_mask | True
             mask = may_see(seen, text_ar)
@@ -125,6 +128,11 @@ class TextTower(nn.Module):
                 pooled = norm(x[:, -1] if append else self.pick(x, text_mask))
             result["text_features"] = project(pooled, self.head, self.embed_dim, self.dtype)
         return result
+
+    def ends_in_padding(self, ar: Any, segment: Any, cache: Any) -> bool:
+        """Whether a token sees the real tokens, which are the first of its row (not so with tags:
+        they have padding before them), but for causality."""
+        return not self.tags and (self.causal or ar is None) and segment is None and cache is None
 
     def embed(
         self, text: jax.Array, place: jax.Array | None = None, append: bool = False
