@@ -41,7 +41,7 @@ test-recipes: $(VENV)/test.installed
 	$(BIN)/python -m pytest -n 2 -m "recipes or not recipes" tests/training/test_recipes.py
 
 test-faults: $(VENV)/test.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "faults_slow or long" tests/faults
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "faults_slow or not faults_slow" tests/faults
 
 test-pods: $(VENV)/test.installed
 	$(BIN)/python -m pytest -m pods tests/planning

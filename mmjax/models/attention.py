@@ -2,8 +2,9 @@
 
 "xla" writes the weights [B, heads, L, M] to memory and works anywhere. "splash" (TPU, a Pallas
 kernel that JAX ships) and "cudnn" (NVIDIA, bfloat16) keep them on the chip. Both want lengths that
-are multiples of something: what is added is masked out, so the result is the same. "auto" takes
-cuDNN on GPUs in half precision, splash on TPUs from SPLASH_LENGTH tokens on, and xla elsewhere.
+are multiples of something: what is added comes last and no query sees it, so the result is the
+same. "auto" takes cuDNN on GPUs in half precision, splash on TPUs from SPLASH_LENGTH tokens on, and
+xla elsewhere.
 """
 
 import functools
@@ -35,28 +36,31 @@ def attend(
       key: [B, M, heads, d].
       value: as `key`.
       mask: bool, broadcastable to [B, heads, L, M], True where a key may be seen; the kernels take
-        masks of keys, [B, 1, 1, M].
+        masks of keys, [B, 1, 1, M]. Or int32 [B]: only the first so many keys of an example may be
+        seen. cuDNN is quicker with these.
       causal: a query sees keys up to its own position only (L = M).
       implementation: "auto", "xla", "cudnn" or "splash".
 
     Returns:
       [B, L, heads, d] in the dtype of `query`.
     """
-    xla = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
-    of_keys = mask is None or mask.shape[1:3] == (1, 1)
-    if implementation == "xla" or not of_keys or query.shape[1] == 1:
-        return xla(query, key, value, mask=mask)
-    if implementation == "splash":
-        return _splash(query, key, value, mask, causal)
-    if implementation == "cudnn":
-        return _cudnn(query, key, value, mask, causal)
+    kernel = _kernel(query, key) if implementation == "auto" else implementation
+    of_keys = mask is None or mask.ndim == 1 or mask.shape[1:3] == (1, 1)
+    if kernel == "xla" or not of_keys or query.shape[1] == 1:
+        mask = None if mask is None else _as_bool(mask, key.shape[1])
+        return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal)
+    return {"splash": _splash, "cudnn": _cudnn}[kernel](query, key, value, mask, causal)
+
+
+def _kernel(query: jax.Array, key: jax.Array) -> str:
+    """What "auto" takes."""
     half = query.dtype in (jnp.bfloat16, jnp.float16)
     head = query.shape[-1]
     if platform() == "gpu" and half and head <= 128 and head % 8 == 0:
-        return _cudnn(query, key, value, mask, causal)
+        return "cudnn"
     if platform() == "tpu" and half and key.shape[1] >= SPLASH_LENGTH:
-        return _splash(query, key, value, mask, causal)
-    return xla(query, key, value, mask=mask)
+        return "splash"
+    return "xla"
 
 
 def may_see(valid: jax.Array, ar: jax.Array | None = None) -> jax.Array:
@@ -79,26 +83,38 @@ def may_see(valid: jax.Array, ar: jax.Array | None = None) -> jax.Array:
 
 
 def _cudnn(query, key, value, mask, causal):
-    """NVIDIA's fused attention; it trains lengths that are multiples of 8 only."""
-    length = query.shape[1]
-    mask = _mask_padding(mask, key.shape[1], 8)
+    """NVIDIA's fused attention; it trains lengths that are multiples of 8 only.
+
+    A boolean mask becomes a bias there, and in jax 0.10 a bias has a gradient [B, 1, L, M] that
+    nobody asks for. A causal query sees no padding anyway, and else lengths keep it out.
+    """
+    length, keys = query.shape[1], key.shape[1]
     query, key, value = (_pad(x, 8) for x in (query, key, value))
+    if mask is None and not causal and keys < key.shape[1]:
+        mask = jnp.full(key.shape[0], keys, jnp.int32)
+    lengths = None
+    if mask is not None and mask.ndim == 1:  # a softmax over no keys would not be finite
+        mask, lengths = None, jnp.maximum(mask, 1)
     if mask is not None:  # it wants a row for every query
+        mask = jnp.pad(mask, ((0, 0),) * 3 + ((0, key.shape[1] - keys),))
         mask = jnp.broadcast_to(mask, (*mask.shape[:2], query.shape[1], key.shape[1]))
     y = jax.nn.dot_product_attention(
-        query, key, value, mask=mask, is_causal=causal, implementation="cudnn"
-    )
+        query, key, value, mask=mask, key_value_seq_lengths=lengths, is_causal=causal,
+        implementation="cudnn",
+    )  # fmt: skip
     return y[:, :length]
 
 
 def _splash(query, key, value, mask, causal, interpret: bool = False):
     """Splash attention on each device's examples and heads: XLA cannot split a kernel by itself."""
-    length = query.shape[1]
-    mask = _mask_padding(mask, key.shape[1], 128)
+    length, keys = query.shape[1], key.shape[1]
+    query, key, value = (_pad(x, 128) for x in (query, key, value))
+    if mask is None and not causal and keys < key.shape[1]:
+        mask = jnp.ones((1, 1, 1, keys), bool)
     if mask is not None:
+        mask = jnp.pad(_as_bool(mask, keys), ((0, 0),) * 3 + ((0, key.shape[1] - keys),))
         mask = jnp.broadcast_to(mask, (key.shape[0], *mask.shape[1:]))
     local = functools.partial(_splash_on_device, causal=causal, interpret=interpret)
-    query, key, value = (_pad(x, 128) for x in (query, key, value))
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
         heads = P(BATCH, None, "tensor")
@@ -140,10 +156,6 @@ def _pad(x: jax.Array, multiple: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, added)) + ((0, 0),) * (x.ndim - 2)) if added else x
 
 
-def _mask_padding(mask: jax.Array | None, keys: int, multiple: int) -> jax.Array | None:
-    """The mask [B or 1, 1, 1, M'] of the padded keys; None if all may be seen."""
-    if mask is None and keys % multiple == 0:
-        return None
-    if mask is None:
-        mask = jnp.ones((1, 1, 1, keys), bool)
-    return jnp.pad(mask, ((0, 0),) * 3 + ((0, -keys % multiple),))
+def _as_bool(mask: jax.Array, keys: int) -> jax.Array:
+    """Lengths [B] as a mask of keys [B, 1, 1, M]; another mask as it is."""
+    return mask if mask.ndim > 1 else (jnp.arange(keys) < mask[:, None])[:, None, None]

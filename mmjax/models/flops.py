@@ -43,10 +43,10 @@ def plain_model(config: ConfigDict) -> Graph:
 
 def product_flops(fn: Callable[..., Any], *args: Any) -> int:
     """Of the matrix products and convolutions of fn(*args); arguments may be shapes."""
-    return _products(jax.make_jaxpr(fn)(*args).jaxpr)
+    return _products(jax.make_jaxpr(fn)(*args))
 
 
-def _products(jaxpr: core.Jaxpr) -> int:
+def _products(jaxpr: Any) -> int:
     total = 0
     for eqn in jaxpr.eqns:
         operands: list[Any] = [x.aval for x in (*eqn.invars, *eqn.outvars)]

@@ -70,9 +70,8 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, Cache]:
         """The result [B, L, W], and the keys and values that it was taken over.
 
-        `mask` is boolean, broadcastable to [B, heads, L, M]; True means "may be seen". A `cache` is
-        attended to in place of `context`, after the keys and values of `x` were written into it
-        at `position`; without a position it stays as it is.
+        `mask` is as of `attend`. A `cache` is attended to in place of `context`, after the keys and
+        values of `x` were written into it at `position`; without a position it stays as it is.
         """
         width = x.shape[-1]
         context = x if context is None else context

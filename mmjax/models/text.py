@@ -172,8 +172,10 @@ class TextTower(nn.Module):
         holds, and there is a new "cache", too.
         """
         seen = None
-        if self.causal and cache is None:
-            seen = mask[:, None, None, :] if self.mask_padding else None
+        if self.mask_padding and self.ends_in_padding(ar, segment, cache):
+            seen = mask.sum(axis=1, dtype=jnp.int32)
+        elif self.causal and cache is None:
+            seen = may_see(mask) if self.mask_padding else None
         elif cache is not None or self.mask_padding or ar is not None:
             seen = may_see(mask if cache is not None or self.mask_padding else mask | True, ar)
         append = self.pool == "appended" and bool(POOLED & set(outputs))
@@ -215,6 +217,11 @@ class TextTower(nn.Module):
                 pooled = norm(x[:, -1] if append else pool_tokens(x, mask, self.pool))
             result |= project(pooled, self.head, self.embed_dim, self.dtype)
         return result
+
+    def ends_in_padding(self, ar: Any, segment: Any, cache: Any) -> bool:
+        """Whether a token sees the real tokens, which are the first of its row (not so with tags:
+        they have padding before them), but for causality."""
+        return not self.tags and (self.causal or ar is None) and segment is None and cache is None
 
     def embed(
         self, text: jax.Array, position: jax.Array | None = None, append: bool = False

@@ -150,7 +150,7 @@ def _largest_traced(jaxpr: Any, batch_size: int, mesh: jax.sharding.Mesh) -> tup
                 name = f"{equation.source_info.name_stack}/{equation.primitive.name}"
                 found.setdefault(shape, Buffer(size, shape, name))
 
-    walk(jaxpr.jaxpr, False)
+    walk(jaxpr, False)
     return _top(found.values())
 
 

@@ -222,9 +222,9 @@ def _groups(attributes: str, devices: int) -> np.ndarray:
             unit = axes[name] // (int(before or 1) * size)
             axis = list(axes).index(name)
             place[axis] -= place[axis] // unit % size * unit
-        _, number = np.unique(place, axis=1, return_inverse=True)
+        groups, number = np.unique(place, axis=1, return_inverse=True)
         ids = _ids(named[2]) if named[2] else np.arange(devices)
-        return ids[np.argsort(number.ravel(), kind="stable")].reshape(number.max() + 1, -1)
+        return ids[np.argsort(number.ravel(), kind="stable")].reshape(groups.shape[1], -1)
     if between := re.search(r'_xla_megascale_target=("\{[\d:,]+\}|\{\{.*?\}\})', attributes):
         # "{1,2}x{0:3}": slices 1 and 2; {{100002->200000}}: device 2 of slice 1, 0 of slice 2
         slices = max(_integers(between[1])) // (100_000 if "->" in between[1] else 1)

@@ -75,9 +75,11 @@ def test_every_layer_constrains_its_activations(unroll):
         lowered = traced.lower().as_text()
     leaves = len(jax.tree.leaves(run.state))  # the new state is pinned, each leaf once
     patches = 2
-    assert count_constraints(traced.jaxpr.jaxpr) == (3 + tiny.DEPTH) * 5 * 2 + patches + leaves
-    # A layer's computation is written once a tower, whether it loops or is called again.
-    assert lowered.count("sdy.sharding_constraint") == 2 * 5 * 2 + patches + leaves
+    assert count_constraints(traced.jaxpr) == (3 + tiny.DEPTH) * 5 * 2 + patches + leaves
+    # A layer's computation is written once a tower, whether it loops or is called again; but
+    # jax 0.12 writes each unrolled layer.
+    written = lowered.count("sdy.sharding_constraint") - patches - leaves
+    assert written in ({2 * 5 * 2, (3 + tiny.DEPTH) * 5 * 2} if unroll else {2 * 5 * 2})
 
 
 def count_constraints(jaxpr) -> int:

@@ -9,10 +9,9 @@ import jax
 import numpy as np
 import pytest
 import small_run
-import torch
-import transformers
 from imagenet_files import jpeg, validation_name, write_folders, write_validation
 from PIL import Image
+from pytorch import torch, transformers
 
 from mmjax import evaluation
 from mmjax.errors import UserError

@@ -12,9 +12,10 @@ from runs import Run, assert_same_end, children, final, losses
 
 from mmjax.errors import Preempted
 
-pytestmark = pytest.mark.long
+long = pytest.mark.long  # make test has one of these, and test_many.py
 
 
+@long
 def test_killed_then_asked_to_end_then_finished(alone, tmp_path):
     workdir, rng = tmp_path / "run", random.Random(1)
     run = Run(workdir, arg="slow=0.02")
@@ -43,6 +44,7 @@ def test_killed_in_the_middle_of_a_checkpoint(alone, tmp_path):
     assert not list(folder.glob("*tmp*"))
 
 
+@long
 def test_disk_full_while_saving_then_space(alone, tmp_path):
     workdir = tmp_path / "run"
     run = Run(workdir, arg="slow=0.02")
@@ -93,6 +95,7 @@ def test_second_job_on_a_workdir_is_told_of_the_first(tmp_path):
     first.kill()
 
 
+@long
 def test_loader_process_killed(alone, tmp_path):
     workdir = tmp_path / "run"
     run = Run(workdir, "data.workers=1", arg="slow=0.05")

@@ -10,8 +10,9 @@ import sys
 import types
 
 import numpy as np
-import torch
+import pytorch
 import transformers
+from pytorch import torch
 
 transformers.utils.is_torchvision_available()  # remembers the answer: never the stand-ins
 
@@ -58,7 +59,7 @@ def _import():
     return open_clip, timm
 
 
-open_clip, timm = _import()
+open_clip, timm = _import() if pytorch.HERE else (pytorch.Absent(), pytorch.Absent())
 
 
 def randomise(model, seed=0):

@@ -5,9 +5,8 @@ import inspect
 
 import jax
 import numpy as np
-import torch
-import transformers
 from ml_collections import ConfigDict
+from pytorch import torch, transformers
 
 from mmjax import models
 

@@ -7,8 +7,7 @@ import numpy as np
 import peers
 import pytest
 import safetensors.numpy
-import torch
-import transformers
+from pytorch import torch, transformers
 
 from mmjax import models
 from mmjax.errors import UserError

@@ -12,10 +12,9 @@ import open_clip_oracle as oracle
 import peers
 import pytest
 import safetensors.numpy
-import safetensors.torch
-import torch
 from ml_collections import ConfigDict
 from open_clip_oracle import open_clip
+from pytorch import save_file, torch
 
 from mmjax import models
 from mmjax.interop import formats, registry
@@ -90,7 +89,7 @@ def test_of_open_clip(tmp_path, name):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}))
     file = "open_clip_model.safetensors"
-    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "in" / file)
+    save_file(theirs.state_dict(), tmp_path / "in" / file)
     config, params = load(tmp_path / "in")
     batch = batch_of(config.model)
     model = models.from_config(config.model)

@@ -6,8 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-import torch
-import transformers
+from pytorch import torch, transformers
 
 from mmjax import config as config_lib
 from mmjax import models

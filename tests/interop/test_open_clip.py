@@ -9,10 +9,9 @@ import numpy as np
 import open_clip_oracle as oracle
 import pytest
 import safetensors.numpy
-import safetensors.torch
-import torch
 from ml_collections import ConfigDict
 from open_clip_oracle import open_clip
+from pytorch import save_file, torch
 
 from mmjax import models
 from mmjax.data.tokenize import clip_tokenizer, train_tokenizer
@@ -98,7 +97,7 @@ def save(folder, settings, model, **preprocess):
     folder.mkdir(exist_ok=True)
     content = {"model_cfg": settings, "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(content))
-    safetensors.torch.save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return folder
 
 

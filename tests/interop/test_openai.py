@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import open_clip_oracle as oracle
 import pytest
-import torch
 from open_clip_oracle import open_clip
+from pytorch import torch
 
 from mmjax import models
 from mmjax.data.tokenize import clip_tokenizer

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import peers
 import pytest
-import transformers
 from PIL import Image
+from pytorch import transformers
 
 import mmjax
 from mmjax.errors import UserError

@@ -9,9 +9,8 @@ import numpy as np
 import peers
 import pytest
 import tiny
-import torch
-import transformers
 from PIL import Image
+from pytorch import torch, transformers
 
 import mmjax
 from mmjax import models

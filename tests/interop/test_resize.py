@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
+from pytorch import F, torch
 
 from mmjax.errors import UserError
 from mmjax.interop.resize import resize_positions, resize_text_positions

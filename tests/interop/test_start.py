@@ -22,8 +22,9 @@ def saved(tmp_path_factory):
     def folder(name, **changes):
         key = f"{name}{sorted(changes)}"
         if key not in made:
-            made[key] = root / str(len(made))
-            peers.make(name, **changes).save_pretrained(made[key])
+            path = root / str(len(made))
+            peers.make(name, **changes).save_pretrained(path)
+            made[key] = path
         return registry.open_weights(made[key])
 
     return folder

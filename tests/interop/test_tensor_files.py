@@ -6,8 +6,7 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
-import safetensors.torch
-import torch
+from pytorch import save_file, torch
 
 from mmjax.errors import UserError
 from mmjax.interop.files import open_tensors
@@ -45,7 +44,7 @@ def test_every_kind_of_file_holds_the_same(tmp_path, name):
 
 def test_bfloat16_is_read_exactly(tmp_path):
     values = {"x": torch.tensor([1.0, 0.1, 3e38]).bfloat16()}
-    safetensors.torch.save_file(values, tmp_path / "x.safetensors")
+    save_file(values, tmp_path / "x.safetensors")
     torch.save(values, tmp_path / "x.pt")
     for name in ("x.safetensors", "x.pt"):
         found = np.asarray(open_tensors(tmp_path / name)["x"]).astype(np.float32)

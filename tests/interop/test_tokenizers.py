@@ -7,7 +7,7 @@ import peers
 import pytest
 import sentencepiece
 import tokenizers
-import transformers
+from pytorch import transformers
 
 import mmjax
 from mmjax.data import load_tokenizer

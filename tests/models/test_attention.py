@@ -1,6 +1,7 @@
 """The kernels against float64: lengths that must be padded, masks, causality, and gradients."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -42,28 +43,44 @@ def truth(q, k, v, mask, causal):
     )
 
 
+def cudnn(q, k, v, mask, causal):
+    """What we ask of cuDNN, answered by XLA."""
+
+    def dot_product_attention(*args, implementation, **kwargs):
+        assert implementation == "cudnn"
+        return real(*args, **kwargs)
+
+    real = jax.nn.dot_product_attention
+    with mock.patch.object(jax.nn, "dot_product_attention", dot_product_attention):
+        return attention._cudnn(q, k, v, mask, causal)
+
+
 KERNELS = {
     "xla": functools.partial(attention.attend, implementation="xla"),
     # Run by Pallas' interpreter: the arithmetic of the kernel, without a TPU.
     "splash": lambda q, k, v, mask, causal: attention._splash(q, k, v, mask, causal, True),
+    "cudnn": cudnn,
 }
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", ["", "lengths", "prefix", "holes"])
 @pytest.mark.parametrize("length", [128, 77])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_padding_and_masks_are_exact(kernel, length, masked, causal):
     q, k, v = inputs(length, length)
-    lengths = np.array([length, length - 30])
-    mask = (np.arange(length) < lengths[:, None])[:, None, None] if masked else None
+    lengths = np.array([length, length - 30], np.int32)
+    seen = (np.arange(length) < lengths[:, None])[:, None, None]
+    if masked == "holes":
+        seen[:, :, :, 3:9] = False
+    mask = {"": None, "lengths": lengths}.get(masked, seen)
 
     def squares(q, k, v):
         y = KERNELS[kernel](q, k, v, mask=mask, causal=causal)
         return (y**2).sum(), y
 
     (_, y), gradients = jax.jit(jax.value_and_grad(squares, (0, 1, 2), has_aux=True))(q, k, v)
-    expected, exact = truth(q, k, v, mask, causal)
+    expected, exact = truth(q, k, v, seen if masked else None, causal)
     np.testing.assert_allclose(y, expected, atol=2e-6)
     for ours, true in zip(gradients, exact, strict=True):
         np.testing.assert_allclose(ours, true, atol=1e-6 * np.abs(true).max() + 1e-5)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-import torch
+from pytorch import torch
 
 from mmjax import config as config_lib
 from mmjax import models, objectives

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-import torch
-import transformers
+from pytorch import torch, transformers
 
 from mmjax import config as config_lib
 from mmjax import config_check, models, objectives

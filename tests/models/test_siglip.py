@@ -5,8 +5,7 @@ import functools
 import jax
 import numpy as np
 import tiny
-import torch
-import transformers
+from pytorch import torch, transformers
 
 from mmjax import models
 from mmjax.models import zoo

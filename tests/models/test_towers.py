@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-import torch
+from pytorch import torch
 
 from mmjax import models
 from mmjax.models import vision

@@ -6,8 +6,7 @@ import math
 import jax
 import pytest
 import tiny
-import torch
-import transformers
+from pytorch import torch, transformers
 
 from mmjax import config as config_lib
 from mmjax import models

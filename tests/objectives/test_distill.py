@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
+from pytorch import F, torch
 
 from mmjax import config as config_lib
 from mmjax import objectives

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-import torch
-import torch.nn.functional as F
-import transformers
+from pytorch import F, torch, transformers
 
 from mmjax import config as config_lib
 from mmjax import config_check, models, objectives
@@ -62,7 +60,7 @@ def test_soft_nll_is_pytorchs_cross_entropy(positions, monkeypatch):
         np.testing.assert_allclose(ours, true.grad.numpy(), atol=1e-6)
     same = (logits.argmax(-1) == soft.argmax(-1)).double().mean().item()
     assert float(metrics["agreement"]) == pytest.approx(same)
-    sizes = [v.aval.size for v in _arrays(jax.make_jaxpr(run)(x, embedding, bias).jaxpr)]
+    sizes = [v.aval.size for v in _arrays(jax.make_jaxpr(run)(x, embedding, bias))]
     assert max(sizes) == (4 * 10 * 30 if positions is None else 4 * max(positions * 30, 12 * 8))
 
 

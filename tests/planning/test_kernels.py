@@ -1,5 +1,7 @@
 """Attention kernels in a whole train step, by the compilers of TPUs and GPUs (`make test-pods`)."""
 
+import re
+
 import pytest
 
 from mmjax import config as config_lib
@@ -10,10 +12,12 @@ from mmjax.planning.compile import compile_step
 KERNEL = 'custom_call_target="tpu_custom_call"'  # of Pallas: here only splash is one
 
 
-def program(topology, implementation, size):
-    """The compiled step of a small CLIP on `size`² pixels in patches of 16, on two layers."""
+def program(topology, implementation, size, **text):
+    """The compiled step of a small CLIP on `size`² pixels in patches of 16, on two layers; `text`
+    are keys of its text tower."""
     config = config_lib.default()
     config.model = zoo.config("tiny")
+    config.model.text.update(text)
     config.model.dtype = "bfloat16"
     config.model.image.update(size=size, patch_size=16, width=128, heads=2)
     for tower in (config.model.image, config.model.text):
@@ -21,6 +25,16 @@ def program(topology, implementation, size):
     config.objectives.clip = config_lib.entry("objectives")
     config.batch_size = 16
     return compile_step(config, describe(topology)).text
+
+
+def cudnn_calls(text):
+    """Of each of cuDNN's attention calls in a program: the shapes of its results."""
+    calls = {}
+    for results, target in re.findall(
+        r"= \((.*?)\) custom-call\(.*custom_call_target=\"(__cudnn\$fmha\w+)\"", text
+    ):
+        calls.setdefault(target, []).append(re.findall(r"\w+\[[\d,]*\]", results))
+    return calls
 
 
 @pytest.mark.pods
@@ -38,10 +52,29 @@ def test_splash_compiles_for_padded_lengths(size):
 
 @pytest.mark.gpus
 @pytest.mark.parametrize("implementation", ["auto", "cudnn"])
-def test_gpus_take_cudnn(implementation):
-    text = program("h100:1x2", implementation, 224)
-    assert "__cudnn$fmhaSoftmax" in text  # forward
-    assert "__cudnn$fmhaSoftmaxBackward" in text
+@pytest.mark.parametrize(
+    "tower",
+    [
+        {"context_length": 77},  # causal
+        {"context_length": 77, "causal": False, "pool": "last"},
+        {"context_length": 77, "mask_padding": True},
+        {"causal": False, "mask_padding": True, "pool": "cls"},
+    ],
+)
+def test_gpus_take_cudnn_without_a_bias(implementation, tower):
+    """A bias would be a mask's, and have a gradient that nobody asks for (jax 0.10)."""
+    calls = cudnn_calls(program("h100:1x2", implementation, 224, **tower))
+    forward, backward = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
+    assert calls.keys() == {forward, backward}
+    assert all(len(results) == 4 for results in calls[backward])  # of q, k and v, and a workspace
+    assert len(calls[backward]) == 2  # one a tower
+
+
+@pytest.mark.gpus
+def test_masks_with_holes_stay_a_bias():
+    """open_clip's mask is of no prefix: lengths would change its models."""
+    tower = {"pool": "appended", "causal": True}
+    assert "__cudnn$fmhaScaleBiasSoftmax" in cudnn_calls(program("h100:1x2", "auto", 224, **tower))
 
 
 @pytest.mark.gpus

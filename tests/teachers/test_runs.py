@@ -1,4 +1,8 @@
-"""Whole runs with teachers: online, cached, resumed, on one device and on eight."""
+"""Whole runs with teachers: online, cached, resumed, on one device and on eight.
+
+`make test` has one from a teacher's training over `mmjax embed` to a student that reads what that
+wrote, and all mistakes; `make test-long` has the rest.
+"""
 
 import functools
 import itertools
@@ -21,7 +25,7 @@ from mmjax.teachers.teacher import load_teachers
 from mmjax.training import loop
 from mmjax.training.assemble import assemble
 
-pytestmark = pytest.mark.long
+long = pytest.mark.long
 
 STEPS = 6  # of 16 examples, in three epochs of 36: two views, and the first one again
 
@@ -139,6 +143,7 @@ def test_the_stored_embeddings_are_the_teachers_of_those_views(teacher, embedded
         assert distance.argmin() == row, "not another picture, nor another view of this one"
 
 
+@long
 def test_resume_is_bit_equal_with_teacher_queue_and_projection(
     teacher, online, tmp_path, monkeypatch
 ):
@@ -210,6 +215,7 @@ def _has_mu(node):
     return hasattr(node, "mu")
 
 
+@long
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
 def test_teacher_and_queue_on_many_devices_are_those_of_one(sizes):
     (losses, moments), (truth, expected) = two_steps(sizes), two_steps((1, 1, 1))
@@ -223,6 +229,7 @@ def test_teacher_and_queue_on_many_devices_are_those_of_one(sizes):
             assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b), path_string(path)
 
 
+@long
 def test_a_plan_holds_the_teacher_too():
     config = student("random:tiny")
     topology = Topology(
@@ -295,6 +302,7 @@ def test_cached_embeddings_of_other_data_views_or_teachers(teacher, embedded, tm
     )
 
 
+@long
 def test_embedding_again_goes_on_and_another_teacher_is_refused(teacher, embedded, capsys):
     folder = str(embedded.parent)
     shard = embedded / "text_embed-00000.npy"

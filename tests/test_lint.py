@@ -1,0 +1,52 @@
+"""Lint and types say the same after a user's runs as before: `make demo`, then `make test`."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOOLS = {
+    "check": ("ruff", "check", "."),
+    "format": ("ruff", "format", "--check", "."),
+    "types": ("mypy",),
+}
+PARTS = ("mmjax", "configs", "demo", "benchmarks", "tests", ".mypy_cache")  # the last saves time
+
+
+@pytest.fixture(scope="module")
+def used_tree(tmp_path_factory):
+    """A copy of what is linted, and in it what the demo and a user leave behind."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in PARTS:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name)
+    for path in ROOT.glob("*.*"):
+        if path.is_file():
+            shutil.copy2(path, tree)
+    for folder in ("data/emoji", "runs/demo/checkpoints", "models", "faulty_config"):
+        (tree / folder).mkdir(parents=True)
+    for name in ("runs/my_config.py", "runs/demo/config.py", "data/emoji/tidy.py"):
+        (tree / name).write_text("import os,sys\nx : int='no'\n")
+    return tree
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_folders_of_runs_are_no_code(used_tree, tool):
+    found = subprocess.run(
+        [sys.executable, "-m", *TOOLS[tool]], cwd=used_tree, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("package", ["mmjax/data", "mmjax/runs", "tests/runs"])
+def test_packages_of_the_same_names_are_code(used_tree, package):
+    """What excludes a user's `runs` must not exclude ours."""
+    file = used_tree / package / "untidy.py"
+    file.write_text("import os,sys\n")
+    command = [sys.executable, "-m", "ruff", "check", "--quiet", "."]
+    found = subprocess.run(command, cwd=used_tree, capture_output=True, text=True)
+    file.unlink()
+    assert f"{package}/untidy.py" in found.stdout
