@@ -189,7 +189,8 @@ def _fields(declared: type) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _key(name: str, annotation: Any, default: Any, meaning: str, marks: tuple[Mark, ...]) -> Key:
-    optional, choices, found = False, (), set(marks)
+    optional, found = False, set(marks)
+    choices: tuple = ()
     if typing.get_origin(annotation) is typing.Annotated:
         annotation, *more = typing.get_args(annotation)
         found |= {mark for mark in more if isinstance(mark, Mark)}
@@ -206,7 +207,8 @@ def _key(name: str, annotation: Any, default: Any, meaning: str, marks: tuple[Ma
 
 def _meanings(docstring: str | None) -> dict[str, str]:
     """Name → first sentence of each entry of a docstring's sections Args and Attributes."""
-    doc, found = inspect.cleandoc(docstring or ""), dict[str, str]()
+    doc = inspect.cleandoc(docstring or "")
+    found: dict[str, str] = {}
     for section in re.findall(r"^(?:Args|Attributes):\n((?:  .*\n?|\n)*)", doc, re.MULTILINE):
         for names, text in re.findall(r"^  (\w[\w, ]*): (.*(?:\n    .*)*)", section, re.MULTILINE):
             sentence = re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(text.split()))[0]

@@ -110,7 +110,8 @@ def to_theirs(params: Any, table: Sequence[Row], like: Any) -> dict[str, np.ndar
 
 def their_shapes(table: Sequence[Row], like: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """Their names and shapes of the parameters in `like` that have a row."""
-    shapes, theirs = _shapes(like), {}
+    shapes = _shapes(like)
+    theirs: dict[str, jax.ShapeDtypeStruct] = {}
     for row in table:
         if all(path in shapes for path in row.paths):
             ours = [shapes[path] for path in row.paths]

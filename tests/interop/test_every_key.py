@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from mmjax.models.check import check_model
 
 from mmjax import models
 from mmjax.data.keys import PREPROCESS
@@ -12,6 +11,7 @@ from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import OF_READERS, shapes
 from mmjax.models import keys
+from mmjax.models.check import check_model
 from mmjax.schema import TRAINING_ONLY, entry
 
 OPENAI = {"heads": 1, "mlp_dim": 256, "activation": "quick_gelu"}  # what its files take for granted
