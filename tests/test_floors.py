@@ -28,10 +28,7 @@ FLOORS = (
 )
 FLOOR = {package: number for number, packages in enumerate(FLOORS) for package in packages}
 # Module → (what it imports from above, why it still does). An entry that is needless fails, too.
-KNOWN = {
-    "mmjax.core.step": ("mmjax.teachers.teacher", "a protocol of teachers will stand in core"),
-    "mmjax.core.flops": ("mmjax.training.assemble", "the same: it looks into Parts and teachers"),
-}
+KNOWN: dict[str, tuple[str, str]] = {}
 
 
 def package(module: str) -> str:

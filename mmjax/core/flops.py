@@ -1,34 +1,36 @@
 """What a train step computes, as MFU counts it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
-from mmjax.core.state import model_params
-from mmjax.core.step import frozen_models, owned
+from mmjax.core.state import TrainState, model_params
+from mmjax.core.step import Teacher, frozen_models, owned
 from mmjax.core.views import Objectives, run_views
-from mmjax.models.flops import plain_model, product_flops
+from mmjax.models import Graph
+from mmjax.models.flops import product_flops
 from mmjax.objectives.registry import Batch, is_frozen
-from mmjax.training.assemble import Parts
 
 
-def step_flops(parts: Parts, batch: Mapping[str, Any]) -> int:
-    """Model FLOPs of a train step on `batch` (or its shapes), over all devices.
+def step_flops(
+    model: Graph,
+    objectives: Objectives,
+    teachers: Sequence[Teacher],
+    state: TrainState,
+    batch: Mapping[str, Any],
+) -> int:
+    """Model FLOPs of a train step on `batch`, over all devices; arrays may be shapes.
+
+    `model` is `models.flops.plain_model` of the config.
 
     The matrix products of every view that the objectives ask for and of the heads that predict from
     it: three times those that take a gradient, once those of teachers and of averaged parameters
     (Chowdhery et al., 2022, appendix B). What remat computes again does not count, nor do the
     products of global losses; parameters that are frozen count as if they were trained.
     """
-    model = plain_model(parts.config.model)
-    teachers = [
-        dataclasses.replace(teacher, model=plain_model(teacher.weights.config.model))
-        if teacher.model and teacher.weights  # not: only its embeddings
-        else teacher
-        for teacher in parts.teachers
-    ]
+    teachers = [teacher.counted() for teacher in teachers]
     frozen_alone = {
         name: (
             dataclasses.replace(
@@ -37,7 +39,7 @@ def step_flops(parts: Parts, batch: Mapping[str, Any]) -> int:
             ),
             weight,
         )
-        for name, (objective, weight) in parts.objectives.items()
+        for name, (objective, weight) in objectives.items()
     }  # fmt: skip
 
     def products(objectives: Objectives) -> int:
@@ -49,7 +51,6 @@ def step_flops(parts: Parts, batch: Mapping[str, Any]) -> int:
                 frozen=frozen_models(model, teachers, frozen, ema),
             )  # fmt: skip
 
-        state = parts.state
         return product_flops(run, state.params, state.memory, state.teachers, state.ema, batch)
 
-    return 3 * products(parts.objectives) - 2 * products(frozen_alone)
+    return 3 * products(objectives) - 2 * products(frozen_alone)

@@ -7,7 +7,7 @@ the averaged parameters are views, too, without a gradient.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,23 @@ from mmjax.core.views import NOTHING, Frozen, Objectives, run_views
 from mmjax.models import Graph
 from mmjax.objectives.registry import EMA, LOCAL, TEACHER, Batch, Outputs, Own
 from mmjax.parallel import rules
-from mmjax.teachers.teacher import Teacher
 
 Metrics = dict[str, jax.Array]
+
+
+class Teacher(Frozen, Protocol):
+    """A frozen model that objectives learn from."""
+
+    @property
+    def name(self) -> str:
+        """That of its entry in the config."""
+        ...
+
+    def counted(self) -> "Teacher":
+        """The same, as a trace shows all of its products."""
+        ...
+
+
 LOSS_MEAN_STEPS = 50  # that the running mean of the loss looks back
 
 

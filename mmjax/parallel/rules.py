@@ -48,6 +48,15 @@ def param_shardings(params: Any, mesh: Mesh | AbstractMesh) -> Any:
     )
 
 
+def with_shardings(shapes: Any, mesh: Mesh | AbstractMesh) -> Any:
+    """Shapes of parameters as they lie on the mesh."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        param_shardings(shapes, mesh),
+    )
+
+
 def state_shardings(state: Any, mesh: Mesh | AbstractMesh) -> Any:
     """NamedShardings of a train state, or of its shapes.
 

@@ -12,7 +12,6 @@ import jax.extend
 from ml_collections import ConfigDict
 
 from mmjax import config_check
-from mmjax.core.flops import step_flops
 from mmjax.core.state import TrainState, model_params
 from mmjax.core.step import frozen_models, owned, total_loss
 from mmjax.core.views import run_views
@@ -63,7 +62,7 @@ def compile_step(config: ConfigDict, topology: Topology) -> Compiled:
     with jax.set_mesh(mesh):
         parts = assemble(config, mesh)
         state, batch, step = parts.state, parts.batch, parts.step()
-        kept, model_flops = _activations(parts, mesh), step_flops(parts, batch)
+        kept, model_flops = _activations(parts, mesh), parts.flops(batch)
         begun = time.perf_counter()
         try:
             compiled = step.lower(state, batch).compile()

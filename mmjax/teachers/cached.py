@@ -14,19 +14,24 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from mmjax.data import BadRecord, Record, Source
 from mmjax.data.draw import Draw
 from mmjax.data.modalities import Column, Modality
 from mmjax.errors import UserError
-from mmjax.teachers.source import Fingerprint
+from mmjax.interop.formats import Weights
+from mmjax.objectives.registry import PLAIN, frozen_of, teacher_of
+from mmjax.teachers.source import Fingerprint, fingerprint, read_params
 
 RECORD = "teacher.json"
 SHARD_ROWS = 1 << 16
@@ -112,6 +117,100 @@ class Cached(Modality):
             f"The embeddings in {self.folder} {what}: run mmjax embed with this config into "
             "another folder."
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class CachedTeacher:
+    """An entry of `config.teachers` whose embeddings are at hand.
+
+    Attributes:
+      name: of the entry.
+      dtype: what the embeddings are rounded to.
+      cached: the embeddings.
+      weights: of the teacher, to check that they are its; None if they are not at hand.
+    """
+
+    name: str
+    dtype: str
+    cached: Cached
+    weights: Weights | None = None
+
+    def given(self) -> tuple[str, ...]:
+        """The outputs that an objective may read."""
+        return (*self.cached.sizes, *self.cached.scalars)
+
+    def abstract(self, mesh: jax.sharding.Mesh) -> Any:
+        """Shapes, dtypes and shardings of its part of the train state: its scalars."""
+        whole = NamedSharding(mesh, P())
+        scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+        return {_parameter(name): scalar for name in self.cached.scalars}
+
+    def outputs(
+        self,
+        params: Any,
+        batch: Mapping[str, Any],
+        view: Mapping[str, Any] | None,
+        names: tuple[str, ...],
+        run: Callable[..., Mapping[str, Any]],
+    ) -> dict[str, Any]:
+        """The named outputs, which are columns of the batch or scalars of the state."""
+        del view, run
+        own, scalars = f"teacher/{self.name}/", self.of_model(names)
+        found = {n: batch[own + n] for n in names if n not in scalars}
+        return rounded(found, self.dtype) | {n: jnp.exp(params[_parameter(n)]) for n in scalars}
+
+    def of_model(self, names: Collection[str]) -> set[str]:
+        """Those of the outputs that belong to the model and not to examples."""
+        return set(names) & self.cached.scalars.keys()
+
+    def counted(self) -> "CachedTeacher":
+        return self
+
+    def readers(self, config: ConfigDict, tokenizer: Any = None) -> tuple[Modality, ...]:
+        """The embeddings."""
+        return (self.cached,)
+
+    def for_objectives(
+        self, asked: Mapping[str, Collection[str]], config: ConfigDict
+    ) -> "CachedTeacher":
+        """UserError: an objective asks for a view that it makes, of which nothing was stored."""
+        views = {frozen_of(view)[1] for view in asked if teacher_of(view) == self.name}
+        if views - {PLAIN}:
+            raise UserError(
+                f"config.teachers.{self.name}.cached holds embeddings of the examples as they are "
+                f"loaded, and an objective asks for the view {min(views - {PLAIN})!r}: run the "
+                f"teacher in the step, config.teachers.{self.name}.cached=''."
+            )
+        return self
+
+    def load(self, mesh: jax.sharding.Mesh) -> tuple[Any, Fingerprint]:
+        """(its scalars, its fingerprint). UserError: the embeddings are of another teacher than
+        config.teachers.NAME.source."""
+        mark = Fingerprint(self.cached.teacher, self.cached.teacher)
+        if self.weights is not None:
+            params = read_params(self.weights, mesh)
+            mark = fingerprint(self.weights.config, params)
+            self.cached.check_teacher(mark, self.weights.source)
+        values = {_parameter(name): value for name, value in self.cached.scalars.items()}
+        shardings = self.abstract(mesh)
+        return {
+            name: jax.device_put(np.float32(value), shardings[name].sharding)
+            for name, value in values.items()
+        }, mark
+
+
+def rounded(outputs: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Outputs with embeddings, float32 [B, D], rounded to `dtype`: a teacher's are the same whether
+    they are computed in the step or were stored."""
+    return {
+        name: x.astype(dtype).astype(jnp.float32) if name.endswith("/embed") else x
+        for name, x in outputs.items()
+    }
+
+
+def _parameter(output: str) -> str:
+    """The name in the train state of an output that is a scalar."""
+    return output.replace("/", "_")
 
 
 def open_cached(folder: str, name: str, dtype: str) -> Cached:

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mmjax import data, inference, models
+from mmjax import data, inference
 from mmjax.data import Address, BadRecord, Source
 from mmjax.data.draw import Draw
 from mmjax.data.modalities import LoadTokenizer, Modality
@@ -27,8 +27,9 @@ from mmjax.models import Graph
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.runs.workdir import make_tokenizer
 from mmjax.teachers import cached
-from mmjax.teachers.source import Fingerprint, fingerprint
-from mmjax.teachers.teacher import EMBEDS, Teacher, open_teachers
+from mmjax.teachers.online import OnlineTeacher
+from mmjax.teachers.source import Fingerprint, fingerprint, read_params
+from mmjax.teachers.teacher import open_teachers
 
 console = Console(highlight=False)
 
@@ -44,7 +45,12 @@ def embed(config: ConfigDict, output: str) -> None:
             "config.data.copies=0 shows every example anew each epoch: set how many copies to "
             "embed, e.g. config.data.copies=8, here and in training."
         )
-    teachers = [t for t in open_teachers(config) if t.weights is not None]
+    # Also those whose embeddings are there: they may be of other data.
+    running = config.copy_and_resolve_references()
+    for spec in running.teachers.values():
+        spec.cached = ""
+    running.teachers = {name: spec for name, spec in running.teachers.items() if spec.source}
+    teachers = [t for t in open_teachers(running) if isinstance(t, OnlineTeacher)]
     if not teachers:
         raise UserError("config.teachers has no teacher with a source to embed with.")
     mesh = mesh_lib.make_mesh(**config.mesh)
@@ -58,17 +64,17 @@ def embed(config: ConfigDict, output: str) -> None:
 
 
 def _embed(
-    teacher: Teacher,
+    teacher: OnlineTeacher,
     config: ConfigDict,
     sources: Sequence[Source],
     tokenizer: LoadTokenizer,
     mesh: jax.sharding.Mesh,
     folder: Path,
 ) -> None:
-    assert teacher.weights is not None
-    model, params = models.from_config(teacher.weights.config.model), teacher.read(mesh)
-    outputs = tuple(name for name in EMBEDS if name in model.outputs())
-    scalars = {"logit/scale": float(params["logit_scale"])} if "logit_scale" in params else {}
+    model, params = teacher.model, read_params(teacher.weights, mesh)
+    outputs = tuple(name for name in model.outputs() if name.endswith("/embed"))
+    scales = [name for name in model.outputs() if name.endswith("/scale")]
+    scalars = {name: float(params[name.replace("/", "_")]) for name in scales}
     mark = fingerprint(teacher.weights.config, params)
     record = {
         "teacher": mark.mark,

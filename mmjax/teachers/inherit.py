@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 from mmjax.params import path_string, role
+from mmjax.teachers.source import read_params
 from mmjax.teachers.teacher import Teacher
 
 # What must be equal for a leading part of the parameters to mean the same.
@@ -24,9 +25,10 @@ def inherit(teacher: Teacher, config: ConfigDict, like: Any) -> Any:
     UserError: the student is no part of the teacher, or the teacher's weights are not at hand.
     """
     key = f"config.teachers.{teacher.name}.start"
-    if teacher.weights is None:
+    weights = teacher.weights
+    if weights is None:
         raise UserError(f"{key} needs the teacher's weights: set its source, too.")
-    theirs = teacher.weights.config.model
+    theirs = weights.config.model
     for path in _EQUAL:
         tower, field = path.split(".")
         both = tower in config.model and tower in theirs
@@ -43,7 +45,9 @@ def inherit(teacher: Teacher, config: ConfigDict, like: Any) -> Any:
         )
 
     shardings = jax.tree.map(lambda x: x.sharding, like)
-    return jax.jit(cut, out_shardings=shardings)(teacher.read(jax.sharding.get_mesh()))
+    return jax.jit(cut, out_shardings=shardings)(
+        read_params(teacher.weights, jax.sharding.get_mesh())
+    )
 
 
 def _part(

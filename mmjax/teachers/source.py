@@ -12,6 +12,7 @@ from mmjax.errors import UserError
 from mmjax.interop import pretrained
 from mmjax.interop.formats import Weights
 from mmjax.models import parts, zoo
+from mmjax.parallel import rules
 from mmjax.params import path_string
 from mmjax.runs.checkpoint import checksum
 from mmjax.schema import TRAINING_ONLY, entry
@@ -58,6 +59,13 @@ def fingerprint(config: ConfigDict, params: Any) -> Fingerprint:
     ]
     digest = hashlib.sha256("\n".join([*used, *lines]).encode())
     return Fingerprint(f"1:{digest.hexdigest()[:16]}", _version_0(config.model, lines))
+
+
+def read_params(weights: Weights, mesh: jax.sharding.Mesh) -> Any:
+    """The parameters of `weights`, on the mesh."""
+    model = models.from_config(weights.config.model)
+    shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
+    return weights.read(rules.with_shardings(shapes, mesh))
 
 
 def _version_0(model: ConfigDict, lines: list[str]) -> str:

@@ -2,7 +2,7 @@
 train state and the batch. Nothing is read or computed; a mesh of described devices will do."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,12 +11,14 @@ from ml_collections import ConfigDict
 
 from mmjax import config_check, models, objectives
 from mmjax.core import optim
+from mmjax.core.flops import step_flops
 from mmjax.core.state import NOTHING_DECLARED, Declared, TrainState, abstract_state
 from mmjax.core.step import Objectives, declare, make_train_step
 from mmjax.data import modalities, packing, train_columns
 from mmjax.data.modalities import LoadTokenizer, Modality
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.models import Graph
+from mmjax.models.flops import plain_model
 from mmjax.objectives.registry import teacher_of
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.teachers.teacher import Teacher, open_teachers
@@ -49,6 +51,11 @@ class Parts:
         config = self.config
         goals = objectives.build(config.objectives, config.model, words)
         return dataclasses.replace(self, objectives=goals)
+
+    def flops(self, batch: Mapping[str, Any]) -> int:
+        """Model FLOPs of a train step on `batch` (or its shapes), over all devices."""
+        model = plain_model(self.config.model)
+        return step_flops(model, self.objectives, self.teachers, self.state, batch)
 
     def step(self) -> Any:
         """The train step, jitted; it takes the place of the state's arrays."""

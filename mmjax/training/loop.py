@@ -18,7 +18,6 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from mmjax import config_check, data, evaluation, models
-from mmjax.core.flops import step_flops
 from mmjax.core.state import TrainState, init_state, model_params, with_params
 from mmjax.data import vocabulary
 from mmjax.errors import Preempted, UserError
@@ -171,7 +170,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
             clock.sent(metrics["loss"])
             profiler.after(step, metrics["loss"])
             shapes = tuple(column.shape for column in batch.values())
-            flops[shapes] = flops.get(shapes) or step_flops(parts, batch)
+            flops[shapes] = flops.get(shapes) or parts.flops(batch)
             meter.step(waited, flops[shapes])
 
             last = step == config.total_steps

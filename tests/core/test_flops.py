@@ -6,7 +6,6 @@ import tiny
 
 from mmjax import config as config_lib
 from mmjax import models
-from mmjax.core.flops import step_flops
 from mmjax.models.flops import forward_flops
 from mmjax.models.zoo import config as architecture
 from mmjax.parallel import mesh as mesh_lib
@@ -34,7 +33,7 @@ def counted(run, devices=1, length=LENGTH):
             name: jax.ShapeDtypeStruct((B, length), parts.batch[name].dtype)
             for name in ("text", "text_mask")
         }
-        return step_flops(parts, {**parts.batch, **texts})
+        return parts.flops({**parts.batch, **texts})
 
 
 def layers(queries, keys, depth=DEPTH):

@@ -17,7 +17,7 @@ from mmjax.models import tokens as token_lib
 from mmjax.objectives import Objective, View
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.params import path_string
-from mmjax.teachers.teacher import Teacher
+from mmjax.teachers import OnlineTeacher
 
 B, DEVICES = 32, (1, 8)
 FLAVA = {"mlm": {}, "mlm_text": {"kind": "mlm", "of": "text"}}
@@ -84,7 +84,7 @@ def run(built, devices=1, microbatches=1, frozen=None):
     return jax.tree.map(np.asarray, (metrics, gradient, outputs, theirs))
 
 
-TEACHERS = (Teacher("big", "float32", None, model(), None, ("plain", "hidden")),)
+TEACHERS = (OnlineTeacher("big", "float32", None, model(), ("plain", "hidden")),)
 NONE = {"teachers": {"big": {}}, "ema": {}}
 
 
@@ -293,7 +293,7 @@ def test_the_logits_of_all_tokens_are_never_held(name, microbatches, monkeypatch
     if name == "caption":
         del entry["mlm"]
     built, tower = objectives.build(entry, settings), models.from_config(settings)
-    teachers = [Teacher("big", "float32", None, tower, None, ("mlm",))]
+    teachers = [OnlineTeacher("big", "float32", None, tower, ("mlm",))]
     weights, columns = tiny.params(tower), tiny.batch(settings, size=B)
 
     def loss(params, batch):

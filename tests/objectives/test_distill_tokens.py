@@ -22,7 +22,7 @@ from mmjax.models import tokens as token_lib
 from mmjax.models.tokens import Unembedding
 from mmjax.objectives import Own, distill_tokens
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.teachers.teacher import Teacher
+from mmjax.teachers import OnlineTeacher
 
 V, LENGTH, B, WIDTH = 40, 12, 16, 32
 MASK, T = 39, 2.0
@@ -109,7 +109,7 @@ def ours(folder, devices, microbatches=1):
     none = np.zeros(V, bool)
     built = objectives.build(config, None, Vocabulary(V - 1, MASK, (), none, none))
     model, big = (models.from_config(w.config.model) for w in (weights, teacher))
-    teachers = (Teacher("big", "float32", teacher, big, None, ("mlm",)),)
+    teachers = (OnlineTeacher("big", "float32", teacher, big, ("mlm",)),)
     frozen = {"big": teacher.read(shapes(teacher.config.model))}
 
     @functools.partial(jax.jit, compiler_options=tiny.QUICK)
@@ -268,7 +268,7 @@ def test_a_teacher_that_reads_other_tokens_is_refused(folder):
 
     of_weights = Weights("bert", weights.config, weights.read, lambda: tokenizer({"a": 0}))
     model = models.from_config(weights.config.model)
-    teacher = Teacher("big", "float32", of_weights, model, None)
+    teacher = OnlineTeacher("big", "float32", of_weights, model)
     masked = {"teacher/big/mlm": ("text/hidden",)}
     teacher = teacher.for_objectives(masked, config)
     assert teacher.readers(config, lambda: tokenizer({"a": 0})) == ()  # none of its own
@@ -281,7 +281,7 @@ def test_a_teacher_that_reads_other_tokens_is_refused(folder):
     config.model.image = config_lib.entry("model", kind="regions")
     clip = tiny.config()
     of_weights = Weights("clip", clip, None, None)
-    teacher = Teacher("big", "float32", of_weights, models.from_config(clip.model), None)
+    teacher = OnlineTeacher("big", "float32", of_weights, models.from_config(clip.model))
     teacher.for_objectives({"teacher/big": ("text/embed",)}, config)
     with pytest.raises(UserError, match=r"big reads images, and a model of regions .* without any"):
         teacher.for_objectives({"teacher/big": ("image/embed",)}, config)

@@ -20,9 +20,8 @@ from mmjax.models import parts
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
 from mmjax.schema import TRAINING_ONLY
-from mmjax.teachers import cached
+from mmjax.teachers import CachedTeacher, OnlineTeacher, cached
 from mmjax.teachers.source import Fingerprint, fingerprint
-from mmjax.teachers.teacher import Teacher
 
 D, VIEWS, SIZES = 6, 3, {"one": 5, "two": 7}
 
@@ -107,11 +106,11 @@ def test_cached_and_online_are_the_same_bits(folder):
     embeds = {name: x[:5] for name, x in embeddings().items()}
     batch = read(opened(folder), *((0, 0, index) for index in range(5)))
     names = ("image/embed", "text/embed", "logit/scale")
-    stored = Teacher("big", "bfloat16", None, None, opened(folder))
-    params = {"logit/scale": np.float32(3.0)}
+    stored = CachedTeacher("big", "bfloat16", opened(folder))
+    params = {"logit_scale": np.float32(3.0)}
     ours = stored.outputs(params, batch, None, names, run=None)
     model = models.from_config(tiny.config().model)
-    online = Teacher("big", "bfloat16", Weights("big", tiny.config(), None), model, None)
+    online = OnlineTeacher("big", "bfloat16", Weights("big", tiny.config(), None), model)
     made = {**{n: jax.numpy.asarray(x) for n, x in embeds.items()}, "logit/scale": np.exp(3.0)}
     theirs = online.outputs(params, {}, None, names, run=lambda *_: made)
     for name in names[:2]:

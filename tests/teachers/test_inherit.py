@@ -10,9 +10,10 @@ from mmjax import models
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.parallel import rules
 from mmjax.params import path_string
+from mmjax.teachers import CachedTeacher, OnlineTeacher
 from mmjax.teachers.inherit import inherit
-from mmjax.teachers.teacher import Teacher, model_shapes, with_shardings
 
 TEACHER_DEPTH, HEADS, CHANNELS = 6, 4, 8  # of each head
 
@@ -24,7 +25,7 @@ def teacher():
     model = models.from_config(config.model)
     params = tiny.params(model)
     weights = Weights("teacher", config, lambda like: jax.tree.map(jax.numpy.asarray, params))
-    return Teacher("big", "float32", weights, model, None), params
+    return OnlineTeacher("big", "float32", weights, model), params
 
 
 def start(change):
@@ -35,7 +36,7 @@ def start(change):
     change(config.model)
     mesh = mesh_lib.make_mesh(2, 2, 2)
     with jax.set_mesh(mesh):
-        like = with_shardings(model_shapes(models.from_config(config.model)), mesh)
+        like = rules.with_shardings(tiny.shapes(models.from_config(config.model)), mesh)
         ours = inherit(big, config, like)
         assert jax.tree.map(lambda x: x.sharding, ours) == jax.tree.map(lambda x: x.sharding, like)
     return flat(ours), flat(params)
@@ -99,4 +100,4 @@ def test_a_student_that_is_no_part_of_the_teacher(change, said):
 def test_a_teacher_without_weights():
     big, _ = teacher()
     with pytest.raises(UserError, match=r"big\.start needs the teacher's weights: set its source"):
-        inherit(Teacher("big", "float32", None, None, None), big.weights.config, {})
+        inherit(CachedTeacher("big", "float32", None), big.weights.config, {})
