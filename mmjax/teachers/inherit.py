@@ -45,9 +45,8 @@ def inherit(teacher: Teacher, config: ConfigDict, like: Any) -> Any:
         )
 
     shardings = jax.tree.map(lambda x: x.sharding, like)
-    return jax.jit(cut, out_shardings=shardings)(
-        read_params(teacher.weights, jax.sharding.get_mesh())
-    )
+    params = read_params(weights, jax.sharding.get_mesh())
+    return jax.jit(cut, out_shardings=shardings)(params)
 
 
 def _part(
