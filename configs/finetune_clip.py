@@ -14,7 +14,7 @@ thousand pairs. Not run here: no accelerator was at hand.
 
 from mmjax import config as config_lib
 from mmjax import models
-from mmjax.interop import pretrained
+from mmjax.interop import registry
 
 
 def get_config(arg=None):
@@ -24,7 +24,7 @@ def get_config(arg=None):
 
     config.model = models.zoo.config("ViT-B/32-quickgelu")
     if arg and arg != "smoke":
-        of_weights = pretrained.find(arg).config
+        of_weights = registry.find(arg).config
         config.model = of_weights.model
         config.data.resize = of_weights.data.resize
         config.data.interpolation = of_weights.data.interpolation

@@ -316,7 +316,8 @@ def _eval(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _export(args: argparse.Namespace, _: list[str]) -> None:
-    from mmjax.interop import pretrained, run
+    from mmjax import pretrained
+    from mmjax.interop import run
 
     if not run.detect(Path(args.workdir)):
         raise UserError(f"{args.workdir} is not a workdir of a run, nor a checkpoint of one.")
@@ -325,7 +326,7 @@ def _export(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _convert(args: argparse.Namespace, _: list[str]) -> None:
-    from mmjax.interop import pretrained
+    from mmjax import pretrained
 
     pretrained.load(args.source).export(args.target, args.format)
     print(f"wrote {args.target}")

@@ -17,6 +17,7 @@ FLOORS = (
     ("runs",),
     ("interop",),
     ("inference",),
+    ("pretrained",),
     ("evaluation",),
     ("teachers",),
     ("config",),

@@ -13,9 +13,9 @@ from mmjax.data.keys import KEYS as DATA
 from mmjax.errors import UserError
 from mmjax.evaluation import progress, report
 from mmjax.evaluation.tasks import build, keys_at
-from mmjax.interop.pretrained import load
 from mmjax.models import Graph
 from mmjax.parallel.mesh import make_mesh
+from mmjax.pretrained import load
 from mmjax.runs.workdir import restore_for_inference
 from mmjax.schema import entry, find, kind_of
 

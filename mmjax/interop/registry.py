@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
 from mmjax.errors import UserError
-from mmjax.interop import big_vision, huggingface, open_clip, openai, run
+from mmjax.interop import big_vision, hub, huggingface, open_clip, openai, run
 from mmjax.interop.folder import replaced
 from mmjax.interop.formats import Format, Training, Weights
 
@@ -37,6 +37,16 @@ def open_weights(path: str | Path) -> Weights:
     raise UserError(
         f"{path} holds no weights that mmjax knows: it reads {', '.join(FORMATS)} and its own runs."
     )
+
+
+def find(source: str | Path) -> Weights:
+    """The weights of what `mmjax.load` takes, of which no parameter is read yet."""
+    here = Path(source).exists() or not str(source) or str(source).startswith((".", "/", "~"))
+    if here:
+        return open_weights(source)
+    weights = open_weights(hub.fetch(str(source)))
+    weights.config.model.name = str(source).rpartition("/")[2]  # the folder is called by a hash
+    return weights
 
 
 def export(

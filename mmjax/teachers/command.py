@@ -22,7 +22,7 @@ from mmjax.data.draw import Draw
 from mmjax.data.modalities import LoadTokenizer, Modality
 from mmjax.data.workers import Batch, read_ahead
 from mmjax.errors import UserError
-from mmjax.interop import pretrained
+from mmjax.interop import registry
 from mmjax.models import Graph
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.runs.workdir import make_tokenizer
@@ -57,7 +57,7 @@ def embed(config: ConfigDict, output: str) -> None:
     with jax.set_mesh(mesh):
         sources = data.open_sources(config.data.train)
         start = config.init_from.source
-        of_weights = pretrained.find(start).tokenizer if start else None
+        of_weights = registry.find(start).tokenizer if start else None
         tokenizer = functools.cache(lambda: make_tokenizer(config, sources, of_weights))
         for teacher in teachers:
             _embed(teacher, config, sources, tokenizer, mesh, Path(output) / teacher.name)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from mmjax import models
 from mmjax.data.keys import PREPROCESS
 from mmjax.errors import UserError
-from mmjax.interop import pretrained
+from mmjax.interop import registry
 from mmjax.interop.formats import Weights
 from mmjax.models import parts, zoo
 from mmjax.parallel import rules
@@ -27,7 +27,7 @@ def open_source(source: str, key: str, run: ConfigDict) -> Weights:
     UserError: there is nothing of the kind; it begins with the config `key`.
     """
     try:
-        return _random(source, run) if source.startswith(RANDOM) else pretrained.find(source)
+        return _random(source, run) if source.startswith(RANDOM) else registry.find(source)
     except UserError as error:
         raise UserError(f"{key}.source={source!r}: {error}") from error
 

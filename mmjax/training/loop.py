@@ -21,7 +21,7 @@ from mmjax import config_check, data, evaluation, models
 from mmjax.core.state import TrainState, init_state, model_params, with_params
 from mmjax.data import vocabulary
 from mmjax.errors import Preempted, UserError
-from mmjax.interop import pretrained, start
+from mmjax.interop import registry, start
 from mmjax.interop.formats import Weights
 from mmjax.models.parts import vocabularies
 from mmjax.parallel import mesh as mesh_lib
@@ -73,7 +73,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
         # Weights to start from: matched with the model by name and shape, not read yet.
         weights = None
         if config.init_from.source and not checkpoint_steps(folder):
-            weights = pretrained.find(config.init_from.source)
+            weights = registry.find(config.init_from.source)
             start.plan(weights, config.model, config.init_from.parts)
 
         # Data and evaluators.

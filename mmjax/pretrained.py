@@ -4,8 +4,9 @@ clip = mmjax.load("openai/clip-vit-base-patch32")
 clip.logits(images=[picture], texts=["a cat", "a dog"])
 """
 
+import contextlib
 import dataclasses
-import functools
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +17,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from mmjax import models
+from mmjax import inference, models
 from mmjax.data import Tokenizer, eval_transform
 from mmjax.errors import UserError
-from mmjax.interop import hub, registry
-from mmjax.interop.formats import Training, Weights
+from mmjax.interop import registry
+from mmjax.interop.formats import Training
 from mmjax.interop.start import grouped, start_from
 from mmjax.models import Graph
 from mmjax.parallel.mesh import batch_shards
@@ -46,7 +47,7 @@ def load(source: str | Path, *, image_size: int | None = None) -> "Pretrained":
     The parameters lie on the current mesh (`jax.set_mesh`) as `parallel/rules.py` says, or on the
     first device without one.
     """
-    weights = find(source)
+    weights = registry.find(source)
     config = weights.config
     if weights.left:
         log.warning("%s: left, as mmjax has no model for it: %s", source, grouped(weights.left))
@@ -65,16 +66,6 @@ def load(source: str | Path, *, image_size: int | None = None) -> "Pretrained":
         tokenizer=weights.tokenizer() if weights.tokenizer else None,
         training=weights.training,
     )
-
-
-def find(source: str | Path) -> Weights:
-    """The weights of `load`'s `source`, of which no parameter is read yet."""
-    here = Path(source).exists() or not str(source) or str(source).startswith((".", "/", "~"))
-    if here:
-        return registry.open_weights(source)
-    weights = registry.open_weights(hub.fetch(str(source)))
-    weights.config.model.name = str(source).rpartition("/")[2]  # the folder is called by a hash
-    return weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +100,7 @@ class Pretrained:
         """float32 [images, texts]: scale · cosine (+ bias); softmax over texts for CLIP, sigmoid of
         each for SigLIP."""
         scalars = tuple(name for name in ("logit/scale", "logit/bias") if name in self.given)
-        of_model = _jitted(self.model, scalars)(self.params, {})
+        of_model: Any = self.model.apply({"params": self.params}, {}, scalars)
         cosine = self.embed_images(images) @ self.embed_texts(texts).T
         return np.asarray(of_model["logit/scale"]) * cosine + np.asarray(
             of_model.get("logit/bias", 0.0)
@@ -148,18 +139,29 @@ class Pretrained:
         if texts is not None:
             columns |= self.tokenize(texts)
         count = len(next(iter(columns.values())))
-        parts = []
-        for start in range(0, count, batch_size):
-            batch = {name: x[start : start + batch_size] for name, x in columns.items()}
-            rows = len(next(iter(batch.values())))
-            # A power of two rows for each part of the mesh: few shapes to compile for.
-            shards = batch_shards()
-            size = shards << (-(-rows // shards) - 1).bit_length()
-            numbers = np.minimum(np.arange(size), rows - 1)
-            batch = {name: x[numbers] for name, x in batch.items()}
-            found = _jitted(self.model, names)(self.params, batch)
-            parts.append({name: np.asarray(x)[:rows] for name, x in found.items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+        full = count // batch_size * batch_size
+        with self._on_mesh():
+            found = [
+                inference.run(self.model, self.params, inference.cut(some, size, rows), names, size)
+                for some, size, rows in self._batches(columns, (0, full, count), batch_size)
+            ]
+        return {name: np.concatenate([part[name] for part in found]) for name in names}
+
+    def _batches(self, columns: inference.Columns, ends: tuple[int, ...], batch_size: int) -> Any:
+        """The full batches and the rest, of which the last has a power of two rows for each part of
+        the mesh: few shapes to compile for."""
+        for start, end in itertools.pairwise(ends):
+            if start < end:
+                some = {name: x[start:end] for name, x in columns.items()}
+                most = min(end - start, batch_size)
+                rows = 1 << (-(-most // batch_shards()) - 1).bit_length()
+                yield some, *inference.global_batch(rows * batch_shards())
+
+    def _on_mesh(self) -> Any:
+        """Where the parameters lie: on the current mesh, or that which `load` made."""
+        if not jax.sharding.get_mesh().empty:
+            return contextlib.nullcontext()
+        return jax.set_mesh(jax.tree.leaves(self.params)[0].sharding.mesh)
 
     def preprocess(self, images: Sequence[Picture]) -> np.ndarray:
         """uint8 [N, S, S, 3] as the weights were made for; the model itself normalises."""
@@ -180,8 +182,3 @@ class Pretrained:
             folder, format, config=self.config, params=self.params, tokenizer=self.tokenizer,
             training=self.training,
         )  # fmt: skip
-
-
-@functools.lru_cache(maxsize=32)
-def _jitted(model: Graph, names: tuple[str, ...]) -> Any:
-    return jax.jit(lambda params, batch: model.apply({"params": params}, batch, names))
