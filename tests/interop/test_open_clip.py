@@ -13,14 +13,13 @@ from ml_collections import ConfigDict
 from open_clip_oracle import open_clip
 from pytorch import save_file, torch
 
-from mmjax import models
+from mmjax import models, pretrained
 from mmjax.data.tokenize import clip_tokenizer, train_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import formats, registry, start
 from mmjax.interop.open_clip import FAMILY, tables, timm
 from mmjax.interop.open_clip import config as settings_lib
 from mmjax.models.text import ignores_padding
-from mmjax.pretrained import load
 
 EOT = 511
 VISION = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 16}
@@ -210,7 +209,7 @@ def test_coca_is_a_teacher_or_a_start_without_its_decoder(tmp_path, caplog):
     source = load(folder)[1]["text"]["position_embed"]
     np.testing.assert_array_equal(found["text"]["position_embed"][-1], source[-1])
     assert found["text"]["position_embed"].shape == (21, 64)
-    load(folder)
+    pretrained.load(folder)
     assert "left, as mmjax has no model for it: text_decoder/" in caplog.text
 
 
