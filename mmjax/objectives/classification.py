@@ -105,7 +105,8 @@ def classification(
         rank = class_rank(logits, label)
         first, first_five = (((rank < k) & there).astype(jnp.float32) for k in (1, 5))
         return ClassSums(
-            sum(losses[1:], start=losses[0]), sum(weights[1:], start=weights[0]), there.astype(jnp.float32), first,
+            sum(losses[1:], start=losses[0]), sum(weights[1:], start=weights[0]),
+            there.astype(jnp.float32), first,
             first_five if logits.shape[1] > 5 else None,
         )  # fmt: skip
 
