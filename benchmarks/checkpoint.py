@@ -27,7 +27,7 @@ from mmjax.parallel import mesh as mesh_lib
 from mmjax.runs.checkpoint import FOLDER, Checkpoints
 from mmjax.runs.metrics import ProgressLine
 from mmjax.training.assemble import Parts, abstract_batch, assemble
-from mmjax.training.loop import fresh_state
+from mmjax.training.prepare import fresh_state
 
 
 def main() -> None:

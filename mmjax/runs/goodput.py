@@ -16,6 +16,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from mmjax.runs.observers import Observer
+
 CAUSES = {
     "steps": "steps that count",
     "start": "from the start of a process to the end of its first step: restoring, compiling",
@@ -28,21 +30,36 @@ CAUSES = {
 }
 
 
-class Clock:
+class Clock(Observer):
     """Where the time of this process goes; the rest of it is in steps.
 
     A step that was sent to the devices is computed while the loop goes on, so waiting for a batch
     costs only what is left of the wait once the devices have nothing more to do. A thread notices
-    when that is.
+    when that is. `rows` are the log lines of the run so far, of which goodput is counted, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._account = Account(rows)
+        self._began = 0.0
+        self.idle = 0.0  # seconds of the last wait for a batch
         self._last = time.perf_counter()
         self._spent: dict[str, float] = defaultdict(float)
         self._starting = True
         self._steps: queue.SimpleQueue[jax.Array | None] = queue.SimpleQueue()
         self._sent = self._done = 0
         self._done_at = 0.0
+
+    def enter(self, phase: str, step: int) -> None:
+        self._began = time.perf_counter()
+
+    def leave(self, phase: str, step: int, result: Any) -> None:
+        cause = phase.partition(" ")[0]
+        if cause == "data":
+            self.idle = self.waited(self._began)
+        elif cause == "step":
+            self.sent(result[0]["loss"])
+        else:
+            self._spent[cause] += time.perf_counter() - self._began
 
     @contextlib.contextmanager
     def spend(self, cause: str) -> Iterator[None]:
@@ -67,14 +84,16 @@ class Clock:
         self._spent["data"] += idle
         return idle
 
-    def read(self) -> dict[str, float]:
-        """What a log line says: `time`, and `seconds/CAUSE` since the line before."""
+    def read(self, step: int) -> dict[str, float]:
+        """`time`, `seconds/CAUSE` since the line before, and the goodput of the whole run."""
         now = time.perf_counter()
         total, self._last = now - self._last, now
         spent = {"start": total} if self._starting else self._spent
         spent["steps"] = max(0.0, total - sum(spent.values()))
         self._spent, self._starting = defaultdict(float), False
-        return {"time": time.time()} | {f"seconds/{cause}": s for cause, s in spent.items()}
+        found = {"time": time.time()} | {f"seconds/{cause}": s for cause, s in spent.items()}
+        self._account.add({"step": step, **found})
+        return {**found, "goodput": self._account.goodput()}
 
     def close(self) -> None:
         self._steps.put(None)

@@ -4,7 +4,8 @@ import dataclasses
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from etils import epath
@@ -12,6 +13,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from mmjax.parallel.hardware import peak_flops
+from mmjax.runs.goodput import Clock
+from mmjax.runs.observers import Observer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Log:
     wandb: str = ""
 
 
-class MetricWriter:
+class MetricWriter(Observer):
     """Writes scalars of a step to every sink that the config asks for; on the first host only."""
 
     def __init__(self, workdir: epath.Path, config: ConfigDict):
@@ -57,7 +60,7 @@ class MetricWriter:
                 config=json.loads(config.to_json_best_effort()),
             )  # fmt: skip
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, float]) -> None:
         """Records `values` at `step`; a line of metrics.jsonl is complete once this returns."""
         if self._file:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -82,12 +85,26 @@ def _run_id(workdir: epath.Path) -> str:
     return path.read_text()
 
 
-class Meter:
-    """Throughput between two log lines: time, and the part of it spent waiting for data."""
+class Meter(Observer):
+    """Throughput between two log lines: time, and the part of it spent waiting for data.
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
+    `flops` gives the model FLOPs of a batch over all devices, `clock` how long its data was waited
+    for.
+    """
+
+    def __init__(self, batch_size: int, flops: Callable[[Any], int], clock: Clock):
+        self._batch_size, self._flops_of, self._clock = batch_size, flops, clock
+        self._known: dict[Any, int] = {}  # by the batch's shapes
         self.reset()
+
+    def leave(self, phase: str, step: int, result: Any) -> None:
+        if phase == "step":
+            _, batch = result
+            shapes = tuple(column.shape for column in batch.values())
+            self._known[shapes] = self._known.get(shapes) or self._flops_of(batch)
+            self.step(self._clock.idle, self._known[shapes])
+        elif phase.startswith("eval"):
+            self.reset()
 
     def reset(self) -> None:
         """Starts a new interval: after a log line, and after what should not be counted."""
@@ -100,7 +117,7 @@ class Meter:
         self._wait += data_wait
         self._flops += flops
 
-    def read(self) -> dict[str, float]:
+    def read(self, step: int) -> dict[str, float]:
         """The interval's speed; call it after the device has finished the interval's last step."""
         if not self._steps:
             return {}
@@ -119,10 +136,11 @@ class Meter:
         memory = jax.local_devices()[0].memory_stats() or {}
         if "peak_bytes_in_use" in memory:
             speed["memory_gib"] = memory["peak_bytes_in_use"] / 2**30
+        self.reset()
         return speed
 
 
-class ProgressLine:
+class ProgressLine(Observer):
     """One line a log interval: what a person watching the run wants to know."""
 
     def __init__(self, total_steps: int):
@@ -134,8 +152,10 @@ class ProgressLine:
         if jax.process_index() == 0:
             self._console.print(text)
 
-    def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Prints the metrics of a step."""
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Prints the metrics of a step; of evaluations see `evaluation`."""
+        if "loss" not in values:
+            return
         now = time.perf_counter()
         self._started = self._started or (now, step)
         parts = [f"[bold]step {step:>{len(f'{self._total:,}')},}/{self._total:,}[/]"]

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import logging
@@ -11,6 +12,7 @@ from etils import epath
 
 from mmjax.errors import UserError
 from mmjax.runs.goodput import Clock
+from mmjax.runs.observers import Observer
 
 FOLDER = "profile"
 
@@ -27,7 +29,7 @@ class Profile:
     steps: str = ""
 
 
-class Profiler:
+class Profiler(Observer):
     """Traces the steps FIRST … END - 1 of `steps`, written "FIRST:END", into WORKDIR/profile.
 
     Every host writes its own file. Of steps that were done before a restart there is no trace.
@@ -38,19 +40,17 @@ class Profiler:
         self._folder, self._clock = workdir / FOLDER, clock
         self._tracing = ""
 
-    def before(self, step: int) -> None:
-        """To be called before each step."""
-        if step == self._first:
+    def enter(self, phase: str, step: int) -> None:
+        if phase == "step" and step == self._first:
             # The profiler writes to this machine only.
             remote = "://" in str(self._folder)
             self._tracing = tempfile.mkdtemp() if remote else str(self._folder)
             with self._clock.spend("profile"):
                 jax.profiler.start_trace(self._tracing)
 
-    def after(self, step: int, result: jax.Array) -> None:
-        """To be called after each step with one of its results."""
-        if self._tracing and step == self._end - 1:
-            result.block_until_ready()
+    def leave(self, phase: str, step: int, result: Any) -> None:
+        if phase == "step" and self._tracing and step == self._end - 1:
+            jax.block_until_ready(result[0])
             with self._clock.spend("profile"):
                 self.close()
 

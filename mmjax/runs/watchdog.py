@@ -9,8 +9,10 @@ import traceback
 import jax
 from absl import logging
 
+from mmjax.runs.observers import Observer
 
-class Watchdog:
+
+class Watchdog(Observer):
     """Told of each phase by `enter`, it logs one that takes longer than `seconds` (0: never)."""
 
     def __init__(self, seconds: float):
@@ -22,7 +24,6 @@ class Watchdog:
             threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     def enter(self, phase: str, step: int) -> None:
-        """The run moves on to `phase` (data, step, save, eval) of `step`."""
         self._where = (step, phase, time.monotonic())
 
     def close(self) -> None:

@@ -1,48 +1,27 @@
 """A run from its config to its last checkpoint; read it from top to bottom."""
 
 import contextlib
-import dataclasses
-import functools
 import json
 import multiprocessing
 import os
-import time
-from collections import Counter
-from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
-import numpy as np
-from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from mmjax import config_check, data, evaluation, models
-from mmjax.core.state import TrainState, init_state, model_params, with_params
-from mmjax.data import vocabulary
+from mmjax import config_check, data
+from mmjax.core.state import TrainState
 from mmjax.errors import Preempted, UserError
-from mmjax.interop import registry, start
-from mmjax.interop.formats import Weights
-from mmjax.models.parts import vocabularies
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.runs.checkpoint import Checkpoints, checkpoint_steps
-from mmjax.runs.goodput import Account, Clock, read_rows
-from mmjax.runs.metrics import Meter, MetricWriter, ProgressLine
+from mmjax.runs.goodput import Clock, read_rows
+from mmjax.runs.metrics import Meter, MetricWriter
+from mmjax.runs.observers import Observers
 from mmjax.runs.preemption import Preemption
 from mmjax.runs.profile import Profiler
 from mmjax.runs.watchdog import Watchdog
-from mmjax.runs.workdir import (
-    open_workdir,
-    workdir_lengths,
-    workdir_path,
-    workdir_tokenizer,
-)
-from mmjax.teachers.inherit import inherit
-from mmjax.teachers.teacher import check_data, load_teachers
-from mmjax.training.assemble import Parts, assemble, readers
-
-Batch = dict[str, np.ndarray]
-WORKER_STARTS = 3  # in a row whose workers died before they gave a batch: then the run ends
+from mmjax.runs.workdir import workdir_path
+from mmjax.training.prepare import Prepared, prepare
 
 
 def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
@@ -59,204 +38,88 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
             "A data worker that imported your script would train, too: put the call of train() "
             'under `if __name__ == "__main__":`.'
         )
-    clock = Clock()
+    folder = workdir_path(workdir)
+    clock = Clock(read_rows(folder) if jax.process_index() == 0 else ())
     config_check.validate(config)
     use_compilation_cache()
-    folder = workdir_path(workdir)
     mesh = mesh_lib.make_mesh(**config.mesh)
     config_check.validate_on_mesh(config, dict(mesh.shape))
-
     preemption = Preemption()
     with jax.set_mesh(mesh), preemption.watch(), contextlib.ExitStack() as cleanup:
-        parts = assemble(config, mesh)  # model, objectives, teachers, optimizer: as shapes
-
-        # Weights to start from: matched with the model by name and shape, not read yet.
-        weights = None
-        if config.init_from.source and not checkpoint_steps(folder):
-            weights = registry.find(config.init_from.source)
-            start.plan(weights, config.model, config.init_from.parts)
-
-        # Data and evaluators.
-        sources = data.open_sources(config.data.train)
-        for modality in data.modalities.build(models.inputs(config.model)).values():
-            for name, source in zip(sorted(config.data.train), sources, strict=True):
-                modality.check(source, config.data.train[name], f"config.data.train.{name}")
-        check_data(parts.teachers, config, sources)
-        check_resume = functools.partial(config_check.validate_resume, new=config, workdir=folder)
-        open_workdir(folder, config, cleanup, check_resume, command)
-        of_weights = weights.tokenizer if weights else None
-        load = functools.cache(lambda: workdir_tokenizer(folder, config, sources, of_weights))
-        tokenizer = load() if vocabularies(config.model) else None
-        if tokenizer is not None:
-            config_check.validate_vocabulary(config, tokenizer.vocab_size)
-            rows = min(part.vocab_size for part in vocabularies(config.model).values())
-            parts = parts.with_vocabulary(vocabulary.of_tokenizer(tokenizer, rows))
-        modalities = readers(config, parts.teachers, load)
-        evaluators = {
-            name: evaluation.build(
-                name, spec, config=config, model=parts.model, tokenizer=tokenizer
-            )
-            for name, spec in sorted(config.evals.items())
-        }
-
-        # State: the newest checkpoint, or a fresh start.
-        checkpoints = Checkpoints(folder, config.checkpoint)
-        cleanup.callback(checkpoints.close)
-        line = ProgressLine(config.total_steps)
-        teachers = load_teachers(parts.teachers, mesh, folder)  # another one is refused here
-        state = checkpoints.restore_newest(parts.state) or fresh_state(parts, weights, mesh, line)
-        state = dataclasses.replace(state, teachers=teachers)
-        first = int(state.step)
-
-        parameters = sum(x.size for x in jax.tree.leaves(model_params(state.params)))
-        line.say(
-            f"[bold]{config.model.name}[/]  {parameters:,} parameters  "
-            f"{jax.device_count()} × {jax.devices()[0].device_kind}  mesh {dict(mesh.shape)}  "
-            f"{sum(map(len, sources)):,} examples  → {folder}"
-            + (f"  [bold]resuming at step {first:,}[/]" if first else "")
+        run = prepare(config, folder, cleanup, command)
+        watch = Observers(
+            Watchdog(config.log.watchdog),
+            clock,
+            Profiler(config.profile.steps, folder, clock),
+            Meter(config.batch_size, run.parts.flops, clock),
+            MetricWriter(folder, config),
+            run.line,
         )
-        account = Account(read_rows(folder) if jax.process_index() == 0 else ())
-        writer = MetricWriter(folder, config)
-        cleanup.callback(writer.close)
-        cleanup.callback(clock.close)
-        profiler = Profiler(config.profile.steps, folder, clock)
-        cleanup.callback(profiler.close)
+        cleanup.callback(watch.close)
+        return steps(run, watch, clock, preemption, folder)
 
-        def times(step: int) -> dict[str, float]:
-            found = clock.read()
-            account.add({"step": step, **found})
-            return {**found, "goodput": account.goodput()}
 
-        train_step = parts.step()
-        lengths = workdir_lengths(folder, config, sources, tokenizer) if tokenizer else ()
-        rows, counts = mesh_lib.local_rows(config.batch_size), Counter[str]()
-        batches = unfailing(
-            lambda step: data.train_batches(
-                sources, config, modalities, rows=rows, start_step=step, lengths=lengths,
-                counts=counts,
-            ),
-            first,
-        )  # fmt: skip
-        cleanup.callback(batches.close)
-        meter, flops = Meter(config.batch_size), dict[Any, int]()  # by the batch's shapes
-        watchdog = Watchdog(config.log.watchdog)
-        cleanup.callback(watchdog.close)
-
-        def evaluate(names: Sequence[str]) -> dict[str, float]:
-            results: dict[str, float] = {}
-            if not names:
-                return results
-            jax.block_until_ready(state)
-            with clock.spend("eval"):
-                for name in names:
-                    watchdog.enter(f"eval {name}", step)
-                    result = evaluators[name](state.eval_params())
-                    line.evaluation(name, result)
-                    results |= {f"{name}/{k}": v for k, v in result.items()}
-            writer.write(step, results)
-            meter.reset()
-            return results
-
-        for step in range(first + 1, config.total_steps + 1):
-            watchdog.enter("data", step)
-            began = time.perf_counter()
-            local = next(batches)
-            waited = clock.waited(began)
-            watchdog.enter("step", step)
+def steps(
+    run: Prepared, watch: Observers, clock: Clock, preemption: Preemption, folder: epath.Path
+) -> TrainState:
+    """Trains step by step, and logs, evaluates and saves on the way."""
+    config, state, train_step = run.parts.config, run.state, run.parts.step()
+    first = int(state.step)
+    for step in range(first + 1, config.total_steps + 1):
+        with watch.phase("data", step):
+            local = next(run.batches)
+        with watch.phase("step", step) as result:
             batch = mesh_lib.put_batch(local, config.batch_size)
-            profiler.before(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 state, metrics = train_step(state, batch)
-            clock.sent(metrics["loss"])
-            profiler.after(step, metrics["loss"])
-            shapes = tuple(column.shape for column in batch.values())
-            flops[shapes] = flops.get(shapes) or parts.flops(batch)
-            meter.step(waited, flops[shapes])
+            result.append((metrics, batch))
 
-            last = step == config.total_steps
-            if step == first + 1 or step % config.log.every == 0 or last:
-                values = {name: float(value) for name, value in metrics.items()}  # waits for it
-                values |= meter.read() | counts | times(step)
-                writer.write(step, values)
-                line.step(step, values)
-                if values["nonfinite"] >= config.optim.max_nonfinite:
-                    raise diverged(config, sources, step, int(values["nonfinite"]), folder)
-                meter.reset()
+        last = step == config.total_steps
+        if step == first + 1 or step % config.log.every == 0 or last:
+            values = {name: float(value) for name, value in metrics.items()}  # waits for it
+            watch.log(step, values | run.counts | watch.read(step))
+            if values["nonfinite"] >= config.optim.max_nonfinite:
+                raise diverged(config, run.sources, step, int(values["nonfinite"]), folder)
 
-            results: dict[str, float] = {}
-            due = [name for name, spec in config.evals.items() if last or is_due(spec.every, step)]
-            if config.checkpoint.best:  # what the evaluators say decides which checkpoints stay
-                results, due = evaluate(due), []
-            stop = preemption.reached(step)
-            if last or stop or is_due(config.checkpoint.every, step):
-                watchdog.enter("save", step)
-                jax.block_until_ready(state)
-                with clock.spend("save"):
-                    checkpoints.save(step, state, results)
-            if stop and not last:
-                writer.write(step, times(step))
-                raise Preempted(
-                    f"asked to end, saving step {step} to {folder}; the same command goes on."
-                )
-            evaluate(due)
-            if last:
-                writer.write(step, times(step))
+        results: dict[str, float] = {}
+        due = [name for name, spec in config.evals.items() if last or is_due(spec.every, step)]
+        if config.checkpoint.best:  # what the evaluators say decides which checkpoints stay
+            results, due = evaluate(run, watch, state, step, due), []
+        stop = preemption.reached(step)
+        if last or stop or is_due(config.checkpoint.every, step):
+            jax.block_until_ready(state)
+            with watch.phase("save", step):
+                run.checkpoints.save(step, state, results)
+        if stop and not last:
+            watch.log(step, clock.read(step))
+            raise Preempted(
+                f"asked to end, saving step {step} to {folder}; the same command goes on."
+            )
+        evaluate(run, watch, state, step, due)
+        if last:
+            watch.log(step, clock.read(step))
     return state
 
 
-def fresh_state(
-    parts: Parts, weights: Weights | None, mesh: jax.sharding.Mesh, line: ProgressLine
-) -> TrainState:
-    """The state before the first step: random, then what there is in `weights`, or the part of a
-    teacher that the student starts from; says which."""
-    config = parts.config
-    state = init_state(
-        parts.model, parts.optimizer, seed=config.seed, ema=config.optim.ema > 0, mesh=mesh,
-        declared=parts.declared,
-    )  # fmt: skip
-    params, like = model_params(state.params), model_params(parts.state.params)
-    if weights is not None:
-        params, report = start.start_from(weights, config.model, params, config.init_from.parts)
-        line.say(f"from {weights.source}: {report}")
-    for teacher in parts.teachers:
-        if config.teachers[teacher.name].start:
-            params = inherit(teacher, config, like)
-            line.say(f"from config.teachers.{teacher.name}: a part of every parameter")
-    return with_params(state, state.params | params)
+def evaluate(
+    run: Prepared, watch: Observers, state: TrainState, step: int, names: Sequence[str]
+) -> dict[str, float]:
+    """ "NAME/METRIC" of the named evaluators, logged."""
+    results: dict[str, float] = {}
+    for name in names:
+        jax.block_until_ready(state)
+        with watch.phase(f"eval {name}", step):
+            found = run.evaluators[name](state.eval_params())
+        run.line.evaluation(name, found)
+        results |= {f"{name}/{metric}": value for metric, value in found.items()}
+    if results:
+        watch.log(step, results)
+    return results
 
 
 def is_due(every: int, step: int) -> bool:
     """Whether something done `every` steps (0: never on the way) is due after `step`."""
     return every > 0 and step % every == 0
-
-
-def unfailing(make: Callable[[int], Generator[Batch]], first: int) -> Generator[Batch]:
-    """The batches of `make(first)`, gone on with by new worker processes where one has died.
-
-    The system kills them when memory is short; a batch is a function of its step, so nothing is
-    lost. Workers that died WORKER_STARTS times in a row before they gave one stop the run.
-    """
-    step, failures = first, 0
-    while True:
-        with contextlib.closing(make(step)) as batches:
-            try:
-                for number, batch in enumerate(batches):
-                    if number:  # the first is this process's own, whatever becomes of the workers
-                        failures = 0
-                    yield batch
-                    step += 1
-            except RuntimeError as error:  # grain's, of a dead worker
-                if "terminated unexpectedly" not in str(error):
-                    raise
-                failures += 1
-                said = str(error).split(".")[0]
-                if failures == WORKER_STARTS:
-                    raise UserError(
-                        f"step {step + 1}: no batch from the data's workers, {failures} times in a "
-                        f"row ({said}): what they printed says why; if nothing, then memory was "
-                        "short: set config.data.workers to less, or to 0 for threads."
-                    ) from error
-                logging.warning("step %d: %s. Starting new ones.", step + 1, said)
 
 
 def diverged(

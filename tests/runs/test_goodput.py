@@ -31,7 +31,7 @@ def wait(clock: Clock, seconds: float) -> float:
 def test_waiting_costs_what_the_devices_are_idle():
     clock = Clock()
     clock.sent(Step(0.0))
-    clock.read()
+    clock.read(1)
     clock.sent(Step(0.6))
     assert wait(clock, 0.2) == 0.0, "the devices still had something to do"
     assert wait(clock, 0.7) == pytest.approx(0.3, abs=0.08)
@@ -39,7 +39,7 @@ def test_waiting_costs_what_the_devices_are_idle():
     with clock.spend("save"):
         time.sleep(0.3)
     assert wait(clock, 0.2) == pytest.approx(0.2, abs=0.08)
-    found = clock.read()
+    found = clock.read(1)
     assert found["seconds/data"] == pytest.approx(0.5, abs=0.15)
     assert found["seconds/save"] == pytest.approx(0.3, abs=0.08)
     assert found["seconds/steps"] == pytest.approx(0.6, abs=0.15)
@@ -50,8 +50,8 @@ def test_everything_before_the_first_line_is_the_start():
     clock = Clock()
     clock.sent(Step(0.0))
     wait(clock, 0.1)
-    first = clock.read()
-    assert set(first) == {"time", "seconds/start", "seconds/steps"}
+    first = clock.read(1)
+    assert set(first) == {"time", "seconds/start", "seconds/steps", "goodput"}
     assert first["seconds/start"] >= 0.1
     assert first["seconds/steps"] == 0.0
     clock.close()

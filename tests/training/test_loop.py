@@ -18,7 +18,7 @@ from mmjax.errors import UserError
 from mmjax.runs import workdir as workdir_lib
 from mmjax.runs.goodput import Account
 from mmjax.runs.workdir import read_config, restore_for_inference
-from mmjax.training import loop
+from mmjax.training import loop, prepare
 
 
 def small_config(**optim):
@@ -212,12 +212,12 @@ def mortal(lives):
 
 def test_workers_that_die_are_started_again():
     make = mortal([1, 3, 1, 5])  # the first batch of each start is not theirs
-    batches = loop.unfailing(make, 7)
+    batches = prepare.unfailing(make, 7)
     assert list(itertools.islice(batches, 10)) == list(range(7, 17))
 
 
 def test_workers_that_die_before_every_batch_end_the_run():
-    batches = loop.unfailing(mortal([4, 1, 1, 9]), 0)
+    batches = prepare.unfailing(mortal([4, 1, 1, 9]), 0)
     with pytest.raises(UserError, match=r"step 7: no batch .* 3 times .*code -9.*workers"):
         list(batches)
 
