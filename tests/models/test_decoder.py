@@ -19,12 +19,12 @@ START, END, LENGTH, ROWS = 1, 2, 6, 3
 def made(style, text_depth=2):
     config = tiny.config().model
     config.text.update(mlm_head=True, vocab_size=9, depth=text_depth, context_length=LENGTH)
+    batch = tiny.batch(config, size=ROWS)
     if style == "none":
         del config.image, config.logit
     else:
         config.fusion = config_lib.entry("model", kind=style, depth=2)
     model = models.from_config(config)
-    batch = tiny.batch(config, size=ROWS)
     params = tiny.params(model)
     # Sharper than random, and the end comes sometimes.
     params["text"]["token_embed"]["embedding"] *= 6
