@@ -10,8 +10,7 @@ from mmjax.data.keys import PREPROCESS
 from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import OF_READERS, shapes
-from mmjax.models import keys
-from mmjax.models.check import check_model
+from mmjax.models.parts import check_model, complete, of_model, sections
 from mmjax.schema import TRAINING_ONLY, entry
 
 OPENAI = {"heads": 1, "mlp_dim": 256, "activation": "quick_gelu"}  # what its files take for granted
@@ -28,7 +27,9 @@ BASES = {
 def base(name, changes):
     model = models.zoo.config(name)
     model.update(changes)
-    model.image.depth = model.text.depth = 1
+    for part in sections(model).values():
+        if "depth" in part:
+            part.depth = 1
     return model
 
 
@@ -36,8 +37,8 @@ def others(key, value):
     """Other values of a key, the likeliest to make a sound model first."""
     if key.choices:
         return [choice for choice in key.choices if choice != value]
-    if key.name == "towers":
-        return [("image",), ("text",), ("image", "text")]
+    if key.name == "kind":
+        return ["vit", "resnet", "regions", "transformer", "scale", "concat"]
     if key.type is tuple:
         return [tuple(x / 2 for x in value)]
     if key.type is bool:
@@ -47,12 +48,15 @@ def others(key, value):
 
 def changed(model):
     """(path, model) of each sound model that differs in one key."""
-    for path, key, value in keys.of_model(model):
+    for path, key, value in of_model(model):
         if key.resumable:
             continue
         for other in others(key, value):
             result = ConfigDict(model.to_dict())
-            result.update_from_flattened_dict({path: other})
+            if key.name == "kind":
+                result[path.partition(".")[0]] = complete({"x": {"kind": other}}).x
+            else:
+                result.update_from_flattened_dict({path: other})
             try:
                 check_model(result)
             except UserError:
@@ -67,7 +71,7 @@ def facts(model):
     """What a model computes with, once it is trained."""
     return {
         path: value
-        for path, key, value in keys.of_model(model)
+        for path, key, value in of_model(model)
         if not key.resumable and path not in OF_READERS and TRAINING_ONLY not in key.marks
     }
 
@@ -93,6 +97,6 @@ def test_every_key_comes_back_or_is_refused_by_name(tmp_path, case):
         jax.tree.map(np.testing.assert_array_equal, found.read(shapes(other)), params)
         held.add(path)
     assert "" in held
-    towers = [tower for tower in ("image", "text") if tower in model.towers]
-    assert {f"{tower}.depth" for tower in towers} <= held  # and so other sizes are tried, too
+    depths = {f"{name}.depth" for name, part in sections(model).items() if "depth" in part}
+    assert depths <= held  # and so other sizes are tried, too
     assert ("text.position_offset" in held) == (case == "BertForMaskedLM")  # which is RoBERTa's

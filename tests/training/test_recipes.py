@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 
 from mmjax import config_check
+from mmjax.core.state import model_params
 from mmjax.parallel.mesh import make_mesh
+from mmjax.params import path_string
 from mmjax.training import loop
 from mmjax.training.assemble import assemble
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "recipes"
 RECIPES = {path.stem: path for path in (Path(__file__).parents[2] / "configs").glob("*.py")}
 ALWAYS = (
     "clip_kd",  # an online teacher of pairs
@@ -25,6 +28,11 @@ ALWAYS = (
     "flava",  # fusion, and masks in texts and pictures
     "siglip_b16",
 )
+
+
+def golden(name):
+    """What the smoke form computed before, on one device (`tests/recipe_goldens.py`)."""
+    return json.loads((GOLDEN / f"{name}.json").read_text())
 
 
 def smoke_form(name):
@@ -44,6 +52,11 @@ def test_step_of_every_recipe_can_be_traced(name):
         state, metrics = parts.step().eval_shape(parts.state, parts.batch)
     assert jax.tree.structure(state.params) == jax.tree.structure(parts.state.params)
     assert {f"loss/{name}" for name in config.objectives} <= metrics.keys()
+    ours = {
+        path_string(path): list(x.shape)
+        for path, x in jax.tree_util.tree_leaves_with_path(model_params(state.params))
+    }
+    assert ours == {path: shape for path, (shape, *_) in golden(name)["params"].items()}
 
 
 def test_every_objective_of_a_recipe_is_trained_for():
@@ -65,6 +78,10 @@ def test_smoke_form_runs(name, tmp_path):
     assert int(state.step) == config.total_steps
     text = (tmp_path / "metrics.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines()]
-    assert np.isfinite([row["loss"] for row in rows if "loss" in row]).all()
+    losses = {row["step"]: row for row in rows if "loss" in row}
+    assert np.isfinite([row["loss"] for row in losses.values()]).all()
+    for step, kept in enumerate(golden(name)["losses"], start=1):  # of one device
+        for key, value in kept.items() if step in losses else ():
+            assert losses[step][key] == pytest.approx(value, rel=1e-4), (step, key)
     for evaluator in config.evals:
         assert f'"{evaluator}/' in text
