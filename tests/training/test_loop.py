@@ -103,7 +103,7 @@ def test_inference_reads_the_average(whole_run):
     config, model, params, tokenizer = restore_for_inference(workdir)
     assert_same_bits(params, state.ema)
     assert config.to_dict() == small_config().to_dict()
-    assert model.text.vocab_size >= tokenizer.vocab_size
+    assert model.module("text").vocab_size >= tokenizer.vocab_size
 
 
 def test_damaged_checkpoint_falls_back_and_is_kept_aside(whole_run, tmp_path):
