@@ -121,7 +121,8 @@ def complete(config: ConfigDict) -> ConfigDict:
     """A config in which no key is missing: those that it lacks have their defaults."""
     result = default()
     result.update(config.to_dict())
-    for section in ENTRIES:
+    result.model = parts.complete(result.model)
+    for section in ENTRIES.keys() - {"model"}:
         node = _node(result, section)
         for name in [name for name, spec in node.items() if isinstance(spec, ConfigDict)]:
             node[name] = schema.entry(keys_at(f"{section}.{name}", result) or (), node[name])

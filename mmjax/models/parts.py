@@ -111,7 +111,8 @@ def complete(values: Mapping[str, Any] | ConfigDict) -> ConfigDict:
     with model.unlocked():
         for name, spec in given.items():
             if isinstance(spec, Mapping):
-                model[name] = entry(kind_at(name, spec).keys, spec)
+                kind = {"kind": kind_of(name, spec)}  # its own name, unless it says another
+                model[name] = entry(kind_at(name, spec).keys, {**spec, **kind})
     return model
 
 
