@@ -55,6 +55,11 @@ class Key:
     marks: frozenset[Mark] = frozenset()
 
     @property
+    def wanted(self) -> str:
+        """The type with its article, for messages."""
+        return f"{'an' if self.type is int else 'a'} {self.type.__name__}"
+
+    @property
     def resumable(self) -> bool:
         return RESUMABLE in self.marks
 
@@ -71,9 +76,7 @@ class Key:
             return
         right = isinstance(value, self.type) and (self.type is bool or not isinstance(value, bool))
         if not right and not (self.type is float and type(value) is int):
-            raise UserError(
-                f"config.{path}={value!r}: a {self.type.__name__} is wanted. {self.meaning}"
-            )
+            raise UserError(f"config.{path}={value!r}: {self.wanted} is wanted. {self.meaning}")
         if self.choices and value not in self.choices:
             raise UserError(
                 f"config.{path}={value!r}: choose one of {', '.join(self.choices)} (nearest: "
@@ -91,7 +94,7 @@ class Key:
                 return {"true": True, "false": False}[str(text).lower()]
             return self.type(text)
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"config.{path}={text!r}: a {self.type.__name__} is wanted.") from error
+            raise UserError(f"config.{path}={text!r}: {self.wanted} is wanted.") from error
 
     def describe(self, path: str) -> str:
         """Two lines: config.PATH with its default, and what it means."""

@@ -137,7 +137,7 @@ def test_unknown_key_names_the_nearest():
 def test_texts_become_values(text, value):
     key = schema.keys_of(Derived)[1]
     assert key.parse("stages", text) == value
-    with pytest.raises(UserError, match=r"config\.size='big': a int is wanted"):
+    with pytest.raises(UserError, match=r"config\.size='big': an int is wanted"):
         schema.keys_of(Derived)[0].parse("size", "big")
 
 

@@ -9,6 +9,7 @@ import rich
 import yaml
 from ml_collections import ConfigDict
 
+from mmjax.data import Augment
 from mmjax.data.keys import KEYS as DATA
 from mmjax.errors import UserError
 from mmjax.evaluation import progress, report
@@ -17,7 +18,7 @@ from mmjax.models import Graph
 from mmjax.parallel.mesh import make_mesh
 from mmjax.pretrained import load
 from mmjax.runs.workdir import restore_for_inference
-from mmjax.schema import entry, find, kind_of
+from mmjax.schema import entry, find, keys_of, kind_of
 
 SUITE = "suite"  # a task of the command, not of a config: `data` is a YAML file of evaluators
 
@@ -125,7 +126,7 @@ def _model(workdir: str | None, weights: str | None) -> tuple[ConfigDict, Graph,
         return restore_for_inference(workdir)
     loaded = load(str(weights))
     config = ConfigDict({"seed": 0, "evals": {}, "objectives": {}, **loaded.config})
-    config.data = entry(DATA, config.data)
+    config.data = {**entry(DATA), "augment": entry(keys_of(Augment)), **config.data}
     return config, loaded.model, loaded.params, loaded.tokenizer
 
 

@@ -1,7 +1,7 @@
 """What evaluators embed: the records of a source, and texts, each by a part of the model."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,8 @@ class Embedder:
     model: Graph
     tokenizer: Tokenizer | None
     batch_size: int
-    reads: tuple[tuple[str, Modality], ...]
+    # Texts do not depend on it: two evaluators of other pictures share the same words' classifier.
+    reads: tuple[tuple[str, Modality], ...] = field(compare=False)
     workers: int
     allow_skips: bool
 

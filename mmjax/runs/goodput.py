@@ -35,11 +35,11 @@ class Clock(Observer):
 
     A step that was sent to the devices is computed while the loop goes on, so waiting for a batch
     costs only what is left of the wait once the devices have nothing more to do. A thread notices
-    when that is. `rows` are the log lines of the run so far, of which goodput is counted, too.
+    when that is.
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]] = ()) -> None:
-        self._account = Account(rows)
+    def __init__(self) -> None:
+        self._account = Account()
         self._began = 0.0
         self.idle = 0.0  # seconds of the last wait for a batch
         self._last = time.perf_counter()
@@ -48,6 +48,10 @@ class Clock(Observer):
         self._steps: queue.SimpleQueue[jax.Array | None] = queue.SimpleQueue()
         self._sent = self._done = 0
         self._done_at = 0.0
+
+    def resume(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Goodput counts these log lines of the run so far, too."""
+        self._account = Account(rows)
 
     def enter(self, phase: str, step: int) -> None:
         self._began = time.perf_counter()

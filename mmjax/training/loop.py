@@ -38,15 +38,17 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
             "A data worker that imported your script would train, too: put the call of train() "
             'under `if __name__ == "__main__":`.'
         )
-    folder = workdir_path(workdir)
-    clock = Clock(read_rows(folder) if jax.process_index() == 0 else ())
+    clock = Clock()
     config_check.validate(config)
     use_compilation_cache()
+    folder = workdir_path(workdir)
     mesh = mesh_lib.make_mesh(**config.mesh)
     config_check.validate_on_mesh(config, dict(mesh.shape))
     preemption = Preemption()
     with jax.set_mesh(mesh), preemption.watch(), contextlib.ExitStack() as cleanup:
         run = prepare(config, folder, cleanup, command)
+        if jax.process_index() == 0:
+            clock.resume(read_rows(folder))
         watch = Observers(
             Watchdog(config.log.watchdog),
             clock,

@@ -48,7 +48,7 @@ def test_task_and_data_make_a_new_one(evals):
             "no evaluator of task 'classification': give --task=TASK and --data",
         ),
         (("loss", None, ("batch_sice=3",)), r"evals\.held\.batch_sice.*batch_size"),
-        (("loss", None, ("batch_size=many",)), r"evals\.held\.batch_size='many': a int is wanted"),
+        (("loss", None, ("batch_size=many",)), r"evals\.held\.batch_size='many': an int is wanted"),
         (("loss", None, ("batch_size",)), "write KEY=VALUE"),
     ],
 )
@@ -120,7 +120,7 @@ def test_a_suite_is_a_file_of_evaluators(tmp_path):
         ),
         ("loss: {pth: b}", r"evals\.loss\.pth.*evals\.loss\.path"),
         ("retrieval: {k: 3}", r"evals\.retrieval\.k: there is no such key"),
-        ("knn: {k: many}", r"evals\.knn\.k='many': a int is wanted"),
+        ("knn: {k: many}", r"evals\.knn\.k='many': an int is wanted"),
         ("knn: {allow_skips: 3}", r"evals\.knn\.allow_skips=3: a bool is wanted"),
     ],
 )
@@ -172,5 +172,5 @@ def test_a_model_without_texts_says_so(evals):
     textless = Graph({name: part for name, part in model.parts.items() if name != "text"})
     with pytest.raises(UserError, match="this model has no tokenizer"):
         evaluation.build("r", evals["pairs"], model=model, **run)
-    with pytest.raises(UserError, match="this model has no text tower"):
+    with pytest.raises(UserError, match="this model has no part 'text'"):
         evaluation.build("r", evals["pairs"], model=textless, **run)

@@ -73,6 +73,12 @@ def batch(seed=1, count=5, pad=0, eot=VOCAB - 1, size=SIZE, length=LENGTH):
     }
 
 
+def normalization(config: ConfigDict) -> dict:
+    """Mean and std of the image part; those of no image where the model has none."""
+    image = config.model.get("image", {"mean": (0,) * 3, "std": (1,) * 3})
+    return {"mean": image["mean"], "std": image["std"]}
+
+
 def theirs(model, batch, mean, std):
     """Outputs of the model of transformers, for the inputs that it takes."""
     image = (batch["image"].astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
@@ -104,7 +110,7 @@ def _jitted(model, outputs):
 def assert_same(name, config, params, model, batch, atol=1e-5):
     """Embeddings agree to 1e-5, logits to 1e-6 × scale, and examples differ by far more."""
     mine = ours(config, params, batch)
-    other = theirs(model, batch, config.model.image.mean, config.model.image.std)
+    other = theirs(model, batch, **normalization(config))
     for output, of_theirs in OUTPUTS[name].items():
         found, expected = mine[output], np.asarray(other[of_theirs])
         assert np.abs(expected[0] - expected[1]).max() > 0.01

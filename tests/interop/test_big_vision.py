@@ -11,6 +11,7 @@ from mmjax import config as config_lib
 from mmjax import models
 from mmjax.errors import UserError
 from mmjax.interop import formats, registry
+from mmjax.models import parts
 
 SIGLIP = {
     "embed_dim": 64,
@@ -159,7 +160,7 @@ def forward(state, image, pool, heads=4):
 def test_a_classifier_reads_computes_and_writes_as_there(tmp_path, pool):
     state = vit(pool)
     config, params = load(save(tmp_path / "vit.npz", state))
-    assert (config.model.towers, config.model.image.pool) == (("image",), pool)
+    assert (list(parts.sections(config.model)), config.model.image.pool) == (["image"], pool)
     image = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     model = models.from_config(config.model)
     output = "image/features"

@@ -46,10 +46,7 @@ def test_in_and_out_again(tmp_path, name):
         assert after[key].dtype == array.dtype
         np.testing.assert_array_equal(after[key], array, err_msg=key)
     again = reload(name, tmp_path / "out")
-    first, second = (
-        peers.theirs(m, batch, config.model.image.mean, config.model.image.std)
-        for m in (model, again)
-    )
+    first, second = (peers.theirs(m, batch, **peers.normalization(config)) for m in (model, again))
     for output in peers.OUTPUTS[name].values():
         torch.testing.assert_close(second[output], first[output], atol=0, rtol=0)
 

@@ -15,6 +15,7 @@ from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import shapes
 from mmjax.interop.huggingface import clip
+from mmjax.models.parts import part
 
 CAPTIONS = ["a red cat on a mat", "two dogs run", "the moon over a dark sea at night"]
 
@@ -185,13 +186,13 @@ def test_folder_holds_tokenizer_and_preprocessing(tmp_path):
     settings = json.loads((tmp_path / "config.json").read_text())
     assert settings["text_config"]["eos_token_id"] == tokenizer().eot_id
     assert settings["text_config"]["pad_token_id"] == tokenizer().pad_id
-    assert settings["logit_scale_init_value"] == config.model.logit_scale_init
+    assert settings["logit_scale_init_value"] == config.model.logit.initial
 
 
 @pytest.mark.parametrize(
     ("tower", "key", "value", "reason"),
     [
-        ("image", "kind", "resnet", r"image\.kind='resnet' would"),
+        ("image", "kind", "resnet", r"its part 'image' is of the kind 'resnet'"),
         ("image", "pool", "map", r"image\.pool='map' would come back as 'cls'"),
         ("image", "pool", "mean", r"image\.pool='mean' would"),
         ("image", "position", "sincos", r"image\.position='sincos' would"),
@@ -214,14 +215,14 @@ def test_what_clipmodel_cannot_hold_is_said(tmp_path, tower, key, value, reason)
 
 def test_fused_towers_are_refused():
     config = make_config()
-    config.model.fusion.style = "cross"
-    with pytest.raises(UserError, match=r"fusion\.style='cross' would come back as 'none'"):
+    config.model.fusion = part("cross")
+    with pytest.raises(UserError, match="it has the part 'fusion'"):
         clip.MODEL.family.write({}, config.model)
 
 
 def test_a_logit_bias_is_refused():
-    config = make_config(logit_bias_init=-10.0)
-    with pytest.raises(UserError, match=r"logit_bias_init=-10\.0 would come back as None"):
+    config = make_config(logit={"bias": -10.0})
+    with pytest.raises(UserError, match=r"logit\.bias=-10\.0 would come back as None"):
         clip.MODEL.family.write({}, config.model)
 
 

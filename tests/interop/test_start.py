@@ -6,12 +6,12 @@ import peers
 import pytest
 import tiny
 
-from mmjax import config as config_lib
 from mmjax import models
 from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import shapes
 from mmjax.interop.start import plan, start_from
+from mmjax.models import parts
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def saved(tmp_path_factory):
 
 def two_towers(*of_weights):
     """A CLIP whose towers are those of the weights, with linear heads."""
-    model = config_lib.default().model
+    model = models.zoo.default("image", "text", "logit")
     for weights in of_weights:
-        for tower in weights.config.model.towers:
+        for tower in parts.sections(weights.config.model).keys() - {"logit"}:
             model[tower] = weights.config.model[tower].copy_and_resolve_references()
             model[tower].update(head="linear", unroll=False)
     model.text.mlm_head = False

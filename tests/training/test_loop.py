@@ -192,7 +192,7 @@ def test_bucket_that_cannot_be_reached_is_said_before_anything_compiles(monkeypa
         raise ConnectionError("no route to host\nand a page of details")
 
     monkeypatch.setattr(workdir_lib, "checkpoint_steps", unreachable)
-    monkeypatch.setattr(loop, "init_state", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr(prepare, "init_state", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(
         UserError, match=r"--workdir=gs:/.*/run cannot be written \(no route to host"
     ):
