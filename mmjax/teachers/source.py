@@ -85,7 +85,7 @@ def _random(source: str, run: ConfigDict) -> Weights:
     config = ConfigDict({"model": model, "data": entry(PREPROCESS)})
     rows = [part.vocab_size for part in parts.vocabularies(run.model).values()]
     for part in parts.vocabularies(model).values():
-        part.vocab_size = max(part.vocab_size, *rows)
+        part.vocab_size = max([part.vocab_size, *rows])
 
     def read(like: Any) -> Any:
         model = models.from_config(config.model)

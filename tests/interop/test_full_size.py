@@ -18,6 +18,7 @@ from pytorch import save_file, torch
 
 from mmjax import models
 from mmjax.interop import formats, registry
+from mmjax.models import parts
 
 BASE = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
@@ -49,15 +50,18 @@ def cases(names):
 
 def load(path):
     weights = registry.open_weights(path)
-    weights.config.model.image.unroll = weights.config.model.text.unroll = False  # compiles sooner
+    for part in parts.sections(weights.config.model).values():
+        if "unroll" in part:
+            part.unroll = False  # compiles sooner
     return weights.config, weights.read(formats.shapes(weights.config.model))
 
 
 def batch_of(model: ConfigDict, count=3):
     """Coarse pictures, which stay apart through random layers, and texts of three lengths."""
-    length = min(model.text.context_length, 77)
-    batch = peers.batch(count=count, eot=model.text.vocab_size - 1, length=length)
-    size = model.image.size
+    words = model.get("text", {"context_length": 77, "vocab_size": peers.VOCAB})
+    length = min(words["context_length"], 77)
+    batch = peers.batch(count=count, eot=words["vocab_size"] - 1, length=length)
+    size = model.image.size if "image" in model else peers.SIZE
     coarse = np.random.default_rng(1).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
     batch["image"] = coarse.repeat(size // 4, axis=1).repeat(size // 4, axis=2)
     return batch

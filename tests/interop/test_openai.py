@@ -200,7 +200,7 @@ def test_bad_archives_are_one_sentence_and_run_nothing(tmp_path, vit, damage, ca
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"logit_bias_init": -1.0}, r"logit_bias_init=-1\.0 would"),
+        ({"logit": {"bias": -1.0}}, r"logit\.bias=-1\.0 would"),
         ({"image": {"mean": (0.5, 0.5, 0.5)}}, r"image\.mean="),
         ({"text": {"activation": "gelu"}}, r"text\.activation='gelu' would"),
         ({"image": {"heads": 4}}, r"image\.heads=4 would come back as"),

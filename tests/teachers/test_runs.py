@@ -123,7 +123,9 @@ def test_the_stored_embeddings_are_the_teachers_of_those_views(teacher, embedded
     _, model, params, tokenizer = restore_for_inference(teacher)
     source = data.open_source({"path": "generated:36"})
     stored = {
-        name: np.load(embedded / f"{name}-00000.npy").view(jax.numpy.bfloat16).astype("f4")
+        name: np.load(embedded / f"{name.replace('/', '_')}-00000.npy")
+        .view(jax.numpy.bfloat16)
+        .astype("f4")
         for name in ("image/embed", "text/embed")
     }
     assert len(stored["image/embed"]) == 72

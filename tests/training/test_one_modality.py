@@ -21,10 +21,12 @@ from mmjax.training.assemble import assemble
 def base(tower, **objective):
     config = config_lib.default()
     config.model = models.zoo.config("tiny")
-    config.model.update(towers=(tower,), embed_dim=32)
-    config.model.image.update(size=16, patch_size=8)
-    for part in (config.model.image, config.model.text):
-        part.update(width=32, depth=1, heads=2, mlp_dim=64, unroll=False)
+    for other in {"image", "text", "logit"} - {tower}:
+        del config.model[other]
+    config.model.embed_dim = 32
+    config.model[tower].update(width=32, depth=1, heads=2, mlp_dim=64, unroll=False)
+    if tower == "image":
+        config.model.image.update(size=16, patch_size=8)
     config.objectives = {k: config_lib.entry("objectives", **v) for k, v in objective.items()}
     config.update(total_steps=3, batch_size=8)
     config.optim.update(warmup_steps=1, lr=1e-3)
@@ -58,7 +60,6 @@ def classes(tmp_path):
 def test_an_image_model_trains_on_class_folders_without_a_tokenizer(classes, tmp_path, monkeypatch):
     config = base("image", masked_image={})
     config.model.image.pixel_head = True
-    config.model.text.vocab_size = 1  # of a tower that is not there
     config.data.tokenizer = "no/such-tokenizer"
     config.data.train.classes = config_lib.entry("data.train", path=classes)
     one, _ = losses(config, tmp_path / "one", 1, monkeypatch)
@@ -74,7 +75,7 @@ def test_an_image_model_trains_on_class_folders_without_a_tokenizer(classes, tmp
     beside = [f"train={classes}/../data", "k=3", "batch_size=8"]
     found = evaluation.run(workdir, task="knn", data=classes, options=beside)
     assert 0 <= found["knn"]["top1"] <= 1
-    with pytest.raises(UserError, match="this model has no text tower"):
+    with pytest.raises(UserError, match="this model has no part 'text'"):
         evaluation.run(workdir, task="retrieval", data="generated:8")
     loaded = mmjax.load(workdir)
     assert loaded.tokenizer is None
