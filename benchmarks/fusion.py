@@ -111,8 +111,7 @@ def scorer(model: models.Graph, params, tokenizer):
         outputs: Any = model.apply({"params": params}, batch, ("fusion/match",))
         return outputs["fusion/match"]
 
-    assert model.text is not None
-    length = model.text.context_length
+    length = model.module("text").context_length
 
     def score(images, texts, size=512):
         ids, mask = tokenizer.encode(texts, length)
