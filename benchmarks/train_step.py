@@ -136,12 +136,12 @@ def mmjax_step(batch: dict[str, np.ndarray], weights: dict[str, np.ndarray]) -> 
     params = clip.MODEL.family.read(weights, config.model)
     multipliers = optim.lr_multipliers(config.optim, params)
     optimizer = optim.optimizer(config.optim, multipliers)
-    model, goals = models.from_config(config.model), objectives.build(config.objectives)
+    model, built = models.from_config(config.model), objectives.build(config.objectives)
     mesh = make_mesh()
     with jax.set_mesh(mesh):
         state = jax.jit(lambda: new_state(params, optimizer, ema=False))()
         train_step = jax.jit(
-            make_train_step(model, goals, optimizer, multipliers, config), donate_argnums=0
+            make_train_step(model, built, optimizer, multipliers, config), donate_argnums=0
         )
 
     def step() -> float:

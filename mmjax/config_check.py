@@ -151,10 +151,10 @@ _REMEDIES = {  # by an output's last part
 }
 
 
-def validate_outputs(goals: Mapping[str, tuple[Any, float]], given: tuple[str, ...]) -> None:
+def validate_outputs(built: Mapping[str, tuple[Any, float]], given: tuple[str, ...]) -> None:
     """Checks that the model can give what each objective requires, of views that there are."""
-    made = {PLAIN}.union(*(o.views.keys() | o.pairs.keys() for o, _ in goals.values()))
-    for name, (objective, _) in goals.items():
+    made = {PLAIN}.union(*(o.views.keys() | o.pairs.keys() for o, _ in built.values()))
+    for name, (objective, _) in built.items():
         for view, outputs in objective.all_requires():
             if is_frozen(view):
                 view, outputs = frozen_of(view)[1], ()
@@ -175,12 +175,12 @@ def validate_outputs(goals: Mapping[str, tuple[Any, float]], given: tuple[str, .
 
 def validate_teachers(
     config: ConfigDict,
-    goals: Mapping[str, tuple[Any, float]],
+    built: Mapping[str, tuple[Any, float]],
     teachers: Mapping[str, tuple[str, ...]],
 ) -> None:
     """Checks that every teacher is asked, and gives what it is asked for; `teachers`: the outputs
     of each by name. And that there is an average for the objectives that want one."""
-    read = {view for objective, _ in goals.values() for view, _ in objective.all_requires()}
+    read = {view for objective, _ in built.values() for view, _ in objective.all_requires()}
     asked = {teacher_of(view) for view in read}
     for teacher in teachers:
         if teacher not in asked and not config.teachers[teacher].start:
@@ -188,7 +188,7 @@ def validate_teachers(
                 f"config.teachers.{teacher} teaches nothing: name it in the `teachers` of an "
                 "objective, e.g. distill_similarity, or remove it."
             )
-    for name, (objective, _) in goals.items():
+    for name, (objective, _) in built.items():
         for view, outputs in objective.all_requires():
             if frozen_of(view)[0] == EMA and not config.optim.ema:
                 raise UserError(

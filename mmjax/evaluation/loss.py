@@ -68,12 +68,12 @@ class HeldOutLoss:
         rows = min((part.vocab_size for part in vocabularies(config.model).values()), default=0)
         words = vocabulary.of_tokenizer(tokenizer, rows) if tokenizer else None
         every = objectives.build(config.objectives, config.model, words)
-        goals = {
-            goal: (objective, weight)
-            for goal, (objective, weight) in every.items()
+        built = {
+            each: (objective, weight)
+            for each, (objective, weight) in every.items()
             if not (objective.params or objective.state or any(map(is_frozen, objective.requires)))
         }
-        if not goals:
+        if not built:
             raise UserError(
                 f"evals.{name}: every objective of the run learns from a teacher or keeps a state, "
                 "so there is no loss of the model alone: measure retrieval or zeroshot."
@@ -81,8 +81,8 @@ class HeldOutLoss:
 
         def loss(params, batch, key):
             unreadable = batch.pop("unreadable")
-            outputs = run_views(model, goals, params, batch, key, train=False)
-            total, metrics = total_loss(goals, outputs, batch)
+            outputs = run_views(model, built, params, batch, key, train=False)
+            total, metrics = total_loss(built, outputs, batch)
             return metrics | {"loss": total}, unreadable
 
         self._loss = jax.jit(loss, out_shardings=P())

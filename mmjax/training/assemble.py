@@ -49,8 +49,8 @@ class Parts:
     def with_vocabulary(self, words: Vocabulary) -> "Parts":
         """The parts once there is a tokenizer: some objectives want to know its tokens."""
         config = self.config
-        goals = objectives.build(config.objectives, config.model, words)
-        return dataclasses.replace(self, objectives=goals)
+        built = objectives.build(config.objectives, config.model, words)
+        return dataclasses.replace(self, objectives=built)
 
     def flops(self, batch: Mapping[str, Any]) -> int:
         """Model FLOPs of a train step on `batch` (or its shapes), over all devices."""
@@ -73,23 +73,23 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     """
     model = models.from_config(config.model)
     config_check.validate_on_platform(config, mesh_lib.platform())
-    goals = objectives.build(config.objectives, config.model)
+    built = objectives.build(config.objectives, config.model)
     teachers = open_teachers(config)
     given = {teacher.name: teacher.given() for teacher in teachers}
-    config_check.validate_outputs(goals, model.outputs())
-    config_check.validate_teachers(config, goals, given)
-    packing.check(config, goals)
+    config_check.validate_outputs(built, model.outputs())
+    config_check.validate_teachers(config, built, given)
+    packing.check(config, built)
     asked: dict[str, set[str]] = {}
-    for goal, _ in goals.values():
-        for view, outputs in goal.all_requires():
+    for objective, _ in built.values():
+        for view, outputs in objective.all_requires():
             if teacher_of(view) is not None:
                 asked.setdefault(view, set()).update(outputs)
     teachers = tuple(teacher.for_objectives(asked, config) for teacher in teachers)
     batch = abstract_batch(config, teachers)
     frozen = {teacher.name: teacher.abstract(mesh) for teacher in teachers}
     declared = NOTHING_DECLARED
-    if teachers or any(goal.params or goal.state for goal, _ in goals.values()):
-        declared = declare(model, goals, batch, teachers, frozen)
+    if teachers or any(objective.params or objective.state for objective, _ in built.values()):
+        declared = declare(model, built, batch, teachers, frozen)
     init = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
     heads = jax.eval_shape(lambda: declared.params(jax.random.key(0)))
     multipliers = optim.lr_multipliers(config.optim, init | heads, model.layers_above())
@@ -97,7 +97,7 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     ema = config.optim.ema > 0
     state = abstract_state(model, optimizer, ema=ema, mesh=mesh, declared=declared)
     return Parts(
-        config, model, goals, teachers, optimizer, multipliers, declared, batch,
+        config, model, built, teachers, optimizer, multipliers, declared, batch,
         dataclasses.replace(state, teachers=frozen),
     )  # fmt: skip
 

@@ -133,7 +133,7 @@ def test_rows_of_several_texts_where_one_is_expected(changes, problem):
             run.model.image = config_lib.entry("model", kind=value)
         else:
             run.update_from_flattened_dict({path: value})
-    goals = objectives.build(run.objectives, run.model)
+    built = objectives.build(run.objectives, run.model)
     with pytest.raises(UserError, match=rf"config\.data\.pack=-?\d .*{problem}"):
-        packing.check(run, goals)
+        packing.check(run, built)
     assert config_lib.default().data.pack == 0

@@ -65,12 +65,12 @@ def student(source, cached=""):
     config = base()
     config.optim.ema = 0.9
     config.teachers.big = config_lib.entry("teachers", source=source, cached=cached)
-    goals = {
+    entries = {
         "distill_similarity": {"teachers": ("big",)},
         "distill_feature": {"teachers": ("big",), "project": True},
         "infonce": {"queue": 2, "direction": "both"},
     }
-    for name, options in goals.items():
+    for name, options in entries.items():
         config.objectives[name] = config_lib.entry("objectives", **options)
     return config
 
