@@ -5,16 +5,32 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 import tiny
 
 from mmjax import config as config_lib
+from mmjax import evaluation, objectives
+from mmjax.data import sources
+from mmjax.data.modalities import base as modalities
 from mmjax.interop import formats, registry
+from mmjax.models import parts
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 
 
-def test_the_examples_work_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "FORMATS", dict(registry.FORMATS))
+@pytest.fixture
+def registries():
+    """What is registered meanwhile is gone afterwards: other tests use the same names."""
+    every = (parts.KINDS, modalities.KINDS, sources.KINDS, evaluation.KINDS,
+             objectives.REGISTRY, registry.FORMATS)  # fmt: skip
+    before = [dict(kinds) for kinds in every]
+    yield
+    for kinds, kept in zip(every, before, strict=True):
+        kinds.clear()
+        kinds.update(kept)
+
+
+def test_the_examples_work_together(tmp_path, registries):
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
         exec(compile(block, "CONTRIBUTING.md", "exec"), names)

@@ -27,7 +27,6 @@ class Signal(modalities.Modality):
 @models.register("series")
 class Series(nn.Module):
     embed_dim: int
-    width: int = 32
     modality = "signal"
 
     def functions(self, name):
@@ -35,7 +34,7 @@ class Series(nn.Module):
 
     @nn.compact
     def __call__(self, outputs, series, train=False):
-        x = nn.Dense(self.embed_dim)(nn.tanh(nn.Dense(self.width)(series)))
+        x = nn.Dense(self.embed_dim)(nn.tanh(nn.Dense(24)(series)))
         return {"embed": x / jax.numpy.linalg.norm(x, axis=-1, keepdims=True)}
 
 
@@ -52,7 +51,7 @@ class Tones(list):  # of records
 def config():
     result = tiny.config(lr=3e-3)
     result.model.text.vocab_size, result.total_steps, of = 600, 40, ("sound", "text")
-    result.model.sound = config_lib.entry("model", kind="series", width=24)
+    result.model.sound = config_lib.entry("model", kind="series")
     result.model.sounds = config_lib.entry("model", kind="scale")
     result.objectives.tones = config_lib.entry("objectives", kind="clip", of=of, scale="sounds")
     result.data.train.tones = config_lib.entry("data.train", kind="tones", path="64")
