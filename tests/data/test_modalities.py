@@ -168,5 +168,5 @@ def test_a_modality_from_outside_is_read_beside_the_others(tokenizer):
     (walked,) = eval_batches(Series(), read.values(), batch_size=8, rows=np.arange(8))
     assert walked["unreadable"].tolist() == [n == 2 for n in range(8)]
     assert walked["sound"][3].tolist() == [300, 301, 302, 303, 304]
-    with pytest.raises(UserError, match=r"model\.sound: no modality 'signl'; .* 'signal'"):
-        modalities.build({"sound": ("signl", {})})
+    with pytest.raises(UserError, match=r"model\.sound: no modality 'imge'; .* 'image'"):
+        modalities.build({"sound": ("imge", {})})
