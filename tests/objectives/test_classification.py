@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-import torch
-import torch.nn.functional as F
+from pytorch import F, torch
 
 from mmjax import config as config_lib
 from mmjax import models, objectives
