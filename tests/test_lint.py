@@ -1,5 +1,6 @@
 """Lint and types say the same after a user's runs as before: `make demo`, then `make test`."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -50,3 +51,10 @@ def test_packages_of_the_same_names_are_code(used_tree, package):
     found = subprocess.run(command, cwd=used_tree, capture_output=True, text=True)
     file.unlink()
     assert f"{package}/untidy.py" in found.stdout
+
+
+def test_pytorch_is_imported_from_one_file():
+    """Python 3.13's run has no PyTorch, and a module that imports it itself would end that run."""
+    direct = re.compile(r"^(import|from) torch\b", re.MULTILINE)
+    files = set((ROOT / "tests").rglob("*.py")) - {ROOT / "tests" / "pytorch.py"}
+    assert [file.name for file in files if direct.search(file.read_text())] == []

@@ -55,7 +55,8 @@ class Graph(nn.Module):
     """The parts of a model by name. Parameters of the part NAME lie in "NAME/…".
 
     Every module has `functions(name)`, what it computes as the part `name`. It may have
-    `clamp(params)`, which brings its parameters back into their range after an update.
+    `clamp(name, params)`: of the model's parameters after an update, those that it changes to keep
+    them in their range.
     """
 
     parts: Mapping[str, Part]
