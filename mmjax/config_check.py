@@ -167,6 +167,9 @@ def validate_outputs(built: Mapping[str, tuple[Any, float]], given: tuple[str, .
             if lacking:
                 part, _, last = lacking[0].partition("/")
                 remedy = _REMEDIES.get(last, f"this model gives {', '.join(given)}")
+                if last == "embed" and not any(output.startswith(f"{part}/") for output in given):
+                    there = ", ".join(dict.fromkeys(output.partition("/")[0] for output in given))
+                    remedy = "there is no part {part!r} in config.model; it has " + there
                 remedy = remedy.format(part=part)
                 raise UserError(
                     f"config.objectives.{name} needs the model output {lacking[0]!r}: {remedy}."

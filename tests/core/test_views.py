@@ -188,6 +188,13 @@ def test_what_the_model_cannot_give_is_said_before_the_first_step(name, change, 
         check()
 
 
+def test_a_part_that_is_not_there_is_named():
+    model = models.from_config(config("clip").model)
+    entry = config_lib.entry("objectives", kind="clip", of=("image", "sound"))
+    with pytest.raises(UserError, match=r"'sound/embed': there is no part 'sound' .* has .*image"):
+        config_check.validate_outputs(objectives.build({"clip": entry}), model.outputs())
+
+
 def test_contrast_of_an_early_fusion_is_refused():
     wrong = config("clip", style="concat")
     wrong.model.image.depth = wrong.model.text.depth = 0
