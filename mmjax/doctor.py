@@ -168,14 +168,14 @@ def storage_rates(workdir: epath.Path, size: int = 64 * 2**20) -> dict[str, floa
 
 
 def free_disk(workdir: str | None) -> dict[str, int]:
-    """Free bytes of the local places that a run writes to."""
-    places = [workdir] if workdir and "://" not in workdir else []
-    places += ["/tmp", os.path.expanduser("~"), "/dev/shm"]
+    """Free bytes of the local folders that a run writes to."""
+    folders = [workdir] if workdir and "://" not in workdir else []
+    folders += ["/tmp", os.path.expanduser("~"), "/dev/shm"]
     found = {}
-    for place in places:
-        path = Path(place).absolute()
+    for folder in folders:
+        path = Path(folder).absolute()
         existing = next(p for p in (path, *path.parents) if p.exists())
-        found[place] = shutil.disk_usage(existing).free
+        found[folder] = shutil.disk_usage(existing).free
     return found
 
 
@@ -224,15 +224,15 @@ def warnings(report: dict[str, Any]) -> list[str]:
                     f"{where} has {name} {host['versions'].get(name)}, process 0 has {version}"
                 )
         found += [
-            f"{where}: {free / GB:.1f} GB are free in {place}"
-            for place, free in host["free"].items()
-            if free < FREE_DISK and place != "/dev/shm"
+            f"{where}: {free / GB:.1f} GB are free in {folder}"
+            for folder, free in host["free"].items()
+            if free < FREE_DISK and folder != "/dev/shm"
         ]
     return found
 
 
 def show(console: Console, report: dict[str, Any]) -> None:
-    """The report in words and a table."""
+    """The report as sentences and a table."""
     hosts = report["hosts"]
     console.print("  ".join(f"{name} {version}" for name, version in hosts[0]["versions"].items()))
     console.print(
@@ -245,11 +245,11 @@ def show(console: Console, report: dict[str, Any]) -> None:
         column.justify = "right"
     for number, host in enumerate(hosts):
         rates = [f"{host[key] / 1e6:,.0f}" if key in host else "-" for key in ("write", "read")]
-        place, free = min(host["free"].items(), key=lambda item: item[1])
+        folder, free = min(host["free"].items(), key=lambda item: item[1])
         table.add_row(
             str(number), host["host"], str(host["devices"]), str(host["cpus"]),
             f"{host['memory'] / GB:,.0f}", f"{host['matmul'] / TERA:,.3g}", *rates,
-            f"{host['clock_skew']:+.4f}", f"{free / GB:,.0f} GB in {place}",
+            f"{host['clock_skew']:+.4f}", f"{free / GB:,.0f} GB in {folder}",
         )  # fmt: skip
     console.print(table)
     if report["all_reduce"]:

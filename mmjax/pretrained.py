@@ -1,7 +1,7 @@
 """`mmjax.load`: weights from anywhere as a model that embeds pictures and texts.
 
 clip = mmjax.load("openai/clip-vit-base-patch32")
-clip.logits(images=[picture], texts=["a cat", "a dog"])
+clip.logits(images=[image], texts=["a cat", "a dog"])
 """
 
 import contextlib

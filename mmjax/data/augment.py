@@ -33,7 +33,7 @@ class Augment:
     """Strengths of a `Crop`: the keys of `config.data.augment`.
 
     Attributes:
-      crop_scale: Area of a random crop as a share of the picture's; above 1 shows the background
+      crop_scale: Area of a random crop as a share of the image's; above 1 shows the background
         around.
       crop_ratio: Width / height of the crop.
       flip: Probability of a mirror image.
@@ -115,9 +115,9 @@ def random_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> np.ndarray:
-    """A box of random area and shape at a random place (Inception's random-resized-crop).
+    """A box of random area and shape at a random position (Inception's random-resized-crop).
 
-    A side is at most the picture's, times sqrt(area share) where that is above 1.
+    A side is at most the image's, times sqrt(area share) where that is above 1.
     """
     area = rng.uniform(*scale)
     aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -231,7 +231,7 @@ def contrast(factor: float, mean: float) -> np.ndarray:
 
 
 def saturation(factor: float) -> np.ndarray:
-    """Away from, or towards, each pixel's own gray; 0 gives the grayscale picture."""
+    """Away from, or towards, each pixel's own gray; 0 gives the grayscale image."""
     matrix = np.eye(4)
     matrix[:3, :3] = factor * np.eye(3) + (1 - factor) * GRAY
     return matrix
@@ -254,7 +254,7 @@ def _factor(rng: np.random.Generator, strength: float) -> float:
 
 
 def _cut(image: np.ndarray, box: np.ndarray, scale: tuple[float, float]) -> np.ndarray | None:
-    """The pixels in an upright box; None if it reaches beyond the picture."""
+    """The pixels in an upright box; None if it reaches beyond the image."""
     half = abs(box[0, 0]) / 2, abs(box[1, 1]) / 2
     left, right = (round((box[0, 2] + side) * scale[0]) for side in (-half[0], half[0]))
     top, bottom = (round((box[1, 2] + side) * scale[1]) for side in (-half[1], half[1]))

@@ -91,7 +91,7 @@ def open_folder(folder: Path, name: str) -> FileSource:
 
 
 def open_classes(folder: Path, classes: Sequence[str], name: str) -> FileSource:
-    """One subfolder of images a class, labelled by its place in `classes`; others are ignored."""
+    """One subfolder of images a class, labelled by its index in `classes`; others are ignored."""
     rows = (
         Row(str(path), (), label)
         for label, subfolder in enumerate(classes)

@@ -16,7 +16,7 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 SIDE = 64
-BOX = 6  # left, top, right, bottom, width and height of a region, as shares of the picture
+BOX = 6  # left, top, right, bottom, width and height of a region, as shares of the image
 REGION_WIDTH = len(COLOURS) + len(SHAPES) + BOX
 
 

@@ -27,14 +27,14 @@ def eval_transform(
     resize: Literal["shortest", "squash"] = "shortest",
     interpolation: Literal["bicubic", "bilinear"] = "bicubic",
 ) -> np.ndarray:
-    """The picture as a model sees it outside training: uint8 [size, size, 3].
+    """The image as a model sees it outside training: uint8 [size, size, 3].
 
     "shortest" brings the shortest side to `size`, then takes the centre: to the pixel what OpenAI's
     CLIP and open_clip compute with torchvision's Resize and CenterCrop. "squash" ignores the aspect
     ratio (SigLIP, ViT). Transparent pictures are laid on white first. Pillow interpolates.
 
     Args:
-      image: the picture.
+      image: the opened image.
       size: side of the result.
       resize: Outside training: shortest side to size, then the centre; or squash to the square.
       interpolation: Outside training, of the resize.
@@ -53,7 +53,7 @@ def eval_transform(
 
 
 def open_image(image: bytes | np.ndarray) -> Image.Image:
-    """A picture as Pillow sees it, fully decoded. Raises BadRecord."""
+    """An image as Pillow sees it, fully decoded. Raises BadRecord."""
     if isinstance(image, np.ndarray):
         return Image.fromarray(image)
     try:
@@ -67,14 +67,14 @@ def open_image(image: bytes | np.ndarray) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture without transparency: where it had some, it is laid on white."""
+    """An image without transparency: transparent parts are laid on white."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         return Image.fromarray(composite(np.asarray(image.convert("RGBA")), WHITE))
     return image.convert("RGB")
 
 
 def decode(data: bytes, reduce: int = 1, fast: bool = False) -> np.ndarray:
-    """An encoded picture as uint8 [H, W, 3] RGB, or [H, W, 4] where it is transparent.
+    """An encoded image as uint8 [H, W, 3] RGB, or [H, W, 4] where it is transparent.
 
     A JPEG is decoded at 1/`reduce` (1, 2, 4 or 8) of its size, which its format makes cheap and
     antialiased; and `fast` with the less exact cosine transform and its colours (which most JPEGs
@@ -87,7 +87,7 @@ def decode(data: bytes, reduce: int = 1, fast: bool = False) -> np.ndarray:
         return _decode_jpeg(data, reduce, fast)
     image = _decode(data) if data else None
     if image is None or image.dtype not in (np.uint8, np.uint16):
-        return np.asarray(to_rgb(open_image(data)))  # what OpenCV cannot read; or it is no picture
+        return np.asarray(to_rgb(open_image(data)))  # what OpenCV cannot read; or it is no image
     if image.dtype == np.uint16:
         image = (image // 256).astype(np.uint8)
     if image.ndim == 2:
@@ -123,7 +123,7 @@ def composite(image: np.ndarray, background: tuple[int, int, int]) -> np.ndarray
 
 
 def check_size(data: bytes, max_pixels: int) -> None:
-    """Raises BadRecord where a picture's header says that it is larger, before it takes memory."""
+    """Raises BadRecord where an image's header says that it is larger, before it takes memory."""
     if is_jpeg(data):
         height, width = jpeg_size(data)
     elif data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:

@@ -57,14 +57,14 @@ class LineSource:
 
 def _line_starts(file: Path, skipped: Counter[str], first: dict[str, str]) -> array.array:
     """Where the lines that can be used begin, in bytes."""
-    starts, place = array.array("q"), 0
+    starts, offset = array.array("q"), 0
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 if line.decode("utf-8").strip():
-                    starts.append(place)
+                    starts.append(offset)
             except UnicodeDecodeError:
                 skipped["not UTF-8"] += 1
                 first.setdefault("not UTF-8", f"{file}: line {number}")
-            place += len(line)
+            offset += len(line)
     return starts

@@ -44,16 +44,16 @@ def pack(text: np.ndarray, text_mask: np.ndarray, rows: int, pad_id: int) -> Pac
     segment = np.zeros(packed.shape, np.int32)
     for row, numbers in enumerate(members):
         at = 0
-        for place, number in enumerate(sorted(numbers), start=1):
+        for order, number in enumerate(sorted(numbers), start=1):
             end = at + lengths[number]
             packed[row, at:end] = text[number, : lengths[number]]
-            segment[row, at:end] = place
+            segment[row, at:end] = order
             at = end
     return Packed(packed, segment > 0, segment, left_out)
 
 
 def groups(rows: np.ndarray, batch_size: int) -> list[tuple[range, np.ndarray]]:
-    """The groups of rows 0 … batch_size - 1 that hold any of `rows`: (the group, the places in
+    """The groups of rows 0 … batch_size - 1 that hold any of `rows`: (the group, the positions in
     `rows` of those that are of it)."""
     found = []
     for number in np.unique(rows // GROUP):

@@ -24,7 +24,7 @@ from mmjax.errors import UserError
 log = logging.getLogger("mmjax.data")
 
 TOGETHER = 64  # records to read at once: hides the latency of a store, and keeps memory small
-TRIES = 16  # neighbours to try in place of a bad record
+TRIES = 16  # neighbours to try instead of a bad record
 FOREVER = 1 << 40  # steps
 BAD_WINDOW = 1000  # examples below which the share of bad ones is not judged
 MAX_LEFT_OUT = 0.1  # share of the texts that find no room in packed rows

@@ -28,7 +28,7 @@ class Record:
     """One example as it is stored: what the modalities (`data/modalities`) read.
 
     `parts` maps a field to its stored form. The fields of this package are "image" (the encoded
-    file, or a decoded uint8 array [H, W, 3 or 4]), "text" (`Texts`), "tags" (words for the objects
+    file, or a decoded uint8 array [H, W, 3 or 4]), "text" (`Texts`), "tags" (names of the objects
     in the image) and "regions" (an encoded .npy or an array float [n, F]: what a detector found);
     another source may yield others. `label` is a class number and `group` a number shared by
     records that show the same thing; -1 says that there is none.

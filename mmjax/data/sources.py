@@ -42,8 +42,8 @@ class Records:
         kind's usual one.
       caption: Where captions are, comma-separated: txt,json:FIELD (tar), columns, features; '' is
         the usual.
-      tags: Where words for the objects in a picture are: json:FIELD (tar); '' is none.
-      regions: A pair of a tar is KEY.npy, region features [n, F], in place of an image.
+      tags: Where names of the objects in an image are: json:FIELD (tar); '' is none.
+      regions: A pair of a tar is KEY.npy, region features [n, F], instead of an image.
       label: Field, column or feature of the class number; '' is none.
       group: Field or column of the group id; equal ids are positives; '' is none.
       split: Split of a TFDS data set; '' is train.

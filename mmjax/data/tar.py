@@ -88,16 +88,14 @@ class TarSource:
 
     def _ranges(self, row: np.void, parts: Sequence[str]) -> dict[str, storage.Range]:
         shard = self._shards[row["shard"]]
-        places = {part: (int(row[f"{part}_at"]), int(row[f"{part}_length"])) for part in parts}
+        spans = {part: (int(row[f"{part}_at"]), int(row[f"{part}_length"])) for part in parts}
         first = self._fields.parts[0]
-        if first in places:
+        if first in spans:
             # The block before the data is its header and has the name, so the index need not.
-            at, length = places[first]
-            places[first] = at - BLOCK, length + BLOCK
+            at, length = spans[first]
+            spans[first] = at - BLOCK, length + BLOCK
         return {
-            part: storage.Range(shard, at, length)
-            for part, (at, length) in places.items()
-            if length
+            part: storage.Range(shard, at, length) for part, (at, length) in spans.items() if length
         }
 
     def _record(self, row: np.void, content: dict[str, Any]) -> Record | BadRecord:

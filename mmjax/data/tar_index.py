@@ -41,7 +41,7 @@ class ShardIndex(NamedTuple):
 class Fields(NamedTuple):
     """Which members and JSON fields hold what: `captions` as ("txt", "json:tags", …), () where none
     are wanted; `label` a JSON field, or "cls" for webdataset's member of that name; `filter` says
-    which pairs are wanted at all; `tags` a JSON field; `regions`: KEY.npy takes the image's place.
+    which pairs are wanted at all; `tags` a JSON field; `regions`: KEY.npy replaces the image.
     """
 
     captions: tuple[str, ...] = ("txt",)
@@ -59,8 +59,8 @@ class Fields(NamedTuple):
     @property
     def dtype(self) -> np.dtype:
         """Of a row: where the parts of a pair lie; a length of 0 says that there is none."""
-        places = [(f"{p}_{what}", "<u8") for p in self.parts for what in ("at", "length")]
-        return np.dtype([("shard", "<u4"), ("label", "<i4"), ("group", "<i4"), *places])
+        spans = [(f"{p}_{what}", "<u8") for p in self.parts for what in ("at", "length")]
+        return np.dtype([("shard", "<u4"), ("label", "<i4"), ("group", "<i4"), *spans])
 
 
 class Unusable(Exception):  # noqa: N818
@@ -133,7 +133,7 @@ def scan_shard(number: int, shard: str, fields: Fields, stamp: Stamp) -> ShardIn
 
 
 def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Fields) -> ShardIndex:
-    places: dict[str, dict[str, tuple[int, int]]] = {}
+    pairs: dict[str, dict[str, tuple[int, int]]] = {}
     texts: dict[str, dict[str, bytes]] = {}
     skipped: Counter[str] = Counter()
     first: dict[str, str] = {}
@@ -148,19 +148,19 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
         part = "image" if suffix in IMAGE_SUFFIXES else suffix[1:]
         if part not in (*fields.parts, "cls") or _hidden(member):
             continue
-        place = places.setdefault(key, {})
-        if part in place:  # which of them belong together, nobody can say: the first stay
+        spans = pairs.setdefault(key, {})
+        if part in spans:  # which of them belong together, nobody can say: the first stay
             skip(f"members that repeat a key ({suffix})", key)
             continue
-        place[part] = (at, length)
+        spans[part] = (at, length)
         if part != fields.parts[0] and length <= MAX_TEXT:
             texts.setdefault(key, {})[part] = data[at : at + length]
-    if not places:
+    if not pairs:
         raise BadShard(f"holds no {fields.parts[0]}s" if fields.regions else "holds no images")
     rows: list[tuple] = []
-    for key, place in places.items():
+    for key, spans in pairs.items():
         try:
-            rows.append((number, *_index_row(place, texts.get(key, {}), fields)))
+            rows.append((number, *_index_row(spans, texts.get(key, {}), fields)))
         except (Unusable, Lacking) as error:
             skip(str(error), key)
     return ShardIndex(np.array(rows, fields.dtype), skipped, first)
@@ -171,15 +171,15 @@ def _hidden(member: str) -> bool:
 
 
 def _index_row(
-    place: dict[str, tuple[int, int]], texts: dict[str, bytes], fields: Fields
+    spans: dict[str, tuple[int, int]], texts: dict[str, bytes], fields: Fields
 ) -> tuple[int, ...]:
-    """Label, group and the places of the members; raises Unusable, Lacking."""
+    """Label, group and the spans of the members; raises Unusable, Lacking."""
     first, what = fields.parts[0], "a region file (.npy)" if fields.regions else "an image"
-    if first not in place:
+    if first not in spans:
         raise Unusable(f"without {what}")
-    if place[first][1] == 0:
+    if spans[first][1] == 0:
         raise Unusable(f"with an empty {what.partition(' ')[2]}")
-    if any(length > MAX_TEXT for part, (_, length) in place.items() if part != first):
+    if any(length > MAX_TEXT for part, (_, length) in spans.items() if part != first):
         raise Unusable(f"with a text above {MAX_TEXT >> 20} MiB")
     values: dict[str, Any] = {}
     in_json = (fields.label, fields.group, fields.filter, fields.tags)
@@ -195,7 +195,7 @@ def _index_row(
     if not fields.filter.keep(values, captions):
         raise Unusable("that the filter leaves out")
     parse_tags(fields.tags, values)
-    parts = (place.get(part, (0, 0)) for part in fields.parts)
+    parts = (spans.get(part, (0, 0)) for part in fields.parts)
     return label, group, *itertools.chain(*parts)
 
 

@@ -1,7 +1,8 @@
 """`mmjax data convert`: any source, and TFRecord files, as tar shards or ArrayRecord files.
 
-Written beside its place and renamed into it, so that what is there is whole. Encoded images go over
-byte by byte; names of members are numbers, so that no name of the source reaches the disk.
+Written under a temporary name and renamed, so that a file with the final name is complete. Encoded
+images are copied byte by byte; members are named by number, so that no name of the source reaches
+the disk.
 """
 
 import io
@@ -67,7 +68,7 @@ def run(
         shutil.rmtree(part)
         raise UserError(f"{spec['path']}: no record can be used ({'; '.join(bad[:3])}).")
     part.rename(folder)
-    captions = ", caption=json:captions for all captions of a picture" if to == "tar" else ""
+    captions = ", caption=json:captions for all captions of an image" if to == "tar" else ""
     Console(soft_wrap=True, highlight=False).print(
         f"{count:,} records in {output}{captions}; {len(bad):,} could not be used", markup=False
     )

@@ -1,7 +1,7 @@
 """`mmjax data dedup`: near-duplicates within a data set, and the pictures of test sets in it.
 
-Every picture gets a 64-bit perceptual hash (imagehash's phash). A record goes when its hash differs
-in at most `distance` bits from one that stays before it, or from any picture of a test set.
+Every image gets a 64-bit perceptual hash (imagehash's phash). A record goes when its hash differs
+in at most `distance` bits from one that stays before it, or from any image of a test set.
 """
 
 import itertools
@@ -121,8 +121,8 @@ def _close(values: np.ndarray, group: np.ndarray, distance: int) -> Iterator[tup
     """Pairs of a group within `distance` bits; a row of comparisons at a time."""
     if not distance:
         return
-    for place, one in enumerate(group[:-1].tolist()):
-        others = group[place + 1 :]
+    for position, one in enumerate(group[:-1].tolist()):
+        others = group[position + 1 :]
         bits = np.bitwise_count(values[others] ^ values[one])
         for other in others[bits <= distance].tolist():
             yield one, other

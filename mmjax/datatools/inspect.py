@@ -117,8 +117,8 @@ def contact_sheet(tiles: Sequence[tuple[np.ndarray, str]]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for number, (pixels, caption) in enumerate(tiles):
         x, y = 8 + number % across * (TILE + 8), 8 + number // across * high
-        picture = ImageOps.contain(Image.fromarray(pixels), (TILE, TILE))
-        sheet.paste(picture, (x + (TILE - picture.width) // 2, y + (TILE - picture.height) // 2))
+        image = ImageOps.contain(Image.fromarray(pixels), (TILE, TILE))
+        sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
         for row, text in enumerate(_wrap(caption, draw, font)):
             draw.text((x, y + TILE + 2 + row * line), text, "black", font)
     return sheet

@@ -2,7 +2,7 @@
 
 A file is length (uint64), masked CRC-32C of it, the bytes, masked CRC-32C of them, again and again
 (tensorflow/core/lib/io/record_writer.h). The check of the lengths is made, it tells where a file is
-damaged; that of the bytes would take longer in Python than decoding the picture, and is not.
+damaged; that of the bytes would take longer in Python than decoding the image, and is not.
 """
 
 import gzip

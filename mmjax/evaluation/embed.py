@@ -34,7 +34,7 @@ class Embedder:
     model: Graph
     tokenizer: Tokenizer | None
     batch_size: int
-    # Texts do not depend on it: two evaluators of other pictures share the same words' classifier.
+    # Texts do not depend on it: evaluators of the same class names share their classifier.
     reads: tuple[tuple[str, Modality], ...] = field(compare=False)
     workers: int
     allow_skips: bool

@@ -176,9 +176,9 @@ def _devkit_labels(folder: Path, name: str) -> np.ndarray:
 
 
 def _devkit_file(folder: Path, file: str, name: str) -> bytes:
-    for place in (folder, folder / "data", folder / DEVKIT / "data", folder / DEVKIT):
-        if (place / file).is_file():
-            return (place / file).read_bytes()
+    for parent in (folder, folder / "data", folder / DEVKIT / "data", folder / DEVKIT):
+        if (parent / file).is_file():
+            return (parent / file).read_bytes()
     packed = folder / f"{DEVKIT}.tar.gz"
     if packed.is_file():
         with tarfile.open(packed) as tar:

@@ -66,8 +66,8 @@ class HeldOutLoss:
                 f"{shards} devices that share the batch, and the loss depends on it."
             )
         rows = min((part.vocab_size for part in vocabularies(config.model).values()), default=0)
-        words = vocabulary.of_tokenizer(tokenizer, rows) if tokenizer else None
-        every = objectives.build(config.objectives, config.model, words)
+        known = vocabulary.of_tokenizer(tokenizer, rows) if tokenizer else None
+        every = objectives.build(config.objectives, config.model, known)
         built = {
             each: (objective, weight)
             for each, (objective, weight) in every.items()

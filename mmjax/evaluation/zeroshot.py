@@ -154,8 +154,8 @@ def subset_of(given: str, classes: Sequence[str], ids: Sequence[str], name: str)
     if given in ("all", "present"):
         return given
     number = {str(label): label for label in range(len(classes))}
-    for words in (classes, ids):
-        number |= {word: i for i, word in enumerate(words) if list(words).count(word) == 1}
+    for names in (classes, ids):
+        number |= {word: i for i, word in enumerate(names) if list(names).count(word) == 1}
     found = []
     for line in read_lines(Path(given), name):
         if line not in number:
@@ -170,12 +170,12 @@ def subset_of(given: str, classes: Sequence[str], ids: Sequence[str], name: str)
 def restrict(
     label: np.ndarray, answers: Sequence[Sequence[int]] | None, subset: np.ndarray
 ) -> tuple[np.ndarray, Labels]:
-    """The images whose right classes are (also) in `subset`, int [n], and these classes' places."""
-    place = {int(number): position for position, number in enumerate(subset)}
+    """The images with a right class in `subset`, int [n], and the index of that class in it."""
+    index = {int(number): position for position, number in enumerate(subset)}
     if answers is None:
         kept = np.flatnonzero(np.isin(label, subset))
-        return kept, np.array([place[int(number)] for number in label[kept]], np.int64)
-    right = [tuple(place[c] for c in answers[number] if c in place) for number in label]
+        return kept, np.array([index[int(number)] for number in label[kept]], np.int64)
+    right = [tuple(index[c] for c in answers[number] if c in index) for number in label]
     kept = np.flatnonzero([len(classes) > 0 for classes in right])
     return kept, [right[image] for image in kept]
 
@@ -183,7 +183,7 @@ def restrict(
 class TextClassifier:
     """The classifier of classes and templates; prompts are embedded once for the same parameters.
 
-    So an evaluator embeds them once, and evaluators of the same words (ImageNet and -V2) share it.
+    So an evaluator embeds them once, and evaluators of the same class names share it.
     """
 
     def __init__(self, embedder: Embedder, classes: Sequence[str], templates: Sequence[str]):

@@ -58,13 +58,15 @@ def read(path: Path) -> Weights:
     model.name = path.absolute().stem
     scanned = any("/encoderblock/" in name for name in tensors)
     family = dataclasses.replace(FAMILY, rows=functools.partial(rows, scanned=scanned))
-    words = "text" in model and any((file.parent / name).is_file() for name in TOKENIZERS)
+    tokenized = "text" in model and any((file.parent / name).is_file() for name in TOKENIZERS)
     return weights(
         path,
         family,
         model,
         _with_class_row(tensors, model),
-        tokenizer=(lambda: load_tokenizer(file.parent, clean="canonicalize")) if words else None,
+        tokenizer=(lambda: load_tokenizer(file.parent, clean="canonicalize"))
+        if tokenized
+        else None,
         resize="squash",
         interpolation="bilinear",
     )

@@ -41,8 +41,8 @@ class Family:
       read_back: `config.model` → what a reader finds in the files that are written of it. KeyError:
         the name of a parameter that would not be there.
       ignored: regular expressions of names found in files that are no parameters.
-      obstacles: `config.model` → what of it has no place here and is not seen by reading back, each
-        a clause ("timm has no such tower").
+      obstacles: `config.model` → what this format cannot hold of it and reading back does not show,
+        each a clause ("timm has no such tower").
     """
 
     name: str
@@ -53,7 +53,7 @@ class Family:
     obstacles: Callable[[ConfigDict], list[str]] = lambda model: []
 
     def differences(self, model: ConfigDict) -> list[str]:
-        """What of `config.model` has no place in this family, each a clause."""
+        """What of `config.model` this format cannot hold, each a clause."""
         unlike = min((_unlike(model, wanted) for wanted in self.parts), key=len)
         if unlike:
             return unlike
@@ -72,7 +72,7 @@ class Family:
         ]
 
     def check_holds(self, model: ConfigDict) -> None:
-        """Raises a UserError that says what in `config.model` has no place in this family."""
+        """Raises a UserError that says what in `config.model` this format cannot hold."""
         found = self.differences(model)
         if found:
             raise UserError(f"{self.name} cannot hold this model: {'; '.join(found)}.")
@@ -123,7 +123,7 @@ class Weights:
         a mesh) → parameters. One parameter at a time is in host memory.
       tokenizer: loads the weights' own tokenizer; None if they have none.
       training: of a run, for model cards.
-      left: names in the files of parameters that no model here has a place for.
+      left: names in the files of parameters that no model here has.
     """
 
     source: str

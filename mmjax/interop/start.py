@@ -59,7 +59,7 @@ class Report:
 def start_from(
     weights: Weights, model: ConfigDict, params: Any, parts: Sequence[str] = ()
 ) -> tuple[Any, Report]:
-    """`params` with those of `weights` in their place, and the report.
+    """`params` replaced by those of `weights`, and the report.
 
     Args:
       weights: to start from.
@@ -113,7 +113,7 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
     if not taken:
         raise UserError(
             f"config.init_from: {weights.source} is of another architecture: it holds "
-            f"{grouped(theirs)}, none of which config.model has a place for."
+            f"{grouped(theirs)}, none of which config.model has."
         )
     for path in taken:
         if theirs[path].shape != ours[path].shape and not _resizable(path, source, model):
@@ -156,11 +156,11 @@ def _resized(path: str, x: np.ndarray, source: ConfigDict, model: ConfigDict) ->
         class_token = has_class_token(theirs.pool)
         return resize_positions(x, (old, old), (new, new), class_token=class_token)
     offset, length = ours.position_offset, ours.context_length
-    end = len(x) - (theirs.pool == "appended")  # whose place stays
-    places = x[offset : offset + length]
+    end = len(x) - (theirs.pool == "appended")  # whose position stays
+    positions = x[offset : offset + length]
     if offset + length > end:
-        places = resize_text_positions(x[offset:end], length)
-    return np.concatenate([x[:offset], places, x[end:]])
+        positions = resize_text_positions(x[offset:end], length)
+    return np.concatenate([x[:offset], positions, x[end:]])
 
 
 def grouped(paths: Iterable[str]) -> str:

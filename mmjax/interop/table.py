@@ -1,7 +1,7 @@
 """Name tables: our parameter path ↔ the name another library gives it.
 
 One row says how a parameter is called on both sides and how it is laid out there; the same rows
-export and import. Both directions are strict: every parameter has exactly one place, of the right
+export and import. Both directions are strict: every parameter has exactly one name, of the right
 shape, or the `UserError` names it. Reading takes one parameter at a time into the shards it is for.
 """
 
@@ -211,7 +211,7 @@ def _check_names(
         raise UserError(f"{what} lack {_first(missing)}, which {model} has: is it another model?")
     unexpected = [name for name in found if not known(name)]
     if unexpected:
-        raise UserError(f"{what} hold {_first(unexpected)}, for which {model} has no place.")
+        raise UserError(f"{what} hold {_first(unexpected)}, which {model} does not have.")
 
 
 def _check_shapes(

@@ -70,7 +70,7 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, Cache]:
         """The result [B, L, W], and the keys and values that it was taken over.
 
-        `mask` is as of `attend`. A `cache` is attended to in place of `context`, after the keys and
+        `mask` is as of `attend`. A `cache` is attended to instead of `context`, after the keys and
         values of `x` were written into it at `position`; without a position it stays as it is.
         """
         width = x.shape[-1]

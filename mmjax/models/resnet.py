@@ -40,7 +40,7 @@ class ModifiedResNet(nn.Module):
     """Images [B, S, S, 3], uint8 or float32 in 0..255 -> "tokens" [B, N, 32 W], "features" and
     "embed" [B, D].
 
-    Against the usual ResNet: three convolutions at the start, average pooling in place of strides,
+    Against the usual ResNet: three convolutions at the start, average pooling instead of strides,
     and one attention query pools (Radford et al., 2021, section 2.4; OpenAI's code). The fields are
     the config keys `model.image.*` of kind "resnet".
 

@@ -63,8 +63,8 @@ class TextTower(nn.Module):
       unroll: Write the layers out (fast on CPU) or loop (compiles fast).
       norm: Layer norms before attention and MLP, or after them (BERT).
       embed_norm: A layer norm before the blocks, as BERT has.
-      token_types: Rows of BERT's type embedding: the first is of words, the second of tags.
-      tags: Last positions of a text that hold the tags of its picture (Oscar).
+      token_types: Rows of BERT's type embedding: the first is of the caption, the second of tags.
+      tags: Last positions of a text that hold the tags of its image (Oscar).
       position_offset: Row of the position embedding where a text begins; RoBERTa: 2.
       mlm_head: BERT's masked-language head, for token_logits.
       causal: A token sees earlier tokens only.
@@ -123,7 +123,7 @@ class TextTower(nn.Module):
         if not 2 <= spec.tags <= spec.context_length - 2:
             raise UserError(
                 f"{key}.tags={spec.tags} leaves no room: of context_length={spec.context_length} "
-                "positions words and tags need two each."
+                "positions the caption and tags need two each."
             )
 
     def setup(self):

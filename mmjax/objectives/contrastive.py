@@ -63,7 +63,7 @@ def infonce_loss(
       scale: scalar, 1 / temperature.
       positives: bool [B, M], True where candidate j is a positive of anchor i, at least one a row;
         None means the diagonal (M = B), or `group`.
-      group: int32 [B], equal ids are positives of each other (M = B); in place of `positives`, and
+      group: int32 [B], equal ids are positives of each other (M = B); instead of `positives`, and
         without its B × M entries.
       implementation: "auto", "dense" or "ring".
     """

@@ -28,7 +28,7 @@ def distill_tokens(
 
     L = −T² · mean of Σ_v p log q over the hidden tokens of the global batch, with p, q the softmax
     of the teacher's and the student's logits / T. The factor T² keeps the size of the gradients
-    (Hinton et al., 2015). DistilBERT's code has the KL divergence in its place, which is less by
+    (Hinton et al., 2015). DistilBERT's code has the KL divergence instead, which is less by
     the teacher's entropy and has the same gradient. Metric: agreement, how often both find the same
     token likeliest.
 

@@ -113,7 +113,7 @@ def empty(batches: int, embeds: Mapping[str, Any]) -> dict[str, jax.Array]:
 
 
 def push(queue: Mapping[str, jax.Array], embeds: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """The queue with one batch more, in place of the oldest."""
+    """The queue with one batch more, which replace the oldest."""
     written = queue["written"]
     new = {
         name: jax.lax.dynamic_update_index_in_dim(

@@ -2,7 +2,7 @@
 
 As in ALBEF (Li et al., 2021), but from the global batch: each image also meets a text, and each
 text an image, drawn in proportion to how alike the towers find them. Or, as in Oscar (Li et al.,
-2020), whose texts end with the tags of their pictures: are these the picture's own tags?
+2020), whose texts end with the tags of their pictures: are these the image's own tags?
 """
 
 import jax

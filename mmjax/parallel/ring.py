@@ -14,7 +14,7 @@ the ring of N devices and meet every x once:
 After N hops all statistics are complete and at home. The gradient goes round once more: it makes
 each tile's logits anew from x and y, and the tile's gradient dy travels with it. So a device holds
 O(n·D + n·t) numbers, forward and backward, where the matrix would take n·M; four matrix products
-are computed in place of three. Neighbours alone talk to each other, as in ring attention (Liu et
+are computed instead of three. Neighbours alone talk to each other, as in ring attention (Liu et
 al., 2023) and Inf-CL (Cheng et al., 2024).
 
 The ring runs over the mesh axes `data` and `fsdp` taken as one; devices along `tensor` do the same
@@ -40,7 +40,7 @@ class Side(NamedTuple):
     """One side of the pairs; leading axes are split over the devices.
 
     embed: [B, D], bfloat16 or float32. ids: int32 [B], a pair with equal ids is positive.
-    mask: bool [B, M] in place of ids, on the rows' side. teacher: [B, D'], whose logits weigh
+    mask: bool [B, M] instead of ids, on the rows' side. teacher: [B, D'], whose logits weigh
     "teacher_mean".
     """
 
@@ -273,7 +273,7 @@ class _Ring:
         )
 
     def pass_on(self, travelling: Any, tile: Any, k: jax.Array) -> Any:
-        """Sends the tile to the next device; the one that arrives takes its place."""
+        """Sends the tile to the next device; the one that arrives replaces it."""
         start = k % self.tiles * self.width
         if self.devices > 1:
             ring = [(i, (i + 1) % self.devices) for i in range(self.devices)]

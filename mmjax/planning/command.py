@@ -108,7 +108,7 @@ def set_key(config: ConfigDict, path: str, value: str) -> None:
 
 
 def describe(console: Console, plan: Plan) -> None:
-    """One plan, in words and two tables."""
+    """One plan, as sentences and two tables."""
     mesh = " × ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     console.print(
         f"[bold]{plan.topology}[/], {plan.devices} devices, {mesh}, batch {plan.batch_size:,}; "

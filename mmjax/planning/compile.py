@@ -33,8 +33,8 @@ class Buffer:
 class Compiled:
     """What the compiler says of one device, in bytes.
 
-    used: arguments, temporaries, and results that do not take the place of arguments. activations:
-    what is kept for the backward pass, a part of the temporaries, counted from the shapes. text:
+    used: arguments, temporaries, and results outside the memory of arguments. activations: what is
+    kept for the backward pass, a part of the temporaries, counted from the shapes. text:
     the program; "" where the compiler refused it for its size. model_flops: of all devices.
     """
 

@@ -65,8 +65,8 @@ def analyse(text: str, mesh_shape: Mapping[str, int]) -> Cost:
     Approximations:
     - Each instruction or fusion reads its operands from device memory once and writes its results
       there, however well a cache would serve it, save for what lies elsewhere (memory spaces S(n):
-      VMEM of TPUs, host). A slice counts in place of the array it is cut from, an update in place
-      of the array it changes. On TPUs arrays count with the padding of their tiles.
+      VMEM of TPUs, host). A slice counts, not the array it is cut from; an update counts, not the
+      array it changes. On TPUs arrays count with the padding of their tiles.
     - Of a conditional, the costliest branch counts.
     - A loop whose trips cannot be read (they depend on data) counts once, with a warning.
     - FLOPs leave out elementwise arithmetic, Triton kernels, and Pallas kernels other than splash

@@ -185,9 +185,9 @@ def _taps(sizes: tuple[int, int, int], stride: int, low: int, dilation: tuple[in
     """Pairs (output, tap) that meet a pixel along one axis; sizes of image, kernel, output."""
     image, kernel, output = sizes
     first = np.arange(output, dtype=np.int64) * stride - low
-    places = (first + tap * dilation[1] for tap in range(kernel))
+    taps = (first + tap * dilation[1] for tap in range(kernel))
     return sum(
-        int(((p % dilation[0] == 0) & (p >= 0) & (p < image * dilation[0])).sum()) for p in places
+        int(((p % dilation[0] == 0) & (p >= 0) & (p < image * dilation[0])).sum()) for p in taps
     )
 
 
@@ -201,8 +201,8 @@ def group(attributes: str, mesh_shape: Mapping[str, int]) -> tuple[tuple[str, ..
       ValueError: the program is of more devices than the mesh.
     """
     groups = _groups(attributes, math.prod(mesh_shape.values()))
-    places = np.stack(np.unravel_index(groups, tuple(mesh_shape.values())))  # [axes, groups, g]
-    differ = (places != places[..., :1]).any(axis=(1, 2))
+    positions = np.stack(np.unravel_index(groups, tuple(mesh_shape.values())))  # [axes, groups, g]
+    differ = (positions != positions[..., :1]).any(axis=(1, 2))
     return tuple(axis for axis, d in zip(mesh_shape, differ, strict=True) if d), groups.shape[1]
 
 
@@ -216,13 +216,13 @@ def _groups(attributes: str, devices: int) -> np.ndarray:
     if named := re.search(mesh, attributes):
         # mesh['a'=8,'b'=2] {'a':(2)4}: the mixed-radix digit of size 4 of `a`, behind one of size 2
         axes = {name: int(size) for name, size in re.findall(r"([\w.\-]+)'?=(\d+)", named[1])}
-        place = np.indices(tuple(axes.values())).reshape(len(axes), -1)
+        position = np.indices(tuple(axes.values())).reshape(len(axes), -1)
         for name, before, digits in re.findall(r"([\w.\-]+)'?(?::\((\d+)\)(\d+))?", named[3]):
             size = int(digits or axes[name])
             unit = axes[name] // (int(before or 1) * size)
             axis = list(axes).index(name)
-            place[axis] -= place[axis] // unit % size * unit
-        groups, number = np.unique(place, axis=1, return_inverse=True)
+            position[axis] -= position[axis] // unit % size * unit
+        groups, number = np.unique(position, axis=1, return_inverse=True)
         ids = _ids(named[2]) if named[2] else np.arange(devices)
         return ids[np.argsort(number.ravel(), kind="stable")].reshape(groups.shape[1], -1)
     if between := re.search(r'_xla_megascale_target=("\{[\d:,]+\}|\{\{.*?\}\})', attributes):

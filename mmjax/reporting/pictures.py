@@ -19,9 +19,9 @@ PICTURES, CANDIDATES, FOUND = 8, 512, 5
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A picture as a data URL, and the nearest texts: (text, cosine similarity, is it its own)."""
+    """An image as a data URL, and the nearest texts: (text, cosine similarity, is it its own)."""
 
-    picture: str
+    image: str
     texts: list[tuple[str, float, bool]]
 
 
@@ -39,7 +39,7 @@ def retrievals(workdir: str) -> tuple[str, list[Sample]]:
     source = open_source(source_of(spec), name)
     first = range(min(CANDIDATES, len(source)))
     texts = list(dict.fromkeys(caption for i in first for caption in source.captions(i)))
-    # A picture that cannot be read is no reason to have no page.
+    # An image that cannot be read is no reason to have no page.
     embedder = dataclasses.replace(Embedder.of(spec, config, model, tokenizer), allow_skips=True)
     shown = np.unique(np.linspace(0, len(first) - 1, PICTURES).astype(int))
     with on_mesh(params) as params:
@@ -75,9 +75,9 @@ def _data_url(image: bytes | np.ndarray, side: int = 160) -> str:
     opened = (
         Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(io.BytesIO(image))
     )
-    picture = opened.convert("RGBA")
-    picture.thumbnail((side, side))
-    white = Image.new("RGBA", picture.size, "white")
+    small = opened.convert("RGBA")
+    small.thumbnail((side, side))
+    white = Image.new("RGBA", small.size, "white")
     out = io.BytesIO()
-    Image.alpha_composite(white, picture).convert("RGB").save(out, "JPEG", quality=85)
+    Image.alpha_composite(white, small).convert("RGB").save(out, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

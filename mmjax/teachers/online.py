@@ -107,9 +107,9 @@ class OnlineTeacher:
         or by the run's. UserError: it does not know the run's tokens."""
         inputs = models.inputs(self.weights.config.model)
         inputs = {part: of for part, of in inputs.items() if part in (self.reads or inputs)}
-        words = tokenizer and (self.weights.tokenizer or tokenizer)
+        reader = tokenizer and (self.weights.tokenizer or tokenizer)
         data = ConfigDict({**config.data, "text_lengths": ()})  # it may look at its padding
-        found = modalities.build(inputs, data=data, tokenizer=words, prefix=prefix)
+        found = modalities.build(inputs, data=data, tokenizer=reader, prefix=prefix)
         for part, modality in found.items():
             if not isinstance(modality, Text) or modality.tokenizer is None:
                 continue

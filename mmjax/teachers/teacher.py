@@ -33,7 +33,7 @@ class Keys:
     Attributes:
       source: Weights: whatever mmjax.load takes (a workdir, folder, file, hub name), or
         random:ARCHITECTURE for plans and smoke runs.
-      cached: Folder that mmjax embed wrote, in place of running it; '': it runs in the step.
+      cached: Folder that mmjax embed wrote, instead of running it; '': it runs in the step.
       dtype: What its embeddings are rounded to, cached or not.
       start: The student starts from it: every k-th layer, the leading heads and channels.
     """

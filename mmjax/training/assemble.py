@@ -46,10 +46,10 @@ class Parts:
     batch: dict[str, jax.ShapeDtypeStruct]
     state: TrainState
 
-    def with_vocabulary(self, words: Vocabulary) -> "Parts":
+    def with_vocabulary(self, vocabulary: Vocabulary) -> "Parts":
         """The parts once there is a tokenizer: some objectives want to know its tokens."""
         config = self.config
-        built = objectives.build(config.objectives, config.model, words)
+        built = objectives.build(config.objectives, config.model, vocabulary)
         return dataclasses.replace(self, objectives=built)
 
     def flops(self, batch: Mapping[str, Any]) -> int:
@@ -58,7 +58,7 @@ class Parts:
         return step_flops(model, self.objectives, self.teachers, self.state, batch)
 
     def step(self) -> Any:
-        """The train step, jitted; it takes the place of the state's arrays."""
+        """The train step, jitted; it donates the state's arrays."""
         step = make_train_step(
             self.model, self.objectives, self.optimizer, self.lr_multipliers, self.config,
             self.teachers,

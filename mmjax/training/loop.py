@@ -135,9 +135,9 @@ def diverged(
     batches = {}
     for bad in range(step - count, step):  # `state.step` at the start of the step
         size = config.batch_size * (config.data.pack or 1)
-        places = [order(bad * size + number) for number in range(size)]
+        positions = [order(bad * size + number) for number in range(size)]
         batches[bad + 1] = [
-            f"{sources[p.source].name}: {p.index} (epoch {p.epoch})" for p in places
+            f"{sources[p.source].name}: {p.index} (epoch {p.epoch})" for p in positions
         ]
     path = workdir / "skipped_batches.json"
     if jax.process_index() == 0:

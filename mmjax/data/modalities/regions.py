@@ -1,4 +1,4 @@
-"""Region features of an object detector in place of an image: float [n, F], the box of a region
+"""Region features of an object detector instead of an image: float [n, F], the box of a region
 being its last numbers, as Oscar (Li et al., 2020) and VinVL (Zhang et al., 2021) publish them."""
 
 import io

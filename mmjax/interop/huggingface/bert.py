@@ -83,7 +83,7 @@ def _architecture(kind: str, class_name: str, mlm: bool) -> Architecture:
         if getattr(theirs, "is_decoder", False):
             raise ValueError("it is a decoder")
         if mlm and not getattr(theirs, "tie_word_embeddings", True):
-            raise ValueError("its words are scored by another matrix than their embedding")
+            raise ValueError("its unembedding is another matrix than its embedding")
         has_pooler = not mlm and "pooler.dense.weight" in tensors
         model = zoo.default("text")
         model.embed_dim = theirs.hidden_size

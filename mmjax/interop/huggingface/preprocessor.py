@@ -1,4 +1,4 @@
-"""preprocessor_config.json: how a picture comes to its size, and its mean and deviation.
+"""preprocessor_config.json: how an image is resized, and its mean and deviation.
 
 What is set there and not known here is an error: overlooked, it would give other numbers and none.
 """
@@ -18,7 +18,7 @@ _INTERPOLATION = {number: name for name, number in _RESAMPLE.items()}
 
 def read(folder: Path, model: ConfigDict, model_type: str) -> dict[str, str]:
     """Puts mean and deviation into `config.model`; returns the keys of `config.data` that say how
-    a picture comes to its size.
+    an image is resized.
 
     What the file leaves open is as in the processor of the `model_type`: CLIP's cuts the middle,
     ViT's resizes bilinearly, and a lone number is the shortest side only where the middle is cut.

@@ -14,13 +14,13 @@ def find_bpe(folder: Path) -> Path:
     Raises:
       UserError: it is in none of them.
     """
-    places = [folder]
+    folders = [folder]
     for package in ("open_clip", "clip"):
         spec = importlib.util.find_spec(package)  # imports nothing
-        places += [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
-    for place in places:
-        if (place / BPE).is_file():
-            return place / BPE
+        folders += [Path(path) for path in (spec and spec.submodule_search_locations) or ()]
+    for candidate in folders:
+        if (candidate / BPE).is_file():
+            return candidate / BPE
     raise UserError(
         f"{folder} holds weights without a tokenizer: put OpenAI's {BPE} or a tokenizer's files "
         "(tokenizer.json, …) beside them, or pip install --no-deps open_clip_torch, which has it."

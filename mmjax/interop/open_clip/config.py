@@ -144,7 +144,7 @@ def _read_text(text: Mapping[str, Any], quick: bool, model: ConfigDict) -> None:
 
 def read_preprocess(settings: Mapping[str, Any], model: ConfigDict) -> dict[str, str]:
     """Puts the mean and deviation of `preprocess_cfg` into `model`; returns the keys of
-    `config.data` that say how a picture comes to its size."""
+    `config.data` that say how an image is resized."""
     for key in ("mean", "std"):
         if settings.get(key) is not None:
             model.image[key] = tuple(float(x) for x in settings[key])
