@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,8 +18,10 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from mmjax.data.stand_in import check_fetched
 from mmjax.errors import UserError
 from mmjax.interop.torchscript import is_archive, open_archive
+from mmjax.interop.wrappers import state_of, unwrapped
 
 Tensors = Mapping[str, Any]  # name → Tensor
 
@@ -36,10 +39,17 @@ class Tensor:
 
 def open_tensors(path: Path) -> Tensors:
     """The tensors of a file, by its ending; of `*.index.json`, those of the files that it names.
+    Their names are the model's own: see `wrappers.py`.
 
     Raises:
-      UserError: it is damaged, needs a library that is not installed, or is of another kind.
+      UserError: it is damaged or never was fetched, needs a library that is not installed, or is of
+        another kind.
     """
+    return unwrapped(_open(path), path)
+
+
+def _open(path: Path) -> Tensors:
+    check_fetched(path)
     if path.name.endswith(".index.json"):
         return _indexed(path)
     if path.suffix == ".safetensors":
@@ -47,7 +57,9 @@ def open_tensors(path: Path) -> Tensors:
     if path.suffix == ".npz":
         return _npz(path)
     if path.suffix in (".bin", ".pt", ".pth"):
-        return open_archive(path) if is_archive(path) else of_torch(_state_dict(path))
+        if is_archive(path):
+            return open_archive(path)
+        return of_torch(state_of(torch_load(path), path), path)
     raise UserError(f"{path} is no file of weights: .safetensors, .bin, .pt, .pth and .npz are.")
 
 
@@ -79,17 +91,10 @@ def torch_load(path: Path) -> Any:
         raise _damaged(path, error) from error
 
 
-def _state_dict(path: Path) -> Mapping[str, Any]:
-    """What `path` holds, or has under "state_dict" as trainers write it, beside an optimizer."""
-    state = torch_load(path)
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds a {type(state).__name__}, not a state dict of weights.")
-    return state
-
-
-def of_torch(state: Any) -> Tensors:
+def of_torch(state: Any, path: Path) -> Tensors:
     """A state dict of PyTorch as lazy tensors; what is no tensor (an epoch, say) is left out."""
+    for name, value in state.items():
+        _check_dtype(path, name, str(getattr(value, "dtype", "")).removeprefix("torch."))
 
     def read(tensor: Any) -> np.ndarray:
         tensor = tensor.detach()
@@ -109,18 +114,27 @@ def _safetensors(path: Path) -> Tensors:
         file = safetensors.safe_open(path, framework="numpy")
     except (OSError, safetensors.SafetensorError) as error:
         raise _damaged(path, error) from error
-    return {
-        name: Tensor(
-            tuple(file.get_slice(name).get_shape()), functools.partial(file.get_tensor, name)
+    tensors = {}
+    for name in file.keys():  # noqa: SIM118 (no dict)
+        header = file.get_slice(name)
+        _check_dtype(path, name, header.get_dtype())
+        tensors[name] = Tensor(tuple(header.get_shape()), functools.partial(file.get_tensor, name))
+    return tensors
+
+
+def _check_dtype(path: Path, name: str, dtype: str) -> None:
+    """Refuses what NumPy has no type for; `dtype` is spelled "F8_E4M3" or "float8_e4m3fn"."""
+    if re.match(r"(F|float)[4678](_|$)", dtype):
+        raise UserError(
+            f"{path} holds {name} as {dtype}, which mmjax does not read: get the weights in "
+            "bfloat16, float16 or float32."
         )
-        for name in file.keys()  # noqa: SIM118 (no dict)
-    }
 
 
 def _indexed(path: Path) -> Tensors:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        parts = {name: open_tensors(path.with_name(name)) for name in sorted(set(index.values()))}
+        parts = {name: _open(path.with_name(name)) for name in sorted(set(index.values()))}
         return {name: parts[part][name] for name, part in index.items()}
     except (json.JSONDecodeError, KeyError, AttributeError) as error:
         raise _damaged(path, error) from error

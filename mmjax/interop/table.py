@@ -169,13 +169,23 @@ def from_theirs(
             if path in wanted
         }
         for layer, name in enumerate(row.names(ours[0])):
-            parts = row.from_theirs(np.asarray(state[name]), ours)
+            parts = row.from_theirs(_floats(np.asarray(state[name]), name, what), ours)
             for path, part in zip(row.paths, parts, strict=True):
                 if path in arrays:
                     arrays[path][layer if row.stacked else ...] = part
         for path in list(arrays):
             result[path] = _put(arrays.pop(path), wanted[path])
     return flax.traverse_util.unflatten_dict(result, sep="/")
+
+
+def _floats(array: np.ndarray, name: str, what: str) -> np.ndarray:
+    """The array, unless it is of integers: such weights are quantised, and have scales beside."""
+    if array.dtype.kind in "iub":
+        raise UserError(
+            f"{what} hold {name} as {array.dtype}, quantised: get them in bfloat16, float16 or "
+            "float32."
+        )
+    return array
 
 
 def _shapes_of(row: Row, shapes: Mapping[str, Shape]) -> list[Shape]:

@@ -221,11 +221,12 @@ def test_half_precision_weights_become_float32_without_loss(tmp_path):
     np.testing.assert_equal(params, load(save(tmp_path / "full", CLIP, half.float()))[1])
 
 
-def test_a_training_checkpoint_reads_with_the_config_beside_it(tmp_path):
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_a_training_checkpoint_reads_with_the_config_beside_it(tmp_path, prefix):
     settings = CLIP | {"custom_text": True}
     theirs = build(settings)
     file = tmp_path / "epoch_3.pt"
-    state = {f"module.{name}": value for name, value in theirs.state_dict().items()}
+    state = {f"{prefix}{name}": value for name, value in theirs.state_dict().items()}
     torch.save({"epoch": 3, "name": "run", "state_dict": state, "optimizer": {"lr": 0.1}}, file)
     with pytest.raises(UserError, match=r"open_clip_config\.json .*beside it"):
         registry.open_weights(file)

@@ -70,7 +70,7 @@ def read(path: Path) -> Weights:
     text = architecture["text_cfg"]
     tensors, left = open_tensors(file), set()
     if "multimodal_cfg" in architecture:  # a CoCa: its decoder is built as none here is
-        left = {name for name in tensors if name.startswith((_DECODER, f"module.{_DECODER}"))}
+        left = {name for name in tensors if name.startswith(_DECODER)}
     return weights(
         path,
         FAMILY,
@@ -98,10 +98,9 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
 
 
 def native_names(tensors: Tensors, model: ConfigDict) -> Tensors:
-    """Tensors as they are called and shaped today: without the prefix of data-parallel training,
-    with or without that of a text tower of its own, scalars for one-element arrays, positions
-    resized where the config says another size than the file."""
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    """Tensors as they are called and shaped today: with or without the prefix of a text tower of
+    its own, scalars for one-element arrays, positions resized where the config says another size
+    than the file."""
     tensors = {name.removeprefix("text."): tensor for name, tensor in tensors.items()}
     if has_own_text(model):
         ours = ("visual.", "logit_")
