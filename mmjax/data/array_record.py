@@ -13,7 +13,8 @@ from typing import Any
 import grain
 import msgpack
 
-from mmjax.data.records import BadRecord, Record, clean_captions, weigh
+from mmjax.data.records import BadRecord, Record, weigh
+from mmjax.data.texts import clean_captions, integer
 from mmjax.errors import UserError
 
 TFDS_CAPTIONS = ("caption", "captions", "text", "title", "captions/text")
@@ -140,7 +141,7 @@ def open_tfds(
             raise UserError(
                 f"{name}: {path} has no feature {lacking[0]!r}; it has {', '.join(features)}."
             )
-        captions = [c for c in captions if c not in lacking]
+        captions = [c for c in captions if c not in lacking and (caption or _is_text(builder, c))]
         elements = partial(_tfds_elements, path, options.get("data_dir"), split, image)
         convert = partial(
             _from_tfds, captions=captions, weights=weights, image=image, label=label, group=group
@@ -166,6 +167,17 @@ def _tfds_builder(path: str, data_dir: str | None) -> Any:
     return tfds.builder(path, data_dir=data_dir)
 
 
+def _is_text(builder: Any, path: str) -> bool:
+    """Whether captions may be in a feature of a usual name: COCO's `captions` holds features."""
+    feature = builder.info.features
+    for name in path.split("/"):
+        feature = getattr(feature, "feature", feature)  # of a sequence
+        if name not in feature:
+            return False
+        feature = feature[name]
+    return not hasattr(getattr(feature, "feature", feature), "items")
+
+
 def _tfds_elements(path: str, data_dir: str | None, split: str, image: str) -> Any:
     """The examples of a split, images still encoded: decoding looks at the size that is needed."""
     from tensorflow_datasets import decode
@@ -182,9 +194,18 @@ def _from_msgpack(data: bytes, key: str, captions: list[str], weights: tuple[flo
     return Record(
         key=f"{key} ({values['key']})" if "key" in values else key,
         parts={"image": values["image"], "text": texts},
-        label=int(values.get("label", -1)),
-        group=int(values.get("group", -1)),
+        label=_integer(values, "label", key),
+        group=_integer(values, "group", key),
     )
+
+
+def _integer(values: dict[str, Any], field: str, key: str) -> int:
+    """-1 where there is none."""
+    try:
+        number = integer(values.get(field))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadRecord(f"{key} has no integer in {field!r}") from error
+    return -1 if number is None else number
 
 
 def _from_tfds(
@@ -203,8 +224,8 @@ def _from_tfds(
     return Record(
         key=key,
         parts={"image": example[image], "text": weigh(found, weights)},
-        label=int(example[label]) if label else -1,
-        group=int(example[group]) if group else -1,
+        label=_integer(example, label, key),
+        group=_integer(example, group, key),
     )
 
 

@@ -15,9 +15,9 @@ from mmjax.data.records import (
     BadRecord,
     Record,
     Texts,
-    clean_captions,
     report_skipped,
 )
+from mmjax.data.texts import BadText, txt_captions
 from mmjax.errors import UserError
 
 
@@ -122,10 +122,10 @@ def _unusable(row: Row) -> str:
 
 
 def _read_captions(path: Path) -> tuple[str, ...] | None:
-    """A caption on each line; None if the file is not UTF-8."""
+    """None if the file is not UTF-8."""
     try:
-        return clean_captions(path.read_text(encoding="utf-8").splitlines())
+        return txt_captions(path.read_bytes())
     except FileNotFoundError:
         return ()
-    except UnicodeDecodeError:
+    except BadText:
         return None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.data.records import Record, Texts, report_skipped
+from mmjax.data.texts import BadText, clean, decode, strip
 from mmjax.errors import UserError
 
 
@@ -30,7 +31,8 @@ class LineSource:
         self._maps: dict[int, mmap.mmap] = {}
         report_skipped(name, len(self), self.skipped, first)
         if not len(self):
-            raise UserError(f"{name}: {files[0]} holds no line of text.")
+            why = "".join(f", but {n} {why}" for why, n in self.skipped.items())
+            raise UserError(f"{name}: {files[0]} holds no line of text{why}.")
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -43,7 +45,7 @@ class LineSource:
         first = self._ends[number - 1] if number else 0
         line = self._map(number)
         line.seek(self._starts[number][index - first])
-        return (line.readline().decode("utf-8").strip(),)
+        return (clean(decode(line.readline())),)
 
     def _map(self, number: int) -> mmap.mmap:
         if number not in self._maps:
@@ -60,11 +62,20 @@ def _line_starts(file: Path, skipped: Counter[str], first: dict[str, str]) -> ar
     starts, offset = array.array("q"), 0
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            try:
-                if line.decode("utf-8").strip():
-                    starts.append(offset)
-            except UnicodeDecodeError:
-                skipped["not UTF-8"] += 1
-                first.setdefault("not UTF-8", f"{file}: line {number}")
+            text, why = _text(line)
+            if why:
+                skipped[why] += 1
+                first.setdefault(why, f"{file}: line {number}")
+            elif text:
+                starts.append(offset)
             offset += len(line)
     return starts
+
+
+def _text(line: bytes) -> tuple[str, str]:
+    """The text of a line, "" if it is blank; and why the line is left out, or ""."""
+    try:
+        text = clean(decode(line))
+        return text, "" if text or not strip(decode(line)) else "that are nulls"
+    except BadText as error:
+        return "", str(error).removeprefix("is ")

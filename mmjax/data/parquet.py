@@ -14,8 +14,9 @@ import numpy as np
 
 from mmjax.data import storage
 from mmjax.data.filters import Filter, Lacking
-from mmjax.data.records import BadRecord, Record, Texts, clean_captions, report_skipped, weigh
+from mmjax.data.records import BadRecord, Record, Texts, report_skipped, weigh
 from mmjax.data.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, column_of
+from mmjax.data.texts import BadText, clean_captions
 from mmjax.errors import UserError
 
 GROUPS = 4  # row groups that a process keeps
@@ -143,8 +144,8 @@ def open_parquet(
 def _unwanted(values: dict[str, Any], captions: list[str], wanted: Filter, has_label: bool) -> str:
     try:
         found = sum((clean_captions(values[column]) for column in captions), ())
-    except UnicodeDecodeError:
-        return "with a caption that is not UTF-8"
+    except BadText as error:
+        return f"with a caption that {error}"
     if not found and not has_label:
         return "without a caption"
     try:

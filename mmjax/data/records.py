@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 log = logging.getLogger("mmjax.data")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -92,16 +90,6 @@ def read_records(source: Source, indices: Sequence[int]) -> list[Record | BadRec
         except BadRecord as error:
             records.append(error)
     return records
-
-
-def clean_captions(values: object) -> tuple[str, ...]:
-    """A string or a list of strings as a tuple of stripped captions, empty ones left out."""
-    if isinstance(values, str | bytes):
-        values = [values]
-    if not isinstance(values, list | tuple | np.ndarray):
-        return ()
-    texts = (v.decode("utf-8") if isinstance(v, bytes) else v for v in values)
-    return tuple(t.strip() for t in texts if isinstance(t, str) and t.strip())
 
 
 def weigh(fields: Sequence[tuple[str, ...]], weights: Sequence[float]) -> Texts:

@@ -9,7 +9,8 @@ from typing import Any
 
 from mmjax.data.files import FileSource, Row
 from mmjax.data.filters import Filter, Lacking
-from mmjax.data.records import clean_captions, weigh
+from mmjax.data.records import weigh
+from mmjax.data.texts import clean_captions
 from mmjax.errors import UserError
 
 IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path")

@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmjax.data.filters import Filter, Lacking
-from mmjax.data.records import IMAGE_SUFFIXES, clean_captions, log
+from mmjax.data.records import IMAGE_SUFFIXES, log
 from mmjax.data.storage import CONNECTIONS, Blocks, fetch_file, is_url, store_file
 from mmjax.data.tar_members import BadShard, members
+from mmjax.data.texts import BadText, clean_captions, integer, read_json, txt_captions
 from mmjax.errors import UserError
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 MAX_TEXT = 1 << 20  # bytes of a .txt or .json; captions have a few hundred
 
 Stamp = tuple[int, str] | None  # size and version of a shard; None: it is missing
@@ -205,25 +206,29 @@ def parse_captions(
     """The captions of each wanted field; raises Unusable."""
     try:
         return [
-            clean_captions(txt if field == "txt" else values.get(field[5:])) for field in wanted
+            txt_captions(txt) if field == "txt" else clean_captions(values.get(field[5:]))
+            for field in wanted
         ]
-    except UnicodeDecodeError as error:
-        raise Unusable("with a caption that is not UTF-8") from error
+    except BadText as error:
+        raise Unusable(f"with a caption that {error}") from error
 
 
 def parse_tags(wanted: str, values: Mapping[str, Any]) -> str:
     """The tags in a JSON field, a string or a list of them, in one line; raises Unusable."""
     if wanted and wanted not in values:
         raise Unusable(f"without tags {wanted!r}")
-    return " ".join(clean_captions(values.get(wanted)))
+    try:
+        return " ".join(clean_captions(values.get(wanted)))
+    except BadText as error:
+        raise Unusable(f"with tags that {error}") from error
 
 
 def parse_json(data: bytes | None) -> dict[str, Any]:
     if not data:
         return {}
     try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError
+        values = read_json(data)
+    except ValueError as error:
         raise Unusable("with unreadable JSON") from error
     return values if isinstance(values, dict) else {}
 
@@ -232,9 +237,12 @@ def _integer(values: Mapping[str, Any], field: str) -> int:
     if not field:
         return -1
     try:
-        return int(np.int32(int(values[field.removeprefix("json:")])))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        number = integer(values.get(field.removeprefix("json:")))
+    except (TypeError, ValueError, OverflowError) as error:
         raise Unusable(f"without an integer {field!r}") from error
+    if number is None:
+        raise Unusable(f"without an integer {field!r}")
+    return number
 
 
 # Keeping it.

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 from tensorboardX.crc32c import crc32c
 
 from mmjax.data import BadRecord, Record, Texts
-from mmjax.data.records import clean_captions
+from mmjax.data.texts import BadText, clean_captions
 from mmjax.errors import UserError
 
 IMAGES = ("image/encoded", "image", "image_raw", "jpg", "png")
@@ -40,7 +40,7 @@ def read_tfrecords(
                 yield _record(example, key, image, caption, label)
             except BadRecord as error:
                 yield error
-            except (IndexError, UnicodeDecodeError, struct.error) as error:
+            except (IndexError, UnicodeDecodeError, BadText, struct.error) as error:
                 yield BadRecord(f"{key} is no tf.train.Example ({error})")
 
 

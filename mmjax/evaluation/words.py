@@ -5,6 +5,7 @@ import string
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmjax.data import texts
 from mmjax.errors import UserError
 
 IMAGENET = Path(__file__).parent / "imagenet"  # SOURCE.txt there says whose words these are
@@ -47,14 +48,14 @@ def big_vision_words(
 
 
 def read_lines(path: Path, name: str) -> list[str]:
-    """The non-empty lines of a UTF-8 file, stripped."""
+    """The lines of a file that are not empty, as `mmjax.data.texts` defines them."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = texts.lines(path.read_bytes())
     except OSError as error:
         raise UserError(f"evals.{name}: cannot read {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"evals.{name}: {path} is not UTF-8 text.") from error
-    lines = [line for line in lines if line]
+    except texts.BadText as error:
+        where = f", line {error.line}," if error.line else ""
+        raise UserError(f"evals.{name}: {path}{where} {error}; save it as UTF-8.") from error
     if not lines:
         raise UserError(f"evals.{name}: {path} holds no lines.")
     return lines
