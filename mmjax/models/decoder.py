@@ -1,6 +1,6 @@
 """Generation: captions from images (or texts alone), greedily or by beams, as one program.
 
-Keys and values of what was said before are kept, so that each step computes one token.
+Keys and values of earlier positions are kept, so that each step computes one token.
 """
 
 import functools
@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.errors import UserError
+from mmjax.models.fusion import Fusion
 from mmjax.models.graph import Graph
 from mmjax.models.regions import RegionTower
+from mmjax.models.text import TextTower
 
 
 class Generated(NamedTuple):
@@ -34,53 +36,81 @@ def generate(
     length: int | None = None,
     beams: int = 1,
     length_penalty: float = 0.0,
+    of: str | None = None,
 ) -> Generated:
-    """The likeliest text of each example that the search finds.
+    """Searches for the likeliest text of each example.
 
     Args:
-      model: one with a text tower that has a head, and a fusion that can be causal or none (a
-        causal language model).
+      model: one with a text tower that has a head, and a fusion of kind "cross" or "concat" that
+        reads it, or none (a causal language model).
       params: its parameters.
-      batch: `image` uint8 [B, S, S, 3]; for a text tower alone any array [B, …].
+      batch: columns [B, …] that the other tower of the fusion reads, e.g. `image` uint8
+        [B, S, S, 3]; for a text tower alone any array [B, …].
       start_id, end_id: the tokenizer's `start_id` and `eot_id`.
       length: most tokens, both of these included; None: the model's context.
       beams: hypotheses kept; 1 is greedy.
       length_penalty: among the beams wins the largest log p / length^penalty.
+      of: the part whose tokens predict the next: a fusion, or a text tower alone. None: the only
+        one that the model has, a fusion before a text tower.
 
     Raises:
       UserError: the model cannot predict tokens one after another, or the length is beyond it.
     """
-    text, fusion = model.module("text"), model.module("fusion")
-    causal = not (fusion and fusion.style == "bottleneck") and not isinstance(
-        model.module("image"), RegionTower
-    )
-    if text is None or not text.mlm_head or not causal:
-        raise UserError(
-            "This model cannot generate text: it needs a text tower with "
-            "config.model.text.mlm_head=True, no bottleneck fusion, and pictures, not regions."
-        )
+    parts = _parts(model, of)
+    text = model.module(parts.text)
     length = length or text.context_length
     if not 2 <= length <= text.context_length:
         raise UserError(
-            f"length={length}: texts have 2 to config.model.text.context_length="
+            f"length={length}: texts have 2 to config.model.{parts.text}.context_length="
             f"{text.context_length} tokens."
         )
     return _generate(
-        model, params, dict(batch), start_id, end_id, length, beams, length_penalty
-    )  # fmt: skip
+        model, parts, params, dict(batch), start_id, end_id, length, beams, length_penalty
+    )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6))
-def _generate(model, params, batch, start_id, end_id, length, beams, length_penalty):
+class Parts(NamedTuple):
+    """Names of the parts that predict tokens; a text tower alone has no fusion."""
+
+    text: str
+    fusion: str = ""
+    image: str = ""
+
+
+def _parts(model: Graph, of: str | None) -> Parts:
+    modules = {name: part.module for name, part in model.parts.items()}
+    fusions = [name for name, module in modules.items() if isinstance(module, Fusion)]
+    texts = [name for name, module in modules.items() if isinstance(module, TextTower)]
+    able = [of] if of is not None else fusions or texts
+    if len(able) > 1:
+        raise UserError(f"Several parts of this model predict tokens: choose of= from {able}.")
+    parts, causal = Parts(*able or [""]), True
+    if parts.text in fusions:
+        fusion = modules[parts.text]
+        image, text = fusion.of
+        parts = Parts(text, parts.text, image)
+        causal = fusion.style != "bottleneck" and not isinstance(modules[image], RegionTower)
+    if parts.text not in texts or not modules[parts.text].mlm_head or not causal:
+        raise UserError(
+            "This model cannot generate text: it needs a text tower with "
+            f"config.model.{parts.text or 'text'}.mlm_head=True, no bottleneck fusion, and "
+            "pictures, not regions."
+        )
+    return parts
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 6, 7))
+def _generate(model, parts, params, batch, start_id, end_id, length, beams, length_penalty):
     def apply(*args, **kwargs):
         return model.apply({"params": params}, *args, **kwargs)
 
     rows = next(iter(batch.values())).shape[0]
-    image, images, fusion = None, 0, model.module("fusion")
-    if fusion is not None:
-        image = jnp.repeat(apply(batch, ("image/tokens",))["image/tokens"], beams, axis=0)
-        images = image.shape[1] if fusion.style == "concat" else 0
-    decode = functools.partial(apply, images=images, method=_decode)
+    image, images = None, 0
+    if parts.fusion:
+        name = f"{parts.image}/tokens"
+        image = jnp.repeat(apply(batch, (name,))[name], beams, axis=0)
+        images = image.shape[1] if model.module(parts.fusion).style == "concat" else 0
+    decode = functools.partial(apply, parts=parts, images=images, method=_decode)
 
     def move(cache, beam):
         """The caches of the hypotheses that go on: row b · beams + beam[b, k]."""
@@ -106,7 +136,9 @@ def _generate(model, params, batch, start_id, end_id, length, beams, length_pena
         return (position < length) & ~ended.all()
 
     first = jnp.full((rows * beams, 1), start_id, jnp.int32)
-    logits, cache = decode(first, 0, empty_cache(model, rows * beams, length, images), image=image)
+    logits, cache = decode(
+        first, 0, empty_cache(model, parts, rows * beams, length, images), image=image
+    )
     tokens = jnp.full((rows, beams, length), end_id, jnp.int32).at[:, :, 0].set(start_id)
     # All hypotheses begin alike: but for the first they do not count.
     log_prob = jnp.where(jnp.arange(beams) == 0, jnp.zeros((rows, beams)), -jnp.inf)
@@ -130,6 +162,7 @@ def _decode(
     token: jax.Array,
     position: int | jax.Array,
     cache: Mapping[str, Any],
+    parts: Parts,
     images: int,
     image: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, Any]]:
@@ -140,27 +173,28 @@ def _decode(
       token: int32 [B, 1].
       position: the same for all rows.
       cache: of all earlier positions, as `empty_cache` begins it.
+      parts: that predict the tokens.
       images: image tokens that come before the text in the fusion's stream.
-      image: "image/tokens", at position 0 only; the cache has them after that.
+      image: the image tower's "tokens", at position 0 only; the cache has them after that.
     """
-    text: Any = model.text
+    text: Any = getattr(model, parts.text)
     position = jnp.asarray(position, jnp.int32)
     layers = cache["text"]
     length = layers["own"][0].shape[2] if layers else text.context_length
     known = jnp.arange(length)[None, :] <= position
     result = text(("tokens",), token, known, cache=layers, position=position)
     tokens, new = result["tokens"], {"text": result["cache"], "fusion": cache["fusion"]}
-    if "fusion" in model.parts:
+    if parts.fusion:
         at = position if image is not None else position + images
-        fusion: Any = model.fusion
+        fusion: Any = getattr(model, parts.fusion)
         tokens, _, new["fusion"] = fusion(tokens, known, image, cache=cache["fusion"], position=at)
     logits = text.logits(("logits",), tokens[:, -1])["logits"]
     return logits.astype(jnp.float32), new
 
 
-def empty_cache(model: Graph, rows: int, length: int, images: int) -> dict[str, Any]:
+def empty_cache(model: Graph, parts: Parts, rows: int, length: int, images: int) -> dict[str, Any]:
     """Zeros for the keys and values of every layer: of texts, and of the fusion's stream."""
-    text, joint = model.module("text"), model.module("fusion")
+    text, joint = model.module(parts.text), model.module(parts.fusion)
 
     def own(depth: int, positions: int) -> dict[str, Any]:
         x = jnp.zeros((depth, rows, positions, text.heads, text.width // text.heads), text.dtype)

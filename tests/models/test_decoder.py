@@ -101,3 +101,27 @@ def test_models_that_cannot_speak_say_so():
     model, params, batch = made("bottleneck")
     with pytest.raises(UserError, match=r"cannot generate text: .*mlm_head=True, no bottleneck"):
         models.generate(model, params, batch, start_id=START, end_id=END)
+
+
+def test_parts_may_have_any_names_and_several_are_chosen_from():
+    model, params, batch = made("cross", 0)
+    config = tiny.config().model
+    config.text.update(mlm_head=True, vocab_size=9, depth=0, context_length=LENGTH)
+    config.photo, config.line = config.image, config.text
+    config.photo.kind, config.line.kind = "vit", "transformer"
+    del config.image, config.text, config.logit
+    config.joint = config_lib.entry("model", kind="cross", depth=2, of=("photo", "line"))
+    renamed = {"image": "photo", "text": "line", "fusion": "joint"}
+    own = {name: params[old] for old, name in renamed.items()}
+    texts = functools.partial(models.generate, start_id=START, end_id=END, beams=2)
+    expected = texts(model, params, {"image": batch["image"]})
+    said = texts(models.from_config(config), own, {"photo": batch["image"]})
+    np.testing.assert_array_equal(said.tokens, expected.tokens)
+
+    config.other = config_lib.entry("model", kind="cross", depth=1, of=("photo", "line"))
+    two = models.from_config(config)
+    other = tiny.params(two)["other"]
+    with pytest.raises(UserError, match=r"Several parts .* choose of= from \['joint', 'other'\]"):
+        texts(two, own | {"other": other}, {"photo": batch["image"]})
+    said = texts(two, own | {"other": other}, {"photo": batch["image"]}, of="joint")
+    np.testing.assert_array_equal(said.tokens, expected.tokens)
