@@ -8,6 +8,7 @@ pictures of the fourth, by beam search; F1 is that of the words, each picture co
 
 import argparse
 import collections
+from typing import Any
 
 import emoji
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from tables import show
 
 from mmjax import config as config_lib
 from mmjax import models
+from mmjax.pretrained import Pretrained
 
 
 def main() -> None:
@@ -32,11 +34,11 @@ def main() -> None:
     f1: dict[int, list[float]] = {1: [], args.beams: []}
     for seed in range(args.seeds):
         run = captioner(args.steps, args.batch, seed)
-        model, params, tokenizer, _ = emoji.train(run)
-        images, labels = emoji.unseen(run)
-        labels = as_spoken(tokenizer, labels)
+        trained, _ = emoji.train(run)
+        images, labels = emoji.unseen(trained)
+        labels = as_spoken(trained.tokenizer, labels)
         for beams in exact:
-            said = say(model, params, tokenizer, images, beams)
+            said = say(trained, images, beams)
             hits = [a == b for a, b in zip(said, labels, strict=True)]
             exact[beams].append(100 * float(np.mean(hits)))
             shares = [overlap(a, b) for a, b in zip(said, labels, strict=True)]
@@ -62,14 +64,15 @@ def captioner(steps: int, batch: int, seed: int):
     return run
 
 
-def say(model, params, tokenizer, images: np.ndarray, beams: int, size: int = 128) -> list[str]:
+def say(trained: Pretrained, images: np.ndarray, beams: int, size: int = 128) -> list[str]:
     """The texts of the pictures."""
+    tokenizer: Any = trained.tokenizer
     texts: list[str] = []
     for start in range(0, len(images), size):
         rows = np.minimum(np.arange(start, start + size), len(images) - 1)
         said = models.generate(
-            model, params, {"image": jnp.asarray(images[rows])}, start_id=tokenizer.start_id,
-            end_id=tokenizer.eot_id, beams=beams,
+            trained.model, trained.params, {"image": jnp.asarray(images[rows])},
+            start_id=tokenizer.start_id, end_id=tokenizer.eot_id, beams=beams,
         )  # fmt: skip
         texts += tokenizer.wrapped.batch_decode(np.asarray(said.tokens), skip_special_tokens=True)
     return [text.strip() for text in texts[: len(images)]]

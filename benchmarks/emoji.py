@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+import mmjax
 from mmjax import config as config_lib
-from mmjax import data, models
-from mmjax.data.modalities import Image
-from mmjax.models import Graph
-from mmjax.runs.workdir import restore_for_inference
+from mmjax import data
+from mmjax.data.images import open_image
+from mmjax.pretrained import Pretrained
 from mmjax.training import loop
 
 FOLDER = Path("data/emoji")
@@ -49,35 +49,24 @@ def config(steps: int, batch_size: int, seed: int) -> ConfigDict:
     return result
 
 
-def train(run: ConfigDict) -> tuple[Graph, Any, Any, list[Mapping[str, float]]]:
-    """Model, parameters, tokenizer and what was logged of a run in a folder that is thrown away."""
+def train(run: ConfigDict) -> tuple[Pretrained, list[Mapping[str, float]]]:
+    """The trained model and what was logged of a run in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as workdir:
         loop.train(run, workdir)
-        logged = [
-            json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()
-        ]
-        _, model, params, tokenizer = restore_for_inference(workdir)
-        assert tokenizer is not None
-        return model, jax.tree.map(np.asarray, params), tokenizer, logged
+        lines = Path(workdir, "metrics.jsonl").read_text().splitlines()
+        return mmjax.load(workdir), [json.loads(line) for line in lines]
 
 
-def unseen(run: ConfigDict) -> tuple[np.ndarray, list[str]]:
+def unseen(trained: Pretrained) -> tuple[np.ndarray, list[str]]:
     """Pictures uint8 [n, S, S, 3] of the style that is never trained on, and their labels."""
-    source = data.open_source({"path": str(FOLDER / UNSEEN)})
-    rows = np.arange(256)
-    batches = list(
-        data.eval_batches(
-            source, [Image("image", run.model.image.size)], batch_size=len(rows), rows=rows
-        )
-    )
-    images = np.concatenate([batch["image"][batch["mask"]] for batch in batches])
-    return images, [source.captions(i)[0] for i in range(len(source))]
+    source: Any = data.open_source({"path": str(FOLDER / UNSEEN)})
+    pictures = [open_image(source[i].part("image")) for i in range(len(source))]
+    return trained.preprocess(pictures), [source.captions(i)[0] for i in range(len(source))]
 
 
-def count(model: Graph) -> int:
+def count(trained: Pretrained) -> int:
     """Parameters of a model."""
-    shapes = jax.eval_shape(lambda key: models.init(model, key), jax.random.key(0))
-    return sum(x.size for x in jax.tree.leaves(shapes))
+    return sum(x.size for x in jax.tree.leaves(trained.params))
 
 
 def spread(values: list[float], digits: int = 1) -> str:

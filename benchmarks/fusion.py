@@ -10,15 +10,13 @@ them: pairs is how often its own wins against one, first how often against all.
 
 import argparse
 import collections
-from typing import Any
 
 import emoji
-import jax
 import numpy as np
 from tables import show
 
 from mmjax import config as config_lib
-from mmjax import models
+from mmjax.pretrained import Pretrained
 
 # Name → layers of image tower, text tower, fusion; its style. Blocks of 197,000 parameters each, a
 # third more with cross-attention, twice as many with bottlenecks.
@@ -58,13 +56,14 @@ def measure(shape: tuple[int, int, int, str], steps: int, batch: int, seed: int)
     if not (image and text):
         del run.model.logit  # nothing is compared before the fusion
     run.objectives.matching = config_lib.entry("objectives", negatives="uniform")
-    model, params, tokenizer, _ = emoji.train(run)
-    images, labels = emoji.unseen(run)
-    pairs, firsts = hard_negatives(scorer(model, params, tokenizer), images, labels)
-    return emoji.count(model), 100 * pairs, 100 * firsts
+    trained, _ = emoji.train(run)
+    pairs, firsts = hard_negatives(trained, *emoji.unseen(trained))
+    return emoji.count(trained), 100 * pairs, 100 * firsts
 
 
-def hard_negatives(score, images: np.ndarray, labels: list[str]) -> tuple[float, float]:
+def hard_negatives(
+    trained: Pretrained, images: np.ndarray, labels: list[str]
+) -> tuple[float, float]:
     """How often a picture's own label beats a neighbour's, and all of them."""
     near = one_word_apart(labels)
     rng = np.random.default_rng(0)
@@ -75,7 +74,8 @@ def hard_negatives(score, images: np.ndarray, labels: list[str]) -> tuple[float,
             chosen = rng.choice(others, min(NEIGHBOURS, len(others)), replace=False)
             pictures += [number] * (1 + len(chosen))
             texts += [label, *chosen]
-    scores = score(images[pictures], texts)
+    name = "fusion/match"
+    scores = trained.outputs((name,), images=images[pictures], texts=texts, batch_size=512)[name]
     wins = collections.defaultdict(list)
     own = {}
     for picture, value in zip(pictures, scores, strict=True):
@@ -94,36 +94,14 @@ def one_word_apart(labels: list[str]) -> dict[str, set[str]]:
     alike = collections.defaultdict(set)
     for label in set(labels):
         words = tuple(label.split())
-        for place in range(len(words) if len(words) > 1 else 0):
-            alike[len(words), place, words[:place] + words[place + 1 :]].add(label)
+        for position in range(len(words) if len(words) > 1 else 0):
+            rest = words[:position] + words[position + 1 :]
+            alike[len(words), position, rest].add(label)
     near: dict[str, set[str]] = collections.defaultdict(set)
     for together in alike.values():
         for label in together:
             near[label] |= together - {label}
     return near
-
-
-def scorer(model: models.Graph, params, tokenizer):
-    """(pictures, texts) → how well they match, in parts of one size."""
-
-    @jax.jit
-    def logits(batch):
-        outputs: Any = model.apply({"params": params}, batch, ("fusion/match",))
-        return outputs["fusion/match"]
-
-    length = model.module("text").context_length
-
-    def score(images, texts, size=512):
-        ids, mask = tokenizer.encode(texts, length)
-        result = []
-        for start in range(0, len(texts), size):
-            rows = np.minimum(np.arange(start, start + size), len(texts) - 1)
-            result.append(
-                logits({"image": images[rows], "text": ids[rows], "text_mask": mask[rows]})
-            )
-        return np.concatenate(result)[: len(texts)]
-
-    return score
 
 
 if __name__ == "__main__":

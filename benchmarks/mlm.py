@@ -64,9 +64,9 @@ def with_or_without(of: str, steps: int, batch: int, seed: int) -> tuple[int, fl
     run.evals.unseen = config_lib.entry(
         "evals", kind="loss", path=str(emoji.FOLDER / emoji.UNSEEN), batch_size=256
     )
-    model, _, _, logged = emoji.train(run)
+    trained, logged = emoji.train(run)
     last = next(line for line in reversed(logged) if "unseen/loss/mlm" in line)
-    return emoji.count(model), last["unseen/loss/mlm"], last["unseen/mlm/accuracy"]
+    return emoji.count(trained), last["unseen/loss/mlm"], last["unseen/mlm/accuracy"]
 
 
 def of_lines(args) -> None:
@@ -94,9 +94,9 @@ def lines_row(folder: str, parts, steps: int, batch: int, seed: int) -> tuple[st
     run.data.train = {"lines": config_lib.entry("data.train", path=path["train"])}
     run.evals.held = config_lib.entry("evals", kind="loss", path=path["held"], batch_size=256)
     run.objectives.mlm = config_lib.entry("objectives", of="text")
-    _, _, tokenizer, logged = emoji.train(run)
+    trained, logged = emoji.train(run)
     last = next(line for line in reversed(logged) if "held/loss/mlm" in line)
-    entropy, loss = unigram_entropy(tokenizer, parts), last["held/loss/mlm"]
+    entropy, loss = unigram_entropy(trained.tokenizer, parts), last["held/loss/mlm"]
     return (str(seed), f"{entropy:.3f}", f"{loss:.3f}", f"{entropy - loss:.3f}",
             f"{100 * last['held/mlm/accuracy']:.1f}")  # fmt: skip
 

@@ -57,7 +57,7 @@ def draw(path: Path, view: "View") -> None:
         len(QUERIES), 7, width_ratios=(3.3, *(1,) * 6),
         gridspec_kw={"left": 0.02, "right": 0.98, "top": 0.91, "bottom": 0.03},
     )  # fmt: skip
-    found = view.embed_texts(list(QUERIES)) @ view.image_embed.T
+    found = view.clip.embed_texts(list(QUERIES)) @ view.image_embed.T
     for row, query, scores in zip(axes, QUERIES, found, strict=True):
         for axis in row:
             axis.axis("off")

@@ -13,20 +13,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import mmjax
 from demo.picture import draw
 from demo.prepare import prepare
 from mmjax import evaluation
 from mmjax.cli import load_config
-from mmjax.data import eval_batches, open_source
-from mmjax.data.modalities import Image
+from mmjax.data import open_source
+from mmjax.data.images import open_image
 from mmjax.errors import UserError
-from mmjax.interop import registry
-from mmjax.runs.workdir import restore_for_inference
+from mmjax.pretrained import Pretrained
 from mmjax.training import loop
 
 DATA, CONFIG = Path("data/emoji"), "configs/demo.py"
@@ -48,12 +47,12 @@ def main(workdir: Path) -> None:
     scores = evaluation.run(str(workdir))
 
     console.rule("export")
-    config, model, params, tokenizer = restore_for_inference(str(workdir))
+    clip = mmjax.load(workdir)
     folder = workdir / "huggingface"
-    registry.export(folder, "huggingface", config=config, params=params, tokenizer=tokenizer)
+    clip.export(folder, "huggingface")
     source = open_source({"path": str(DATA / "twitter")})
     labels = (DATA / "labels.txt").read_text(encoding="utf-8").splitlines()
-    view = View(config, model, params, tokenizer, source, labels)
+    view = View(clip, source, labels)
     difference = torch_difference(folder, view)
     console.print(f"wrote {folder} for transformers.CLIPModel", end="; ")
     console.print(
@@ -88,36 +87,19 @@ def main(workdir: Path) -> None:
 class View:
     """The trained model on the unseen pictures and all labels, embedded once.
 
-    images uint8 [N, S, S, 3]; image_embed [N, D]; names: the label of each picture; labels [M] and
-    text_embed [M, D]; scale: the logit scale.
+    pictures: their files. images: uint8 [N, S, S, 3]; names: the label of each; image_embed [N, D].
+    labels [M] and text_embed [M, D]. scale: the logit scale.
     """
 
-    def __init__(self, config: Any, model: Any, params: Any, tokenizer: Any, source: Any, labels):
-        self._length = config.model.text.context_length
-        self._apply = jax.jit(
-            lambda batch, outputs: model.apply({"params": params}, batch, outputs),
-            static_argnums=1,
-        )
-        self._tokenizer, self.model_config = tokenizer, config.model
-        read = [Image("image", config.model.image.size)]
-        batches = eval_batches(source, read, batch_size=256, rows=np.arange(256))
-        self.images = np.concatenate([batch["image"][batch["mask"]] for batch in batches])
+    def __init__(self, clip: Pretrained, source: Any, labels: list[str]):
+        self.clip, self.labels = clip, labels
         self.pictures = [source[i].part("image") for i in range(len(source))]
         self.names = [source.captions(i)[0] for i in range(len(source))]
-        self.image_embed = self._embed({"image": self.images}, "image/embed")
-        self.labels, self.text_embed = labels, self.embed_texts(labels)
-        self.scale = float(self._apply({}, ("logit/scale",))["logit/scale"])
-
-    def tokens(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        return self._tokenizer.encode(texts, self._length)
-
-    def embed_texts(self, texts: list[str]) -> np.ndarray:
-        """[len(texts), D] of unit length."""
-        text, mask = self.tokens(texts)
-        return self._embed({"text": text, "text_mask": mask}, "text/embed")
-
-    def _embed(self, batch: dict[str, np.ndarray], output: str) -> np.ndarray:
-        return np.asarray(self._apply(batch, (output,))[output])
+        self.images = clip.preprocess([open_image(data) for data in self.pictures])
+        self.image_embed = clip.embed_images(self.images, batch_size=256)
+        self.text_embed = clip.embed_texts(labels, batch_size=256)
+        scale: Any = clip.model.apply({"params": clip.params}, {}, ("logit/scale",))
+        self.scale = float(scale["logit/scale"])
 
 
 def training_time(workdir: Path) -> tuple[float, float]:
@@ -143,14 +125,14 @@ def torch_difference(folder: Path, view: View, count: int = 64) -> float | None:
     from transformers import CLIPModel
 
     clip = CLIPModel.from_pretrained(folder).eval()
-    image = view.model_config.image
+    image = view.clip.config.model.image
     pixels = (view.images[:count] / 255 - np.array(image.mean)) / np.array(image.std)
-    text, mask = view.tokens(view.labels[:count])
+    tokens = view.clip.tokenize(view.labels[:count])
     with torch.no_grad():
         theirs = clip(
             pixel_values=torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32),
-            input_ids=torch.tensor(text, dtype=torch.long),
-            attention_mask=torch.tensor(mask, dtype=torch.long),
+            input_ids=torch.tensor(tokens["text"], dtype=torch.long),
+            attention_mask=torch.tensor(tokens["text_mask"], dtype=torch.long),
         ).logits_per_image.numpy()
     ours = view.scale * view.image_embed[:count] @ view.text_embed[:count].T
     return float(np.abs(ours - theirs).max())

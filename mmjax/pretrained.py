@@ -27,7 +27,7 @@ from mmjax.models import Graph
 from mmjax.parallel.mesh import batch_shards
 from mmjax.runs.workdir import inference_shapes
 
-Picture = Image.Image | np.ndarray  # uint8 [H, W, 3]
+Images = Sequence[Image.Image | np.ndarray] | np.ndarray  # arrays: uint8 [H, W, 3]
 log = logging.getLogger("mmjax.interop")
 
 
@@ -88,7 +88,7 @@ class Pretrained:
     tokenizer: Tokenizer | None
     training: Training | None = None
 
-    def embed_images(self, images: Sequence[Picture], batch_size: int = 64) -> np.ndarray:
+    def embed_images(self, images: Images, batch_size: int = 64) -> np.ndarray:
         """float32 [N, D] of unit length."""
         return self.outputs(("image/embed",), images=images, batch_size=batch_size)["image/embed"]
 
@@ -96,7 +96,7 @@ class Pretrained:
         """float32 [N, D] of unit length."""
         return self.outputs(("text/embed",), texts=texts, batch_size=batch_size)["text/embed"]
 
-    def logits(self, images: Sequence[Picture], texts: Sequence[str]) -> np.ndarray:
+    def logits(self, images: Images, texts: Sequence[str]) -> np.ndarray:
         """float32 [images, texts]: scale · cosine (+ bias); softmax over texts for CLIP, sigmoid of
         each for SigLIP."""
         scalars = tuple(name for name in ("logit/scale", "logit/bias") if name in self.given)
@@ -115,7 +115,7 @@ class Pretrained:
         self,
         names: tuple[str, ...],
         *,
-        images: Sequence[Picture] | None = None,
+        images: Images | None = None,
         texts: Sequence[str] | None = None,
         batch_size: int = 64,
     ) -> dict[str, np.ndarray]:
@@ -163,7 +163,7 @@ class Pretrained:
             return contextlib.nullcontext()
         return jax.set_mesh(jax.tree.leaves(self.params)[0].sharding.mesh)
 
-    def preprocess(self, images: Sequence[Picture]) -> np.ndarray:
+    def preprocess(self, images: Images) -> np.ndarray:
         """uint8 [N, S, S, 3] as the weights were made for; the model itself normalises."""
         fit = {key: self.config.data[key] for key in ("resize", "interpolation")}
         pictures = (x if isinstance(x, Image.Image) else Image.fromarray(x) for x in images)
