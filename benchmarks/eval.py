@@ -163,6 +163,7 @@ def mmjax_program(
     from mmjax.data.modalities import Image
     from mmjax.evaluation import accuracy
     from mmjax.evaluation.embed import Embedder
+    from mmjax.evaluation.spec import Subject
     from mmjax.inference import layers_apart, layers_together
     from mmjax.interop.huggingface import clip
     from mmjax.parallel.mesh import make_mesh, put_batch
@@ -175,7 +176,7 @@ def mmjax_program(
         params = jax.device_put(clip.MODEL.family.read(weights, config.model))
     spec = config_lib.entry("evals", path=str(folder), batch_size=batch)
     source = open_source(spec)
-    embedder = Embedder.of(spec, config, model, tokenizer=None)  # the classifier is given
+    embedder = Embedder.of(spec, Subject.of(config, model, None))  # the classifier is given
     labels = np.arange(len(source)) % CLASSES
 
     def evaluate() -> np.ndarray:

@@ -9,12 +9,14 @@ from mmjax.evaluation.command import run
 from mmjax.evaluation.knn import knn_scores
 from mmjax.evaluation.ranks import ranks
 from mmjax.evaluation.retrieval import rank_metrics, retrieval_metrics
+from mmjax.evaluation.spec import Subject
 from mmjax.evaluation.tasks import KINDS, Evaluator, build, register
 from mmjax.evaluation.zeroshot import classifier, prompts
 
 __all__ = [
     "KINDS",
     "Evaluator",
+    "Subject",
     "accuracy",
     "build",
     "classifier",

@@ -13,6 +13,7 @@ from mmjax.data import Augment
 from mmjax.data.keys import KEYS as DATA
 from mmjax.errors import UserError
 from mmjax.evaluation import progress, report
+from mmjax.evaluation.spec import Subject
 from mmjax.evaluation.tasks import build, keys_at
 from mmjax.models import Graph
 from mmjax.parallel.mesh import make_mesh
@@ -57,10 +58,8 @@ def run(
     with jax.set_mesh(make_mesh(data=1, fsdp=-1)), progress.shown():
         config, model, params, tokenizer = _model(workdir, weights)
         specs = choose(config.evals, task, data, options)
-        evaluators = {
-            name: build(name, spec, config=config, model=model, tokenizer=tokenizer)
-            for name, spec in specs.items()
-        }
+        subject = Subject.of(config, model, tokenizer)
+        evaluators = {name: build(name, spec, subject) for name, spec in specs.items()}
         results = {name: evaluator(params) for name, evaluator in evaluators.items()}
     if jax.process_index() == 0:
         rich.print(report.table(results))

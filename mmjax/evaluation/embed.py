@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from mmjax import inference, models
 from mmjax.data import Source, Tokenizer, eval_batches, modalities
@@ -13,6 +12,7 @@ from mmjax.data.modalities import Modality
 from mmjax.errors import UserError
 from mmjax.evaluation.progress import track
 from mmjax.evaluation.skips import report_unreadable
+from mmjax.evaluation.spec import Subject
 from mmjax.inference import Columns
 from mmjax.models import Graph
 from mmjax.models.text import ignores_padding
@@ -40,17 +40,15 @@ class Embedder:
     allow_skips: bool
 
     @classmethod
-    def of(
-        cls, spec: Any, config: ConfigDict, model: Graph, tokenizer: Tokenizer | None
-    ) -> "Embedder":
-        """For an evaluator with the keys `spec` of a run's model."""
-        read = modalities.build(models.inputs(config.model), data=config.data)
+    def of(cls, spec: Any, subject: Subject) -> "Embedder":
+        """For an evaluator with the keys `spec`."""
+        read = modalities.build(models.inputs(subject.architecture), data=subject.data)
         return cls(
-            model=model,
-            tokenizer=tokenizer,
+            model=subject.model,
+            tokenizer=subject.tokenizer,
             batch_size=spec.batch_size,
             reads=tuple(read.items()),
-            workers=config.data.workers,
+            workers=subject.data.workers,
             allow_skips=spec.allow_skips,
         )
 

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from mmjax.data import Source, Tokenizer, open_source
+from mmjax.data import Source, open_source
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.skips import check_complete, open_test
-from mmjax.evaluation.spec import Evaluation, source_of
-from mmjax.models import Graph
+from mmjax.evaluation.spec import Evaluation, Subject, source_of
 
 
 class Labelled(NamedTuple):
@@ -36,9 +34,7 @@ class OfFeatures(Evaluation):
 class Features:
     """The two sets of an evaluator with the keys `OfFeatures`."""
 
-    def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
-    ):
+    def __init__(self, name: str, spec: Any, subject: Subject):
         self._name = name
         path = spec.train or spec.path
         has_splits = spec.path.startswith("tfds://") or spec.format == "tfds"
@@ -49,7 +45,7 @@ class Features:
         train = source_of(spec, path=path, split=spec.train_split)
         self._train = open_source(train, f"{name} (train)")
         self._test = open_test(spec, name)
-        self._embedder = Embedder.of(spec, config, model, tokenizer)
+        self._embedder = Embedder.of(spec, subject)
         check_complete(self._train, self._embedder.allow_skips)
 
     def __call__(self, params: Any) -> tuple[Labelled, Labelled, dict[str, float]]:

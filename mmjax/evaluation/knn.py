@@ -7,15 +7,13 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluation.accuracy import score_accuracy
 from mmjax.evaluation.features import Features, OfFeatures
 from mmjax.evaluation.ranks import BLOCK
+from mmjax.evaluation.spec import Subject
 from mmjax.inference import on_mesh
-from mmjax.models import Graph
 
 
 def knn_scores(
@@ -69,13 +67,11 @@ class Knn(OfFeatures):
 class NearestNeighbours:
     """Evaluator of two sources of images with labels (`Features`)."""
 
-    def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
-    ):
+    def __init__(self, name: str, spec: Any, subject: Subject):
         self._k, self._temperature = spec.k, spec.temperature
         if self._k < 1 or self._temperature <= 0:
             raise UserError(f"evals.{name}: k must be 1 or more and temperature above 0.")
-        self._features = Features(name, spec, config=config, model=model, tokenizer=tokenizer)
+        self._features = Features(name, spec, subject)
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `rank_accuracy` names them, the same on every host."""

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
 from mmjax import models, objectives
 from mmjax.core.step import total_loss
@@ -27,9 +26,8 @@ from mmjax.data import (
 )
 from mmjax.errors import UserError
 from mmjax.evaluation.skips import unreadable as unreadable_records
-from mmjax.evaluation.spec import source_of
+from mmjax.evaluation.spec import Subject, source_of
 from mmjax.inference import on_mesh
-from mmjax.models import Graph
 from mmjax.models.parts import vocabularies
 from mmjax.objectives.registry import is_frozen
 from mmjax.parallel.mesh import batch_shards, local_rows, put_batch
@@ -38,17 +36,16 @@ from mmjax.parallel.mesh import batch_shards, local_rows, put_batch
 class HeldOutLoss:
     """Evaluator of the weighted total and its parts, with each record's first caption."""
 
-    def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Graph,
-        tokenizer: Tokenizer | None,
-    ):  # fmt: skip
+    def __init__(self, name: str, spec: Any, subject: Subject):
+        model, tokenizer = subject.model, subject.tokenizer
+
         def load() -> Tokenizer:
             if tokenizer is None:
                 raise UserError(f"evals.{name}: the model reads texts, and has no tokenizer.")
             return tokenizer
 
-        self._config, inputs = config, models.inputs(config.model)
-        self._modalities = modalities.build(inputs, data=config.data, tokenizer=load).values()
+        self._subject, inputs = subject, models.inputs(subject.architecture)
+        self._modalities = modalities.build(inputs, data=subject.data, tokenizer=load).values()
         self._source = open_source(source_of(spec), name)
         for modality in self._modalities:
             modality.check(self._source, spec, f"config.evals.{name}")
@@ -65,9 +62,10 @@ class HeldOutLoss:
                 f"evals.{name}: batch_size={self._batch_size} is not a multiple of the "
                 f"{shards} devices that share the batch, and the loss depends on it."
             )
-        rows = min((part.vocab_size for part in vocabularies(config.model).values()), default=0)
+        texts = vocabularies(subject.architecture).values()
+        rows = min((part.vocab_size for part in texts), default=0)
         known = vocabulary.of_tokenizer(tokenizer, rows) if tokenizer else None
-        every = objectives.build(config.objectives, config.model, known)
+        every = objectives.build(subject.objectives, subject.architecture, known)
         built = {
             each: (objective, weight)
             for each, (objective, weight) in every.items()
@@ -109,7 +107,7 @@ class HeldOutLoss:
             self._modalities,
             batch_size=self._batch_size,
             rows=local_rows(self._batch_size),
-            workers=self._config.data.workers,
+            workers=self._subject.data.workers,
         )
         columns = {*train_columns(self._modalities), "unreadable"}
         for batch in itertools.islice(batches, len(self._source) // self._batch_size):
@@ -117,5 +115,5 @@ class HeldOutLoss:
 
     def _keys(self):
         """The same random views (masks and the like) at every evaluation."""
-        key = jax.random.key(self._config.seed)
+        key = jax.random.key(self._subject.seed)
         return (jax.random.fold_in(key, number) for number in itertools.count())

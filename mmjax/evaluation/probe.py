@@ -12,13 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
-from mmjax.data import Tokenizer
 from mmjax.evaluation.accuracy import score_accuracy
 from mmjax.evaluation.features import Features, Labelled, OfFeatures
+from mmjax.evaluation.spec import Subject
 from mmjax.inference import on_mesh, whole
-from mmjax.models import Graph
 from mmjax.parallel.mesh import batch_sharding, batch_shards
 
 DECAYS = 10.0 ** np.arange(-1, -8.5, -0.5)  # strong to weak
@@ -89,12 +87,10 @@ class ProbeKeys(OfFeatures):
 class Probe:
     """Evaluator of two sources of images with labels (`Features`)."""
 
-    def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
-    ):
-        self._features = Features(name, spec, config=config, model=model, tokenizer=tokenizer)
+    def __init__(self, name: str, spec: Any, subject: Subject):
+        self._features = Features(name, spec, subject)
         self._shots = spec.shots
-        self._seed = config.seed
+        self._seed = subject.seed
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `rank_accuracy` names them and "weight_decay"; "N-shot/…" of few-shot ones."""

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from mmjax.data import BadRecord, Source, Tokenizer
+from mmjax.data import BadRecord, Source
 from mmjax.errors import UserError
 from mmjax.evaluation.bootstrap import estimates
 from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.ranks import ranks
 from mmjax.evaluation.skips import open_test
-from mmjax.evaluation.spec import Evaluation
+from mmjax.evaluation.spec import Evaluation, Subject
 from mmjax.evaluation.words import read_lines
 from mmjax.inference import on_mesh
-from mmjax.models import Graph
 
 TOP = (1, 5, 10)
 
@@ -98,11 +96,9 @@ class Retrieval:
     With distinct texts as candidates, text → image asks for any image of that caption.
     """
 
-    def __init__(
-        self, name: str, spec: Any, *, config: ConfigDict, model: Graph, tokenizer: Tokenizer
-    ):
+    def __init__(self, name: str, spec: Any, subject: Subject):
         self._source = open_test(spec, name)
-        self._embedder = Embedder.of(spec, config, model, tokenizer)
+        self._embedder = Embedder.of(spec, subject)
         captions = captions_of(self._source)
         if spec.candidates:
             captions_alone = spec.candidates == "captions"

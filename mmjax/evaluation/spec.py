@@ -1,11 +1,13 @@
-"""What every evaluator is told: where its records are, when and how they are read."""
+"""What every evaluator is told: what it evaluates, where its records are, how they are read."""
 
 import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from mmjax.data import Tokenizer
 from mmjax.data.sources import Records
+from mmjax.models import Graph
 
 _RECORDS = [field.name for field in dataclasses.fields(Records)]
 
@@ -30,6 +32,32 @@ class Evaluation(Records):
     every: int = 0
     batch_size: int = 256
     allow_skips: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The model that is evaluated, and what evaluators read of its run's config.
+
+    Attributes:
+      model: `models.from_config(architecture)`.
+      tokenizer: None if the model reads no texts.
+      architecture: `config.model`.
+      data: `config.data`.
+      objectives: `config.objectives`.
+      seed: `config.seed`.
+    """
+
+    model: Graph
+    tokenizer: Tokenizer | None
+    architecture: ConfigDict
+    data: ConfigDict
+    objectives: ConfigDict
+    seed: int
+
+    @classmethod
+    def of(cls, config: ConfigDict, model: Graph, tokenizer: Tokenizer | None) -> "Subject":
+        """The model of the run `config`."""
+        return cls(model, tokenizer, config.model, config.data, config.objectives, config.seed)
 
 
 def source_of(spec: ConfigDict, **changed: Any) -> dict[str, Any]:

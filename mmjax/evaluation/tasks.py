@@ -5,22 +5,20 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluation.knn import Knn, NearestNeighbours
 from mmjax.evaluation.loss import HeldOutLoss
 from mmjax.evaluation.probe import Probe, ProbeKeys
 from mmjax.evaluation.retrieval import Retrieval, RetrievalKeys
-from mmjax.evaluation.spec import Evaluation
+from mmjax.evaluation.spec import Evaluation, Subject
 from mmjax.evaluation.zeroshot import Classification, ImageNet, ZeroShot, imagenet
-from mmjax.models import Graph
 from mmjax.schema import RESUMABLE, Keys, entry, keys_of, kind_of, nearest
 
 Evaluator = Callable[[Any], dict[str, float]]
 
 
 class Kind(NamedTuple):
-    """`make(name, spec, config=…, model=…, tokenizer=…)` gives an evaluator with these keys."""
+    """`make(name, spec, subject)` gives an evaluator of a `Subject` with these keys."""
 
     make: Callable[..., Evaluator]
     keys: Keys
@@ -39,7 +37,7 @@ KINDS: dict[str, Kind] = {
 def register(kind: str, keys: Any = Evaluation) -> Callable[[Any], Any]:
     """Adds an evaluator under the name that `config.evals.NAME.kind` gives it.
 
-    Decorates a class or function of (name, spec, config=…, model=…, tokenizer=…); `keys`: the
+    Decorates a class or function of (name, spec, subject), the last a `Subject`; `keys`: the
     dataclass that declares the keys of `spec`, derived from `Evaluation`.
     """
 
@@ -66,14 +64,7 @@ def keys_at(name: str, spec: Mapping[str, Any] | ConfigDict) -> Keys:
     return KINDS[kind].keys
 
 
-def build(
-    name: str,
-    spec: Mapping[str, Any] | ConfigDict,
-    *,
-    config: ConfigDict,
-    model: Graph,
-    tokenizer: Tokenizer | None,
-) -> Evaluator:
+def build(name: str, spec: Mapping[str, Any] | ConfigDict, subject: Subject) -> Evaluator:
     """The evaluator of one entry of `config.evals`: parameters -> metrics.
 
     It runs under the current mesh (`jax.set_mesh`), or without one on all devices of this host.
@@ -81,13 +72,11 @@ def build(
     Args:
       name: the entry's name, for messages.
       spec: the keys of its kind; those left out are at their defaults.
-      config: the run's config (model, data, objectives and seed are read).
-      model: `models.from_config(config.model)`.
-      tokenizer: the run's; None if its model reads no texts.
+      subject: the model that is evaluated.
 
     Raises:
       UserError: unknown kind, missing data, or a key that does not fit it.
     """
     spec = entry(keys_at(name, spec), spec)
     make = KINDS[kind_of(name, spec)].make
-    return make(name, spec, config=config, model=model, tokenizer=tokenizer)
+    return make(name, spec, subject)

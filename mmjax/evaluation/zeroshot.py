@@ -13,18 +13,16 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from mmjax.data import Source, Tokenizer
+from mmjax.data import Source
 from mmjax.errors import UserError
 from mmjax.evaluation.accuracy import Labels, accuracy
 from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.imagenet_source import open_imagenet, open_real, wnids
 from mmjax.evaluation.skips import check_complete, open_test
-from mmjax.evaluation.spec import Evaluation, source_of
+from mmjax.evaluation.spec import Evaluation, Subject, source_of
 from mmjax.evaluation.words import big_vision_words, class_names, read_lines, templates_of
 from mmjax.inference import on_mesh
-from mmjax.models import Graph
 
 
 def prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -80,10 +78,8 @@ class ZeroShot:
         self,
         name: str,
         spec: Any,
+        subject: Subject,
         *,
-        config: ConfigDict,
-        model: Graph,
-        tokenizer: Tokenizer,
         source: Source | None = None,
         answers: Sequence[Sequence[int]] | None = None,
         ids: Sequence[str] = (),
@@ -103,7 +99,7 @@ class ZeroShot:
         templates = templates_of(spec.templates, name)
         if spec.protocol == "big_vision":
             classes, templates = big_vision_words(classes, templates)
-        self._embedder = Embedder.of(spec, config, model, tokenizer)
+        self._embedder = Embedder.of(spec, subject)
         self._weights = _text_classifier(self._embedder, tuple(classes), tuple(templates))
 
     def __call__(self, params: Any) -> dict[str, float]:
@@ -134,7 +130,7 @@ class ZeroShot:
             )
 
 
-def imagenet(name: str, spec: Any, **run: Any) -> ZeroShot:
+def imagenet(name: str, spec: Any, subject: Subject) -> ZeroShot:
     """Evaluator of ImageNet-1k, -V2, -A, -R or -Sketch: `open_imagenet` says in what layouts.
 
     Sets of fewer classes (-A and -R) restrict the classifier to these unless the spec has a
@@ -146,7 +142,7 @@ def imagenet(name: str, spec: Any, **run: Any) -> ZeroShot:
     if spec.real:
         source, answers = open_real(source, Path(spec.real), name)
     spec.subset = spec.subset or ("present" if few else "all")
-    return ZeroShot(name, spec, source=source, answers=answers, ids=wnids(), **run)
+    return ZeroShot(name, spec, subject, source=source, answers=answers, ids=wnids())
 
 
 def subset_of(given: str, classes: Sequence[str], ids: Sequence[str], name: str) -> Any:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmjax.data import open_source
 from mmjax.evaluation.embed import Embedder
-from mmjax.evaluation.spec import source_of
+from mmjax.evaluation.spec import Subject, source_of
 from mmjax.inference import on_mesh
 from mmjax.runs.workdir import restore_for_inference
 from mmjax.schema import kind_of
@@ -40,7 +40,8 @@ def retrievals(workdir: str) -> tuple[str, list[Sample]]:
     first = range(min(CANDIDATES, len(source)))
     texts = list(dict.fromkeys(caption for i in first for caption in source.captions(i)))
     # An image that cannot be read is no reason to have no page.
-    embedder = dataclasses.replace(Embedder.of(spec, config, model, tokenizer), allow_skips=True)
+    embedder = Embedder.of(spec, Subject.of(config, model, tokenizer))
+    embedder = dataclasses.replace(embedder, allow_skips=True)
     shown = np.unique(np.linspace(0, len(first) - 1, PICTURES).astype(int))
     with on_mesh(params) as params:
         images, _ = embedder.records(params, Rows(source, shown))

@@ -39,7 +39,8 @@ class Log:
 class MetricWriter(Observer):
     """Writes scalars of a step to every sink that the config asks for; on the first host only."""
 
-    def __init__(self, workdir: epath.Path, config: ConfigDict):
+    def __init__(self, workdir: epath.Path, log: ConfigDict, config: ConfigDict):
+        """`log` has the keys of `Log`; `config` is the run's, which W&B shows."""
         self._file = self._board = self._wandb = None
         if jax.process_index() != 0:
             return
@@ -48,15 +49,15 @@ class MetricWriter(Observer):
         self._file = path.open("a")
         if torn:  # a killed process left half a line, which must not swallow the next one
             self._file.write("\n")
-        if config.log.tensorboard:
+        if log.tensorboard:
             from tensorboardX import SummaryWriter
 
             self._board = SummaryWriter(str(workdir / "tensorboard"))
-        if config.log.wandb:
+        if log.wandb:
             import wandb
 
             self._wandb = wandb.init(
-                project=config.log.wandb, dir=str(workdir), id=_run_id(workdir), resume="allow",
+                project=log.wandb, dir=str(workdir), id=_run_id(workdir), resume="allow",
                 config=json.loads(config.to_json_best_effort()),
             )  # fmt: skip
 

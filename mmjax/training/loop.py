@@ -54,7 +54,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
             clock,
             Profiler(config.profile.steps, folder, clock),
             Meter(config.batch_size, run.parts.flops, clock),
-            MetricWriter(folder, config),
+            MetricWriter(folder, config.log, config),
             run.line,
         )
         cleanup.callback(watch.close)

@@ -90,9 +90,9 @@ def prepare(
         rows = min(part.vocab_size for part in vocabularies(config.model).values())
         parts = parts.with_vocabulary(vocabulary.of_tokenizer(tokenizer, rows))
     modalities = readers(config, parts.teachers, load)
+    subject = evaluation.Subject.of(config, parts.model, tokenizer)
     evaluators = {
-        name: evaluation.build(name, spec, config=config, model=parts.model, tokenizer=tokenizer)
-        for name, spec in sorted(config.evals.items())
+        name: evaluation.build(name, spec, subject) for name, spec in sorted(config.evals.items())
     }
 
     # State: the newest checkpoint, or a fresh start.

@@ -14,7 +14,7 @@ def evaluate(specs):
     config, model, params = small_run.run()
     tokenizer = small_run.tokenizer()
     return {
-        name: evaluation.build(name, spec, config=config, model=model, tokenizer=tokenizer)(params)
+        name: evaluation.build(name, spec, evaluation.Subject.of(config, model, tokenizer))(params)
         for name, spec in specs.items()
     }
 

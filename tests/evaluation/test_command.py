@@ -156,7 +156,7 @@ def test_foreign_weights_are_evaluated(evals, tmp_path):
     options = {"task": "retrieval", "data": evals["pairs"].path, "options": ["batch_size=8"]}
     found = evaluation.run(weights=str(tmp_path / "clip"), **options)["retrieval"]
     spec = {**evals["pairs"], "batch_size": 8}
-    expected = evaluation.build("r", spec, config=config, model=model, tokenizer=tokenizer)(params)
+    expected = evaluation.build("r", spec, evaluation.Subject.of(config, model, tokenizer))(params)
     assert found == expected
 
 
@@ -168,9 +168,8 @@ def test_either_a_run_or_weights_are_named(both):
 
 def test_a_model_without_texts_says_so(evals):
     config, model, _ = small_run.run()
-    run = {"config": config, "tokenizer": None}
     textless = Graph({name: part for name, part in model.parts.items() if name != "text"})
     with pytest.raises(UserError, match="this model has no tokenizer"):
-        evaluation.build("r", evals["pairs"], model=model, **run)
+        evaluation.build("r", evals["pairs"], evaluation.Subject.of(config, model, None))
     with pytest.raises(UserError, match="this model has no part 'text'"):
-        evaluation.build("r", evals["pairs"], model=textless, **run)
+        evaluation.build("r", evals["pairs"], evaluation.Subject.of(config, textless, None))

@@ -118,7 +118,7 @@ def test_knn_is_brute_force(k, levels):
 def build(spec):
     config, model, _ = small_run.run()
     tokenizer = small_run.tokenizer()
-    return evaluation.build("p", spec, config=config, model=model, tokenizer=tokenizer)
+    return evaluation.build("p", spec, evaluation.Subject.of(config, model, tokenizer))
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def build(spec):
     config, model, _ = small_run.run()
     spec = {"kind": "imagenet", "batch_size": 8} | spec
     tokenizer = small_run.tokenizer()
-    return evaluation.build("v", spec, config=config, model=model, tokenizer=tokenizer)
+    return evaluation.build("v", spec, evaluation.Subject.of(config, model, tokenizer))
 
 
 @functools.cache

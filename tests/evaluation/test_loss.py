@@ -16,7 +16,7 @@ def build(spec):
     config, model, _ = small_run.run()
     tokenizer = small_run.tokenizer()
     spec = {"kind": "loss"} | spec
-    return evaluation.build("held", spec, config=config, model=model, tokenizer=tokenizer)
+    return evaluation.build("held", spec, evaluation.Subject.of(config, model, tokenizer))
 
 
 @pytest.fixture

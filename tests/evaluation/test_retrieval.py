@@ -19,7 +19,7 @@ def build(spec):
     config, model, _ = small_run.run()
     tokenizer = small_run.tokenizer()
     spec = {"kind": "retrieval"} | spec
-    return evaluation.build("r", spec, config=config, model=model, tokenizer=tokenizer)
+    return evaluation.build("r", spec, evaluation.Subject.of(config, model, tokenizer))
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_it_is_evaluated_without_tensorflow(data_dir, tmp_path):
     def evaluate(path):
         spec = {"kind": "imagenet", "path": str(path), "templates": "plain", "subset": "all"}
         tokenizer = small_run.tokenizer()
-        build = evaluation.build("v", spec, config=config, model=model, tokenizer=tokenizer)
+        build = evaluation.build("v", spec, evaluation.Subject.of(config, model, tokenizer))
         return build(params)
 
     source, _ = open_imagenet({"path": f"tfds://imagenet2012?data_dir={data_dir}"}, "v")

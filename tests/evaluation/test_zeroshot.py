@@ -20,7 +20,7 @@ def build(spec):
     config, model, _ = small_run.run()
     tokenizer = small_run.tokenizer()
     spec = {"kind": "classification", "label": "class"} | spec
-    return evaluation.build("z", spec, config=config, model=model, tokenizer=tokenizer)
+    return evaluation.build("z", spec, evaluation.Subject.of(config, model, tokenizer))
 
 
 def test_imagenet_words_are_everyones():

@@ -114,7 +114,7 @@ def test_half_a_line_of_a_killed_process_swallows_no_other(tmp_path):
     config.log.tensorboard = False
     whole = json.dumps({"step": 1, "loss": 2.0}) + "\n"
     (tmp_path / "metrics.jsonl").write_text(whole + '{"step": 2, "lo')
-    writer = MetricWriter(epath.Path(tmp_path), config)
+    writer = MetricWriter(epath.Path(tmp_path), config.log, config)
     writer.log(2, {"loss": 1.5})
     writer.close()
     assert read_rows(epath.Path(tmp_path)) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
