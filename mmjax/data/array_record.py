@@ -5,7 +5,7 @@ or a list of strings), and if wanted `label`, `group` (integers) and `key` (a st
 """
 
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import grain
 import msgpack
 
+from mmjax.data.account import Account, Accounted
 from mmjax.data.records import BadRecord, Record, weigh
 from mmjax.data.texts import clean_captions, integer
 from mmjax.errors import UserError
@@ -20,7 +21,7 @@ from mmjax.errors import UserError
 TFDS_CAPTIONS = ("caption", "captions", "text", "title", "captions/text")
 
 
-class ConvertedSource:
+class ConvertedSource(Accounted):
     """Records of any random-access sequence, by a function that makes a `Record` of an element.
 
     Their content is not known before it is read, so nothing is filtered when the source is opened.
@@ -35,7 +36,7 @@ class ConvertedSource:
     ):
         self.name = name
         self.classes = classes  # of the labels; 0 if that is not known
-        self.skipped: Mapping[str, int] = {}
+        self.account = Account()
         self._open, self._convert = open_elements, convert
         self._elements = open_elements()
         if not len(self._elements):

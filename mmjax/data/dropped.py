@@ -1,20 +1,21 @@
 """A source without the records that `mmjax data dedup` found to be repeats."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from mmjax.data.account import Account, Accounted, account_of
 from mmjax.data.records import BadRecord, Record, Source, read_records
 from mmjax.errors import UserError
 
 
-class Kept:
+class Kept(Accounted):
     """Some records of another source, in its order."""
 
-    def __init__(self, source: Source, kept: np.ndarray, skipped: Mapping[str, int]):
-        self.name, self.skipped = source.name, skipped
+    def __init__(self, source: Source, kept: np.ndarray, account: Account):
+        self.name, self.account = source.name, account
         self.block = getattr(source, "block", 1)
         self.classes = getattr(source, "classes", 0)
         self.captions_alone = getattr(source, "captions_alone", False)
@@ -51,4 +52,8 @@ def without(source: Source, file: str) -> Kept:
     kept = np.setdiff1d(np.arange(records), drop)
     if not len(kept):
         raise UserError(f"{source.name}: drop={file} leaves nothing.")
-    return Kept(source, kept, {**source.skipped, "that repeat another": records - len(kept)})
+    account = Account()
+    account.add(account_of(source))
+    if len(drop):
+        account.leave_out("that repeat another", f"record {drop[0]}", records - len(kept))
+    return Kept(source, kept, account)

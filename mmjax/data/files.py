@@ -3,21 +3,18 @@
 Everything but the pixels is read when the source is opened, so the captions are kept in memory.
 """
 
+import array
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmjax.data.records import (
-    IMAGE_SUFFIXES,
-    BadRecord,
-    Record,
-    Texts,
-    report_skipped,
-)
+from mmjax.data.account import Account, Accounted
+from mmjax.data.contents import HEAD, head_of, is_image, suffix_of, what_it_is
+from mmjax.data.records import BadRecord, Record, Texts
 from mmjax.data.texts import BadText, txt_captions
+from mmjax.data.tree import files_under, folders_in
 from mmjax.errors import UserError
 
 
@@ -30,27 +27,28 @@ class Row(NamedTuple):
     unwanted: str = ""  # why it is left out, where that is known
 
 
-class FileSource:
+class FileSource(Accounted):
     """Image files with the captions that were found for them."""
 
     captions_alone = True
 
-    def __init__(self, rows: Iterable[Row], name: str, classes: int = 0):
+    def __init__(
+        self, rows: Iterable[Row], name: str, classes: int = 0, account: Account | None = None
+    ):
         self.name = name
         self.classes = classes  # of the labels; 0 if that is not known
-        self.skipped: Counter[str] = Counter()
-        first: dict[str, str] = {}
+        self.account = account or Account()
         self._rows: list[Row] = []
+        self._sizes = array.array("q")  # bytes
         for row in rows:
-            why = _unusable(row)
+            why, size = _unusable(row)
             if why:
-                self.skipped[why] += 1
-                first.setdefault(why, row.path)
+                self.account.leave_out(why, row.path)
             else:
                 self._rows.append(row)
-        report_skipped(name, len(self._rows), self.skipped, first)
+                self._sizes.append(size)
         if not self._rows:
-            why = "; ".join(f"{n} {why} (first: {first[why]})" for why, n in self.skipped.items())
+            why = "; ".join(self.account.lines())
             raise UserError(f"{name}: no usable image: {why or 'there is none at all'}.")
 
     def __len__(self) -> int:
@@ -77,55 +75,87 @@ def open_folder(folder: Path, name: str) -> FileSource:
     """
     if not folder.is_dir():
         raise UserError(f"{name}: {folder} is not a folder.")
-    images = _images(folder)
-    texts = [path.with_suffix(".txt") for path in images]
-    if any(text.exists() for text in texts):
-        rows = (Row(str(p), _read_captions(t)) for p, t in zip(images, texts, strict=True))
-        return FileSource(rows, name)
-    if all(p.parent == folder for p in images):
-        raise UserError(
-            f"{name}: {folder} holds images but no captions; put x.txt beside x.jpg, or the images "
-            "into one subfolder a class."
-        )
-    return open_classes(folder, sorted(p.name for p in folder.iterdir() if p.is_dir()), name)
+    account = Account()
+    images, others = _sorted_out(files_under(folder, account))
+    texts: dict[str, Path] = {}
+    for path in others:
+        if suffix_of(path) == ".txt" and texts.setdefault(_stem(path), path) != path:
+            account.leave_out("texts of an image that has another", path)
+    if texts.keys().isdisjoint(map(_stem, images)):
+        if images and all(p.parent == folder for p in images):
+            raise UserError(
+                f"{name}: {folder} holds images but no captions; put x.txt beside x.jpg, or the "
+                "images into one subfolder a class."
+            )
+        return open_classes(folder, folders_in(folder), name)
+    for path in others:
+        if suffix_of(path) != ".txt":
+            account.unrecognised(suffix_of(path), path)
+    for stem in texts.keys() - set(map(_stem, images)):
+        account.leave_out("texts without an image", texts[stem])
+    rows = (Row(str(p), _read_captions(texts.get(_stem(p)))) for p in images)
+    return FileSource(rows, name, account=account)
 
 
 def open_classes(folder: Path, classes: Sequence[str], name: str) -> FileSource:
-    """One subfolder of images a class, labelled by its index in `classes`; others are ignored."""
-    rows = (
-        Row(str(path), (), label)
-        for label, subfolder in enumerate(classes)
-        for path in _images(folder / subfolder)
-    )
-    return FileSource(rows, name, len(classes))
+    """One subfolder of images a class, labelled by its index in `classes`; images elsewhere are
+    left out and counted."""
+    account = Account()
+    images, others = _sorted_out(files_under(folder, account))
+    for path in others:
+        account.unrecognised(suffix_of(path), path)
+    labels = {subfolder: label for label, subfolder in enumerate(classes)}
+    rows = []
+    for path in images:
+        label = labels.get(path.relative_to(folder).parts[0])
+        if label is None:
+            account.leave_out("that are in no folder of a class", path)
+        else:
+            rows.append(Row(str(path), (), label))
+    rows.sort(key=lambda row: row.label)
+    return FileSource(rows, name, len(classes), account)
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+def _sorted_out(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """The images among files, and the others."""
+    images: list[Path] = []
+    others: list[Path] = []
+    for path in files:
+        (images if is_image(path) else others).append(path)
+    return images, others
 
 
-def _unusable(row: Row) -> str:
-    """Why a row is left out, or ""."""
+def _stem(path: Path) -> str:
+    return os.path.splitext(path)[0]
+
+
+def _unusable(row: Row) -> tuple[str, int]:
+    """Why a row is left out, or ""; and the size of its image."""
     if row.unwanted:
-        return row.unwanted
+        return row.unwanted, 0
     try:
         status = os.stat(row.path)
     except OSError:
-        return "whose image file is missing"
+        return "whose image file is missing", 0
+    size = status.st_size
     if not stat.S_ISREG(status.st_mode):
-        return "whose image is not a file"
-    if status.st_size == 0:
-        return "with an empty image"
+        return "whose image is not a file", 0
+    if size == 0:
+        return "with an empty image", 0
+    # A pointer or a page in place of the image is small; larger ones are named when decoded.
+    what = what_it_is(head_of(row.path)) if size <= HEAD else ""
+    if what:
+        return f"whose image is {what}", size
     if row.captions is None:
-        return "with a caption that is not UTF-8"
-    return "" if row.captions or row.label >= 0 else "without a caption"
+        return "with a caption that is not UTF-8", size
+    return "" if row.captions or row.label >= 0 else "without a caption", size
 
 
-def _read_captions(path: Path) -> tuple[str, ...] | None:
-    """None if the file is not UTF-8."""
+def _read_captions(path: Path | None) -> tuple[str, ...] | None:
+    """() where there is no file; None if it is not UTF-8."""
     try:
-        return txt_captions(path.read_bytes())
-    except FileNotFoundError:
+        return txt_captions(path.read_bytes()) if path else ()
+    except OSError:  # a link that leads nowhere
         return ()
     except BadText:
         return None

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 
+from mmjax.data.account import Account, Accounted
 from mmjax.data.records import Record, Texts
 from mmjax.errors import UserError
 
@@ -20,7 +21,7 @@ BOX = 6  # left, top, right, bottom, width and height of a region, as shares of 
 REGION_WIDTH = len(COLOURS) + len(SHAPES) + BOX
 
 
-class GeneratedSource:
+class GeneratedSource(Accounted):
     """Record i is drawn from i alone; its label is the number of its (colour, shape)."""
 
     captions_alone = True
@@ -28,7 +29,7 @@ class GeneratedSource:
     def __init__(self, count: int, name: str, tags: bool = False, regions: bool = False):
         self.name = name
         self._tags, self._regions = tags, regions
-        self.skipped: dict[str, int] = {}
+        self.account = Account()
         self._count = count
 
     def __len__(self) -> int:

@@ -7,29 +7,27 @@ import array
 import bisect
 import itertools
 import mmap
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mmjax.data.records import Record, Texts, report_skipped
+from mmjax.data.account import Account, Accounted
+from mmjax.data.records import Record, Texts
 from mmjax.data.texts import BadText, clean, decode, strip
 from mmjax.errors import UserError
 
 
-class LineSource:
+class LineSource(Accounted):
     """The lines of some files in order; empty ones are left out."""
 
     captions_alone = True
 
     def __init__(self, files: list[Path], name: str):
         self.name = name
-        self.skipped: Counter[str] = Counter()
+        self.account = Account()
         self._files = files
-        first: dict[str, str] = {}
-        self._starts = [_line_starts(file, self.skipped, first) for file in files]
+        self._starts = [_line_starts(file, self.account) for file in files]
         self._ends = list(itertools.accumulate(map(len, self._starts)))
         self._maps: dict[int, mmap.mmap] = {}
-        report_skipped(name, len(self), self.skipped, first)
         if not len(self):
             why = "".join(f", but {n} {why}" for why, n in self.skipped.items())
             raise UserError(f"{name}: {files[0]} holds no line of text{why}.")
@@ -57,17 +55,18 @@ class LineSource:
         return {**self.__dict__, "_maps": {}}
 
 
-def _line_starts(file: Path, skipped: Counter[str], first: dict[str, str]) -> array.array:
+def _line_starts(file: Path, account: Account) -> array.array:
     """Where the lines that can be used begin, in bytes."""
     starts, offset = array.array("q"), 0
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             text, why = _text(line)
             if why:
-                skipped[why] += 1
-                first.setdefault(why, f"{file}: line {number}")
+                account.leave_out(why, f"{file}: line {number}")
             elif text:
                 starts.append(offset)
+            else:
+                account.pass_over("empty lines", f"{file}: line {number}")
             offset += len(line)
     return starts
 

@@ -5,7 +5,6 @@ groups hold thousands of images, `mmjax data convert` to ArrayRecord serves rand
 """
 
 import os
-from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from mmjax.data import storage
+from mmjax.data.account import Account, Accounted
 from mmjax.data.filters import Filter, Lacking
-from mmjax.data.records import BadRecord, Record, Texts, report_skipped, weigh
+from mmjax.data.records import BadRecord, Record, Texts, weigh
 from mmjax.data.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, column_of
 from mmjax.data.texts import BadText, clean_captions
 from mmjax.errors import UserError
@@ -22,7 +22,7 @@ from mmjax.errors import UserError
 GROUPS = 4  # row groups that a process keeps
 
 
-class ParquetSource:
+class ParquetSource(Accounted):
     """Rows of Parquet files. Not constructed directly: see `open_parquet`."""
 
     def __init__(
@@ -33,9 +33,9 @@ class ParquetSource:
         weights: tuple[float, ...],
         block: int,
         name: str,
-        skipped: Mapping[str, int],
+        account: Account,
     ):
-        self.name, self.skipped, self.block = name, skipped, block
+        self.name, self.account, self.block = name, account, block
         self._groups = groups  # (file, number in it)
         self._rows = rows  # [records, 2]: number of the group, row in it
         self._columns, self._weights = columns, weights
@@ -100,8 +100,7 @@ def open_parquet(
         ) from error
     groups: list[tuple[str, int]] = []
     rows: list[np.ndarray] = []
-    skipped: Counter[str] = Counter()
-    first: dict[str, str] = {}
+    account = Account()
     columns: dict[str, list[str]] = {}
     for file in files:
         try:
@@ -128,17 +127,15 @@ def open_parquet(
                     why = _unwanted(values, columns["caption"], wanted, bool(label))
                     if why:
                         keep[row] = False
-                        skipped[why] += 1
-                        first.setdefault(why, f"{file}: row {row} of row group {number}")
+                        account.leave_out(why, f"{file}: row {row} of row group {number}")
             kept = np.flatnonzero(keep)
             rows.append(np.stack([np.full(len(kept), len(groups)), kept], axis=1).astype(np.int32))
             groups.append((file, number))
     if not sum(map(len, rows)):
-        why = "; ".join(f"{n} {why}" for why, n in skipped.items()) or "there are none"
+        why = "; ".join(account.lines()) or "there are none"
         raise UserError(f"{name}: no usable row in {files[0]} ({why}).")
-    report_skipped(name, sum(map(len, rows)), skipped, first)
     block = max(map(len, rows))
-    return ParquetSource(groups, np.concatenate(rows), columns, weights, block, name, skipped)
+    return ParquetSource(groups, np.concatenate(rows), columns, weights, block, name, account)
 
 
 def _unwanted(values: dict[str, Any], captions: list[str], wanted: Filter, has_label: bool) -> str:

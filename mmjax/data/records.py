@@ -11,8 +11,6 @@ from typing import Any, NamedTuple, Protocol
 
 log = logging.getLogger("mmjax.data")
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-
 
 class Texts(NamedTuple):
     """Captions of one record, and how often each should be taken; (): all alike."""
@@ -64,7 +62,8 @@ class Source(Protocol):
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """Why → how many records were left out when the source was opened."""
+        """Why → how many records were left out when the source was opened. A source that fills an
+        `Account` has it from there."""
         ...
 
     def __len__(self) -> int: ...
@@ -102,12 +101,3 @@ def weigh(fields: Sequence[tuple[str, ...]], weights: Sequence[float]) -> Texts:
         return Texts(captions)
     pairs = zip(fields, weights, strict=True)
     return Texts(captions, tuple(w / len(field) for field, w in pairs for _ in field))
-
-
-def report_skipped(name: str, kept: int, skipped: Mapping[str, int], first: Mapping[str, str]):
-    """Logs in one line how many records a source left out, why, and the first of each kind."""
-    if skipped:
-        reasons = "; ".join(
-            f"{n:,} {why} (first: {first[why]})" for why, n in sorted(skipped.items())
-        )
-        log.warning("%s: %s records, left out: %s", name, f"{kept:,}", reasons)

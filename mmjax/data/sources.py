@@ -12,17 +12,20 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from mmjax.data import storage
+from mmjax.data.account import Account, report
 from mmjax.data.array_record import open_array_record, open_tfds
+from mmjax.data.contents import is_image
 from mmjax.data.dropped import without
 from mmjax.data.files import open_folder
 from mmjax.data.filters import Filter
 from mmjax.data.generated import open_generated
 from mmjax.data.lines import LineSource
 from mmjax.data.parquet import open_parquet
-from mmjax.data.records import IMAGE_SUFFIXES, Source
+from mmjax.data.records import Source
 from mmjax.data.tables import open_coco, open_karpathy, open_table
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
+from mmjax.data.tree import files_under
 from mmjax.errors import UserError
 from mmjax.schema import entry, keys_of
 
@@ -134,7 +137,9 @@ def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
     """
     whole = entry(KEYS, spec)
     source = _open(whole, name)
-    return without(source, whole.drop) if whole.drop else source
+    source = without(source, whole.drop) if whole.drop else source
+    report(source)
+    return source
 
 
 def open_sources(specs: Mapping[str, Mapping[str, Any]]) -> list[Source]:
@@ -289,7 +294,7 @@ def _kind_of_folder(folder: Path, path: str, name: str) -> str:
     for pattern, kind in (("*.array_record*", "arrayrecord"), ("*.parquet", "parquet")):
         if any(folder.glob(pattern)):
             return kind
-    if any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.rglob("*")):
+    if any(map(is_image, files_under(folder, Account()))):
         return "folder"
     raise UserError(
         f"{name}: the folder {path} holds no *.tar, no *.array_record, no *.parquet, no prepared "

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from mmjax.data import storage
-from mmjax.data.records import BadRecord, Record, Texts, report_skipped, weigh
+from mmjax.data.account import Account, Accounted
+from mmjax.data.records import BadRecord, Record, Texts, weigh
 from mmjax.data.tar_index import (
     Fields,
     Unusable,
@@ -30,7 +31,7 @@ from mmjax.data.tar_members import BLOCK
 from mmjax.errors import UserError
 
 
-class TarSource:
+class TarSource(Accounted):
     """Pairs of many tar shards as one sequence. Not constructed directly: see `open_tar`."""
 
     def __init__(
@@ -41,10 +42,10 @@ class TarSource:
         weights: tuple[float, ...],
         timeout: float,
         name: str,
-        skipped: dict[str, int],
+        account: Account,
     ):
         self.name = name
-        self.skipped = skipped
+        self.account = account
         self.captions_alone = not any(storage.is_url(shard) for shard in shards)
         self._shards = shards
         self._fields, self._weights, self._timeout = fields, weights, timeout
@@ -171,7 +172,5 @@ def open_tar(
     if found is None:
         index = scan_shards(shards, stamps, fields, name, bad_shards)
         found = write_index(index, beside, file_name)
-    summary = json.loads(found.with_suffix(".json").read_text(encoding="utf-8"))
-    source = TarSource(shards, found, fields, weights, timeout, name, summary["skipped"])
-    report_skipped(name, len(source), summary["skipped"], summary["first"])
-    return source
+    account = Account.of_json(json.loads(found.with_suffix(".json").read_text(encoding="utf-8")))
+    return TarSource(shards, found, fields, weights, timeout, name, account)

@@ -10,33 +10,34 @@ import json
 import mmap
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmjax.data.account import Account
+from mmjax.data.contents import HEAD, is_image, what_it_is
 from mmjax.data.filters import Filter, Lacking
-from mmjax.data.records import IMAGE_SUFFIXES, log
+from mmjax.data.records import log
 from mmjax.data.storage import CONNECTIONS, Blocks, fetch_file, is_url, store_file
 from mmjax.data.tar_members import BadShard, members
 from mmjax.data.texts import BadText, clean_captions, integer, read_json, txt_captions
+from mmjax.data.tree import passed_over
 from mmjax.errors import UserError
 
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 MAX_TEXT = 1 << 20  # bytes of a .txt or .json; captions have a few hundred
 
 Stamp = tuple[int, str] | None  # size and version of a shard; None: it is missing
 
 
 class ShardIndex(NamedTuple):
-    """Rows of `Fields.dtype`; why → how many pairs were left out; why → the first of them."""
+    """Rows of `Fields.dtype`, and what became of the other members."""
 
     rows: np.ndarray
-    skipped: Mapping[str, int]
-    first: Mapping[str, str]
+    account: Account
 
 
 class Fields(NamedTuple):
@@ -92,22 +93,18 @@ def scan_shards(
             f"{'; '.join(broken[:3])}{more}. Write them again or remove them, or set bad_shards to "
             "the share of them to go on without."
         )
-    skipped: Counter[str] = Counter()
-    first: dict[str, str] = {}
+    account = Account()
     if broken:
-        skipped["shards, missing or damaged"] = len(broken)
-        first["shards, missing or damaged"] = broken[0]
+        account.leave_out("shards, missing or damaged", broken[0], len(broken))
     for result in good:
-        skipped.update(result.skipped)
-        first = {**result.first, **first}
+        account.add(result.account)
     index = np.concatenate([result.rows for result in good])
     if not len(index):
-        why = ", ".join(f"{n} {reason}" for reason, n in skipped.items())
         raise UserError(
-            f"{name}: none of the pairs in {os.path.dirname(shards[0])} can be used ({why}); "
-            f"is caption={','.join(fields.captions)!r} right?"
+            f"{name}: none of the pairs in {os.path.dirname(shards[0])} can be used "
+            f"({'; '.join(account.lines())}); is caption={','.join(fields.captions)!r} right?"
         )
-    return ShardIndex(index, dict(skipped), first)
+    return ShardIndex(index, account)
 
 
 def scan_shard(number: int, shard: str, fields: Fields, stamp: Stamp) -> ShardIndex | str:
@@ -136,25 +133,25 @@ def scan_shard(number: int, shard: str, fields: Fields, stamp: Stamp) -> ShardIn
 def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Fields) -> ShardIndex:
     pairs: dict[str, dict[str, tuple[int, int]]] = {}
     texts: dict[str, dict[str, bytes]] = {}
-    skipped: Counter[str] = Counter()
-    first: dict[str, str] = {}
-
-    def skip(why: str, key: str) -> None:
-        skipped[why] += 1
-        first.setdefault(why, f"{shard}: {key}")
-
-    for member, at, length in members(data):
+    account = Account()
+    for member, at, length in members(data, account, shard):
         key, suffix = os.path.splitext(member)
         suffix = suffix.lower()
-        part = "image" if suffix in IMAGE_SUFFIXES else suffix[1:]
-        if part not in (*fields.parts, "cls") or _hidden(member):
+        part = "image" if is_image(member) else suffix[1:]
+        passed = passed_over(member)
+        if passed:
+            account.pass_over(passed, f"{shard}: {member}")
+            continue
+        if part not in (*fields.parts, "cls"):
+            account.unrecognised(suffix, f"{shard}: {member}")
             continue
         spans = pairs.setdefault(key, {})
         if part in spans:  # which of them belong together, nobody can say: the first stay
-            skip(f"members that repeat a key ({suffix})", key)
+            account.leave_out(f"members that repeat a key ({suffix})", f"{shard}: {key}")
             continue
         spans[part] = (at, length)
-        if part != fields.parts[0] and length <= MAX_TEXT:
+        # Of an image as much as shows that it is none: a pointer to one, a page in its place.
+        if length <= (HEAD if part == fields.parts[0] else MAX_TEXT):
             texts.setdefault(key, {})[part] = data[at : at + length]
     if not pairs:
         raise BadShard(f"holds no {fields.parts[0]}s" if fields.regions else "holds no images")
@@ -163,12 +160,8 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
         try:
             rows.append((number, *_index_row(spans, texts.get(key, {}), fields)))
         except (Unusable, Lacking) as error:
-            skip(str(error), key)
-    return ShardIndex(np.array(rows, fields.dtype), skipped, first)
-
-
-def _hidden(member: str) -> bool:
-    return PurePosixPath(member).name.startswith("._")  # what macOS leaves
+            account.leave_out(str(error), f"{shard}: {key}")
+    return ShardIndex(np.array(rows, fields.dtype), account)
 
 
 def _index_row(
@@ -180,6 +173,9 @@ def _index_row(
         raise Unusable(f"without {what}")
     if spans[first][1] == 0:
         raise Unusable(f"with an empty {what.partition(' ')[2]}")
+    mistaken = what_it_is(texts.get(first, b""))
+    if mistaken:
+        raise Unusable(f"whose {what.partition(' ')[2]} is {mistaken}")
     if any(length > MAX_TEXT for part, (_, length) in spans.items() if part != first):
         raise Unusable(f"with a text above {MAX_TEXT >> 20} MiB")
     values: dict[str, Any] = {}
@@ -279,7 +275,7 @@ def find_index(beside: str, file_name: str) -> Path | None:
 
 def write_index(index: ShardIndex, beside: str, file_name: str) -> Path:
     """Keeps an index where there is room for it; UserError: nowhere."""
-    summary = json.dumps({"skipped": index.skipped, "first": index.first}).encode()
+    summary = json.dumps(index.account.to_json()).encode()
     with tempfile.TemporaryFile() as file:
         np.save(file, index.rows)
         file.seek(0)

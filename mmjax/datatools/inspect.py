@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmjax.data import BadRecord, Record, Source, open_source
+from mmjax.data.account import Account, account_of
 from mmjax.data.images import MAX_PIXELS, WHITE, check_size, composite, decode
 from mmjax.data.records import read_records
 from mmjax.errors import UserError
@@ -95,7 +96,7 @@ def examine(
     facts = {
         "name": source.name,
         "records": len(source),
-        "left out": dict(source.skipped),
+        **account_of(source).to_json(),
         "read": count,
         "bad": len(bad),
         "bad members": bad[:NAMED],
@@ -164,8 +165,8 @@ def _quantiles(values: list[float]) -> dict[str, float]:
 def _print(facts: Mapping[str, Any]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"[bold]{facts['name']}[/]: {facts['records']:,} records")
-    for why, number in facts["left out"].items():
-        console.print(f"  left out: {number:,} {why}")
+    for line in Account.of_json(facts).lines():
+        console.print(f"  {line}", markup=False)
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in facts["formats"].items())
     console.print(f"  read {facts['read']:,}: {kinds or 'nothing that can be used'}")
     if facts["labels"]:

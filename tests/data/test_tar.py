@@ -179,6 +179,7 @@ def test_members_in_any_order_and_large_sizes(tmp_path):
     data = bytearray(buffer.getvalue())
     size = int(data[124:135], 8)
     data[124:136] = b"\x80" + size.to_bytes(11, "big")
+    data[148:156] = b"%06o\0 " % (sum(data[:148]) + sum(data[156:512]) + 8 * ord(" "))
     (tmp_path / "0.tar").write_bytes(data)
     source = open_source({"path": str(tmp_path)})
     assert [source.captions(n) for n in range(3)] == [(f"picture number {n}",) for n in range(3)]

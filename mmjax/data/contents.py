@@ -1,0 +1,95 @@
+"""Which files are images, and what files are that are not what their names say."""
+
+import functools
+import os
+
+import cv2
+from PIL import Image, ImageFile
+
+# What OpenCV may decode beyond Pillow's formats; it lists no suffixes, but says yes or no to one.
+_OPENCV = (".jxl", ".sr")
+# Registered with Pillow, but: it sees no more than the header of a film, and PostScript is a
+# program that Ghostscript would have to run.
+_NO_PICTURES = ("MPEG", "EPS")
+HEAD = 512  # bytes that tell what a file is
+_STARTS = (
+    (
+        b"version https://git-lfs.github.com/spec",
+        "a git-lfs pointer: git lfs pull fetches the file",
+    ),
+    (b"\x1f\x8b", "compressed by gzip: gunzip it"),
+    (b"BZh", "compressed by bzip2: bunzip2 it"),
+    (b"\xfd7zXZ\0", "compressed by xz: unxz it"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd: unzstd it"),
+    (b"PK\x03\x04", "a zip archive: unzip it"),
+    (b"%PDF", "a PDF document"),
+)
+_PAGES = (
+    (b"<!doctype html", "an HTML page: the download failed, fetch it again"),
+    (b"<html", "an HTML page: the download failed, fetch it again"),
+    (b"<svg", "an SVG drawing: render it to PNG"),
+    (b"<?xml", "an XML document: a drawing, or a server's answer to a download that failed"),
+)
+_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"isom": "a film",
+           b"mp42": "a film", b"mp41": "a film", b"qt  ": "a film"}  # fmt: skip
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of all files that the installed Pillow and OpenCV decode, lower-case: ".jpg", …"""
+    Image.init()
+    pillow = {suffix for suffix, kind in Image.registered_extensions().items() if _decodes(kind)}
+    return frozenset(pillow.union(s for s in _OPENCV if cv2.haveImageWriter(f"image{s}")))
+
+
+def suffix_of(path: str | os.PathLike) -> str:
+    """The last suffix of a path, lower-case, with its dot; "" without one."""
+    return os.path.splitext(path)[1].lower()
+
+
+def is_image(path: str | os.PathLike) -> bool:
+    """Whether a path has the suffix of an image, in any case."""
+    return suffix_of(path) in image_suffixes()
+
+
+def is_left_by_system(name: str) -> bool:
+    """Whether a file or folder is what macOS, Windows or a NAS leaves beside people's files."""
+    left = (".ds_store", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir",
+            "$recycle.bin", "system volume information", "lost+found")  # fmt: skip
+    return name.startswith("._") or name.lower() in left
+
+
+def what_it_is(head: bytes) -> str:
+    """What a file is that should have been something else, told by its first bytes, and what helps;
+    "" where nobody knows.
+
+    >>> what_it_is(b"<!DOCTYPE html><html>…")
+    'an HTML page: the download failed, fetch it again'
+    """
+    for start, what in _STARTS:
+        if head.startswith(start):
+            return what
+    text = head[:HEAD].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for start, what in _PAGES:
+        if text.startswith(start):
+            return _PAGES[2][1] if b"<svg" in text else what
+    brand = _BRANDS.get(head[8:12], "") if head[4:8] == b"ftyp" else ""
+    return f"{brand}: convert it to JPEG" if brand else ""
+
+
+def head_of(path: str | os.PathLike) -> bytes:
+    """The first bytes of a file, for `what_it_is`; b"" if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(HEAD)
+    except OSError:
+        return b""
+
+
+def _decodes(kind: str) -> bool:
+    if kind == "MPO":  # several JPEGs in one file, which Pillow opens as one
+        return True
+    if kind not in Image.OPEN or kind in _NO_PICTURES:
+        return False
+    factory = Image.OPEN[kind][0]
+    return not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
