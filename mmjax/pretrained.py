@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from mmjax import inference, models
-from mmjax.data import Tokenizer, eval_transform
+from mmjax.data import BadRecord, Tokenizer, eval_transform
 from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import Training
@@ -164,10 +164,19 @@ class Pretrained:
         return jax.set_mesh(jax.tree.leaves(self.params)[0].sharding.mesh)
 
     def preprocess(self, images: Images) -> np.ndarray:
-        """uint8 [N, S, S, 3] as the weights were made for; the model itself normalises."""
+        """uint8 [N, S, S, 3] as the weights were made for; the model itself normalises.
+
+        UserError: an image whose pixels have no known scale, such as floats.
+        """
         fit = {key: self.config.data[key] for key in ("resize", "interpolation")}
-        pictures = (x if isinstance(x, Image.Image) else Image.fromarray(x) for x in images)
-        return np.stack([eval_transform(x, self.config.model.image.size, **fit) for x in pictures])
+        rows = []
+        for number, x in enumerate(images):
+            image = x if isinstance(x, Image.Image) else Image.fromarray(x)
+            try:
+                rows.append(eval_transform(image, self.config.model.image.size, **fit))
+            except BadRecord as error:
+                raise UserError(f"images[{number}] {error}.") from error
+        return np.stack(rows)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """ "text" int32 and "text_mask" bool [N, L], at the full context length."""

@@ -1,7 +1,10 @@
-"""Pictures: decoding, and the exact resize of CLIP for evaluation.
+"""Images: decoding, and the exact resize of CLIP for evaluation.
 
-For training, where speed counts, simplejpeg (libjpeg-turbo) and OpenCV decode; Pillow does for
-evaluation, where the pixels must be those that everyone else gets.
+Pillow decodes, in training as in evaluation, and `eight_bits` says what becomes of each of its
+modes. JPEGs without CMYK alone are decoded by simplejpeg (libjpeg-turbo) in training, where speed
+counts: at full size, pixel for pixel as Pillow decodes them. Of an animation, the first frame
+counts. EXIF orientation and ICC profiles are ignored in both, as open_clip does; a TIFF is turned
+by its own tag, as Pillow does.
 """
 
 import io
@@ -18,6 +21,7 @@ from mmjax.data.records import BadRecord
 
 WHITE = (255, 255, 255)
 MAX_PIXELS = 89_478_485  # above it Pillow speaks of a decompression bomb
+BITS_PER_SAMPLE = 258  # the tag of TIFF 6.0
 
 
 def eval_transform(
@@ -53,24 +57,67 @@ def eval_transform(
 
 
 def open_image(image: bytes | np.ndarray) -> Image.Image:
-    """An image as Pillow sees it, fully decoded. Raises BadRecord."""
+    """An image, fully decoded, as Pillow's "RGB" or, where it is transparent, "RGBA". BadRecord."""
     if isinstance(image, np.ndarray):
         return Image.fromarray(image)
     try:
         opened = Image.open(io.BytesIO(image))
         opened.load()
+        return eight_bits(opened)
+    except BadRecord:
+        raise
     except UnidentifiedImageError as error:
         raise BadRecord("cannot be decoded (it is no image)") from error
     except Exception as error:  # each of Pillow's readers has its own kinds
         raise BadRecord(f"cannot be decoded ({error})") from error
-    return opened
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image without transparency: transparent parts are laid on white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        return Image.fromarray(composite(np.asarray(image.convert("RGBA")), WHITE))
-    return image.convert("RGB")
+    """An image of any mode without transparency: transparent parts are laid on white. BadRecord."""
+    image = eight_bits(image)
+    return image if image.mode == "RGB" else Image.fromarray(composite(np.asarray(image), WHITE))
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """An image of any mode as "RGB", or "RGBA" where something of it may be transparent.
+
+    Gray of 16 bits is divided by 257, so that white stays white (Pillow alone would clip at 255).
+    Numbers of 32 bits and floats count from 0, black, to 255, white, as Pillow takes them.
+
+    Raises:
+      BadRecord: 32-bit numbers or floats outside of 0 … 255, or floats up to 1, whose scale nothing
+        says.
+    """
+    if image.mode in ("RGB", "RGBA") and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return _sixteen_bits(image)
+    if image.mode in ("I", "F"):
+        values = np.asarray(image)
+        low, high = values.min(), values.max()
+        up_to_one = high <= 1 and bool(np.any(values % 1))
+        if not (low >= 0 and high <= 255) or up_to_one:
+            kind = "floats" if image.mode == "F" else "32-bit numbers"
+            raise BadRecord(
+                f"has pixels that are {kind} from {low:g} to {high:g}, whose black and white "
+                "nothing says; store it with 8 or 16 bits"
+            )
+        image = image.convert("L")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _sixteen_bits(image: Image.Image) -> Image.Image:
+    """Gray of up to 16 bits, white at 65535 (or 2^bits - 1 of a TIFF of fewer)."""
+    tags = getattr(image, "tag_v2", {})
+    white = (1 << tags.get(BITS_PER_SAMPLE, (16,))[0]) - 1
+    values = np.asarray(image).astype(np.int64)
+    gray = Image.fromarray(((2 * values * 255 + white) // (2 * white)).astype(np.uint8))
+    if "transparency" not in image.info:  # of a PNG: one value is transparent
+        return gray.convert("RGB")
+    gray.putalpha(
+        Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
+    )
+    return gray.convert("RGBA")
 
 
 def decode(data: bytes, reduce: int = 1, fast: bool = False) -> np.ndarray:
@@ -81,35 +128,26 @@ def decode(data: bytes, reduce: int = 1, fast: bool = False) -> np.ndarray:
     store at half the size) not interpolated: where pixels are averaged afterwards, that costs some
     1.5 dB of PSNR and still is nearer to Pillow's bicubic than its bilinear, mostly
     (benchmarks/data_loader.py).
-    EXIF orientation is ignored, as open_clip does. Raises BadRecord.
+    Raises BadRecord.
     """
     if is_jpeg(data):
         return _decode_jpeg(data, reduce, fast)
-    image = _decode(data) if data else None
-    if image is None or image.dtype not in (np.uint8, np.uint16):
-        return np.asarray(to_rgb(open_image(data)))  # what OpenCV cannot read; or it is no image
-    if image.dtype == np.uint16:
-        image = (image // 256).astype(np.uint8)
-    if image.ndim == 2:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    return np.asarray(open_image(data))
 
 
 def _decode_jpeg(data: bytes, reduce: int, fast: bool) -> np.ndarray:
     height, width = (-(-side // reduce) for side in jpeg_size(data))
     try:
-        return simplejpeg.decode_jpeg(
-            data, "RGB", fastdct=fast, fastupsample=fast, min_height=height, min_width=width
-        )
+        if simplejpeg.decode_jpeg_header(data)[2] not in (
+            "CMYK",
+            "YCCK",
+        ):  # inks: Pillow's are exact
+            return simplejpeg.decode_jpeg(
+                data, "RGB", fastdct=fast, fastupsample=fast, min_height=height, min_width=width
+            )
     except ValueError:  # not whole, or with something odd in it that Pillow passes over
-        return np.asarray(to_rgb(open_image(data)))
-
-
-def _decode(data: bytes) -> np.ndarray | None:
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:  # too large, for one
-        return None
+        pass
+    return np.asarray(open_image(data))
 
 
 def composite(image: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:

@@ -5,9 +5,9 @@ import dataclasses
 import io
 
 import numpy as np
-from PIL import Image
 
 from mmjax.data import open_source
+from mmjax.data.images import open_image, to_rgb
 from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.spec import Subject, source_of
 from mmjax.inference import on_mesh
@@ -73,12 +73,8 @@ class Rows:
 
 
 def _data_url(image: bytes | np.ndarray, side: int = 160) -> str:
-    opened = (
-        Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(io.BytesIO(image))
-    )
-    small = opened.convert("RGBA")
+    small = to_rgb(open_image(image))
     small.thumbnail((side, side))
-    white = Image.new("RGBA", small.size, "white")
     out = io.BytesIO()
-    Image.alpha_composite(white, small).convert("RGB").save(out, "JPEG", quality=85)
+    small.save(out, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()

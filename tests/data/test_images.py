@@ -94,10 +94,6 @@ def encode_pil(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def test_what_opencv_cannot_read_pillow_does():
-    assert decode(encode(picture(1), "GIF")).shape == (40, 48, 3)
-
-
 @pytest.mark.parametrize("reduce", [1, 2, 4, 8])
 def test_jpegs_decode_smaller(reduce):
     full = picture(5, 160, 240)
@@ -114,8 +110,9 @@ def test_jpegs_decode_as_pillow_decodes_them(mode, options):
     data = encode_pil(Image.fromarray(full).convert(mode), "JPEG", quality=90, **options)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     exact, fast = (decode(data, fast=fast).astype(int) for fast in (False, True))
-    assert np.abs(exact - expected).max() <= (1 if mode == "CMYK" else 0)  # inks: it rounds
-    assert 0 < np.abs(fast - expected).mean() < 3
+    np.testing.assert_array_equal(exact, expected)
+    if mode != "CMYK":  # of which there is one decode
+        assert 0 < np.abs(fast - expected).mean() < 3
 
 
 def test_a_jpeg_with_damage_in_its_middle_is_what_pillow_makes_of_it():

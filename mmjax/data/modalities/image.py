@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from mmjax.data.augment import Augment, Crop
 from mmjax.data.draw import Draw
-from mmjax.data.images import MAX_PIXELS, eval_transform, open_image
+from mmjax.data.images import MAX_PIXELS, check_size, eval_transform, open_image
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, register
 from mmjax.data.records import BadRecord, Record, Source
 from mmjax.errors import UserError
@@ -47,10 +47,10 @@ class Image(Modality):
         image = record.part("image")
         try:
             if draw is None:
-                opened, size = open_image(image), self.size
-                return eval_transform(
-                    opened, size, resize=self.resize, interpolation=self.interpolation
-                )
+                if isinstance(image, bytes):
+                    check_size(image, self.max_pixels)
+                fit = {"resize": self.resize, "interpolation": self.interpolation}
+                return eval_transform(open_image(image), self.size, **fit)
             # Readers at other sizes (a teacher's) show the same crop of the same pixels.
             rng = draw.rng("image")
             crop = draw.once("image", lambda: Crop(image, rng, self.augment, self.max_pixels))
