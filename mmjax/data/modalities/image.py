@@ -49,8 +49,10 @@ class Image(Modality):
             if draw is None:
                 if isinstance(image, bytes):
                     check_size(image, self.max_pixels)
-                fit = {"resize": self.resize, "interpolation": self.interpolation}
-                return eval_transform(open_image(image), self.size, **fit)
+                opened, size = open_image(image), self.size
+                return eval_transform(
+                    opened, size, resize=self.resize, interpolation=self.interpolation
+                )
             # Readers at other sizes (a teacher's) show the same crop of the same pixels.
             rng = draw.rng("image")
             crop = draw.once("image", lambda: Crop(image, rng, self.augment, self.max_pixels))
