@@ -22,7 +22,7 @@ from mmjax.models.text import pool_tokens
 normal = nn.initializers.normal
 # The fusion's layers are the text tower's in all but their number.
 OF_TEXT = ("width", "heads", "mlp_dim", "activation", "norm", "norm_eps", "attention", "remat",
-           "unroll", "causal", "pool")  # fmt: skip
+           "unroll", "causal", "pool", "tags")  # fmt: skip
 
 
 @register("concat", "cross", "bottleneck")
@@ -53,6 +53,7 @@ class Fusion(nn.Module):
     unroll: bool
     causal: bool  # the text
     pool: str  # of the text tower
+    tags: int  # of the text tower
     class_token: bool  # of the image tower
     dtype: jnp.dtype
     style: str
@@ -164,14 +165,12 @@ class Fusion(nn.Module):
         """
         if image is not None and image.shape[-1] != self.width:
             image = Dense(self.width, dtype=self.dtype, name="image_proj")(image)
-        if image is not None and image_mask is None:
-            image_mask = jnp.ones(image.shape[:2], bool)
         if self.style == "cross":
             if cache:
                 assert position is not None
                 mask = before(position, 0, cache)
             else:
-                mask = may_see(text_mask, text_ar)
+                mask = self.seen(0, text_mask, text_ar)
             text, cache = self.stack(text, mask, image, cache, position)
         elif self.style == "concat":
             text, image, cache = self.concat(
@@ -193,10 +192,10 @@ class Fusion(nn.Module):
         x = text if image is None else jnp.concatenate([image + types[1], text], axis=1)
         if cache:
             mask = before(position, images, cache)
+        elif image_mask is None:
+            mask = self.seen(images, text_mask, text_ar)
         else:
-            ar = None
-            if text_ar is not None:
-                ar = jnp.pad(text_ar, ((0, 0), (images, 0)))
+            ar = None if text_ar is None else jnp.pad(text_ar, ((0, 0), (images, 0)))
             mask = may_see(jnp.concatenate([image_mask, text_mask], axis=1), ar)
         x, cache = self.stack(x, mask, None, cache, position)
         return x[:, images:], None if image is None else x[:, :images], cache
@@ -206,15 +205,24 @@ class Fusion(nn.Module):
         shared = self.param("bottleneck_embed", normal(0.02), shape).astype(self.dtype)
         shared = jnp.broadcast_to(shared, (rows, *shape))
 
-        def with_shared(mask):
-            return may_see(jnp.pad(mask, ((0, 0), (self.n_bottlenecks, 0)), constant_values=True))
-
         layers = repeat(
             BottleneckBlock, self.depth, self.remat, self.unroll, fields=self.block_fields()
         )
-        masks = with_shared(text_mask), with_shared(image_mask)
+        masks = (
+            self.seen(self.n_bottlenecks, text_mask),
+            None if image_mask is None else may_see(_after(self.n_bottlenecks, image_mask)),
+        )
         (text, image, _), _ = layers((text, image, shared), masks, None, None, None)
         return text, image
+
+    def seen(self, first: int, mask: jax.Array, ar: jax.Array | None = None) -> jax.Array:
+        """What tokens see of a stream, of `first` tokens that all see and then the texts, as
+        `attend` takes it: lengths where that is all there is to say, which cuDNN wants."""
+        if ar is None and not self.tags:  # tags have padding before them
+            return first + mask.sum(axis=1, dtype=jnp.int32)
+        return may_see(
+            _after(first, mask), None if ar is None else jnp.pad(ar, ((0, 0), (first, 0)))
+        )
 
     def stack(self, x, mask, context, cache, position):
         return stack(
@@ -257,6 +265,11 @@ class MatchHead(nn.Module):
 
         y = jnp.tanh(dense(pooled.shape[-1], "dense")(pooled))
         return dense(1, "score")(y)[:, 0].astype(jnp.float32)
+
+
+def _after(first: int, mask: jax.Array) -> jax.Array:
+    """bool [B, L] -> [B, first + L], True on what is added."""
+    return jnp.pad(mask, ((0, 0), (first, 0)), constant_values=True)
 
 
 def before(position: jax.Array, images: int, cache: dict[str, Cache]) -> jax.Array:

@@ -40,7 +40,7 @@ def made(style, norm):
     fusion = Fusion(
         style=style, depth=DEPTH, n_bottlenecks=SHARED, width=WIDTH, heads=HEADS, mlp_dim=24,
         activation="gelu", norm=norm, norm_eps=1e-5, attention="xla", remat="none", unroll=False,
-        causal=False, pool="cls", class_token=True, dtype=jnp.float32,
+        causal=False, pool="cls", tags=0, class_token=True, dtype=jnp.float32,
     )  # fmt: skip
     rng = np.random.default_rng(0)
     text, image = rng.normal(size=(B, L, WIDTH)), rng.normal(size=(B, N, WIDTH))

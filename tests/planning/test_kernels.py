@@ -12,9 +12,9 @@ from mmjax.planning.compile import compile_step
 KERNEL = 'custom_call_target="tpu_custom_call"'  # of Pallas: here only splash is one
 
 
-def program(topology, implementation, size, **text):
+def program(topology, implementation, size, fusion=None, **text):
     """The compiled step of a small CLIP on `size`² pixels in patches of 16, on two layers; `text`
-    are keys of its text tower."""
+    are keys of its text tower; with a `fusion` of that kind it learns to match, too."""
     config = config_lib.default()
     config.model = zoo.config("tiny")
     config.model.text.update(text)
@@ -23,6 +23,9 @@ def program(topology, implementation, size, **text):
     for tower in (config.model.image, config.model.text):
         tower.update(attention=implementation, unroll=False)
     config.objectives.clip = config_lib.entry("objectives")
+    if fusion:
+        config.model.fusion = config_lib.entry("model", kind=fusion, depth=1)
+        config.objectives.matching = config_lib.entry("objectives", negatives="uniform")
     config.batch_size = 16
     return compile_step(config, describe(topology)).text
 
@@ -68,6 +71,14 @@ def test_gpus_take_cudnn_without_a_bias(implementation, tower):
     assert calls.keys() == {forward, backward}
     assert all(len(results) == 4 for results in calls[backward])  # of q, k and v, and a workspace
     assert len(calls[backward]) == 2  # one a tower
+
+
+@pytest.mark.gpus
+@pytest.mark.parametrize("fusion", ["concat", "cross", "bottleneck"])
+def test_fusions_take_cudnn_without_a_bias(fusion):
+    text = {"context_length": 77, "causal": False, "mask_padding": True, "pool": "cls"}
+    calls = cudnn_calls(program("h100:1x2", "auto", 224, fusion=fusion, **text))
+    assert calls.keys() == {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
 
 
 @pytest.mark.gpus
