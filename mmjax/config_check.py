@@ -13,7 +13,7 @@ from mmjax.models.parts import check_model, sections, vocabularies
 from mmjax.models.text import ignores_padding
 from mmjax.objectives.registry import EMA, PLAIN, frozen_of, is_frozen, teacher_of
 from mmjax.runs import profile
-from mmjax.schema import kind_of, leaves
+from mmjax.schema import SAME_RECORDS, kind_of, leaves
 
 
 def validate(config: ConfigDict) -> None:
@@ -235,13 +235,15 @@ def validate_vocabulary(config: ConfigDict, vocab_size: int) -> None:
 
 
 def validate_resume(old: ConfigDict, new: ConfigDict, workdir: Any) -> None:
-    """Checks that a run goes on as it began: only keys marked `resumable` may differ."""
+    """Checks that a run goes on as it began: only keys marked `resumable` may differ, and those of
+    the same records, which `runs.same_data` compares."""
     old, new = config_lib.complete(old), config_lib.complete(new)
     before, after = dict(leaves(old)), dict(leaves(new))
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) == after.get(path):
             continue
-        if not config_lib.key_of(path, new if path in after else old).resumable:
+        key = config_lib.key_of(path, new if path in after else old)
+        if not (key.resumable or SAME_RECORDS in key.marks):
             raise UserError(
                 f"{workdir} holds a run with config.{path}={before.get(path)!r}, not "
                 f"{after.get(path)!r}: give it back that value, or start in another --workdir."

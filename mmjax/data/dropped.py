@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.account import Account, Accounted, account_of
+from mmjax.data.identity import digest, identity
 from mmjax.data.records import BadRecord, Record, Source, read_records
 from mmjax.errors import UserError
 
@@ -29,6 +30,10 @@ class Kept(Accounted):
 
     def read(self, indices: Sequence[int]) -> list[Record | BadRecord]:
         return read_records(self._source, [int(self._kept[index]) for index in indices])
+
+    def identity(self) -> str:
+        """See `data/identity.py`."""
+        return digest([identity(self._source), self._kept.tobytes()])
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._source.captions(int(self._kept[index]))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from mmjax.data.account import Account, Accounted
 from mmjax.data.contents import HEAD, head_of, is_image, suffix_of, what_it_is
+from mmjax.data.identity import common_folder, digest
 from mmjax.data.records import BadRecord, Record, Texts
 from mmjax.data.texts import BadText, txt_captions
 from mmjax.data.tree import files_under, folders_in
@@ -62,6 +63,12 @@ class FileSource(Accounted):
             raise BadRecord(f"{row.path}: {error.strerror}") from error
         parts = {"image": image, "text": Texts(self.captions(index), row.weights)}
         return Record(row.path, parts, row.label, row.group)
+
+    def identity(self) -> str:
+        """See `data/identity.py`."""
+        start = len(common_folder([row.path for row in self._rows]))
+        rows = zip(self._rows, self._sizes, strict=True)
+        return digest((row.path[start:], *row[1:], size) for row, size in rows)
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._rows[index].captions or ()

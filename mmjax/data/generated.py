@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 from mmjax.data.account import Account, Accounted
+from mmjax.data.identity import digest
 from mmjax.data.records import Record, Texts
 from mmjax.errors import UserError
 
@@ -49,6 +50,10 @@ class GeneratedSource(Accounted):
             parts["regions"] = _regions(colour, shape, centre, radius, rng)
         label = index % (len(COLOURS) * len(SHAPES))
         return Record(f"{self.name}: record {index}", parts, label)
+
+    def identity(self) -> str:
+        """See `data/identity.py`."""
+        return digest([self._count, self._tags, self._regions])
 
     def captions(self, index: int) -> tuple[str, ...]:
         colour, shape = self._kind(index)

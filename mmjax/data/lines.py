@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.data.account import Account, Accounted
+from mmjax.data.identity import digest, relative
 from mmjax.data.records import Record, Texts
 from mmjax.data.texts import BadText, clean, decode, strip
 from mmjax.errors import UserError
@@ -37,6 +38,12 @@ class LineSource(Accounted):
 
     def __getitem__(self, index: int) -> Record:
         return Record(f"{self.name}: line {index}", {"text": Texts(self.captions(index))})
+
+    def identity(self) -> str:
+        """See `data/identity.py`."""
+        sizes = [file.stat().st_size for file in self._files]
+        starts = [memoryview(starts).cast("B") for starts in self._starts]
+        return digest([relative(list(map(str, self._files))), sizes, *starts])
 
     def captions(self, index: int) -> tuple[str, ...]:
         number = bisect.bisect_right(self._ends, index)

@@ -14,6 +14,7 @@ import numpy as np
 from mmjax.data import storage
 from mmjax.data.account import Account, Accounted
 from mmjax.data.filters import Filter, Lacking
+from mmjax.data.identity import digest, relative
 from mmjax.data.records import BadRecord, Record, Texts, weigh
 from mmjax.data.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, column_of
 from mmjax.data.texts import BadText, clean_captions
@@ -54,6 +55,12 @@ class ParquetSource(Accounted):
             label=_integer(values, self._columns["label"], key),
             group=_integer(values, self._columns["group"], key),
         )
+
+    def identity(self) -> str:
+        """See `data/identity.py`."""
+        files = list(dict.fromkeys(file for file, _ in self._groups))
+        sizes = [stamp and stamp[0] for stamp in storage.stamps(files, self.name)]
+        return digest([relative(files), sizes, self._columns, self._rows.tobytes()])
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._texts(self._values(index)[2]).captions

@@ -7,7 +7,7 @@ known without reading all of it is a `UserError` here.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -27,7 +27,7 @@ from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
 from mmjax.data.tree import files_under
 from mmjax.errors import UserError
-from mmjax.schema import entry, keys_of
+from mmjax.schema import RESUMABLE, SAME_RECORDS, entry, keys_of
 
 _BY_SUFFIX = {".tar": "tar", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
               ".txt": "text"}  # fmt: skip
@@ -56,8 +56,8 @@ class Records:
       timeout: Seconds that a remote read may take; it is tried three times.
     """
 
-    path: str
-    image: str = ""
+    path: Annotated[str, SAME_RECORDS]
+    image: Annotated[str, SAME_RECORDS] = ""
     caption: str = ""
     tags: str = ""
     regions: bool = False
@@ -65,9 +65,9 @@ class Records:
     group: str = ""
     split: str = ""
     filter: str = ""
-    bad_shards: float = 0.0
-    drop: str = ""
-    timeout: float = 60.0
+    bad_shards: Annotated[float, SAME_RECORDS] = 0.0
+    drop: Annotated[str, SAME_RECORDS] = ""
+    timeout: Annotated[float, RESUMABLE] = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class TrainSource(Records):
         the kind reads at once (one, or a row group).
     """
 
-    kind: str = "auto"
+    kind: Annotated[str, SAME_RECORDS] = "auto"
     weight: float = 1.0
     caption_weights: tuple[float, ...] = ()
     block: int = 0

@@ -15,6 +15,7 @@ import numpy as np
 
 from mmjax.data import storage
 from mmjax.data.account import Account, Accounted
+from mmjax.data.identity import digest, relative
 from mmjax.data.records import BadRecord, Record, Texts, weigh
 from mmjax.data.tar_index import (
     Fields,
@@ -81,6 +82,10 @@ class TarSource(Accounted):
             if isinstance(part, BadRecord):
                 raise part
         return self._texts(row, dict(zip(ranges, content, strict=True))).captions
+
+    def identity(self) -> str:
+        """See `data/identity.py`."""
+        return digest([relative(self._shards), self._index.dtype.descr, self._index.tobytes()])
 
     def shard_sizes(self) -> dict[str, int]:
         """Usable pairs of each shard, the shards of each pair being in order."""

@@ -24,6 +24,7 @@ from mmjax.interop import registry, start
 from mmjax.interop.formats import Weights
 from mmjax.models.parts import vocabularies
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.runs import same_data
 from mmjax.runs.checkpoint import Checkpoints, checkpoint_steps
 from mmjax.runs.metrics import ProgressLine
 from mmjax.runs.workdir import open_workdir, workdir_lengths, workdir_tokenizer
@@ -80,8 +81,14 @@ def prepare(
         for name, source in zip(sorted(config.data.train), sources, strict=True):
             modality.check(source, config.data.train[name], f"config.data.train.{name}")
     check_data(parts.teachers, config, sources)
-    check_resume = functools.partial(config_check.validate_resume, new=config, workdir=folder)
+    marks = same_data.marks(sorted(config.data.train), sources)
+
+    def check_resume(old: ConfigDict) -> None:
+        config_check.validate_resume(old, config, folder)
+        same_data.check(folder, marks, old, config)
+
     open_workdir(folder, config, cleanup, check_resume, command)
+    same_data.keep(folder, marks)
     of_weights = weights.tokenizer if weights else None
     load = functools.cache(lambda: workdir_tokenizer(folder, config, sources, of_weights))
     tokenizer = load() if vocabularies(config.model) else None
