@@ -12,9 +12,9 @@ from typing import Annotated, Any, NamedTuple
 from ml_collections import ConfigDict
 
 from mmjax.data import storage
-from mmjax.data.account import Account, report
+from mmjax.data.account import Account, account_of, report
 from mmjax.data.array_record import open_array_record, open_tfds
-from mmjax.data.contents import is_image
+from mmjax.data.detect import check_contents, detect, files_of, shards_of
 from mmjax.data.dropped import without
 from mmjax.data.files import open_folder
 from mmjax.data.filters import Filter
@@ -25,12 +25,8 @@ from mmjax.data.records import Source
 from mmjax.data.tables import open_coco, open_karpathy, open_table
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
-from mmjax.data.tree import files_under
 from mmjax.errors import UserError
 from mmjax.schema import RESUMABLE, SAME_RECORDS, entry, keys_of
-
-_BY_SUFFIX = {".tar": "tar", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
-              ".txt": "text"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +151,8 @@ def _open(spec: ConfigDict, name: str) -> Source:
         raise UserError(f"{name}: no kind {spec.kind!r}; use auto, {', '.join(KINDS)}.")
     _weights(spec, name)
     Filter(spec.filter, name)  # one that cannot be read is said before a path that is not there
-    kind = _kind(spec, name) if spec.kind == "auto" else spec.kind
+    detected = detect(spec.path, KINDS, name) if spec.kind == "auto" else None
+    kind = detected.kind if detected else spec.kind
     able = KINDS[kind]
     if storage.is_url(spec.path) and not able.remote:
         raise UserError(
@@ -166,7 +163,11 @@ def _open(spec: ConfigDict, name: str) -> Source:
         raise UserError(f"{name}: filter works on {filtered}, not on {kind}.")
     if (spec.tags or spec.regions) and not able.regions:
         raise UserError(f"{name}: regions and tags are read from tar shards, not from {kind}.")
-    return able.open(spec, name)
+    source = able.open(spec, name)
+    if detected:
+        said = f"read as {kind}, since {detected.by}; kind=… says otherwise"
+        account_of(source).found.insert(0, said)
+    return source
 
 
 @register("tar", remote=True, filtered=True, regions=True)
@@ -175,15 +176,19 @@ def _tar(spec: ConfigDict, name: str) -> Source:
     fields = Fields(
         captions, spec.label, spec.group, wanted, _tar_tags(spec.tags, name), spec.regions
     )
-    return open_tar(
-        inside(files_of(spec.path, name), "*.tar", name), fields, name,
+    account = Account()
+    source = open_tar(
+        shards_of(spec.path, "tar", name, account), fields, name,
         weights=tuple(spec.caption_weights), bad_shards=spec.bad_shards, timeout=spec.timeout,
     )  # fmt: skip
+    source.account.add(account)
+    return source
 
 
 @register("csv", filtered=True)
 def _csv(spec: ConfigDict, name: str) -> Source:
     tables = [Path(file) for file in files_of(spec.path, name)]
+    check_contents(tables, "csv", name)
     return open_table(
         tables, spec.caption, spec.image, spec.label, spec.group, name,
         Filter(spec.filter, name), tuple(spec.caption_weights),
@@ -192,21 +197,29 @@ def _csv(spec: ConfigDict, name: str) -> Source:
 
 @register("coco")
 def _coco(spec: ConfigDict, name: str) -> Source:
-    return open_coco(Path(files_of(spec.path, name)[0]), spec.image, name)
+    files = files_of(spec.path, name)
+    check_contents(files, "json", name)
+    return open_coco(Path(files[0]), spec.image, name)
 
 
 @register("karpathy")
 def _karpathy(spec: ConfigDict, name: str) -> Source:
-    return open_karpathy(Path(files_of(spec.path, name)[0]), spec.image, spec.split, name)
+    files = files_of(spec.path, name)
+    check_contents(files, "json", name)
+    return open_karpathy(Path(files[0]), spec.image, spec.split, name)
 
 
 @register("parquet", remote=True, filtered=True)
 def _parquet(spec: ConfigDict, name: str) -> Source:
-    files = inside(files_of(spec.path, name), "*.parquet", name)
-    return open_parquet(
+    account = Account()
+    files = shards_of(spec.path, "parquet", name, account)
+    check_contents(files, "parquet", name)
+    source = open_parquet(
         files, spec.caption, spec.image, spec.label, spec.group, name,
         Filter(spec.filter, name), tuple(spec.caption_weights),
     )  # fmt: skip
+    source.account.add(account)
+    return source
 
 
 @register("folder")
@@ -225,91 +238,24 @@ def _tfds(spec: ConfigDict, name: str) -> Source:
 
 @register("arrayrecord")
 def _array_record(spec: ConfigDict, name: str) -> Source:
-    files = inside(files_of(spec.path, name), "*.array_record*", name)
-    return open_array_record(files, spec.caption, name, tuple(spec.caption_weights))
+    account = Account()
+    files = shards_of(spec.path, "arrayrecord", name, account)
+    check_contents(files, "arrayrecord", name)
+    source = open_array_record(files, spec.caption, name, tuple(spec.caption_weights))
+    source.account.add(account)
+    return source
 
 
 @register("text")
 def _text(spec: ConfigDict, name: str) -> Source:
-    return LineSource([Path(file) for file in files_of(spec.path, name)], name)
+    files = [Path(file) for file in files_of(spec.path, name)]
+    check_contents(files, "text", name)
+    return LineSource(files, name)
 
 
 @register("generated", filtered=True, regions=True)
 def _generated(spec: ConfigDict, name: str) -> Source:
     return open_generated(spec.path, name, tags=bool(spec.tags), regions=spec.regions)
-
-
-def files_of(path: str, name: str) -> list[str]:
-    """The files (or the one folder) that a path, glob or brace range names."""
-    if storage.is_url(path):
-        return storage.expand(path, name)
-    if Path(path).exists():
-        return [path]
-    if not any(c in path for c in "*?[{"):
-        raise UserError(f"{name}: the path {path} does not exist.")
-    files = storage.expand(path, name)
-    if not any(Path(file).exists() for file in files):
-        raise UserError(f"{name}: nothing at {files[0]} (from the path {path}).")
-    return files
-
-
-def _kind(spec: ConfigDict, name: str) -> str:
-    """What records are stored as, told by the path."""
-    path = spec.path
-    if path.startswith("generated:"):
-        return "generated"
-    if path.startswith("tfds://"):
-        return "tfds"
-    files = files_of(path, name)
-    first = Path(next((f for f in files if storage.is_url(f) or Path(f).exists()), files[0]))
-    if first.is_dir():
-        return _kind_of_folder(first, path, name)
-    if ".array_record" in first.name:
-        return "arrayrecord"
-    if ".tfrecord" in first.name:
-        raise UserError(
-            f"{name}: TFRecord is no random access: run mmjax data convert {path} DIR "
-            "--to=arrayrecord once, and give DIR."
-        )
-    if first.suffix == ".json" and first.is_file():
-        with open(first, "rb") as file:  # Karpathy's images have their split, COCO's not
-            karpathy = first.name.startswith("dataset") or b'"split"' in file.read(1 << 16)
-        return "karpathy" if karpathy else "coco"
-    suffix = Path(first.name.partition("?")[0]).suffix
-    if suffix in _BY_SUFFIX:
-        return _BY_SUFFIX[suffix]
-    if storage.is_url(path):
-        raise UserError(
-            f"{name}: cannot tell the kind of {path}; name its shards, as {path}/*.tar."
-        )
-    known = ", ".join(KINDS)
-    raise UserError(f"{name}: cannot tell the kind of {path}; set kind to one of {known}.")
-
-
-def _kind_of_folder(folder: Path, path: str, name: str) -> str:
-    if any(folder.glob("*.tar")):
-        return "tar"
-    if (folder / "dataset_info.json").exists():
-        return "tfds"
-    for pattern, kind in (("*.array_record*", "arrayrecord"), ("*.parquet", "parquet")):
-        if any(folder.glob(pattern)):
-            return kind
-    if any(map(is_image, files_under(folder, Account()))):
-        return "folder"
-    raise UserError(
-        f"{name}: the folder {path} holds no *.tar, no *.array_record, no *.parquet, no prepared "
-        "TFDS dataset and no images."
-    )
-
-
-def inside(files: list[str], pattern: str, name: str) -> list[str]:
-    """The files, or those in the one folder that match the pattern."""
-    if len(files) > 1 or not Path(files[0]).is_dir():
-        return files
-    found = sorted(str(file) for file in Path(files[0]).glob(pattern))
-    if not found:
-        raise UserError(f"{name}: the folder {files[0]} holds no {pattern}.")
-    return found
 
 
 def _weights(spec: ConfigDict, name: str) -> None:

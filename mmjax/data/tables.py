@@ -13,7 +13,8 @@ from mmjax.data.records import weigh
 from mmjax.data.texts import clean_captions
 from mmjax.errors import UserError
 
-IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path")
+IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path",
+                 "jpg", "jpeg", "png", "webp", "img")  # fmt: skip
 CAPTION_COLUMNS = ("caption", "captions", "title", "text")
 
 
