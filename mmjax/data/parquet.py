@@ -137,7 +137,7 @@ def open_parquet(
                         account.leave_out(why, f"{file}: row {row} of row group {number}")
             lacking = keep & _no_image(opened, number, columns["image"][0])
             keep &= ~lacking
-            for row in np.flatnonzero(lacking):
+            for row in np.flatnonzero(lacking).tolist():
                 account.leave_out("without an image", f"{file}: row {row} of row group {number}")
             kept = np.flatnonzero(keep)
             rows.append(np.stack([np.full(len(kept), len(groups)), kept], axis=1).astype(np.int32))
