@@ -4,6 +4,7 @@ A bare file holds one msgpack map a record: `image` (the encoded file, bytes), `
 or a list of strings), and if wanted `label`, `group` (integers) and `key` (a string).
 """
 
+import contextlib
 import urllib.parse
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -15,9 +16,11 @@ import msgpack
 
 from mmjax.data.account import Account, Accounted
 from mmjax.data.records import BadRecord, Record, weigh
+from mmjax.data.splits import Split
 from mmjax.data.texts import clean_captions, integer
 from mmjax.errors import UserError
 
+SAMPLE = 16  # records that say which fields there are
 TFDS_CAPTIONS = ("caption", "captions", "text", "title", "captions/text")
 
 
@@ -66,19 +69,43 @@ class ConvertedSource(Accounted):
 
 
 def open_array_record(
-    files: list[str], caption: str, name: str, weights: tuple[float, ...] = ()
+    files: list[str],
+    caption: str,
+    image: str,
+    label: str,
+    group: str,
+    name: str,
+    weights: tuple[float, ...] = (),
 ) -> ConvertedSource:
-    """Bare ArrayRecord files of msgpack maps; `caption` names other fields than "caption"."""
-    convert = partial(_from_msgpack, captions=(caption or "caption").split(","), weights=weights)
+    """Bare ArrayRecord files of msgpack maps; `caption` (comma-separated), `image`, `label` and
+    `group` name other fields than these."""
+    convert = partial(
+        _from_msgpack, captions=(caption or "caption").split(","), image=image or "image",
+        label=label, group=group, weights=weights,
+    )  # fmt: skip
     for file in files:
         if Path(file).stat().st_size == 0:
             raise UserError(f"{name}: {file} is empty; write it again or remove it.")
+    elements = partial(grain.sources.ArrayRecordDataSource, files)
     try:
-        return ConvertedSource(partial(grain.sources.ArrayRecordDataSource, files), convert, name)
+        source = ConvertedSource(elements, convert, name)
+        _check_fields(elements(), [*caption.split(","), image, label, group], files[0], name)
+        return source
     except UserError:
         raise
     except Exception as error:  # whatever the C++ reader meets
         raise UserError(f"{name}: {files[0]} is no whole ArrayRecord file ({error}).") from error
+
+
+def _check_fields(elements: Any, wanted: Iterable[str], file: str, name: str) -> None:
+    """UserError: none of the first records has a field that was named."""
+    found: dict[str, None] = {}
+    for number in range(min(SAMPLE, len(elements))):
+        with contextlib.suppress(Exception):  # what cannot be read is said when it is its turn
+            found |= dict.fromkeys(map(str, msgpack.unpackb(elements[number])))
+    for field in filter(None, map(str.strip, wanted)):
+        if found and field not in found:
+            raise UserError(f"{name}: {file} has no field {field!r}; it has {', '.join(found)}.")
 
 
 def write_array_record(path: str | Path, records: Iterable[Record]) -> None:
@@ -95,7 +122,7 @@ def write_array_record(path: str | Path, records: Iterable[Record]) -> None:
 
 def open_tfds(
     path: str,
-    split: str,
+    split: Split,
     caption: str,
     image: str,
     label: str,
@@ -107,7 +134,7 @@ def open_tfds(
 
     Args:
       path: `name[/config][:version][?data_dir=…&split=…]`, or the folder of a prepared dataset.
-      split: as TFDS slices them, `train[:90%]`; "" is the split in the path, else train.
+      split: as TFDS slices them, `train[:90%]`; where the user set none, the one in the path.
       caption, image, label, group: features, nested ones as `captions/text`; "" finds image,
         caption and label by their usual names.
       weights: how often to take a caption of each of the named features.
@@ -120,7 +147,8 @@ def open_tfds(
     unknown = set(options) - {"data_dir", "split"}
     if unknown:
         raise UserError(f"{name}: tfds:// paths take data_dir and split, not {min(unknown)!r}.")
-    split = split or options.get("split") or "train"
+    split.known = True
+    chosen = split.wanted or options.get("split") or split.text
     try:
         builder = _tfds_builder(path, options.get("data_dir"))
         if not builder.data_path.exists():
@@ -143,7 +171,7 @@ def open_tfds(
                 f"{name}: {path} has no feature {lacking[0]!r}; it has {', '.join(features)}."
             )
         captions = [c for c in captions if c not in lacking and (caption or _is_text(builder, c))]
-        elements = partial(_tfds_elements, path, options.get("data_dir"), split, image)
+        elements = partial(_tfds_elements, path, options.get("data_dir"), chosen, image)
         convert = partial(
             _from_tfds, captions=captions, weights=weights, image=image, label=label, group=group
         )
@@ -155,7 +183,7 @@ def open_tfds(
     except Exception as error:  # TFDS raises its own kinds, AssertionError, NotImplementedError, …
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
-            f"{name}: cannot read the TFDS dataset {path}, split {split} ({reason}); prepare it "
+            f"{name}: cannot read the TFDS dataset {path}, split {chosen} ({reason}); prepare it "
             'with file_format="array_record" and give its data_dir.'
         ) from error
 
@@ -187,25 +215,38 @@ def _tfds_elements(path: str, data_dir: str | None, split: str, image: str) -> A
     return _tfds_builder(path, data_dir).as_data_source(split=split, decoders=decoders)
 
 
-def _from_msgpack(data: bytes, key: str, captions: list[str], weights: tuple[float, ...]) -> Record:
+def _from_msgpack(
+    data: bytes,
+    key: str,
+    captions: list[str],
+    image: str,
+    label: str,
+    group: str,
+    weights: tuple[float, ...],
+) -> Record:
     values = msgpack.unpackb(data)
-    if not isinstance(values, dict) or not isinstance(values.get("image"), bytes):
-        raise BadRecord(f"{key} is no msgpack map with an image")
-    texts = weigh([clean_captions(values.get(field)) for field in captions], weights)
+    if not isinstance(values, dict) or not isinstance(values.get(image), bytes):
+        raise BadRecord(f"{key} is no msgpack map with an image in {image!r}")
+    texts = weigh([clean_captions(values.get(field.strip())) for field in captions], weights)
     return Record(
         key=f"{key} ({values['key']})" if "key" in values else key,
-        parts={"image": values["image"], "text": texts},
-        label=_integer(values, "label", key),
-        group=_integer(values, "group", key),
+        parts={"image": values[image], "text": texts},
+        # These may be there without being asked for; a field that was asked for must be.
+        label=_integer(values, label or "label", key, optional=not label),
+        group=_integer(values, group or "group", key, optional=not group),
     )
 
 
-def _integer(values: dict[str, Any], field: str, key: str) -> int:
-    """-1 where there is none."""
+def _integer(values: dict[str, Any], field: str, key: str, *, optional: bool = False) -> int:
+    """-1 if no field is asked for, or one that is optional is null."""
+    if not field:
+        return -1
     try:
         number = integer(values.get(field))
     except (TypeError, ValueError, OverflowError) as error:
         raise BadRecord(f"{key} has no integer in {field!r}") from error
+    if number is None and not optional:
+        raise BadRecord(f"{key} has no integer in {field!r}")
     return -1 if number is None else number
 
 

@@ -26,6 +26,7 @@ class Row(NamedTuple):
     group: int = -1
     weights: tuple[float, ...] = ()  # of the captions
     unwanted: str = ""  # why it is left out, where that is known
+    rows: int = 1  # of a table that were united to this one
 
 
 class FileSource(Accounted):
@@ -44,7 +45,7 @@ class FileSource(Accounted):
         for row in rows:
             why, size = _unusable(row)
             if why:
-                self.account.leave_out(why, row.path)
+                self.account.leave_out(why, row.path, row.rows)
             else:
                 self._rows.append(row)
                 self._sizes.append(size)
@@ -142,7 +143,7 @@ def _unusable(row: Row) -> tuple[str, int]:
         return row.unwanted, 0
     try:
         status = os.stat(row.path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no file can have such a name
         return "whose image file is missing", 0
     size = status.st_size
     if not stat.S_ISREG(status.st_mode):

@@ -3,23 +3,28 @@
     filter = "width >= 256 and aspect < 3 and similarity > 0.28 and language in ('en', 'de')"
 
 Names are fields of the record's JSON (tar) or columns (tables, Parquet). Where no field says so,
-`aspect` is the longer side over the shorter, `caption_length` that of the longest caption.
+`aspect` is the longer side over the shorter, `caption_length` that of the longest caption. Text is
+compared with a string as text ("007" is not "7"), with a number as a number, with True or False as
+a truth value; two fields of text as numbers if both are. A field that does not fit what it is
+compared with leaves the record out, counted as such.
 """
 
 import ast
+import contextlib
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from mmjax.data.texts import BadText, is_null
 from mmjax.errors import UserError
 
 _OPERATORS: dict[type, Any] = {
     ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Lt: operator.lt, ast.LtE: operator.le,
-    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.In: lambda a, b: a in b,
-    ast.NotIn: lambda a, b: a not in b, ast.Add: operator.add, ast.Sub: operator.sub,
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Add: operator.add, ast.Sub: operator.sub,
     ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Not: operator.not_,
     ast.USub: operator.neg,
 }  # fmt: skip
+_TRUTHS = {"true": True, "false": False}
 _WIDTHS, _HEIGHTS = ("width", "original_width"), ("height", "original_height")
 
 
@@ -44,8 +49,8 @@ class Filter:
         if self._tree is None:
             return True
         try:
-            return bool(_evaluate(self._tree, values, captions))
-        except (TypeError, ZeroDivisionError) as error:
+            return _truth(_evaluate(self._tree, values, captions))
+        except (TypeError, ValueError, ArithmeticError) as error:
             raise Lacking(f"whose fields do not fit the filter ({error})") from error
 
     def names(self) -> set[str]:
@@ -67,12 +72,13 @@ def _parse(text: str, name: str) -> ast.expr:
     except SyntaxError as error:
         raise UserError(f"{name}: filter={text!r} is no expression ({error.msg}).") from error
     allowed = (ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Compare, ast.Name, ast.Constant, ast.Tuple,
-               ast.List, ast.boolop, ast.Load, *_OPERATORS)  # fmt: skip
+               ast.List, ast.boolop, ast.In, ast.NotIn, ast.Load, *_OPERATORS)  # fmt: skip
     for node in ast.walk(tree):
-        if not isinstance(node, allowed):
+        unknown = isinstance(node, ast.Constant) and not isinstance(node.value, str | int | float)
+        if unknown or not isinstance(node, allowed):
             raise UserError(
                 f"{name}: filter={text!r} may hold names, numbers, strings, comparisons, and, or, "
-                f"not, in and arithmetic, no {type(node).__name__}."
+                f"not, in and arithmetic, no {ast.unparse(node)}."
             )
     return tree
 
@@ -89,22 +95,26 @@ def _evaluate(node: ast.expr, values: Mapping[str, Any], captions: Sequence[str]
         case ast.Tuple(elts=items) | ast.List(elts=items):
             return [value(item) for item in items]
         case ast.BoolOp(op=ast.And(), values=parts):
-            return all(value(part) for part in parts)
+            return all(_truth(value(part)) for part in parts)
         case ast.BoolOp(values=parts):
-            return any(value(part) for part in parts)
+            return any(_truth(value(part)) for part in parts)
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return not _truth(value(operand))
         case ast.UnaryOp(op=op, operand=operand):
-            return _OPERATORS[type(op)](value(operand))
+            return _OPERATORS[type(op)](_number(value(operand)))
         case ast.BinOp(left=left, op=op, right=right):
-            return _OPERATORS[type(op)](value(left), value(right))
+            return _OPERATORS[type(op)](_number(value(left)), _number(value(right)))
         case ast.Compare(left=left, ops=ops, comparators=rights):
-            operands = [value(left), *map(value, rights)]
+            operands = [_Given(value(n), not isinstance(n, ast.Name)) for n in (left, *rights)]
             pairs = zip(ops, operands, operands[1:], strict=False)
-            return all(_OPERATORS[type(op)](a, b) for op, a, b in pairs)
+            return all(_compare(op, a, b) for op, a, b in pairs)
     raise AssertionError(node)  # _parse lets nothing else through
 
 
 def _field(field: str, values: Mapping[str, Any], captions: Sequence[str]) -> Any:
     found = values.get(field)
+    if _is_null(found):
+        found = None
     if found is None and field == "aspect":
         width, height = (
             next((float(values[n]) for n in names if values.get(n)), 0.0)
@@ -116,14 +126,71 @@ def _field(field: str, values: Mapping[str, Any], captions: Sequence[str]) -> An
         return max(map(len, captions), default=0)
     if found is None:
         raise Lacking(f"without {field!r}, which the filter asks for")
-    return _number(found)
+    return found
+
+
+def _is_null(value: Any) -> bool:
+    try:
+        return is_null(value)
+    except BadText:
+        return False
+
+
+class _Given(NamedTuple):
+    """A value of a comparison, and whether it stands in the filter itself and is no field."""
+
+    value: Any
+    given: bool
+
+
+def _compare(op: ast.cmpop, a: _Given, b: _Given) -> bool:
+    if isinstance(op, ast.In | ast.NotIn):
+        return _within(a, b) == isinstance(op, ast.In)
+    return bool(_OPERATORS[type(op)](*_alike(a, b)))
+
+
+def _within(a: _Given, b: _Given) -> bool:
+    """Whether a is part of a text, or equal to one of a list. TypeError: it fits none of them."""
+    if isinstance(b.value, str):
+        return a.value in b.value
+    pairs, problem = [], None
+    for item in b.value:
+        try:
+            pairs.append(_alike(a, _Given(item, not a.given)))
+        except (TypeError, ValueError) as error:
+            problem = error
+    if problem and not pairs:
+        raise problem
+    return any(x == y for x, y in pairs)
+
+
+def _alike(a: _Given, b: _Given) -> tuple[Any, Any]:
+    """Two values that can be compared: a field of text becomes what it is compared with."""
+    x, y = a.value, b.value
+    if isinstance(x, list | tuple | dict) or isinstance(y, list | tuple | dict):
+        raise TypeError("a list is compared by in")
+    if isinstance(x, str) and isinstance(y, str):
+        if not a.given and not b.given:
+            with contextlib.suppress(ValueError):
+                return float(x), float(y)
+        return x, y
+    for text, other in ((a, y), (b, x)):
+        if isinstance(text.value, str) and text.given:
+            raise TypeError(f"{other!r} is no text to compare with {text.value!r}")
+    if isinstance(x, str):
+        x = _truth(x) if isinstance(y, bool) else float(x)
+    elif isinstance(y, str):
+        y = _truth(y) if isinstance(x, bool) else float(y)
+    return x, y
 
 
 def _number(value: Any) -> Any:
-    """Tables hold text: what reads as a number is one."""
+    return float(value) if isinstance(value, str) else value
+
+
+def _truth(value: Any) -> bool:
+    """Tables hold text, and the text "False" is not true."""
     if not isinstance(value, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        return value
+        return bool(value)
+    known = _TRUTHS.get(value.strip().lower())
+    return bool(float(value)) if known is None else known

@@ -5,7 +5,7 @@ groups hold thousands of images, `mmjax data convert` to ArrayRecord serves rand
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,11 +13,12 @@ import numpy as np
 
 from mmjax.data import storage
 from mmjax.data.account import Account, Accounted
-from mmjax.data.filters import Filter, Lacking
+from mmjax.data.filters import Filter
 from mmjax.data.identity import digest, relative
 from mmjax.data.records import BadRecord, Record, Texts, weigh
-from mmjax.data.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, column_of
-from mmjax.data.texts import BadText, clean_captions
+from mmjax.data.splits import Split, split_column
+from mmjax.data.tables import Columns, columns_of, unwanted
+from mmjax.data.texts import BadText, clean_captions, integer
 from mmjax.errors import UserError
 
 GROUPS = 4  # row groups that a process keeps
@@ -30,7 +31,7 @@ class ParquetSource(Accounted):
         self,
         groups: list[tuple[str, int]],
         rows: np.ndarray,
-        columns: Mapping[str, list[str]],
+        columns: Sequence[Columns],
         weights: tuple[float, ...],
         block: int,
         name: str,
@@ -38,22 +39,21 @@ class ParquetSource(Accounted):
     ):
         self.name, self.account, self.block = name, account, block
         self._groups = groups  # (file, number in it)
+        self._columns, self._weights = columns, weights  # columns of each group: files may differ
         self._rows = rows  # [records, 2]: number of the group, row in it
-        self._columns, self._weights = columns, weights
-        self._read = sorted({column for columns_ in columns.values() for column in columns_})
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
-        file, row, values = self._values(index)
+        file, row, columns, values = self._values(index)
         key = f"{file}: row {row}"
-        image = _image(values[self._columns["image"][0]], file, key)
+        image = _image(values[columns.image], file, key)
         return Record(
             key=key,
-            parts={"image": image, "text": self._texts(values)},
-            label=_integer(values, self._columns["label"], key),
-            group=_integer(values, self._columns["group"], key),
+            parts={"image": image, "text": self._texts(values, columns)},
+            label=_integer(values, columns.label, key),
+            group=_integer(values, columns.group, key),
         )
 
     def identity(self) -> str:
@@ -63,20 +63,21 @@ class ParquetSource(Accounted):
         return digest([relative(files), sizes, self._columns, self._rows.tobytes()])
 
     def captions(self, index: int) -> tuple[str, ...]:
-        return self._texts(self._values(index)[2]).captions
+        _, _, columns, values = self._values(index)
+        return self._texts(values, columns).captions
 
-    def _values(self, index: int) -> tuple[str, int, dict[str, Any]]:
+    def _values(self, index: int) -> tuple[str, int, Columns, dict[str, Any]]:
         group, row = self._rows[int(index)].tolist()
         file, number = self._groups[group]
+        columns = self._columns[group]
         try:
-            table = _read_group(file, number, tuple(self._read))
-            return file, row, table.slice(row, 1).to_pylist()[0]
+            table = _read_group(file, number, tuple(columns.all()))
+            return file, row, columns, table.slice(row, 1).to_pylist()[0]
         except Exception as error:  # pyarrow and each store have their own kinds
             raise BadRecord(f"{file}: row group {number} cannot be read ({error})") from error
 
-    def _texts(self, values: dict[str, Any]) -> Texts:
-        found = [clean_captions(values[column]) for column in self._columns["caption"]]
-        return weigh(found, self._weights)
+    def _texts(self, values: dict[str, Any], columns: Columns) -> Texts:
+        return weigh([clean_captions(values[c]) for c in columns.captions], self._weights)
 
 
 def open_parquet(
@@ -87,6 +88,7 @@ def open_parquet(
     group: str,
     name: str,
     wanted: Filter,
+    split: Split,
     weights: tuple[float, ...] = (),
 ) -> ParquetSource:
     """Parquet files, here or remote. The image column holds bytes, {bytes, path} or paths.
@@ -95,6 +97,7 @@ def open_parquet(
       caption: columns, comma-separated; "" finds one, as it does for `image`.
       label, group: columns of integers; "" for none.
       wanted: sees the columns that it names, and the captions.
+      split: which values of a column `split` are read.
 
     Raises:
       UserError: no pyarrow, a file is no Parquet or lacks a column, or no row is left.
@@ -108,7 +111,8 @@ def open_parquet(
     groups: list[tuple[str, int]] = []
     rows: list[np.ndarray] = []
     account = Account()
-    columns: dict[str, list[str]] = {}
+    columns: list[Columns] = []  # of each group
+    chosen = split.rows(_splits(files, wanted), f"the column split of {files[0]}")
     for file in files:
         try:
             opened = _open(file)
@@ -116,32 +120,24 @@ def open_parquet(
             names = opened.schema_arrow.names
         except Exception as error:  # pyarrow and each store have their own kinds
             raise UserError(f"{name}: {file} is no Parquet that can be read ({error}).") from error
-        columns = {
-            "image": [column_of(names, image, IMAGE_COLUMNS, "image", file, name)],
-            "caption": [
-                column_of(names, field, CAPTION_COLUMNS, "caption", file, name)
-                for field in caption.split(",")
-                if caption or not label or any(c in names for c in CAPTION_COLUMNS)
-            ],
-            "label": [column_of(names, label, (), "label", file, name)] if label else [],
-            "group": [column_of(names, group, (), "group", file, name)] if group else [],
-        }
-        small = sorted({*columns["caption"], *(wanted.names() & set(names))})
+        found = columns_of(names, caption, image, label, group, file, name)
+        column = split_column(names, wanted.names()) if chosen is not None else ""
+        small = {*found.all(), column, *(wanted.names() & set(names))} - {found.image, ""}
         for number, length in enumerate(lengths):
             keep = np.ones(length, bool)
-            if small and (wanted or not label):
-                for row, values in enumerate(opened.read_row_group(number, small).to_pylist()):
-                    why = _unwanted(values, columns["caption"], wanted, bool(label))
-                    if why:
+            if small:
+                for row, values in enumerate(
+                    opened.read_row_group(number, sorted(small)).to_pylist()
+                ):
+                    if chosen is not None and str(values.get(column)).strip() not in chosen:
+                        keep[row] = False
+                    elif why := _unwanted(values, found, wanted):
                         keep[row] = False
                         account.leave_out(why, f"{file}: row {row} of row group {number}")
-            lacking = keep & _no_image(opened, number, columns["image"][0])
-            keep &= ~lacking
-            for row in np.flatnonzero(lacking).tolist():
-                account.leave_out("without an image", f"{file}: row {row} of row group {number}")
             kept = np.flatnonzero(keep)
             rows.append(np.stack([np.full(len(kept), len(groups)), kept], axis=1).astype(np.int32))
             groups.append((file, number))
+            columns.append(found)
     if not sum(map(len, rows)):
         why = "; ".join(account.lines()) or "there are none"
         raise UserError(f"{name}: no usable row in {files[0]} ({why}).")
@@ -149,54 +145,37 @@ def open_parquet(
     return ParquetSource(groups, np.concatenate(rows), columns, weights, block, name, account)
 
 
-def _no_image(opened: Any, number: int, column: str) -> np.ndarray:
-    """Which rows of a row group have no image: bool [rows].
-
-    The images are looked at only where the file does not say that none of them is null.
-    """
-    group = opened.metadata.row_group(number)
-    chunks = [group.column(n) for n in range(group.num_columns)]
-    stored = [c for c in chunks if c.path_in_schema in (column, f"{column}.bytes")]
-    known = (c.statistics for c in stored)
-    if stored and all(k and k.has_null_count and not k.null_count for k in known):
-        return np.zeros(group.num_rows, bool)
-    return _lacks(opened.read_row_group(number, [column]).column(0).combine_chunks())
-
-
-def _lacks(values: Any) -> np.ndarray:
-    """Where an array of pyarrow is null or empty; a struct, where its bytes and its path are."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_struct(values.type):
-        fields = [field.name for field in values.type if field.name in ("bytes", "path")]
-        lacking = [_lacks(pc.struct_field(values, field)) for field in fields]
-        return np.logical_and.reduce(lacking) if fields else np.zeros(len(values), bool)
-    if pa.types.is_binary(values.type) or pa.types.is_string(values.type):
-        values = pc.if_else(pc.equal(pc.binary_length(values), 0), None, values)
-    return pc.is_null(values).to_numpy(zero_copy_only=False)
+def _splits(files: Sequence[str], wanted: Filter) -> set[str]:
+    """The values of the column `split`, where the first file has one."""
+    values: set[str] = set()
+    for file in files:
+        try:
+            opened = _open(file)
+            column = split_column(opened.schema_arrow.names, wanted.names())
+            if not column:
+                break
+            values.update(map(str, opened.read([column]).column(0).unique().to_pylist()))
+        except Exception:  # open_parquet says what is wrong with it
+            break
+    return values
 
 
-def has_images(file: str) -> bool:
-    """Whether a Parquet file has a column of one of the usual names of images."""
+def _unwanted(values: dict[str, Any], columns: Columns, wanted: Filter) -> str:
+    """Why a row is left out, or "". `values` are without the image."""
     try:
-        names = _open(file).schema_arrow.names
-    except Exception:  # no pyarrow, or no Parquet: said when it is opened
-        return False
-    return any(name.strip().lower() in IMAGE_COLUMNS for name in names)
-
-
-def _unwanted(values: dict[str, Any], captions: list[str], wanted: Filter, has_label: bool) -> str:
-    try:
-        found = sum((clean_captions(values[column]) for column in captions), ())
+        found = sum((clean_captions(values[column]) for column in columns.captions), ())
     except BadText as error:
         return f"with a caption that {error}"
-    if not found and not has_label:
+    if not found and not columns.label:
         return "without a caption"
-    try:
-        return "" if wanted.keep(values, found) else "that the filter leaves out"
-    except Lacking as error:
-        return str(error)
+    for column in filter(None, (columns.label, columns.group)):
+        try:
+            number = integer(values[column])
+        except (TypeError, ValueError, OverflowError):
+            number = None
+        if number is None:
+            return f"without an integer {column!r}"
+    return unwanted(wanted, values, found)
 
 
 def _open(file: str) -> Any:
@@ -225,10 +204,8 @@ def _image(value: Any, file: str, key: str) -> bytes:
     return data
 
 
-def _integer(values: dict[str, Any], columns: list[str], key: str) -> int:
-    if not columns:
-        return -1
-    value = values[columns[0]]
-    if not isinstance(value, int):
-        raise BadRecord(f"{key} has no integer in {columns[0]!r}")
-    return value
+def _integer(values: dict[str, Any], column: str, key: str) -> int:
+    number = integer(values[column]) if column else -1
+    if number is None:
+        raise BadRecord(f"{key} has no integer in {column!r}, the file changed")
+    return number

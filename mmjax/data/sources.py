@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from mmjax.data import storage
 from mmjax.data.account import Account, account_of, report
 from mmjax.data.array_record import open_array_record, open_tfds
-from mmjax.data.detect import check_contents, detect, files_of, shards_of
+from mmjax.data.coco import open_coco, open_karpathy
+from mmjax.data.contents import is_image
 from mmjax.data.dropped import without
 from mmjax.data.files import open_folder
 from mmjax.data.filters import Filter
@@ -22,11 +23,16 @@ from mmjax.data.generated import open_generated
 from mmjax.data.lines import LineSource
 from mmjax.data.parquet import open_parquet
 from mmjax.data.records import Source
-from mmjax.data.tables import open_coco, open_karpathy, open_table
+from mmjax.data.splits import NoSplits, Split
+from mmjax.data.tables import open_table
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
+from mmjax.data.tree import files_under
 from mmjax.errors import UserError
 from mmjax.schema import RESUMABLE, SAME_RECORDS, entry, keys_of
+
+_BY_SUFFIX = {".tar": "tar", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl",
+              ".parquet": "parquet", ".txt": "text"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +43,16 @@ class Records:
       path: Where the pairs are: a folder, file, glob, brace range (cc3m/{00000..00331}.tar), URL
         (gs://, s3://, https://: tar and Parquet), tfds://NAME[/CONFIG][?data_dir=…&split=…],
         generated:N.
-      image: Column or feature of the image, or the folder of a coco or karpathy file; '' is the
-        kind's usual one.
+      image: Column or feature of the image, or the folder of a coco or karpathy file as seen from
+        the file; '' is the kind's usual one.
       caption: Where captions are, comma-separated: txt,json:FIELD (tar), columns, features; '' is
         the usual.
       tags: Where names of the objects in an image are: json:FIELD (tar); '' is none.
       regions: A pair of a tar is KEY.npy, region features [n, F], instead of an image.
       label: Field, column or feature of the class number; '' is none.
       group: Field or column of the group id; equal ids are positives; '' is none.
-      split: Split of a TFDS data set; '' is train.
+      split: What to read of data that is divided (TFDS, Karpathy's JSON, a column split, folders
+        train/ and test/, files train-… and test-…), e.g. val or train+val; '' is train.
       filter: Records that are wanted, e.g. width >= 256 and similarity > 0.28; '' is all.
       bad_shards: Share of missing or damaged tar shards to go on without.
       drop: A file of mmjax data dedup: records to leave out.
@@ -71,7 +78,7 @@ class TrainSource(Records):
     """The keys of `config.data.train.NAME`.
 
     Attributes:
-      kind: What the records are stored as (tar, csv, coco, karpathy, parquet, folder, tfds,
+      kind: What the records are stored as (tar, csv, jsonl, coco, karpathy, parquet, folder, tfds,
         arrayrecord, text, generated, or one that was registered); auto finds it from the path.
       weight: Share in the mixture of sources.
       caption_weights: How often to take a caption of each part of caption, e.g. (0.3, 0.7); ():
@@ -87,7 +94,8 @@ class TrainSource(Records):
 
 
 KEYS = keys_of(TrainSource)
-Open = Callable[[ConfigDict, str], Source]
+Open = Callable[..., Source]
+ALL_HAVE = frozenset({"path", "kind", "weight", "block", "drop"})  # keys that any kind honours
 
 
 class Kind(NamedTuple):
@@ -95,44 +103,42 @@ class Kind(NamedTuple):
 
     open: Open
     remote: bool
-    filtered: bool
-    regions: bool
+    keys: frozenset[str]
 
 
 KINDS: dict[str, Kind] = {}
 
 
-def register(
-    kind: str, *, remote: bool = False, filtered: bool = False, regions: bool = False
-) -> Callable[[Open], Open]:
+def register(kind: str, *, remote: bool = False, keys: str = "") -> Callable[[Open], Open]:
     """Adds a kind of source: the decorated (spec, name) → `Source`.
 
     Args:
       kind: what `config.data.train.NAME.kind` calls it.
       remote: reads URLs.
-      filtered: honours the key `filter`.
-      regions: honours the keys `regions` and `tags`.
+      keys: those that it honours beside `ALL_HAVE`, separated by spaces; the others are refused.
+        One that honours `split` is called with a third argument, the `Split`.
     """
 
     def add(open: Open) -> Open:
-        KINDS[kind] = Kind(open, remote, filtered, regions)
+        KINDS[kind] = Kind(open, remote, frozenset(keys.split()))
         return open
 
     return add
 
 
-def open_source(spec: Mapping[str, Any], name: str = "") -> Source:
+def open_source(spec: Mapping[str, Any], name: str = "", *, unset: str = "train") -> Source:
     """Opens one source of records, without those that it is to drop.
 
     Args:
       spec: some of the keys of `config.data.train.NAME`, the others at their defaults.
       name: what messages call it; the last part of the path by default.
+      unset: the split that is read of data that is divided where `split` is ''.
 
     Raises:
-      UserError: there is nothing there, or it cannot be read.
+      UserError: there is nothing there, it cannot be read, or its kind has no such key.
     """
     whole = entry(KEYS, spec)
-    source = _open(whole, name)
+    source = _open(whole, name, unset)
     source = without(source, whole.drop) if whole.drop else source
     report(source)
     return source
@@ -143,7 +149,7 @@ def open_sources(specs: Mapping[str, Mapping[str, Any]]) -> list[Source]:
     return [open_source(specs[name], name) for name in sorted(specs)]
 
 
-def _open(spec: ConfigDict, name: str) -> Source:
+def _open(spec: ConfigDict, name: str, unset: str) -> Source:
     name = name or Path(spec.path).name
     if not spec.path:
         raise UserError(f"{name or 'data'}: no path is given; set path to a folder or file.")
@@ -151,111 +157,211 @@ def _open(spec: ConfigDict, name: str) -> Source:
         raise UserError(f"{name}: no kind {spec.kind!r}; use auto, {', '.join(KINDS)}.")
     _weights(spec, name)
     Filter(spec.filter, name)  # one that cannot be read is said before a path that is not there
-    detected = detect(spec.path, KINDS, name) if spec.kind == "auto" else None
-    kind = detected.kind if detected else spec.kind
+    split = Split(spec.split, unset, name)
+    if spec.kind in ("auto", *_IN_FOLDERS) and _is_divided(Path(spec.path)):
+        spec.path = str(split.folder(Path(spec.path)))
+    kind = _kind(spec, name) if spec.kind == "auto" else spec.kind
     able = KINDS[kind]
+    _check_keys(spec, kind, able, name)
     if storage.is_url(spec.path) and not able.remote:
         raise UserError(
             f"{name}: {kind} is read from this machine only; copy {spec.path} here first."
         )
-    if spec.filter and not able.filtered:
-        filtered = ", ".join(kind for kind, able in KINDS.items() if able.filtered)
-        raise UserError(f"{name}: filter works on {filtered}, not on {kind}.")
-    if (spec.tags or spec.regions) and not able.regions:
-        raise UserError(f"{name}: regions and tags are read from tar shards, not from {kind}.")
-    source = able.open(spec, name)
-    if detected:
-        said = f"read as {kind}, since {detected.by}; kind=… says otherwise"
-        account_of(source).found.insert(0, said)
+    if "split" not in able.keys:
+        return able.open(spec, name)
+    source = able.open(spec, name, split)
+    account = account_of(source)
+    account.found += [line for line in split.found if line not in account.found]
+    if spec.split and not split.known:
+        raise NoSplits(
+            f"{name}: split={spec.split}: {spec.path} is not divided: it has no column split, no "
+            "folders train/ and test/, and no files named train-… and test-…."
+        )
     return source
 
 
-@register("tar", remote=True, filtered=True, regions=True)
-def _tar(spec: ConfigDict, name: str) -> Source:
+def _check_keys(spec: ConfigDict, kind: str, able: Kind, name: str) -> None:
+    """UserError: a key is set that the kind cannot honour."""
+    for key in KEYS:
+        if key.name in ALL_HAVE | able.keys or spec[key.name] == key.default:
+            continue
+        having = ", ".join(other for other, able in KINDS.items() if key.name in able.keys)
+        raise UserError(
+            f"{name}: {key.name}={spec[key.name]!r} works on {having}, and not on {kind}, which "
+            f"{spec.path} is: leave it out."
+        )
+
+
+_IN_FOLDERS = ("tar", "folder", "parquet", "arrayrecord")  # kinds whose path may be a folder
+
+
+def _is_divided(path: Path) -> bool:
+    """Whether the subfolders of a path may be splits: nothing else says what it holds."""
+    if not path.is_dir() or (path / "dataset_info.json").exists():
+        return False
+    return not any(any(path.glob(p)) for p in ("*.tar", "*.parquet", "*.array_record*"))
+
+
+@register("tar", remote=True, keys="caption caption_weights tags regions label group split filter "
+          "bad_shards timeout")  # fmt: skip
+def _tar(spec: ConfigDict, name: str, split: Split) -> Source:
     captions, wanted = _tar_captions(spec.caption, name), Filter(spec.filter, name)
     fields = Fields(
         captions, spec.label, spec.group, wanted, _tar_tags(spec.tags, name), spec.regions
     )
-    account = Account()
-    source = open_tar(
-        shards_of(spec.path, "tar", name, account), fields, name,
+    return open_tar(
+        split.files(inside(files_of(spec.path, name), "*.tar", name)), fields, name,
         weights=tuple(spec.caption_weights), bad_shards=spec.bad_shards, timeout=spec.timeout,
     )  # fmt: skip
-    source.account.add(account)
-    return source
 
 
-@register("csv", filtered=True)
-def _csv(spec: ConfigDict, name: str) -> Source:
-    tables = [Path(file) for file in files_of(spec.path, name)]
-    check_contents(tables, "csv", name)
+_COLUMNS = "image caption caption_weights label group split"
+
+
+@register("jsonl", keys=f"{_COLUMNS} filter")
+@register("csv", keys=f"{_COLUMNS} filter")
+def _table(spec: ConfigDict, name: str, split: Split) -> Source:
+    tables = [Path(file) for file in split.files(files_of(spec.path, name))]
     return open_table(
         tables, spec.caption, spec.image, spec.label, spec.group, name,
-        Filter(spec.filter, name), tuple(spec.caption_weights),
+        Filter(spec.filter, name), split, tuple(spec.caption_weights),
     )  # fmt: skip
 
 
-@register("coco")
+@register("coco", keys="image")
 def _coco(spec: ConfigDict, name: str) -> Source:
-    files = files_of(spec.path, name)
-    check_contents(files, "json", name)
-    return open_coco(Path(files[0]), spec.image, name)
+    return open_coco(_one(spec, name), spec.image, name)
 
 
-@register("karpathy")
-def _karpathy(spec: ConfigDict, name: str) -> Source:
-    files = files_of(spec.path, name)
-    check_contents(files, "json", name)
-    return open_karpathy(Path(files[0]), spec.image, spec.split, name)
+@register("karpathy", keys="image split")
+def _karpathy(spec: ConfigDict, name: str, split: Split) -> Source:
+    return open_karpathy(_one(spec, name), spec.image, split, name)
 
 
-@register("parquet", remote=True, filtered=True)
-def _parquet(spec: ConfigDict, name: str) -> Source:
-    account = Account()
-    files = shards_of(spec.path, "parquet", name, account)
-    check_contents(files, "parquet", name)
-    source = open_parquet(
+@register("parquet", remote=True, keys=f"{_COLUMNS} filter")
+def _parquet(spec: ConfigDict, name: str, split: Split) -> Source:
+    files = split.files(inside(files_of(spec.path, name), "*.parquet", name))
+    return open_parquet(
         files, spec.caption, spec.image, spec.label, spec.group, name,
-        Filter(spec.filter, name), tuple(spec.caption_weights),
+        Filter(spec.filter, name), split, tuple(spec.caption_weights),
     )  # fmt: skip
-    source.account.add(account)
-    return source
 
 
-@register("folder")
-def _folder(spec: ConfigDict, name: str) -> Source:
-    return open_folder(Path(files_of(spec.path, name)[0]), name)
+@register("folder", keys="split")
+def _folder(spec: ConfigDict, name: str, split: Split) -> Source:
+    del split  # _open has chosen the folder
+    return open_folder(_one(spec, name), name)
 
 
-@register("tfds", remote=True)
-def _tfds(spec: ConfigDict, name: str) -> Source:
+@register("tfds", remote=True, keys=_COLUMNS)
+def _tfds(spec: ConfigDict, name: str, split: Split) -> Source:
     path = spec.path.removeprefix("tfds://")
     return open_tfds(
-        path, spec.split, spec.caption, spec.image, spec.label, spec.group, name,
+        path, split, spec.caption, spec.image, spec.label, spec.group, name,
         tuple(spec.caption_weights),
     )  # fmt: skip
 
 
-@register("arrayrecord")
-def _array_record(spec: ConfigDict, name: str) -> Source:
-    account = Account()
-    files = shards_of(spec.path, "arrayrecord", name, account)
-    check_contents(files, "arrayrecord", name)
-    source = open_array_record(files, spec.caption, name, tuple(spec.caption_weights))
-    source.account.add(account)
-    return source
+@register("arrayrecord", keys=_COLUMNS)
+def _array_record(spec: ConfigDict, name: str, split: Split) -> Source:
+    files = split.files(inside(files_of(spec.path, name), "*.array_record*", name))
+    return open_array_record(
+        files, spec.caption, spec.image, spec.label, spec.group, name, tuple(spec.caption_weights)
+    )
 
 
-@register("text")
-def _text(spec: ConfigDict, name: str) -> Source:
-    files = [Path(file) for file in files_of(spec.path, name)]
-    check_contents(files, "text", name)
-    return LineSource(files, name)
+@register("text", keys="split")
+def _text(spec: ConfigDict, name: str, split: Split) -> Source:
+    return LineSource([Path(file) for file in split.files(files_of(spec.path, name))], name)
 
 
-@register("generated", filtered=True, regions=True)
+@register("generated", keys="tags regions")
 def _generated(spec: ConfigDict, name: str) -> Source:
     return open_generated(spec.path, name, tags=bool(spec.tags), regions=spec.regions)
+
+
+def files_of(path: str, name: str) -> list[str]:
+    """The files (or the one folder) that a path, glob or brace range names."""
+    if storage.is_url(path):
+        return storage.expand(path, name)
+    if Path(path).exists():
+        return [path]
+    if not any(c in path for c in "*?[{"):
+        raise UserError(f"{name}: the path {path} does not exist.")
+    files = storage.expand(path, name)
+    if not any(Path(file).exists() for file in files):
+        raise UserError(f"{name}: nothing at {files[0]} (from the path {path}).")
+    return files
+
+
+def _one(spec: ConfigDict, name: str) -> Path:
+    """The file or folder of a kind that has one."""
+    files = files_of(spec.path, name)
+    if len(files) > 1:
+        raise UserError(
+            f"{name}: {spec.path} names {len(files)} files, {files[0]} and others: make each a "
+            "source of its own."
+        )
+    return Path(files[0])
+
+
+def _kind(spec: ConfigDict, name: str) -> str:
+    """What records are stored as, told by the path."""
+    path = spec.path
+    if path.startswith("generated:"):
+        return "generated"
+    if path.startswith("tfds://"):
+        return "tfds"
+    files = files_of(path, name)
+    first = Path(next((f for f in files if storage.is_url(f) or Path(f).exists()), files[0]))
+    if first.is_dir():
+        return _kind_of_folder(first, path, name)
+    if ".array_record" in first.name:
+        return "arrayrecord"
+    if ".tfrecord" in first.name:
+        raise UserError(
+            f"{name}: TFRecord is no random access: run mmjax data convert {path} DIR "
+            "--to=arrayrecord once, and give DIR."
+        )
+    if first.suffix == ".json" and first.is_file():
+        with open(first, "rb") as file:  # Karpathy's images have their split, COCO's not
+            karpathy = first.name.startswith("dataset") or b'"split"' in file.read(1 << 16)
+        return "karpathy" if karpathy else "coco"
+    suffix = Path(first.name.partition("?")[0]).suffix
+    if suffix in _BY_SUFFIX:
+        return _BY_SUFFIX[suffix]
+    if storage.is_url(path):
+        raise UserError(
+            f"{name}: cannot tell the kind of {path}; name its shards, as {path}/*.tar."
+        )
+    known = ", ".join(KINDS)
+    raise UserError(f"{name}: cannot tell the kind of {path}; set kind to one of {known}.")
+
+
+def _kind_of_folder(folder: Path, path: str, name: str) -> str:
+    if any(folder.glob("*.tar")):
+        return "tar"
+    if (folder / "dataset_info.json").exists():
+        return "tfds"
+    for pattern, kind in (("*.array_record*", "arrayrecord"), ("*.parquet", "parquet")):
+        if any(folder.glob(pattern)):
+            return kind
+    if any(map(is_image, files_under(folder, Account()))):
+        return "folder"
+    raise UserError(
+        f"{name}: the folder {path} holds no *.tar, no *.array_record, no *.parquet, no prepared "
+        "TFDS dataset and no images."
+    )
+
+
+def inside(files: list[str], pattern: str, name: str) -> list[str]:
+    """The files, or those in the one folder that match the pattern."""
+    if len(files) > 1 or not Path(files[0]).is_dir():
+        return files
+    found = sorted(str(file) for file in Path(files[0]).glob(pattern))
+    if not found:
+        raise UserError(f"{name}: the folder {files[0]} holds no {pattern}.")
+    return found
 
 
 def _weights(spec: ConfigDict, name: str) -> None:

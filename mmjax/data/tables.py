@@ -1,21 +1,34 @@
-"""Tables of images as plain files: CSV, TSV, COCO's JSON of captions, Karpathy's splits."""
+"""Tables of images as plain files: CSV, TSV and JSON lines, a row for each caption or image."""
 
-import csv
-import io
-import json
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from mmjax.data import delimited
+from mmjax.data.account import Account
 from mmjax.data.files import FileSource, Row
 from mmjax.data.filters import Filter, Lacking
 from mmjax.data.records import weigh
-from mmjax.data.texts import clean_captions
+from mmjax.data.splits import Split, split_column
+from mmjax.data.texts import BadText, clean_captions, integer, is_null
 from mmjax.errors import UserError
 
-IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path",
-                 "jpg", "jpeg", "png", "webp", "img")  # fmt: skip
+IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path")
 CAPTION_COLUMNS = ("caption", "captions", "title", "text")
+
+
+class Columns(NamedTuple):
+    """Which columns of a table hold what; () and "" where it has none."""
+
+    image: str
+    captions: tuple[str, ...]
+    label: str
+    group: str
+
+    def all(self) -> list[str]:
+        """Each once, sorted."""
+        return sorted({self.image, *self.captions, self.label, self.group} - {""})
 
 
 def open_table(
@@ -26,155 +39,177 @@ def open_table(
     group: str,
     name: str,
     wanted: Filter,
+    split: Split,
     weights: tuple[float, ...] = (),
 ) -> FileSource:
-    """CSV or TSV files with a header line; image paths are relative to the table's folder.
+    """CSV, TSV or JSON lines; image paths are relative to the table's folder.
 
     Several rows with the same image are one record with several captions. `caption` may name
     several columns, separated by commas, with `weights` for them; "" finds the columns by their
-    usual names. `wanted` sees all columns of a row.
+    usual names. `wanted` sees all columns of a row. A column `split` says which rows are read.
+
+    Raises:
+      UserError: a table cannot be read for certain, lacks a column, or gives an image two labels.
     """
-    rows: dict[str, Row] = {}
-    for file in files:
-        for number, values in enumerate(_read_table(file, name), start=2):
-            columns = values.keys()
-            image_column = column_of(columns, image, IMAGE_COLUMNS, "image", file, name)
-            path = str(file.parent / (values[image_column] or ""))
-            fields = []
-            # A table of class numbers needs no captions.
-            if caption or not label or any(c in columns for c in CAPTION_COLUMNS):
-                for field in caption.split(","):
-                    found = column_of(columns, field, CAPTION_COLUMNS, "caption", file, name)
-                    fields.append(clean_captions(values[found]))
-            captions, shares = weigh(fields, weights)
-            try:
-                unwanted = "" if wanted.keep(values, captions) else "that the filter leaves out"
-            except Lacking as error:
-                unwanted = str(error)
-            if path in rows:
-                captions = (rows[path].captions or ()) + captions
-                shares, unwanted = rows[path].weights + shares, rows[path].unwanted or unwanted
-            numbers = [_integer(values, column, file, number) for column in (label, group)]
-            rows[path] = Row(path, captions, numbers[0], numbers[1], shares, unwanted)
-    return FileSource(rows.values(), name)
+    images, account = _Images(name), Account()
+    tables = [(file, *delimited.read_table(file, name, account)) for file in files]
+    splits = {file: split_column(names, wanted.names()) for file, names, _ in tables}
+    divided = [(row.get(splits[file])) for file, _, rows in tables if splits[file]
+               for _, row in rows]  # fmt: skip
+    chosen = split.rows(divided, f"the column split of {files[0]}")
+    for file, names, rows in tables:
+        columns = columns_of(names, caption, image, label, group, file, name)
+        for line, values in rows:
+            where = f"{file}, line {line}"
+            if chosen is None or str(values.get(splits[file])).strip() in chosen:
+                images.add(_row(values, columns, weights, wanted, file, where), where)
+        images.check_line_breaks(file)
+    return FileSource(images.rows(), name, account=account)
 
 
-def open_coco(file: Path, folder: str, name: str) -> FileSource:
-    """COCO's captions_train2017.json: a record an image, with all its captions.
-
-    The images are in `folder` (relative to the file's), or where COCO unpacks them: train2017
-    beside the folder of the annotations.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        images = {image["id"]: image["file_name"] for image in content["images"]}
-        captions: dict[int, list[str]] = {}
-        for annotation in content["annotations"]:
-            captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
-    except OSError as error:
-        raise UserError(f"{name}: {file} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{name}: {file} is not JSON as COCO's captions, with images (id, file_name) and "
-            f"annotations (image_id, caption): {type(error).__name__} {error}."
-        ) from error
-    first = next(iter(images.values()), "")
-    usual = (".", "images", f"../{file.stem.rpartition('_')[2]}")
-    folders = [file.parent / part for part in ((folder,) if folder else usual)]
-    found = next((f for f in folders if (f / first).is_file()), None)
-    if found is None:
-        raise UserError(
-            f"{name}: {first or 'no image'} of {file} is not in {' or '.join(map(str, folders))}; "
-            "set image to the folder of the images."
+def columns_of(
+    names: Collection[str], caption: str, image: str, label: str, group: str, file: Any, name: str
+) -> Columns:
+    """The columns of a table that has these names. UserError: one is not there."""
+    of_image = column_of(names, image, IMAGE_COLUMNS, "image", file, name)
+    captions: tuple[str, ...] = ()
+    # A table of class numbers needs no captions.
+    if caption or not label or {n.strip().lower() for n in names}.intersection(CAPTION_COLUMNS):
+        captions = tuple(
+            column_of(names, field, CAPTION_COLUMNS, "caption", file, name)
+            for field in caption.split(",")
         )
-    rows = (
-        Row(str(found / path), clean_captions(captions.get(number)))
-        for number, path in images.items()
+    return Columns(
+        of_image,
+        captions,
+        column_of(names, label, (), "label", file, name) if label else "",
+        column_of(names, group, (), "group", file, name) if group else "",
     )
-    return FileSource(rows, name)
-
-
-def open_karpathy(file: Path, images: str, split: str, name: str) -> FileSource:
-    """Karpathy's splits of COCO, Flickr30k or Flickr8k: dataset_coco.json, dataset_flickr30k.json.
-
-    Args:
-      file: the JSON file.
-      images: the folder that holds the images (for COCO train2014 and val2014); "" is the file's.
-      split: train, restval, val or test, several joined by +; "" is test.
-      name: for messages.
-    """
-    wanted = (split or "test").split("+")
-    try:
-        entries = json.loads(file.read_bytes())["images"]
-        found = {entry["split"] for entry in entries}
-        if not found.intersection(wanted):
-            raise UserError(
-                f"{name}: {file} has no split {split or 'test'!r}, but {', '.join(sorted(found))}."
-            )
-        root = Path(images) if images else file.parent
-        rows = [
-            Row(
-                str(root / entry.get("filepath", "") / entry["filename"]),
-                clean_captions([sentence["raw"] for sentence in entry["sentences"]]),
-            )
-            for entry in entries
-            if entry["split"] in wanted
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{name}: {file} is no JSON of Karpathy's splits ({error!r}): it should hold images "
-            "with split, filename and sentences."
-        ) from error
-    return FileSource(rows, name)
 
 
 def column_of(
     columns: Collection[str], wanted: str, usual: tuple[str, ...], what: str, file: Any, name: str
 ) -> str:
     """The column of that name, or the first of the usual names. UserError: there is none."""
-    by_lower = {str(column).strip().lower(): column for column in columns}
-    names = (wanted.strip().lower(),) if wanted else usual
+    by_lower: dict[str, list[str]] = {}
+    for column in columns:
+        by_lower.setdefault(str(column).strip().lower(), []).append(column)
+    names = (wanted.strip(),) if wanted else usual
     for column in names:
-        if column in by_lower:
-            return by_lower[column]
+        found = [column] if column in columns else by_lower.get(column.lower(), [])
+        if not found:
+            continue
+        if len(found) > 1:
+            raise UserError(
+                f"{name}: {file} has the columns {' and '.join(found)}: set {what} to one of them."
+            )
+        return found[0]
     raise UserError(
         f"{name}: {file} has no {what} column {' or '.join(names)}; it has "
         f"{', '.join(str(c) for c in columns)}. Name it with {what}=COLUMN."
     )
 
 
-def _read_table(file: Path, name: str) -> list[dict[str, str]]:
+def unwanted(wanted: Filter, values: Mapping[str, Any], captions: Sequence[str]) -> str:
+    """Why a filter leaves a row out, or ""."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: {file} is not UTF-8; save the table as UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{name}: {file} cannot be read: {error.strerror}.") from error
-    if not text.strip():
-        raise UserError(f"{name}: {file} is empty; it needs a header line and rows.")
-    header = text.partition("\n")[0]
-    delimiter = "\t" if "\t" in header else ","
-    if any(cell.strip().startswith(("http://", "https://")) for cell in header.split(delimiter)):
-        caption_first = not header.startswith("http")
-        columns = "caption\\turl" if caption_first else "url\\tcaption"
-        raise UserError(
-            f"{name}: {file} holds addresses of images (as CC3M and CC12M do), not images: put the "
-            f"line {columns} above it, run img2dataset --input_format=tsv --url_list={file} "
-            "--url_col=url --caption_col=caption --output_format=webdataset --output_folder=DIR, "
-            "and give DIR."
-        )
-    try:
-        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except csv.Error as error:
-        raise UserError(f"{name}: {file} is no CSV ({error}).") from error
+        return "" if wanted.keep(values, captions) else "that the filter leaves out"
+    except Lacking as error:
+        return str(error)
 
 
-def _integer(row: Mapping[str, str], column: str, file: Path, number: int) -> int:
+def _row(
+    values: Mapping[str, Any],
+    columns: Columns,
+    weights: tuple[float, ...],
+    wanted: Filter,
+    file: Path,
+    where: str,
+) -> Row:
+    """One row of a table, with the reason where it cannot be used."""
+    try:
+        fields = [clean_captions(values.get(column)) for column in columns.captions]
+        image = values.get(columns.image)
+        if is_null(image):
+            return Row(where, (), unwanted="without an image")
+    except BadText as error:
+        return Row(where, (), unwanted=f"with a caption that {error}")
+    captions, shares = weigh(fields, weights)
+    numbers = []
+    for column in (columns.label, columns.group):
+        number = _integer(values, column, where)
+        if number is None:
+            return Row(where, (), unwanted=f"without an integer {column!r}")
+        numbers.append(number)
+    why = unwanted(wanted, values, captions)
+    if not why and not captions and not columns.label:
+        why = "without a caption"
+    if why:
+        return Row(where, (), unwanted=why)
+    path = os.path.normpath(file.parent / str(image).strip())
+    return Row(path, captions, numbers[0], numbers[1], shares)
+
+
+def _integer(values: Mapping[str, Any], column: str, where: str) -> int | None:
+    """-1 where none is asked for, None where the row has none."""
     if not column:
         return -1
     try:
-        return int(row[column])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}, line {number}: no integer in column {column!r}.") from error
+        return integer(values.get(column))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{where}: no integer in column {column!r}.") from error
+
+
+class _Images:
+    """The rows of some tables, those of one image united."""
+
+    def __init__(self, name: str):
+        self._name = name
+        self._found: dict[str, Row] = {}
+        self._left_out: list[Row] = []
+        self._where: dict[str, str] = {}  # path → the first row that has it
+
+    def add(self, row: Row, where: str) -> None:
+        if row.unwanted:
+            self._left_out.append(row)
+            return
+        first = self._found.get(row.path)
+        if first is None:
+            self._found[row.path], self._where[row.path] = row, where
+            return
+        for what in ("label", "group"):
+            one, other = getattr(first, what), getattr(row, what)
+            if one != other:
+                raise UserError(
+                    f"{self._name}: {where} gives {row.path} the {what} {other}, and "
+                    f"{self._where[row.path]} {one}: an image has one {what}; remove one of the "
+                    "rows."
+                )
+        captions = (first.captions or ()) + (row.captions or ())
+        self._found[row.path] = first._replace(
+            captions=captions, weights=first.weights + row.weights, rows=first.rows + row.rows
+        )
+
+    def check_line_breaks(self, file: Path) -> None:
+        """UserError: a caption of several lines holds what looks like rows, so that a quote that
+        was never closed has swallowed them."""
+        suffixes = tuple({os.path.splitext(path)[1] for path in self._found} - {""})
+        for path, row in self._found.items():
+            for caption in row.captions or ():
+                if "\n" in caption and any(_is_row(line, suffixes) for line in caption.split("\n")):
+                    raise UserError(
+                        f"{self._name}: {self._where[path]} has a caption that holds other rows of "
+                        f'{file}: a quote (") opens there and is closed too late.'
+                    )
+
+    def rows(self) -> Iterable[Row]:
+        return [*self._found.values(), *self._left_out]
+
+
+def _is_row(line: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a line has several cells, one of them the name of an image."""
+    return any(
+        len(cells := line.split(delimiter)) > 1
+        and any(cell.strip().strip('"').endswith(suffixes) for cell in cells)
+        for delimiter in ",\t;|"
+    )

@@ -50,7 +50,7 @@ def run(
     except ImportError as error:
         raise UserError("mmjax data dedup needs imagehash: pip install 'mmjax[dedup]'.") from error
     source = open_source(spec)
-    tests = [open_source({"path": path, "label": ""}) for path in against]
+    tests = [open_source({"path": path}, unset="test") for path in against]
     hashed = [hash_images(s, workers) for s in (*tests, source)]
     starts = np.cumsum([0, *(len(hashes) for hashes, _ in hashed)])
     hashes = np.concatenate([h for h, _ in hashed])

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmjax.data import Source, open_source
+from mmjax.data.splits import NoSplits
 from mmjax.errors import UserError
 from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.skips import check_complete, open_test
@@ -37,13 +38,17 @@ class Features:
     def __init__(self, name: str, spec: Any, subject: Subject):
         self._name = name
         path = spec.train or spec.path
-        has_splits = spec.path.startswith("tfds://") or spec.format == "tfds"
-        same_split = spec.train_split == (spec.split or "test") or not has_splits
-        if path == spec.path and same_split:
-            raise UserError(f"evals.{name}: training and test set are the same: set train.")
+        same = f"evals.{name}: training and test set are the same: set train."
+        if path == spec.path and spec.train_split == (spec.split or "test"):
+            raise UserError(same)
         _check_folders(Path(path), Path(spec.path), name)
-        train = source_of(spec, path=path, split=spec.train_split)
-        self._train = open_source(train, f"{name} (train)")
+        # Another path need not be divided, and is the training set as it is.
+        asked = spec.train_split if path == spec.path or spec.train_split != "train" else ""
+        try:
+            train = source_of(spec, path=path, split=asked)
+            self._train = open_source(train, f"{name} (train)")
+        except NoSplits as error:
+            raise UserError(same) from error
         self._test = open_test(spec, name)
         self._embedder = Embedder.of(spec, subject)
         check_complete(self._train, self._embedder.allow_skips)

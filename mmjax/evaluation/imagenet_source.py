@@ -74,11 +74,10 @@ def open_imagenet(spec: Mapping[str, Any], name: str) -> tuple[Source, bool]:
             )
     few = bool(re.search(r"imagenet[-_][ar]\b", given))
     only_test = few or re.search(r"imagenet[-_](v2|sketch)\b", given)
-    if not whole.split and "split=" not in given:
-        whole.split = "test" if only_test else "validation"
+    unset = "test" if only_test else "validation"
     if given.endswith(".tar") or (path.is_dir() and any(path.glob("*.tar"))):
         whole.label = whole.label or "cls"
-    return open_source(whole, name), few
+    return open_source(whole, name, unset=unset), few
 
 
 def open_validation_tar(tar: Path, name: str) -> Source:

@@ -19,8 +19,7 @@ log = logging.getLogger("mmjax.evaluation")
 
 def open_test(spec: ConfigDict, name: str) -> Source:
     """Opens the source of a spec, of data sets with splits "test" unless another is named."""
-    split = spec.split or ("" if "split=" in spec.path else "test")
-    source = open_source(source_of(spec, split=split), name)
+    source = open_source(source_of(spec), name, unset="test")
     check_complete(source, spec.allow_skips)
     return source
 

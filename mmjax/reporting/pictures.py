@@ -36,7 +36,7 @@ def retrievals(workdir: str) -> tuple[str, list[Sample]]:
     if not specs:
         return "", []
     name, spec = sorted(specs.items())[0]
-    source = open_source(source_of(spec), name)
+    source = open_source(source_of(spec), name, unset="test")
     first = range(min(CANDIDATES, len(source)))
     texts = list(dict.fromkeys(caption for i in first for caption in source.captions(i)))
     # An image that cannot be read is no reason to have no page.

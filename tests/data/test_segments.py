@@ -181,7 +181,7 @@ def test_what_a_source_does_not_give_is_said_before_the_first_step(tmp_path):
     assert re.search(r"00001\.npy cannot be read as NumPy's \.npy", said)
     table = tmp_path / "a.csv"
     table.write_text("image,caption\n")
-    with pytest.raises(UserError, match=r"regions and tags are read from tar shards, not from csv"):
+    with pytest.raises(UserError, match=r"regions=True works on tar, generated, and not on csv"):
         open_source({"path": str(table), "regions": True})
     with pytest.raises(UserError, match=r"tags='objects' of tar shards must be \"json:FIELD\""):
         open_source(spec | {"tags": "objects"})

@@ -20,7 +20,7 @@ from mmjax.errors import UserError
         ({"path": "s3://bucket/a.csv"}, "csv is read from this machine only; copy s3://bucket"),
         ({"path": "s3://bucket/a"}, "cannot tell the kind of s3://bucket/a; name its shards"),
         ({"path": "generated:3", "caption_weights": (1, 2)}, "a share for each of the 1 parts"),
-        ({"path": "x", "filter": "open('x')"}, "filter=.* no Call"),
+        ({"path": "x", "filter": "open('x')"}, "filter=.* no open"),
         ({"path": "x", "filter": "width >"}, "filter=.* is no expression"),
         ({"path": "generated:many"}, "should be generated:COUNT"),
     ],

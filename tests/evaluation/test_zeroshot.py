@@ -132,7 +132,7 @@ def test_a_label_outside_the_classes_is_named(spec, tmp_path):
     [
         ("classes", None, r"evals\.z: cannot read .*missing\.txt"),
         ("classes", b"\n \n", r"holds no lines"),
-        ("classes", b"\xff\xfe\x00", r"is not UTF-8"),
+        ("classes", b"\xff\xfe\x00", r"is UTF-16, not UTF-8"),
         ("templates", b"a photo\n", r"the template 'a photo' .* has no \{\}"),
     ],
 )

@@ -1,0 +1,154 @@
+"""COCO's JSON of captions, and Karpathy's splits of COCO, Flickr30k and Flickr8k."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmjax.data.account import Account
+from mmjax.data.files import FileSource, Row
+from mmjax.data.splits import Split
+from mmjax.data.texts import BadText, clean_captions, is_null, read_json
+from mmjax.errors import UserError
+
+SAMPLE = 16  # images that say in which folder they are
+
+
+def open_coco(file: Path, folder: str, name: str) -> FileSource:
+    """COCO's captions_train2017.json: a record an image, with all its captions.
+
+    The images are in `folder` (relative to the file's), or where COCO unpacks them: train2017
+    beside the folder of the annotations.
+    """
+    content = _read(file, name)
+    try:
+        images = [(image["id"], image["file_name"]) for image in content["images"]]
+        annotations = [(a["image_id"], a["caption"]) for a in content["annotations"]]
+        files: dict[Any, Any] = dict(images)
+        {number for number, _ in annotations}  # each must be something that a dict can hold
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{name}: {file} is not JSON as COCO's captions, with images (id, file_name) and "
+            f"annotations (image_id, caption): {type(error).__name__} {error}."
+        ) from error
+    for number, path in images:
+        if files[number] != path:
+            raise UserError(
+                f"{name}: {file} gives two images the id {number}: {path} and {files[number]}."
+            )
+    usual = (".", "images", f"../{file.stem.rpartition('_')[2]}")
+    account = Account()
+    paths = [path for path in files.values() if isinstance(path, str) and not is_null(path)]
+    root = _folder(file, paths, folder, usual, name, account)
+    rows: dict[Any, Row] = {}
+    left_out: list[Row] = []
+    for number, path in files.items():
+        where = f"{file}: image {number}"
+        if is_null(path) or not isinstance(path, str):
+            left_out.append(Row(where, (), unwanted="without a file name"))
+        else:
+            rows[number] = Row(str(root / path), ())
+    for number, caption in annotations:
+        row, why = rows.get(number), ""
+        try:
+            captions = clean_captions(caption)
+        except BadText as error:
+            captions, why = (), f"with a caption that {error}"
+        if row is None:
+            why = "captions of no image in the file"
+        if why:
+            left_out.append(Row(f"{file}: caption of image {number}", (), unwanted=why))
+        elif row is not None:
+            rows[number] = row._replace(captions=(row.captions or ()) + captions)
+    return FileSource([*_by_path(rows.values()), *left_out], name, account=account)
+
+
+def open_karpathy(file: Path, images: str, split: Split, name: str) -> FileSource:
+    """Karpathy's splits of COCO, Flickr30k or Flickr8k: dataset_coco.json, dataset_flickr30k.json.
+
+    Args:
+      file: the JSON file.
+      images: the folder that holds the images (for COCO train2014 and val2014), relative to the
+        file's; "" is the file's.
+      split: of train, restval, val and test; train means train and restval where nothing is said.
+      name: for messages.
+    """
+    content = _read(file, name)
+    try:
+        entries = content["images"]
+        chosen = split.choose([entry["split"] for entry in entries], file)
+        entries = [entry for entry in entries if entry["split"] in chosen]
+        paths = [_path_of(entry) for entry in entries]
+        texts = [[sentence["raw"] for sentence in entry["sentences"]] for entry in entries]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{name}: {file} is no JSON of Karpathy's splits ({error!r}): it should hold images "
+            "with split, filename and sentences."
+        ) from error
+    account = Account()
+    root = _folder(file, [path for path in paths if path], images, (".",), name, account)
+    rows: list[Row] = []
+    for number, (path, sentences) in enumerate(zip(paths, texts, strict=True)):
+        where = f"{file}: image {number} of the split"
+        try:
+            captions = clean_captions(sentences)
+        except BadText as error:
+            rows.append(Row(where, (), unwanted=f"with a caption that {error}"))
+            continue
+        rows.append(
+            Row(str(root / path), captions)
+            if path
+            else Row(where, (), unwanted="without a file name")
+        )
+    return FileSource(_by_path(rows), name, account=account)
+
+
+def _path_of(entry: dict[str, Any]) -> str:
+    if is_null(entry["filename"]):
+        return ""
+    return str(Path(entry.get("filepath") or "", entry["filename"]))
+
+
+def _read(file: Path, name: str) -> Any:
+    try:
+        return read_json(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{name}: {file} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{name}: {file} is no JSON ({error}).") from error
+
+
+def _folder(
+    file: Path, paths: Sequence[str], given: str, usual: Sequence[str], name: str, account: Account
+) -> Path:
+    """Where most of the images are, of a sample: one or the other may be missing."""
+    folders = [file.parent / part for part in ((given,) if given else usual)]
+    picked = np.unique(np.linspace(0, len(paths) - 1, SAMPLE).astype(int)) if paths else ()
+    sample = [paths[int(number)] for number in picked]
+    found = {folder: sum((folder / path).is_file() for path in sample) for folder in folders}
+    best = max(folders, key=lambda folder: found[folder])
+    if sample and not found[best]:
+        raise UserError(
+            f"{name}: {sample[0]} and {len(sample) - 1} others of {file} are not in "
+            f"{' or '.join(map(str, folders))}; set image to the folder of the images, as seen "
+            "from that file."
+        )
+    if len(folders) > 1:
+        account.found.append(f"the images of {file} are in {best}; image says otherwise")
+    return best
+
+
+def _by_path(rows: Iterable[Row]) -> Iterable[Row]:
+    """Entries of one image united, as in tables."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        first = found.get(row.path)
+        found[row.path] = (
+            row
+            if first is None
+            else first._replace(
+                captions=(first.captions or ()) + (row.captions or ()), rows=first.rows + row.rows
+            )
+        )
+    return found.values()
