@@ -17,7 +17,7 @@ from mmjax.data.filters import Filter
 from mmjax.data.identity import digest, relative
 from mmjax.data.records import BadRecord, Record, Texts, weigh
 from mmjax.data.splits import Split, split_column
-from mmjax.data.tables import Columns, columns_of, unwanted
+from mmjax.data.tables import IMAGE_COLUMNS, Columns, columns_of, unwanted
 from mmjax.data.texts import BadText, clean_captions, integer
 from mmjax.errors import UserError
 
@@ -134,6 +134,10 @@ def open_parquet(
                     elif why := _unwanted(values, found, wanted):
                         keep[row] = False
                         account.leave_out(why, f"{file}: row {row} of row group {number}")
+            lacking = keep & _no_image(opened, number, found.image)
+            keep &= ~lacking
+            for row in np.flatnonzero(lacking).tolist():
+                account.leave_out("without an image", f"{file}: row {row} of row group {number}")
             kept = np.flatnonzero(keep)
             rows.append(np.stack([np.full(len(kept), len(groups)), kept], axis=1).astype(np.int32))
             groups.append((file, number))
@@ -143,6 +147,43 @@ def open_parquet(
         raise UserError(f"{name}: no usable row in {files[0]} ({why}).")
     block = max(map(len, rows))
     return ParquetSource(groups, np.concatenate(rows), columns, weights, block, name, account)
+
+
+def _no_image(opened: Any, number: int, column: str) -> np.ndarray:
+    """Which rows of a row group have no image: bool [rows].
+
+    The images are looked at only where the file does not say that none of them is null.
+    """
+    group = opened.metadata.row_group(number)
+    chunks = [group.column(n) for n in range(group.num_columns)]
+    stored = [c for c in chunks if c.path_in_schema in (column, f"{column}.bytes")]
+    known = (c.statistics for c in stored)
+    if stored and all(k and k.has_null_count and not k.null_count for k in known):
+        return np.zeros(group.num_rows, bool)
+    return _lacks(opened.read_row_group(number, [column]).column(0).combine_chunks())
+
+
+def _lacks(values: Any) -> np.ndarray:
+    """Where an array of pyarrow is null or empty; a struct, where its bytes and its path are."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_struct(values.type):
+        fields = [field.name for field in values.type if field.name in ("bytes", "path")]
+        lacking = [_lacks(pc.struct_field(values, field)) for field in fields]
+        return np.logical_and.reduce(lacking) if fields else np.zeros(len(values), bool)
+    if pa.types.is_binary(values.type) or pa.types.is_string(values.type):
+        values = pc.if_else(pc.equal(pc.binary_length(values), 0), None, values)
+    return pc.is_null(values).to_numpy(zero_copy_only=False)
+
+
+def has_images(file: str) -> bool:
+    """Whether a Parquet file has a column of one of the usual names of images."""
+    try:
+        names = _open(file).schema_arrow.names
+    except Exception:  # no pyarrow, or no Parquet: said when it is opened
+        return False
+    return any(name.strip().lower() in IMAGE_COLUMNS for name in names)
 
 
 def _splits(files: Sequence[str], wanted: Filter) -> set[str]:

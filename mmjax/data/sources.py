@@ -15,7 +15,7 @@ from mmjax.data import storage
 from mmjax.data.account import Account, account_of, report
 from mmjax.data.array_record import open_array_record, open_tfds
 from mmjax.data.coco import open_coco, open_karpathy
-from mmjax.data.contents import is_image
+from mmjax.data.detect import check_contents, detect, files_of, shards_of
 from mmjax.data.dropped import without
 from mmjax.data.files import open_folder
 from mmjax.data.filters import Filter
@@ -27,12 +27,8 @@ from mmjax.data.splits import NoSplits, Split
 from mmjax.data.tables import open_table
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
-from mmjax.data.tree import files_under
 from mmjax.errors import UserError
 from mmjax.schema import RESUMABLE, SAME_RECORDS, entry, keys_of
-
-_BY_SUFFIX = {".tar": "tar", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl",
-              ".parquet": "parquet", ".txt": "text"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,23 +156,24 @@ def _open(spec: ConfigDict, name: str, unset: str) -> Source:
     split = Split(spec.split, unset, name)
     if spec.kind in ("auto", *_IN_FOLDERS) and _is_divided(Path(spec.path)):
         spec.path = str(split.folder(Path(spec.path)))
-    kind = _kind(spec, name) if spec.kind == "auto" else spec.kind
+    detected = detect(spec.path, KINDS, name) if spec.kind == "auto" else None
+    kind = detected.kind if detected else spec.kind
     able = KINDS[kind]
     _check_keys(spec, kind, able, name)
     if storage.is_url(spec.path) and not able.remote:
         raise UserError(
             f"{name}: {kind} is read from this machine only; copy {spec.path} here first."
         )
-    if "split" not in able.keys:
-        return able.open(spec, name)
-    source = able.open(spec, name, split)
-    account = account_of(source)
-    account.found += [line for line in split.found if line not in account.found]
+    source = able.open(spec, name, *([split] if "split" in able.keys else []))
     if spec.split and not split.known:
         raise NoSplits(
             f"{name}: split={spec.split}: {spec.path} is not divided: it has no column split, no "
             "folders train/ and test/, and no files named train-… and test-…."
         )
+    account = account_of(source)
+    account.found += split.found
+    if detected:
+        account.found.insert(0, f"read as {kind}, since {detected.by}; kind=… says otherwise")
     return source
 
 
@@ -209,10 +206,13 @@ def _tar(spec: ConfigDict, name: str, split: Split) -> Source:
     fields = Fields(
         captions, spec.label, spec.group, wanted, _tar_tags(spec.tags, name), spec.regions
     )
-    return open_tar(
-        split.files(inside(files_of(spec.path, name), "*.tar", name)), fields, name,
+    account = Account()
+    source = open_tar(
+        split.files(shards_of(spec.path, "tar", name, account)), fields, name,
         weights=tuple(spec.caption_weights), bad_shards=spec.bad_shards, timeout=spec.timeout,
     )  # fmt: skip
+    source.account.add(account)
+    return source
 
 
 _COLUMNS = "image caption caption_weights label group split"
@@ -222,6 +222,7 @@ _COLUMNS = "image caption caption_weights label group split"
 @register("csv", keys=f"{_COLUMNS} filter")
 def _table(spec: ConfigDict, name: str, split: Split) -> Source:
     tables = [Path(file) for file in split.files(files_of(spec.path, name))]
+    check_contents(tables, "csv", name)
     return open_table(
         tables, spec.caption, spec.image, spec.label, spec.group, name,
         Filter(spec.filter, name), split, tuple(spec.caption_weights),
@@ -230,21 +231,25 @@ def _table(spec: ConfigDict, name: str, split: Split) -> Source:
 
 @register("coco", keys="image")
 def _coco(spec: ConfigDict, name: str) -> Source:
-    return open_coco(_one(spec, name), spec.image, name)
+    return open_coco(_json(spec, name), spec.image, name)
 
 
 @register("karpathy", keys="image split")
 def _karpathy(spec: ConfigDict, name: str, split: Split) -> Source:
-    return open_karpathy(_one(spec, name), spec.image, split, name)
+    return open_karpathy(_json(spec, name), spec.image, split, name)
 
 
 @register("parquet", remote=True, keys=f"{_COLUMNS} filter")
 def _parquet(spec: ConfigDict, name: str, split: Split) -> Source:
-    files = split.files(inside(files_of(spec.path, name), "*.parquet", name))
-    return open_parquet(
+    account = Account()
+    files = split.files(shards_of(spec.path, "parquet", name, account))
+    check_contents(files, "parquet", name)
+    source = open_parquet(
         files, spec.caption, spec.image, spec.label, spec.group, name,
         Filter(spec.filter, name), split, tuple(spec.caption_weights),
     )  # fmt: skip
+    source.account.add(account)
+    return source
 
 
 @register("folder", keys="split")
@@ -264,34 +269,26 @@ def _tfds(spec: ConfigDict, name: str, split: Split) -> Source:
 
 @register("arrayrecord", keys=_COLUMNS)
 def _array_record(spec: ConfigDict, name: str, split: Split) -> Source:
-    files = split.files(inside(files_of(spec.path, name), "*.array_record*", name))
-    return open_array_record(
+    account = Account()
+    files = split.files(shards_of(spec.path, "arrayrecord", name, account))
+    check_contents(files, "arrayrecord", name)
+    source = open_array_record(
         files, spec.caption, spec.image, spec.label, spec.group, name, tuple(spec.caption_weights)
     )
+    source.account.add(account)
+    return source
 
 
 @register("text", keys="split")
 def _text(spec: ConfigDict, name: str, split: Split) -> Source:
-    return LineSource([Path(file) for file in split.files(files_of(spec.path, name))], name)
+    files = [Path(file) for file in split.files(files_of(spec.path, name))]
+    check_contents(files, "text", name)
+    return LineSource(files, name)
 
 
 @register("generated", keys="tags regions")
 def _generated(spec: ConfigDict, name: str) -> Source:
     return open_generated(spec.path, name, tags=bool(spec.tags), regions=spec.regions)
-
-
-def files_of(path: str, name: str) -> list[str]:
-    """The files (or the one folder) that a path, glob or brace range names."""
-    if storage.is_url(path):
-        return storage.expand(path, name)
-    if Path(path).exists():
-        return [path]
-    if not any(c in path for c in "*?[{"):
-        raise UserError(f"{name}: the path {path} does not exist.")
-    files = storage.expand(path, name)
-    if not any(Path(file).exists() for file in files):
-        raise UserError(f"{name}: nothing at {files[0]} (from the path {path}).")
-    return files
 
 
 def _one(spec: ConfigDict, name: str) -> Path:
@@ -305,63 +302,10 @@ def _one(spec: ConfigDict, name: str) -> Path:
     return Path(files[0])
 
 
-def _kind(spec: ConfigDict, name: str) -> str:
-    """What records are stored as, told by the path."""
-    path = spec.path
-    if path.startswith("generated:"):
-        return "generated"
-    if path.startswith("tfds://"):
-        return "tfds"
-    files = files_of(path, name)
-    first = Path(next((f for f in files if storage.is_url(f) or Path(f).exists()), files[0]))
-    if first.is_dir():
-        return _kind_of_folder(first, path, name)
-    if ".array_record" in first.name:
-        return "arrayrecord"
-    if ".tfrecord" in first.name:
-        raise UserError(
-            f"{name}: TFRecord is no random access: run mmjax data convert {path} DIR "
-            "--to=arrayrecord once, and give DIR."
-        )
-    if first.suffix == ".json" and first.is_file():
-        with open(first, "rb") as file:  # Karpathy's images have their split, COCO's not
-            karpathy = first.name.startswith("dataset") or b'"split"' in file.read(1 << 16)
-        return "karpathy" if karpathy else "coco"
-    suffix = Path(first.name.partition("?")[0]).suffix
-    if suffix in _BY_SUFFIX:
-        return _BY_SUFFIX[suffix]
-    if storage.is_url(path):
-        raise UserError(
-            f"{name}: cannot tell the kind of {path}; name its shards, as {path}/*.tar."
-        )
-    known = ", ".join(KINDS)
-    raise UserError(f"{name}: cannot tell the kind of {path}; set kind to one of {known}.")
-
-
-def _kind_of_folder(folder: Path, path: str, name: str) -> str:
-    if any(folder.glob("*.tar")):
-        return "tar"
-    if (folder / "dataset_info.json").exists():
-        return "tfds"
-    for pattern, kind in (("*.array_record*", "arrayrecord"), ("*.parquet", "parquet")):
-        if any(folder.glob(pattern)):
-            return kind
-    if any(map(is_image, files_under(folder, Account()))):
-        return "folder"
-    raise UserError(
-        f"{name}: the folder {path} holds no *.tar, no *.array_record, no *.parquet, no prepared "
-        "TFDS dataset and no images."
-    )
-
-
-def inside(files: list[str], pattern: str, name: str) -> list[str]:
-    """The files, or those in the one folder that match the pattern."""
-    if len(files) > 1 or not Path(files[0]).is_dir():
-        return files
-    found = sorted(str(file) for file in Path(files[0]).glob(pattern))
-    if not found:
-        raise UserError(f"{name}: the folder {files[0]} holds no {pattern}.")
-    return found
+def _json(spec: ConfigDict, name: str) -> Path:
+    file = _one(spec, name)
+    check_contents([file], "json", name)
+    return file
 
 
 def _weights(spec: ConfigDict, name: str) -> None:

@@ -14,7 +14,8 @@ from mmjax.data.splits import Split, split_column
 from mmjax.data.texts import BadText, clean_captions, integer, is_null
 from mmjax.errors import UserError
 
-IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path")
+IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path",
+                 "jpg", "jpeg", "png", "webp", "img")  # fmt: skip
 CAPTION_COLUMNS = ("caption", "captions", "title", "text")
 
 

@@ -72,7 +72,7 @@ def _headers(
             ended = True  # two zero blocks, and some more to fill a record
             at += BLOCK
             continue
-        if len(header) < BLOCK and not ended:
+        if len(header) < BLOCK and not ended and (at or not what_it_is(header)):
             raise BadShard(f"is cut off after {name or 'its start'}")
         if not _is_header(header):
             raise BadShard(_no_header(data, at, name, ended))

@@ -1,0 +1,156 @@
+"""What a path is, by its content; what showed it is said, and what lies beside is counted."""
+
+import gzip
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from pictures import encode, pair, picture, write_tar
+
+from mmjax.cli import main
+from mmjax.data import open_source
+from mmjax.errors import UserError
+
+JPEG = encode(picture(0), "JPEG")
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
+
+
+def write_parquet(path, **columns):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def img2dataset(folder, output):
+    """Three pairs and one that failed, as img2dataset writes them."""
+    keys = [f"{n:09d}" for n in range(4)]
+    about = {"caption": [f"thing {n}" for n in range(4)], "key": keys, "url": ["u"] * 4}
+    about["status"] = ["success"] * 3 + ["failed_to_download"]
+    folder.mkdir()
+    (folder / "00000_stats.json").write_text("{}")
+    if output == "parquet":
+        images = pyarrow.array([JPEG] * 3 + [None], pyarrow.binary())
+        write_parquet(folder / "00000.parquet", **about, jpg=images)
+        return
+    write_parquet(folder / "00000.parquet", **about)
+    members = []
+    for n, key in enumerate(keys[:3]):
+        content = json.dumps({"caption": f"thing {n}", "key": key}).encode()
+        members += [(f"{key}.jpg", JPEG), (f"{key}.txt", b"thing %d" % n), (f"{key}.json", content)]
+    if output == "webdataset":
+        write_tar(folder / "00000.tar", members)
+        return
+    (folder / "00000").mkdir()
+    for name, content in members:
+        (folder / "00000" / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("output", "kind", "by", "unread"),
+    [
+        ("webdataset", "tar", "00000.tar is in the folder", {".parquet": 1, ".json": 1}),
+        ("files", "folder", "00000.parquet has none in it", {".parquet": 1, ".json": 4}),
+        ("parquet", "parquet", "00000.parquet in the folder has images", {".json": 1}),
+    ],
+)
+def test_the_outputs_of_img2dataset_are_told_apart(tmp_path, output, kind, by, unread, capsys):
+    img2dataset(tmp_path / "d", output)
+    source = open_source({"path": str(tmp_path / "d")})
+    assert [source.captions(n) for n in range(len(source))] == [(f"thing {n}",) for n in range(3)]
+    assert all(source[n].parts["image"] == JPEG for n in range(3))
+    assert dict(source.skipped) == ({"without an image": 1} if output == "parquet" else {})
+    expected = {f"of a kind that is not read ({s})": n for s, n in unread.items()}
+    assert source.account.unread == expected
+    main(["data", "inspect", str(tmp_path / "d")])
+    printed = capsys.readouterr().out
+    assert f"read as {kind}, since " in printed
+    assert by in printed
+    assert "kind=… says otherwise" in printed
+    for reason in expected:
+        assert reason in printed
+
+
+def test_a_glob_over_shards_and_what_lies_beside_reads_the_shards(tmp_path):
+    img2dataset(tmp_path / "d", "webdataset")
+    (tmp_path / "d" / "00001.tar").write_bytes((tmp_path / "d" / "00000.tar").read_bytes())
+    source = open_source({"path": f"{tmp_path}/d/*"})
+    assert len(source) == 6
+    assert sorted(source.account.unread.values()) == [1, 1]
+    (tmp_path / "e").mkdir()
+    write_tar(tmp_path / "e" / "SHARD.TAR", pair(7))
+    assert len(open_source({"path": f"{tmp_path}/*", "kind": "tar"})) == 7
+
+
+def test_shards_below_are_not_mixed_in(tmp_path):
+    for part in ("part0", "part1"):
+        (tmp_path / part).mkdir()
+        write_tar(tmp_path / part / "0.tar", pair(0))
+    with pytest.raises(UserError, match=r"shards in subfolders, as .*part0/0\.tar: name one"):
+        open_source({"path": str(tmp_path), "kind": "auto"})
+    write_tar(tmp_path / "0.tar", pair(1))
+    source = open_source({"path": str(tmp_path)})
+    assert len(source) == 1
+    assert source.account.unread == {"in subfolders, each a path of its own": 2}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("a.parquet", LFS, r"a\.parquet is no Parquet .*, but a git-lfs pointer: git lfs pull"),
+        ("a.csv", LFS, "no table, but a git-lfs pointer"),
+        ("a.csv", b"\xef\xbb\xbf\n<!DOCTYPE HTML><html>", "no table, but an HTML page: the downl"),
+        ("a.csv", gzip.compress(b"image,text"), "no table, but compressed by gzip: gunzip it"),
+        ("a.csv", b"PK\x03\x04xlsx", "no table, but a zip archive"),
+        ("a.tsv", b'<?xml version="1.0"?><Error><Code>AccessDenied', "no table, but an XML docu"),
+        ("a.json", LFS, "but a git-lfs pointer"),
+        ("a.txt", LFS, "no text, but a git-lfs pointer"),
+        ("a.array_record", LFS, "no whole ArrayRecord file, but a git-lfs pointer"),
+        ("a.tar", LFS, "not an uncompressed tar, but a git-lfs pointer"),
+        ("a.tar.gz", gzip.compress(b"x"), r"a\.tar\.gz is compressed by gzip: gunzip it"),
+        ("a.bin", LFS, r"a\.bin is a git-lfs pointer"),
+        ("a.jpg", JPEG, "cannot tell the kind of"),
+    ],
+)
+def test_what_a_file_is_instead_is_said(tmp_path, file, content, message):
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        open_source({"path": str(tmp_path / file)})
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "and no images, but nothing"),
+        ({"a.tar.gz": gzip.compress(b"x")}, r"a\.tar\.gz, which is compressed by gzip"),
+        ({"metadata.csv": b"image,text\n"}, r"Give the table that is in it, .*metadata\.csv"),
+        ({"dataset_info.json": b"{}", "data-0.arrow": b""}, "as datasets.save_to_disk writes it"),
+        ({"x.heic": b"?"}, r"but 1 other files \(first: .*x\.heic\)"),
+        ({".hidden/x.jpg": JPEG}, "but nothing"),
+    ],
+)
+def test_a_folder_of_nothing_says_what_is_in_it(tmp_path, files, message):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        open_source({"path": str(tmp_path)})
+
+
+@pytest.mark.parametrize("stored", ["bytes", "struct", "paths"])
+@pytest.mark.parametrize("statistics", [True, False])
+def test_rows_without_an_image_are_left_out_of_parquet(tmp_path, stored, statistics):
+    """They are a third of what img2dataset writes; wherever the image is kept."""
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    images = [JPEG, None, JPEG, b""]
+    if stored == "struct":
+        images = [{"bytes": JPEG, "path": None}, None, {"bytes": None, "path": "a.jpg"},
+                  {"bytes": None, "path": None}]  # fmt: skip
+    elif stored == "paths":
+        images = ["a.jpg", None, "a.jpg", ""]
+    table = pyarrow.table({"jpg": images, "caption": ["a", "b", "c", "d"]})
+    pyarrow.parquet.write_table(table, tmp_path / "0.parquet", write_statistics=statistics)
+    source = open_source({"path": str(tmp_path / "0.parquet")})
+    assert dict(source.skipped) == {"without an image": 2}
+    assert [source[n].captions for n in range(2)] == [("a",), ("c",)]
+    assert [source[n].parts["image"] for n in range(2)] == [JPEG, JPEG]
