@@ -4,6 +4,7 @@ Heavy imports happen inside the commands, so that `--help` and a wrong flag answ
 """
 
 import argparse
+import logging
 import os
 import shlex
 import sys
@@ -95,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     unknown = [arg for arg in rest if arg not in overrides]
     if unknown or (overrides and args.run not in (_train, _plan, _embed)):
         parser.error(f"unrecognized argument {(unknown or overrides)[0]}")
+    # What was found in the data, and what of it is not read, is said at the start.
+    logging.getLogger("mmjax.data").setLevel(logging.INFO)
     try:
         args.run(args, overrides)
     except Preempted as error:

@@ -4,12 +4,14 @@ Every source fills one `Account` when it is opened; it is logged at the start of
 evaluation, and `mmjax data inspect` prints it.
 """
 
+import contextlib
+import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmjax.data.records import log
+log = logging.getLogger("mmjax.data.account")
 
 
 @dataclass
@@ -107,3 +109,14 @@ def report(source: Any) -> None:
     heard = log.warning if account.left_out or account.unread else log.info
     heard("%s: %s records%s", source.name, f"{len(source):,}",
           "".join(f"\n  {line}" for line in account.lines()))  # fmt: skip
+
+
+@contextlib.contextmanager
+def unreported() -> Iterator[None]:
+    """Inside, `report` is silent: the account is shown in another way."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

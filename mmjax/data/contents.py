@@ -6,17 +6,19 @@ import os
 import cv2
 from PIL import Image, ImageFile
 
+from mmjax.data.stand_in import stand_in
+
 # What OpenCV may decode beyond Pillow's formats; it lists no suffixes, but says yes or no to one.
 _OPENCV = (".jxl", ".sr")
 # Registered with Pillow, but: it sees no more than the header of a film, and PostScript is a
 # program that Ghostscript would have to run.
 _NO_PICTURES = ("MPEG", "EPS")
 HEAD = 512  # bytes that tell what a file is
+_STAND_INS = {
+    "a git-lfs pointer": "git lfs pull fetches the file",
+    "a server's page": "the download failed, fetch it again",
+}
 _STARTS = (
-    (
-        b"version https://git-lfs.github.com/spec",
-        "a git-lfs pointer: git lfs pull fetches the file",
-    ),
     (b"\x1f\x8b", "compressed by gzip: gunzip it"),
     (b"BZh", "compressed by bzip2: bunzip2 it"),
     (b"\xfd7zXZ\0", "compressed by xz: unxz it"),
@@ -24,14 +26,8 @@ _STARTS = (
     (b"PK\x03\x04", "a zip archive: unzip it"),
     (b"%PDF", "a PDF document"),
 )
-_PAGES = (
-    (b"<!doctype html", "an HTML page: the download failed, fetch it again"),
-    (b"<html", "an HTML page: the download failed, fetch it again"),
-    (b"<svg", "an SVG drawing: render it to PNG"),
-    (b"<?xml", "an XML document: a drawing, or a server's answer to a download that failed"),
-)
-_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"isom": "a film",
-           b"mp42": "a film", b"mp41": "a film", b"qt  ": "a film"}  # fmt: skip
+_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC or AVIF", b"msf1": "HEIC",
+           b"isom": "a film", b"mp42": "a film", b"mp41": "a film", b"qt  ": "a film"}  # fmt: skip
 
 
 @functools.cache
@@ -64,15 +60,17 @@ def what_it_is(head: bytes) -> str:
     "" where nobody knows.
 
     >>> what_it_is(b"<!DOCTYPE html><html>…")
-    'an HTML page: the download failed, fetch it again'
+    "a server's page: the download failed, fetch it again"
     """
+    found = stand_in(head[:HEAD])
+    if found:
+        return f"{found}: {_STAND_INS[found]}"
     for start, what in _STARTS:
         if head.startswith(start):
             return what
     text = head[:HEAD].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for start, what in _PAGES:
-        if text.startswith(start):
-            return _PAGES[2][1] if b"<svg" in text else what
+    if text.startswith((b"<svg", b"<?xml")):
+        return "an SVG drawing: render it to PNG" if b"<svg" in text else "an XML document"
     brand = _BRANDS.get(head[8:12], "") if head[4:8] == b"ftyp" else ""
     return f"{brand}: convert it to JPEG" if brand else ""
 

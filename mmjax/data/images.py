@@ -17,6 +17,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from mmjax.data.contents import what_it_is
 from mmjax.data.records import BadRecord
 
 WHITE = (255, 255, 255)
@@ -67,9 +68,13 @@ def open_image(image: bytes | np.ndarray) -> Image.Image:
     except BadRecord:
         raise
     except UnidentifiedImageError as error:
-        raise BadRecord("cannot be decoded (it is no image)") from error
+        raise BadRecord(_no_image(image)) from error
     except Exception as error:  # each of Pillow's readers has its own kinds
         raise BadRecord(f"cannot be decoded ({error})") from error
+
+
+def _no_image(data: bytes) -> str:
+    return f"cannot be decoded (it is {what_it_is(data) or 'no image'})"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -172,7 +177,7 @@ def check_size(data: bytes, max_pixels: int) -> None:
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 width, height = Image.open(io.BytesIO(data)).size
         except UnidentifiedImageError as error:
-            raise BadRecord("cannot be decoded (it is no image)") from error
+            raise BadRecord(_no_image(data)) from error
         except Exception as error:  # each of Pillow's readers has its own kinds
             raise BadRecord(f"cannot be decoded ({error})") from error
     if width * height > max_pixels:

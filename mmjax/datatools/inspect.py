@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmjax.data import BadRecord, Record, Source, open_source
-from mmjax.data.account import Account, account_of
+from mmjax.data.account import Account, account_of, unreported
 from mmjax.data.images import MAX_PIXELS, WHITE, check_size, composite, decode
 from mmjax.data.records import read_records
 from mmjax.errors import UserError
@@ -44,7 +44,8 @@ def run(
             raise UserError(f"{file} cannot be written: there is no such folder.")
     if sheet and Path(sheet).suffix.lower() != ".png":
         raise UserError(f"--sheet={sheet}: the contact sheet is a .png file.")
-    source = open_source(spec)
+    with unreported():
+        source = open_source(spec)
     facts, tiles = examine(source, samples, SHEET[0] * SHEET[1] if sheet else 0)
     _print(facts)
     if sheet:

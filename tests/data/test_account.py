@@ -110,7 +110,7 @@ def test_every_file_of_a_folder_is_used_or_counted(tmp_path):
     assert source.skipped == {
         "without a caption": 2, "texts without an image": 1, "with an empty image": 1,
         "with a caption that is not UTF-8": 1, "whose image file is missing": 1, lfs: 1,
-        "whose image is an HTML page: the download failed, fetch it again": 1,
+        "whose image is a server's page: the download failed, fetch it again": 1,
     }  # fmt: skip
     assert source.account.unread == {
         "of a kind that is not read (.heic)": 1,

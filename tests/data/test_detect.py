@@ -98,11 +98,20 @@ def test_shards_below_are_not_mixed_in(tmp_path):
     ("file", "content", "message"),
     [
         ("a.parquet", LFS, r"a\.parquet is no Parquet .*, but a git-lfs pointer: git lfs pull"),
+        ("a.tsv", b"<?xml?><data>", "no table, but an XML document"),
         ("a.csv", LFS, "no table, but a git-lfs pointer"),
-        ("a.csv", b"\xef\xbb\xbf\n<!DOCTYPE HTML><html>", "no table, but an HTML page: the downl"),
+        (
+            "a.csv",
+            b"\xef\xbb\xbf\n<!DOCTYPE HTML><html>",
+            "no table, but a server's page",
+        ),
         ("a.csv", gzip.compress(b"image,text"), "no table, but compressed by gzip: gunzip it"),
         ("a.csv", b"PK\x03\x04xlsx", "no table, but a zip archive"),
-        ("a.tsv", b'<?xml version="1.0"?><Error><Code>AccessDenied', "no table, but an XML docu"),
+        (
+            "a.tsv",
+            b'<?xml version="1.0"?><Error><Code>No',
+            "no table, but a server's page",
+        ),
         ("a.json", LFS, "but a git-lfs pointer"),
         ("a.txt", LFS, "no text, but a git-lfs pointer"),
         ("a.array_record", LFS, "no whole ArrayRecord file, but a git-lfs pointer"),

@@ -11,7 +11,7 @@ from pictures import encode, picture
 from PIL import Image
 
 from mmjax.data import BadRecord, eval_transform
-from mmjax.data.images import WHITE, composite, decode, jpeg_size, open_image
+from mmjax.data.images import WHITE, check_size, composite, decode, jpeg_size, open_image
 
 SIZES = [(281, 500), (500, 333), (224, 224), (64, 64), (97, 64), (40, 200), (1, 5)]
 
@@ -165,4 +165,21 @@ JPEG, PNG = encode(picture(7), "JPEG"), encode(picture(7), "PNG")
 def test_bytes_that_are_no_picture_are_a_bad_record(data):
     for read in (decode, open_image):
         with pytest.raises(BadRecord, match="cannot be decoded"):
+            read(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a git-lfs pointer: git lfs pull"),
+        (b"\n<!doctype HTML><html>" + b" " * 2000, "a server's page: the download failed"),
+        (b'<?xml version="1.0"?><svg width="9">', "an SVG drawing: render it"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"\0\0\0\x18ftypheic\0\0", "HEIC: convert it to JPEG"),
+        (b"neither", "no image"),
+    ],
+)
+def test_what_is_no_image_is_named(data, what):
+    for read in (open_image, decode, lambda data: check_size(data, 10)):
+        with pytest.raises(BadRecord, match=rf"cannot be decoded \(it is {what}"):
             read(data)
