@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mmjax import machine, paths
 from mmjax.datatools import command as data_command
 from mmjax.errors import Preempted, UserError
 
@@ -88,17 +89,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     A run that was asked to end and has saved leaves with `Preempted.STATUS`.
     """
+    machine.prepare()
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
-    args, rest = parser.parse_known_args(argv)
-    args.command = shlex.join(["mmjax", *argv])
-    overrides = [arg for arg in rest if arg.startswith("--config.")]
-    unknown = [arg for arg in rest if arg not in overrides]
-    if unknown or (overrides and args.run not in (_train, _plan, _embed)):
-        parser.error(f"unrecognized argument {(unknown or overrides)[0]}")
     # What was found in the data, and what of it is not read, is said at the start.
     logging.getLogger("mmjax.data").setLevel(logging.INFO)
     try:
+        args, rest = parser.parse_known_args(argv)
+        for name, value in vars(args).items():
+            setattr(args, name, paths.typed_values(value))
+        args.command = shlex.join(["mmjax", *argv])
+        overrides = [arg for arg in rest if arg.startswith("--config.")]
+        unknown = [arg for arg in rest if arg not in overrides]
+        if unknown or (overrides and args.run not in (_train, _plan, _embed)):
+            parser.error(f"unrecognized argument {(unknown or overrides)[0]}")
         args.run(args, overrides)
     except Preempted as error:
         print(f"mmjax: {error}", file=sys.stderr)
@@ -106,7 +110,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"mmjax: {error}", file=sys.stderr)
         _leave(2)
-    except Exception:
+    except BrokenPipeError:  # whoever read what we print has enough, as head does
+        os._exit(1)
+    except Exception as error:
+        if lacking := machine.problem(error):
+            print(f"mmjax: {lacking}.", file=sys.stderr)
+            _leave(2)
         traceback.print_exc()
         _leave(1)
 
@@ -381,7 +390,7 @@ def load_config(file_and_arg: str, overrides: Sequence[str] = ()) -> Any:
         values, argv = flags.FlagValues(), ["mmjax", *overrides]
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
-        return values.config
+        return paths.typed_values(values.config)
     except flags.Error as error:
         raise UserError(
             f"{' '.join(overrides) or file_and_arg}: {error}".rstrip(".") + "."

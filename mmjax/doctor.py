@@ -26,12 +26,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from mmjax import machine
 from mmjax.errors import UserError
 from mmjax.parallel.hardware import peak_flops
 from mmjax.parallel.mesh import make_mesh
-from mmjax.runs.workdir import workdir_path
+from mmjax.runs.local_path import workdir_path
 
 PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy",
             "libtpu", "jax-cuda13-plugin")  # fmt: skip
@@ -72,6 +74,7 @@ def examine(workdir: str | None) -> dict[str, Any]:
         "devices": len(jax.local_devices()),
         "matmul": matmul_rate(1024 if on_cpu else 8192),
         "free": free_disk(workdir),
+        "lacking": machine.problems(),
         **storage,
     }
     hosts = _gather(here)
@@ -170,7 +173,7 @@ def storage_rates(workdir: epath.Path, size: int = 64 * 2**20) -> dict[str, floa
 def free_disk(workdir: str | None) -> dict[str, int]:
     """Free bytes of the local folders that a run writes to."""
     folders = [workdir] if workdir and "://" not in workdir else []
-    folders += ["/tmp", os.path.expanduser("~"), "/dev/shm"]
+    folders += ["/tmp", str(machine.home() or "/"), "/dev/shm"]
     found = {}
     for folder in folders:
         path = Path(folder).absolute()
@@ -223,6 +226,7 @@ def warnings(report: dict[str, Any]) -> list[str]:
                 found.append(
                     f"{where} has {name} {host['versions'].get(name)}, process 0 has {version}"
                 )
+        found += [f"{where}: {lacking}" for lacking in host["lacking"]]
         found += [
             f"{where}: {free / GB:.1f} GB are free in {folder}"
             for folder, free in host["free"].items()
@@ -249,7 +253,7 @@ def show(console: Console, report: dict[str, Any]) -> None:
         table.add_row(
             str(number), host["host"], str(host["devices"]), str(host["cpus"]),
             f"{host['memory'] / GB:,.0f}", f"{host['matmul'] / TERA:,.3g}", *rates,
-            f"{host['clock_skew']:+.4f}", f"{free / GB:,.0f} GB in {folder}",
+            f"{host['clock_skew']:+.4f}", f"{free / GB:,.0f} GB in {escape(folder)}",
         )  # fmt: skip
     console.print(table)
     if report["all_reduce"]:
@@ -258,7 +262,7 @@ def show(console: Console, report: dict[str, Any]) -> None:
             "a device (bus bandwidth)"
         )
     for warning in report["warnings"]:
-        console.print(f"[red bold]warning[/] {warning}")
+        console.print(f"[red bold]warning[/] {escape(warning)}")
     if not report["warnings"]:
         console.print("\n[green bold]Nothing looks wrong.[/]")
 

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from mmjax import inference, models
+from mmjax import inference, models, paths
 from mmjax.data import BadRecord, Tokenizer, eval_transform
 from mmjax.errors import UserError
 from mmjax.interop import registry
@@ -47,7 +47,7 @@ def load(source: str | Path, *, image_size: int | None = None) -> "Pretrained":
     The parameters lie on the current mesh (`jax.set_mesh`) as `parallel/rules.py` says, or on the
     first device without one.
     """
-    weights = registry.find(source)
+    weights = registry.find(paths.typed(source) if isinstance(source, str) else source)
     config = weights.config
     if weights.left:
         log.warning("%s: left, as mmjax has no model for it: %s", source, grouped(weights.left))

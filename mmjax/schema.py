@@ -18,6 +18,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict, config_dict
 
 from mmjax.errors import UserError
+from mmjax.paths import typed
 
 
 class Mark(enum.Enum):
@@ -93,7 +94,7 @@ class Key:
                 return tuple(_number(part) for part in parts if str(part).strip())
             if self.type is bool:
                 return {"true": True, "false": False}[str(text).lower()]
-            return self.type(text)
+            return typed(str(text)) if self.type is str else self.type(text)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"config.{path}={text!r}: {self.wanted} is wanted.") from error
 

@@ -8,6 +8,7 @@ import mmjax
 ROOT = Path(mmjax.__file__).parent
 FLOORS = (
     ("errors",),
+    ("paths", "machine"),
     ("schema", "params"),
     ("parallel",),
     ("data",),

@@ -14,8 +14,9 @@ from typing import Any
 import grain
 import msgpack
 
+from mmjax import machine
 from mmjax.data.account import Account, Accounted
-from mmjax.data.records import BadRecord, Record, weigh
+from mmjax.data.records import BadRecord, Record, unreadable, weigh
 from mmjax.data.splits import Split
 from mmjax.data.texts import clean_captions, integer
 from mmjax.errors import UserError
@@ -55,7 +56,7 @@ class ConvertedSource(Accounted):
         except BadRecord:
             raise
         except Exception as error:  # the readers raise whatever their C++ meets
-            raise BadRecord(f"{key} cannot be read ({error})") from error
+            raise unreadable(f"{key} cannot be read", error) from error
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self[index].captions
@@ -94,6 +95,7 @@ def open_array_record(
     except UserError:
         raise
     except Exception as error:  # whatever the C++ reader meets
+        machine.raise_problem(f"{name}: {files[0]} cannot be read", error)
         raise UserError(f"{name}: {files[0]} is no whole ArrayRecord file ({error}).") from error
 
 

@@ -6,6 +6,7 @@ import os
 import cv2
 from PIL import Image, ImageFile
 
+from mmjax import machine
 from mmjax.data.stand_in import stand_in
 
 # What OpenCV may decode beyond Pillow's formats; it lists no suffixes, but says yes or no to one.
@@ -80,7 +81,8 @@ def head_of(path: str | os.PathLike) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(HEAD)
-    except OSError:
+    except OSError as error:
+        machine.raise_problem(f"{path} cannot be read", error)
         return b""
 
 

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mmjax import machine
 from mmjax.data.account import Account, Accounted
 from mmjax.data.contents import HEAD, head_of, is_image, suffix_of, what_it_is
 from mmjax.data.identity import common_folder, digest
-from mmjax.data.records import BadRecord, Record, Texts
+from mmjax.data.records import Record, Texts, unreadable
 from mmjax.data.texts import BadText, txt_captions
 from mmjax.data.tree import files_under, folders_in
 from mmjax.errors import UserError
@@ -61,7 +62,7 @@ class FileSource(Accounted):
         try:
             image = Path(row.path).read_bytes()
         except OSError as error:
-            raise BadRecord(f"{row.path}: {error.strerror}") from error
+            raise unreadable(row.path, error) from error
         parts = {"image": image, "text": Texts(self.captions(index), row.weights)}
         return Record(row.path, parts, row.label, row.group)
 
@@ -143,7 +144,8 @@ def _unusable(row: Row) -> tuple[str, int]:
         return row.unwanted, 0
     try:
         status = os.stat(row.path)
-    except (OSError, ValueError):  # ValueError: no file can have such a name
+    except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+        machine.raise_problem(f"{row.path} cannot be read", error)
         return "whose image file is missing", 0
     size = status.st_size
     if not stat.S_ISREG(status.st_mode):
@@ -163,7 +165,8 @@ def _read_captions(path: Path | None) -> tuple[str, ...] | None:
     """() where there is no file; None if it is not UTF-8."""
     try:
         return txt_captions(path.read_bytes()) if path else ()
-    except OSError:  # a link that leads nowhere
+    except OSError as error:  # a link that leads nowhere
+        machine.raise_problem(f"{path} cannot be read", error)
         return ()
     except BadText:
         return None

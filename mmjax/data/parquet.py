@@ -7,15 +7,17 @@ groups hold thousands of images, `mmjax data convert` to ArrayRecord serves rand
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmjax import machine
 from mmjax.data import storage
 from mmjax.data.account import Account, Accounted
 from mmjax.data.filters import Filter
 from mmjax.data.identity import digest, relative
-from mmjax.data.records import BadRecord, Record, Texts, weigh
+from mmjax.data.records import BadRecord, Record, Texts, unreadable, weigh
 from mmjax.data.splits import Split, split_column
 from mmjax.data.tables import IMAGE_COLUMNS, Columns, columns_of, unwanted
 from mmjax.data.texts import BadText, clean_captions, integer
@@ -74,7 +76,7 @@ class ParquetSource(Accounted):
             table = _read_group(file, number, tuple(columns.all()))
             return file, row, columns, table.slice(row, 1).to_pylist()[0]
         except Exception as error:  # pyarrow and each store have their own kinds
-            raise BadRecord(f"{file}: row group {number} cannot be read ({error})") from error
+            raise unreadable(f"{file}: row group {number}", error) from error
 
     def _texts(self, values: dict[str, Any], columns: Columns) -> Texts:
         return weigh([clean_captions(values[c]) for c in columns.captions], self._weights)
@@ -119,6 +121,7 @@ def open_parquet(
             lengths = [opened.metadata.row_group(n).num_rows for n in range(opened.num_row_groups)]
             names = opened.schema_arrow.names
         except Exception as error:  # pyarrow and each store have their own kinds
+            machine.raise_problem(f"{name}: {file} cannot be read", error)
             raise UserError(f"{name}: {file} is no Parquet that can be read ({error}).") from error
         found = columns_of(names, caption, image, label, group, file, name)
         column = split_column(names, wanted.names()) if chosen is not None else ""
@@ -181,7 +184,8 @@ def has_images(file: str) -> bool:
     """Whether a Parquet file has a column of one of the usual names of images."""
     try:
         names = _open(file).schema_arrow.names
-    except Exception:  # no pyarrow, or no Parquet: said when it is opened
+    except Exception as error:  # no pyarrow, or no Parquet: said when it is opened
+        machine.raise_problem(f"{file} cannot be read", error)
         return False
     return any(name.strip().lower() in IMAGE_COLUMNS for name in names)
 
@@ -196,7 +200,8 @@ def _splits(files: Sequence[str], wanted: Filter) -> set[str]:
             if not column:
                 break
             values.update(map(str, opened.read([column]).column(0).unique().to_pylist()))
-        except Exception:  # open_parquet says what is wrong with it
+        except Exception as error:  # open_parquet says what is wrong with it
+            machine.raise_problem(f"{file} cannot be read", error)
             break
     return values
 
@@ -239,6 +244,11 @@ def _image(value: Any, file: str, key: str) -> bytes:
     if not isinstance(value, str) or not value:
         raise BadRecord(f"{key} has no image")
     path = value if storage.is_url(value) else os.path.join(os.path.dirname(file), value)
+    if not storage.is_url(path):
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise unreadable(f"{key}: {path}", error) from error
     data = storage.fetch_file(path)
     if data is None:
         raise BadRecord(f"{key}: {path} cannot be read")

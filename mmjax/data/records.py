@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from mmjax import machine
+
 log = logging.getLogger("mmjax.data")
 
 
@@ -52,6 +54,15 @@ class Record:
 
 class BadRecord(Exception):  # noqa: N818 - it is caught and counted, rarely raised to a user
     """One record cannot be used. The message names it: shard and member, or file."""
+
+
+def unreadable(what: str, error: BaseException, why: str = "") -> BadRecord:
+    """The `BadRecord` of what could not be read, for `why` or what the error says.
+
+    UserError: it is the machine that lacks something, such as open files, and not the data.
+    """
+    machine.raise_problem(f"{what} cannot be read", error)
+    return BadRecord(f"{what}: {why or getattr(error, 'strerror', None) or error}")
 
 
 class Source(Protocol):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from mmjax import paths
 from mmjax.data import storage
 from mmjax.data.account import Account, account_of, report
 from mmjax.data.array_record import open_array_record, open_tfds
@@ -134,6 +135,7 @@ def open_source(spec: Mapping[str, Any], name: str = "", *, unset: str = "train"
       UserError: there is nothing there, it cannot be read, or its kind has no such key.
     """
     whole = entry(KEYS, spec)
+    whole.path = paths.typed(whole.path)
     source = _open(whole, name, unset)
     source = without(source, whole.drop) if whole.drop else source
     report(source)

@@ -4,10 +4,9 @@ Ranges that lie near each other are one request, the requests of a call go out t
 that fails or takes too long is tried again. What still fails is a `BadRecord` that names the file.
 """
 
-import glob
+import errno
 import itertools
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,10 @@ from typing import Any, NamedTuple
 
 import fsspec
 
-from mmjax.data.records import BadRecord, log
+from mmjax import machine, paths
+from mmjax.data.records import BadRecord, log, unreadable
 from mmjax.errors import UserError
+from mmjax.paths import is_url
 
 ATTEMPTS = 3
 PAUSE = 0.5  # seconds before the second attempt, twice as many before the third
@@ -33,21 +34,25 @@ class Range(NamedTuple):
     length: int
 
 
-def is_url(path: str) -> bool:
-    return "://" in path
-
-
 def expand(path: str, name: str) -> list[str]:
     """The files that a path, glob or brace range (`{000..127}`, `{a,b}`) names, in order.
 
-    What is named without a wildcard need not be there. UserError: a wildcard matches nothing.
+    Here, what is there as it is written is taken literally (`paths.matches`). What is named without
+    a wildcard need not be there. UserError: a wildcard matches nothing.
     """
-    files: list[str] = []
-    for pattern in _braces(path):
+    if not is_url(path):
+        files = paths.matches(path)
+        if not files:
+            raise UserError(f"{name}: nothing at {path}, which is read as a pattern.")
+        if files != [path]:
+            log.info("%s: %s is read as a pattern: %d files", name, path, len(files))
+        return files
+    files = []
+    for pattern in paths.braces(path):
         if not any(c in pattern for c in ("*[" if pattern.startswith("http") else "*?[")):
             files.append(pattern)
             continue
-        matches = _glob(pattern, name) if is_url(pattern) else sorted(glob.glob(pattern))
+        matches = _glob(pattern, name)
         if not matches:
             raise UserError(f"{name}: nothing at {pattern} (from the path {path}).")
         files += matches
@@ -165,15 +170,23 @@ class _Handle:
             os.close(self.fd)
 
 
-_handle = lru_cache(maxsize=256)(_Handle)
+# A quarter of what may be open: the rest is for sockets, workers, checkpoints.
+_handle = lru_cache(maxsize=max(1, min(256, machine.open_files() // 4)))(_Handle)
 
 
 def _read_local(path: str, at: int, length: int) -> bytes | BadRecord:
     try:
-        handle = _handle(path)  # held while it is read: another thread may push it out of the cache
+        try:
+            handle = _handle(path)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            _handle.cache_clear()  # others took more than their part
+            handle = _handle(path)
+        # `handle` is held while it is read: another thread may push it out of the cache.
         return os.pread(handle.fd, length, at)
     except OSError as error:
-        return BadRecord(f"{path}: {error.strerror}")
+        return unreadable(path, error)
 
 
 def _read_remote(requests: list[Range], timeout: float) -> list[bytes | BadRecord]:
@@ -198,7 +211,7 @@ def _request(request: Range, timeout: float) -> bytes | BadRecord:
         options = {"timeout": timeout} if fs.async_impl else {}
         return bytes(fs.cat_file(path, start=at, end=at + length, **options))
     except Exception as error:  # each store has its own kinds
-        return BadRecord(f"{path}: {_reason(error)}")
+        return unreadable(path, error, _reason(error))
 
 
 def _stamp(path: str, name: str) -> tuple[int, str] | None:
@@ -244,19 +257,3 @@ def _call(call: Callable[[Any], Any], path: str, name: str) -> Any:
 def _reason(error: BaseException) -> str:
     text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return "no answer in time" if "Timeout" in type(error).__name__ else text
-
-
-def _braces(pattern: str) -> list[str]:
-    """Braces as in a shell: {000..127} and {a,b}."""
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if not match:
-        return [pattern]
-    bounds = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
-    if bounds:
-        low, high = bounds.groups()
-        width = len(low) if low.startswith("0") else 0
-        choices = [f"{number:0{width}d}" for number in range(int(low), int(high) + 1)]
-    else:
-        choices = match[1].split(",")
-    head, tail = pattern[: match.start()], pattern[match.end() :]
-    return list(itertools.chain(*(_braces(head + choice + tail) for choice in choices)))

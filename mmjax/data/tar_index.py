@@ -5,11 +5,11 @@ and times, so that a stale one is not found. How good the shards have to be is t
 """
 
 import hashlib
+import io
 import itertools
 import json
 import mmap
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmjax import machine
 from mmjax.data.account import Account
 from mmjax.data.contents import HEAD, is_image, what_it_is
 from mmjax.data.filters import Filter, Lacking
@@ -125,6 +126,7 @@ def scan_shard(number: int, shard: str, fields: Fields, stamp: Stamp) -> ShardIn
     except BadShard as error:
         return f"{shard} {error}"
     except OSError as error:
+        machine.raise_problem(f"{shard} cannot be read", error)
         return f"{shard} cannot be read ({error.strerror})"
     except ValueError:  # a number in a header that is none
         return f"{shard} is damaged"
@@ -276,14 +278,17 @@ def find_index(beside: str, file_name: str) -> Path | None:
 def write_index(index: ShardIndex, beside: str, file_name: str) -> Path:
     """Keeps an index where there is room for it; UserError: nowhere."""
     summary = json.dumps(index.account.to_json()).encode()
-    with tempfile.TemporaryFile() as file:
-        np.save(file, index.rows)
-        file.seek(0)
-        # The .npy file comes last and is renamed into place: who finds it finds both, whole.
-        files = {str(Path(file_name).with_suffix(".json")): summary, file_name: file.read()}
+    file = io.BytesIO()
+    np.save(file, index.rows)
+    # The .npy file comes last and is renamed into place: who finds it finds both, whole.
+    files = {str(Path(file_name).with_suffix(".json")): summary, file_name: file.getvalue()}
     path = _keep(files, _folders(beside))
     if path is None:
-        raise UserError(f"No folder to keep the index of the shards in: {beside} is not writable.")
+        tried = ", ".join(map(str, _folders(beside)))
+        raise UserError(
+            f"There is no folder to keep the index of the shards in (tried {tried}): set "
+            "XDG_CACHE_HOME to one that can be written."
+        )
     if is_url(beside):
         for name, content in files.items():
             store_file(f"{beside}/.mmjax/{name}", content)
@@ -291,8 +296,7 @@ def write_index(index: ShardIndex, beside: str, file_name: str) -> Path:
 
 
 def _folders(beside: str) -> list[Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmjax"
-    elsewhere = [cache, Path(tempfile.gettempdir()) / "mmjax"]
+    elsewhere = list(machine.cache_folders())
     return elsewhere if is_url(beside) else [Path(beside) / ".mmjax", *elsewhere]
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmjax import machine
 from mmjax.data.account import Account
 from mmjax.data.contents import is_left_by_system
 
@@ -53,6 +54,7 @@ def _walk(folder: str, above: set[tuple[int, int]], account: Account) -> Iterato
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
+        machine.raise_problem(f"{folder} cannot be read", error)
         account.leave_out(f"folders that cannot be opened ({error.strerror})", folder)
         return
     for entry in entries:

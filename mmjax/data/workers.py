@@ -15,6 +15,9 @@ import grain
 import numpy as np
 from absl import flags
 
+from mmjax import machine
+from mmjax.errors import UserError
+
 Batch = dict[str, np.ndarray]
 
 
@@ -32,12 +35,15 @@ def read_ahead(
     # The readers are the parallelism: OpenCV's own threads beside them take turns at their cores.
     cv2.setNumThreads(1)
     if workers and stop - start > 1:
+        room = machine.shared_bytes()  # before the workers take of it
+        _check_room(room, 1)
         # One thread a worker: several would take turns at the same interpreter lock.
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         dataset = grain.MapDataset.range(start + 1, stop).map(load).to_iter_dataset(options)
         options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=max(1, prefetch))
         iterator = iter(dataset.mp_prefetch(options, worker_init_fn=_start_worker))
-        batches = _read_from_workers(functools.partial(load, start), iterator)
+        held = workers * (max(1, prefetch) + 1)  # batches in shared memory, at most
+        batches = _read_from_workers(functools.partial(load, start), iterator, room, held)
     else:
         threads = max(1, min(prefetch, os.cpu_count() or 1))
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(1, prefetch))
@@ -55,18 +61,30 @@ def _read(iterator: grain.DatasetIterator) -> Generator[Batch]:
 
 
 def _read_from_workers(
-    first: Callable[[], Batch], iterator: grain.DatasetIterator
+    first: Callable[[], Batch], iterator: grain.DatasetIterator, room: int, held: int
 ) -> Generator[Batch]:
     starter = ThreadPoolExecutor(1)
     try:
         second = starter.submit(next, iterator)  # starts the workers, which takes them seconds
-        yield first()
+        batch = first()
+        _check_room(room, held * sum(column.nbytes for column in batch.values()))
+        yield batch
         # Plain arrays go out: those of a worker lie in shared memory that it must get back.
         yield _copy(second.result())
         yield from map(_copy, iterator)
     finally:
         starter.shutdown()
         iterator.close()
+
+
+def _check_room(room: int, needed: int) -> None:
+    """A worker that finds no room for a batch is killed by a signal (SIGBUS), without a word."""
+    if needed > room:
+        raise UserError(
+            f"data.workers need {needed / 1e6:,.1f} MB of shared memory for batches, and "
+            f"{room / 1e6:,.1f} MB are free in {machine.SHARED}: give the container more (docker "
+            "run --shm-size=8g), or set config.data.workers=0, which reads with threads."
+        )
 
 
 def _copy(batch: Batch) -> Batch:

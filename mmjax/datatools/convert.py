@@ -7,6 +7,7 @@ the disk.
 
 import io
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from mmjax.data import BadRecord, Record, open_source, sources
@@ -48,7 +50,8 @@ def run(
     Raises:
       UserError: the source cannot be opened, the folder exists, or no record can be used.
     """
-    folder, part = Path(output), Path(f"{output}.part")
+    folder = Path(output)
+    part = folder.with_name(f"{folder.name}.part")
     if folder.exists():
         raise UserError(f"{output} exists; name a folder that does not.")
     if shard_size < 1:
@@ -95,8 +98,10 @@ def write_tar(path: Path, records: Iterable[Record], first: int) -> None:
 
 def _records(spec: Mapping[str, Any], bad: list[str]) -> Iterator[Record]:
     """Those that can be read; why the others cannot goes to `bad` and the log."""
-    if ".tfrecord" in str(spec["path"]) or "-of-" in str(spec["path"]):
-        files = expand(str(spec["path"]), "TFRecord")
+    path = str(spec["path"])
+    name = path.rpartition("/")[2]
+    if (".tfrecord" in name or re.search(r"-of-\d+$", name)) and not Path(path).is_dir():
+        files = expand(path, "TFRecord")
         whole = entry(sources.KEYS, spec)
         features = (whole.image, whole.caption, whole.label)
         found: Iterable[Record | BadRecord] = read_tfrecords(files, *features)
@@ -105,7 +110,7 @@ def _records(spec: Mapping[str, Any], bad: list[str]) -> Iterator[Record]:
         starts = range(0, len(source), TOGETHER)
         found = (
             record
-            for start in track(starts, f"converting {source.name}")
+            for start in track(starts, f"converting {escape(source.name)}")
             for record in read_records(source, range(len(source))[start : start + TOGETHER])
         )
     for record in found:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from mmjax.data import BadRecord, Source, open_source
@@ -45,6 +46,8 @@ def run(
         raise UserError(f"--distance={distance}: 0 to 15 of the 64 bits may differ.")
     if not Path(output).absolute().parent.is_dir():
         raise UserError(f"--output={output} cannot be written: there is no such folder.")
+    if Path(output).is_dir():
+        raise UserError(f"--output={output} is a folder: name a file.")
     try:
         import imagehash  # noqa: F401 - said before the work, not after
     except ImportError as error:
@@ -68,9 +71,10 @@ def run(
     from_tests = sum(earlier < first for earlier in repeats.values())
     result = {"records": len(source), "distance": distance, "against": list(against),
               "unreadable": int((~hashed[-1][1]).sum()), "drop": drop, "pairs": pairs}  # fmt: skip
-    part = Path(f"{output}.part")
+    file = Path(output)
+    part = file.with_name(f"{file.name}.part")
     part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    part.rename(output)
+    part.rename(file)
     Console(soft_wrap=True, highlight=False).print(
         f"{source.name}: {len(drop):,} of {len(source):,} records to leave out, {from_tests:,} of "
         f"them as pictures of the test sets; {result['unreadable']:,} could not be read. Train "
@@ -84,7 +88,9 @@ def hash_images(source: Source, workers: int = 0) -> tuple[np.ndarray, np.ndarra
     """uint64 hashes of all records, and bool: which could be read."""
     steps = -(-len(source) // BATCH)
     batches = read_ahead(_HashBatch(source), 0, steps, workers=workers, prefetch=4)
-    found = [(b["hash"], b["good"]) for b in track(batches, f"hashing {source.name}", steps)]
+    found = [
+        (b["hash"], b["good"]) for b in track(batches, f"hashing {escape(source.name)}", steps)
+    ]
     return np.concatenate([h for h, _ in found]), np.concatenate([g for _, g in found])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mmjax.data import BadRecord, Record, Source, open_source
@@ -50,7 +51,7 @@ def run(
     _print(facts)
     if sheet:
         contact_sheet(tiles).save(sheet)
-        Console().print(f"{len(tiles)} pictures in {sheet}")
+        Console().print(f"{len(tiles)} pictures in {sheet}", markup=False)
     if json_file:
         Path(json_file).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return facts
@@ -165,7 +166,7 @@ def _quantiles(values: list[float]) -> dict[str, float]:
 
 def _print(facts: Mapping[str, Any]) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"[bold]{facts['name']}[/]: {facts['records']:,} records")
+    console.print(f"[bold]{escape(facts['name'])}[/]: {facts['records']:,} records")
     for line in Account.of_json(facts).lines():
         console.print(f"  {line}", markup=False)
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in facts["formats"].items())

@@ -11,6 +11,7 @@ from typing import TypeVar
 import jax
 from rich import progress
 from rich.console import Console
+from rich.markup import escape
 
 T = TypeVar("T")
 _BARS: ContextVar[progress.Progress | None] = ContextVar("bars", default=None)
@@ -40,7 +41,7 @@ def track(batches: Iterable[T], total: int, batch_size: int, what: str) -> Itera
     if bars is None:
         yield from batches
         return
-    task = bars.add_task(what, total=total)
+    task = bars.add_task(escape(what), total=total)
     for number, batch in enumerate(batches):
         bars.update(task, completed=min(number * batch_size, total))
         yield batch

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import rich.table
 from etils import epath
+from rich.markup import escape
 
 from mmjax.errors import UserError
 from mmjax.evaluation.bootstrap import Estimate
@@ -21,7 +22,9 @@ def table(results: Results) -> rich.table.Table:
     grid = rich.table.Table("evaluator", "metric", *columns)
     for name, metrics in results.items():
         for metric, number in metrics.items():
-            grid.add_row(name, metric, _text(metric, number), _interval(metric, number))
+            grid.add_row(
+                escape(name), escape(metric), _text(metric, number), _interval(metric, number)
+            )
         grid.add_section()
     return grid
 

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from mmjax.interop.formats import Training, Weights, shapes
 from mmjax.runs import checkpoint
-from mmjax.runs.workdir import COMMAND, read_config, saved_tokenizer, workdir_path
+from mmjax.runs.local_path import workdir_path
+from mmjax.runs.workdir import COMMAND, read_config, saved_tokenizer
 
 
 def detect(path: Path) -> bool:
@@ -27,7 +28,7 @@ def read(path: Path) -> Weights:
     """
     workdir = workdir_path(str(_workdir(path)))
     config = read_config(workdir)
-    step = int(path.name) if workdir.name != path.absolute().name else None
+    step = int(path.name) if Path(workdir) != path.absolute() else None
     read = functools.partial(_read, workdir, shapes(config.model), config.optim.ema > 0, step)
     last = step or max(checkpoint.checkpoint_steps(workdir), default=0)
     command = workdir / COMMAND

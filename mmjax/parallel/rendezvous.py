@@ -8,16 +8,18 @@ process 0 on that port first, within a time limit, and process 0 answers all of 
 import contextlib
 import json
 import os
-import select
+import selectors
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, cast
 
+from mmjax import machine
 from mmjax.errors import UserError
 
 PATIENCE = 15.0  # seconds of waiting after which a process says for whom
 RETRY = 0.5  # seconds between two tries to connect
+LONGEST = 1 << 16  # bytes of a report
 
 
 def meet(
@@ -53,47 +55,94 @@ def _receive(
     """Process 0: collects the reports, then tells everyone that all is well, or what is not."""
     guests: dict[int, socket.socket] = {}
     patience, trouble = time.monotonic() + PATIENCE, ""
-    with _listen(address, port) as server:
-        server.settimeout(0.2)
+    with _listen(address, port) as server, selectors.DefaultSelector() as waiting:
+        server.setblocking(False)
+        waiting.register(server, selectors.EVENT_READ, bytearray())
         while len(guests) < own["processes"] - 1 and not trouble:
             missing = sorted(set(range(1, own["processes"])) - guests.keys())
-            try:
-                guest, _ = server.accept()
-            except TimeoutError:
-                if time.monotonic() > deadline:
+            for guest, report in _reports(server, waiting, own):
+                number = report.pop("process")
+                differ = [f"{k} {report[k]}, not {v}" for k, v in own.items() if report[k] != v]
+                if differ:
+                    trouble = f"Process {number} differs from process 0: {'; '.join(differ)}."
+                elif number in guests and _is_alive(guests[number]):
                     trouble = (
-                        f"Of {own['processes']} processes, {_names(missing)} did not report to "
-                        f"process 0 at {address} within {timeout:.0f} s: see their logs, and "
-                        "whether that many were started."
+                        f"Two processes say that they are number {number} of {own['processes']}."
                     )
-                elif time.monotonic() > patience:
-                    say(f"process 0 at {address} waits for {_names(missing)}")
-                    patience = deadline
-                continue
-            guest.settimeout(5)
-            report = _read(guest)
-            if report is None:  # a stranger, such as a port scan
-                guest.close()
-                continue
-            number = report.pop("process")
-            differ = [f"{k} {report.get(k)}, not {v}" for k, v in own.items() if report.get(k) != v]
-            if differ:
-                trouble = f"Process {number} differs from process 0: {'; '.join(differ)}."
-            elif number in guests and _is_alive(guests[number]):
-                trouble = f"Two processes say that they are number {number} of {own['processes']}."
-            guests[number if not trouble else -1] = guest
+                guests[number if not trouble else -1] = guest
+                if trouble:
+                    break
+            if trouble or len(guests) == own["processes"] - 1:
+                break
+            if time.monotonic() > deadline:
+                trouble = (
+                    f"Of {own['processes']} processes, {_names(missing)} did not report to "
+                    f"process 0 at {address} within {timeout:.0f} s: see their logs, and "
+                    "whether that many were started."
+                )
+            elif time.monotonic() > patience:
+                say(f"process 0 at {address} waits for {_names(missing)}")
+                patience = deadline
+        for link in [cast(socket.socket, key.fileobj) for key in waiting.get_map().values()]:
+            if link is not server:
+                _forget(link, waiting)
         for guest in guests.values():
             with guest, contextlib.suppress(OSError):  # who is gone by now, JAX will miss
+                guest.settimeout(5)
                 guest.sendall(json.dumps({"trouble": trouble}).encode() + b"\n")
                 guest.recv(1)  # they close first, so that the port is free at once
     if trouble:
         raise UserError(trouble)
 
 
+def _reports(
+    server: socket.socket, waiting: selectors.BaseSelector, own: Mapping[str, Any]
+) -> Iterator[tuple[socket.socket, dict]]:
+    """The reports that have come, of whoever connects to the port and says nothing else.
+
+    A stranger (a port scan, a health check) may say anything, nothing, or hang up: it is closed and
+    forgotten, and nobody waits for it.
+    """
+    for key, _ in waiting.select(timeout=0.2):
+        link, said = cast(socket.socket, key.fileobj), key.data
+        try:
+            if link is server:
+                guest, _ = server.accept()
+                guest.setblocking(False)
+                waiting.register(guest, selectors.EVENT_READ, bytearray())
+                continue
+            more = link.recv(LONGEST)
+            said += more
+        except OSError as error:  # it is gone again
+            if link is not server:
+                _forget(link, waiting)
+            else:
+                machine.raise_problem("Process 0 cannot be reached by the others", error)
+            continue
+        if more and b"\n" not in said and len(said) < LONGEST:
+            continue  # the rest is to come
+        report = _message(said, {"process", *own})
+        if report is None or type(report["process"]) is not int:
+            _forget(link, waiting)
+        else:
+            waiting.unregister(link)
+            yield link, report
+
+
+def _forget(link: socket.socket, waiting: selectors.BaseSelector) -> None:
+    waiting.unregister(link)
+    link.close()
+
+
 def _is_alive(guest: socket.socket) -> bool:
     """Whether the other end still waits; a process that was started again has left."""
-    readable, _, _ = select.select([guest], [], [], 0)
-    return not readable  # it has nothing more to say: this is the end of the connection
+    try:
+        guest.recv(1)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False  # it has nothing more to say: this is the end of the connection
 
 
 def _listen(address: str, port: int) -> socket.socket:
@@ -124,14 +173,14 @@ def _report(
                 link.sendall(json.dumps({"process": process, **report}).encode() + b"\n")
                 # Process 0 waits for the slowest; a little longer, to hear what it has to say.
                 link.settimeout(max(1.0, deadline - time.monotonic()) + 5)
-                answer = _read(link)
+                answer = _read(link, ("trouble",))
         except OSError as error:  # not started yet, not resolved yet, or still an older service
             problem = str(error)
         else:
             if answer is None:
                 problem = "it closed the connection"
             elif answer["trouble"]:
-                raise UserError(answer["trouble"])
+                raise UserError(str(answer["trouble"]))
             else:
                 return
         time.sleep(RETRY)
@@ -142,14 +191,18 @@ def _report(
     )
 
 
-def _read(link: socket.socket) -> dict | None:
-    """One line of JSON; None if something else comes, or nothing."""
+def _read(link: socket.socket, fields: Collection[str]) -> dict | None:
+    """One line of JSON that has the fields; None if something else comes, or nothing."""
+    with link.makefile("rb") as lines:
+        return _message(lines.readline(LONGEST), fields)
+
+
+def _message(line: bytes | bytearray, fields: Collection[str]) -> dict | None:
     try:
-        with link.makefile("rb") as lines:
-            found = json.loads(lines.readline(65536))
-    except (ValueError, TimeoutError):
+        found = json.loads(line)
+    except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and {"process", "trouble"} & found.keys() else None
+    return found if isinstance(found, dict) and found.keys() >= set(fields) else None
 
 
 def _names(numbers: Sequence[int]) -> str:

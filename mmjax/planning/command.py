@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mmjax import config as config_lib
@@ -190,7 +191,7 @@ def comparison(plans: dict[str, Plan]) -> Table:
                 f"{sent / 1e6:.0f}", plan.bound_by, f"{plan.roofline_seconds * 1e3:.1f}",
                 f"{plan.examples_per_second:,.0f}", f"{plan.mfu_bound:.1%}",
             ]  # fmt: skip
-        table.add_row(name, *cells, style="bold" if name == best else None)
+        table.add_row(escape(name), *cells, style="bold" if name == best else None)
     return table
 
 

@@ -11,7 +11,8 @@ from mmjax.errors import UserError
 from mmjax.reporting import curves, pictures
 from mmjax.reporting.history import Series, groups, read_history, read_times
 from mmjax.runs.checkpoint import checkpoint_steps
-from mmjax.runs.workdir import read_config, workdir_path
+from mmjax.runs.local_path import workdir_path
+from mmjax.runs.workdir import read_config
 from mmjax.schema import REQUIRED, leaves
 
 

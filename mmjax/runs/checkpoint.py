@@ -2,8 +2,9 @@
 
 A checkpoint has the items `params`, `ema` (where one is kept), `rest` (step, optimizer, counters)
 and `sums` (a checksum of every array), so that evaluation and export read what they need and a bit
-that flipped on the disk is noticed. There is no iterator state: the batch of a step is a function
-of (seed, step). Teachers are not in it: they are read from their source again.
+that flipped on the disk is noticed. What was written is read back before it counts as a checkpoint
+(`readback.py`); until then no older one goes. There is no iterator state: the batch of a step is a
+function of (seed, step). Teachers are not in it: they are read from their source again.
 """
 
 import contextlib
@@ -22,8 +23,10 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as managers
 
+from mmjax import machine
 from mmjax.core.state import HEADS, TrainState, model_params
 from mmjax.errors import UserError
+from mmjax.runs import readback
 
 FOLDER = "checkpoints"
 
@@ -53,7 +56,7 @@ class Checkpoints:
     def __init__(self, workdir: epath.Path, config: ConfigDict):
         self._folder = workdir / FOLDER
         self._best = config.best
-        kept: list[Any] = [managers.LatestN(config.keep)]
+        kept: list[Any] = [managers.LatestN(max(1, config.keep))]  # the newest, whatever it says
         if config.keep_every:
             kept.append(managers.EveryNSteps(config.keep_every, exact_interval=True))
         if config.best:
@@ -62,10 +65,15 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             )  # fmt: skip
             kept.append(best)
+        # Called on the first host when all is written: what raises there is not committed, and the
+        # older ones stay.
+        check = ocp.options.AsyncOptions(post_finalization_callback=self._read_back)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=managers.AnyPreservationPolicy(kept), create=True,
-            best_fn=self._metric if config.best else None,
+            best_fn=self._metric if config.best else None, async_options=check,
         )  # fmt: skip
+        self._writing: tuple[int, Any, Any] | None = None  # step, shapes of the items, checksums
+        self._unreadable = ""
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def _metric(self, found: Mapping[str, float]) -> float:
@@ -84,11 +92,35 @@ class Checkpoints:
                 f"config.checkpoint.best={self._best!r}: choose one of {', '.join(measured)}."
             )
         items = _items(state)
-        items["sums"] = checksums(items)
+        shapes, sums = jax.eval_shape(lambda: items), checksums(items)
+        items["sums"] = sums
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         metrics = {self._best: results[self._best]} if self._best in results else None
         with self._failures_named():
+            self._manager.wait_until_finished()
+            self._writing = step, shapes, sums
             self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics)
+
+    def check(self) -> None:
+        """UserError: the last write failed, or what it wrote cannot be read. Cheap: for every step.
+
+        Orbax would say so at the next save only.
+        """
+        if self._unreadable or (self._writing and not self._manager.is_saving_in_progress()):
+            with self._failures_named():
+                self._manager.wait_until_finished()
+            self._writing = None
+
+    def _read_back(self) -> None:
+        assert self._writing is not None
+        step, shapes, sums = self._writing
+        written = (p for p in self._folder.iterdir() if p.name.partition(".")[0] == str(step))
+        try:
+            self._unreadable = readback.problem(next(written), shapes, sums)
+        except Exception as error:  # Orbax raises many kinds
+            self._unreadable = _first_line(error)
+        if self._unreadable:
+            raise OSError(self._unreadable)
 
     def restore_newest(self, abstract: TrainState) -> TrainState | None:
         """The newest sound checkpoint, laid out as `abstract`; None if there is none.
@@ -147,14 +179,28 @@ class Checkpoints:
     @contextlib.contextmanager
     def _failures_named(self) -> Iterator[None]:
         """Orbax reports a failed write at the next call, as whatever the writing thread raised."""
-        try:
-            yield
-        except Exception as error:
+        cause: Exception | None = None
+        if not self._unreadable:  # else the other hosts still wait for this one, which saw it
+            try:
+                yield
+                return
+            except Exception as error:
+                cause = error
+        step = self._writing[0] if self._writing else 0
+        before = [found for found in checkpoint_steps(self._folder.parent) if found != step]
+        rest = "there is none before it."
+        if before:
+            rest = f"that of step {before[-1]} is intact, the same command goes on from it."
+        if self._unreadable:
             raise UserError(
-                f"A checkpoint could not be written to {self._folder} ({_first_line(error)}): is "
-                "there space left? Those before it are intact; the same command goes on from the "
-                "newest."
-            ) from error
+                f"The checkpoint of step {step} in {self._folder} cannot be read back "
+                f"({self._unreadable}) and was not kept, is the disk sound? {rest.capitalize()}"
+            ) from cause
+        assert cause is not None
+        reason = machine.problem(cause) or f"{_first_line(cause)}; is there space left?"
+        raise UserError(
+            f"A checkpoint could not be written to {self._folder} ({reason}); {rest}"
+        ) from cause
 
 
 def _items(state: TrainState) -> dict[str, Any]:

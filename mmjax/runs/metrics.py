@@ -11,6 +11,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.markup import escape
 
 from mmjax.parallel.hardware import peak_flops
 from mmjax.runs.goodput import Clock
@@ -185,7 +186,7 @@ class ProgressLine(Observer):
     def evaluation(self, name: str, values: Mapping[str, float]) -> None:
         """Prints an evaluator's result."""
         shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
-        self.say(f"[green]eval {name}[/]  {shown}")
+        self.say(f"[green]eval {escape(name)}[/]  {escape(shown)}")
 
 
 def _clock(seconds: float) -> str:

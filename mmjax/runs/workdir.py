@@ -24,17 +24,12 @@ from mmjax.models import Graph, parts
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
 from mmjax.runs.checkpoint import checkpoint_steps, restore_params
+from mmjax.runs.local_path import workdir_path
 from mmjax.runs.lock import locked
 from mmjax.runs.upgrades import dump, load
 from mmjax.schema import entry, keys_of
 
 COMMAND = "command.txt"  # that the run was last started or resumed with, for model cards
-
-
-def workdir_path(workdir: str | epath.PathLike) -> epath.Path:
-    """A workdir as an absolute path (Orbax wants one), or as the URL that it is."""
-    path = epath.Path(workdir)
-    return path if "://" in str(workdir) else path.absolute()
 
 
 def open_workdir(

@@ -87,7 +87,7 @@ def _embed(
     }
     rows = config.data.copies * sum(map(len, sources))
     if not _begin(folder, record, mark):
-        console.print(f"{folder} is complete: {rows:,} rows of {record['source']}")
+        console.print(f"{folder} is complete: {rows:,} rows of {record['source']}", markup=False)
         return
     read = tuple(teacher.modalities(config, tokenizer).values())
     for shard, start in enumerate(range(0, rows, cached.SHARD_ROWS)):
@@ -102,7 +102,7 @@ def _embed(
         embeds = _run(model, params, outputs, load, config)
         for name, path in paths.items():
             _write(path, cached.bits(embeds[name], teacher.dtype))
-        console.print(f"{folder}: {stop:,} of {rows:,} rows")
+        console.print(f"{folder}: {stop:,} of {rows:,} rows", markup=False)
     if jax.process_index() == 0:
         (folder / cached.RECORD).with_suffix(".part").rename(folder / cached.RECORD)
     multihost_utils.sync_global_devices("embedded")

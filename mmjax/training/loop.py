@@ -3,24 +3,23 @@
 import contextlib
 import json
 import multiprocessing
-import os
 from collections.abc import Sequence
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from mmjax import config_check, data
+from mmjax import config_check, data, machine
 from mmjax.core.state import TrainState
 from mmjax.errors import Preempted, UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.runs.goodput import Clock, read_rows
+from mmjax.runs.local_path import workdir_path
 from mmjax.runs.metrics import Meter, MetricWriter
 from mmjax.runs.observers import Observers
 from mmjax.runs.preemption import Preemption
 from mmjax.runs.profile import Profiler
 from mmjax.runs.watchdog import Watchdog
-from mmjax.runs.workdir import workdir_path
 from mmjax.training.prepare import Prepared, prepare
 
 
@@ -87,6 +86,7 @@ def steps(
         due = [name for name, spec in config.evals.items() if last or is_due(spec.every, step)]
         if config.checkpoint.best:  # what the evaluators say decides which checkpoints stay
             results, due = evaluate(run, watch, state, step, due), []
+        run.checkpoints.check()
         stop = preemption.reached(step)
         if last or stop or is_due(config.checkpoint.every, step):
             jax.block_until_ready(state)
@@ -152,7 +152,8 @@ def diverged(
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that the second launch starts at once."""
-    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
-        cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "mmjax", "xla"))
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        return
+    if folder := machine.cache_folder("xla"):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

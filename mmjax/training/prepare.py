@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
+from rich.markup import escape
 
 from mmjax import config_check, data, evaluation, models
 from mmjax.core.state import TrainState, init_state, model_params, with_params
@@ -113,9 +114,9 @@ def prepare(
 
     parameters = sum(x.size for x in jax.tree.leaves(model_params(state.params)))
     line.say(
-        f"[bold]{config.model.name}[/]  {parameters:,} parameters  "
+        f"[bold]{escape(config.model.name)}[/]  {parameters:,} parameters  "
         f"{jax.device_count()} × {jax.devices()[0].device_kind}  mesh {dict(mesh.shape)}  "
-        f"{sum(map(len, sources)):,} examples  → {folder}"
+        f"{sum(map(len, sources)):,} examples  → {escape(str(folder))}"
         + (f"  [bold]resuming at step {first:,}[/]" if first else "")
     )
     lengths = workdir_lengths(folder, config, sources, tokenizer) if tokenizer else ()
@@ -144,11 +145,11 @@ def fresh_state(
     params, like = model_params(state.params), model_params(parts.state.params)
     if weights is not None:
         params, report = start.start_from(weights, config.model, params, config.init_from.parts)
-        line.say(f"from {weights.source}: {report}")
+        line.say(f"from {escape(str(weights.source))}: {escape(str(report))}")
     for teacher in parts.teachers:
         if config.teachers[teacher.name].start:
             params = inherit(teacher, config, like)
-            line.say(f"from config.teachers.{teacher.name}: a part of every parameter")
+            line.say(f"from config.teachers.{escape(teacher.name)}: a part of every parameter")
     return with_params(state, state.params | params)
 
 

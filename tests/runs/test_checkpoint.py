@@ -1,5 +1,8 @@
 """Which checkpoints stay, and bits that are not those that were saved."""
 
+import os
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from mmjax import config as config_lib
 from mmjax.core.state import TrainState
 from mmjax.errors import UserError
+from mmjax.runs import readback
 from mmjax.runs.checkpoint import Checkpoints, checkpoint_steps, checksum, restore_params
 
 
@@ -32,7 +36,7 @@ def shapes(tree):
 
 def checkpoints(folder, **changes) -> Checkpoints:
     config = config_lib.default().checkpoint
-    config.update(keep=2, **changes)
+    config.update({"keep": 2, **changes})
     return Checkpoints(epath.Path(folder), config)
 
 
@@ -95,3 +99,71 @@ def test_checksum_sees_every_bit_and_no_layout(dtype):
             bits = flipped.reshape(-1).view(f"u{raw.itemsize}")
             bits[place] ^= np.array(1 << bit, bits.dtype)
             assert int(jax.jit(checksum)(flipped)) != int(whole)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64", "int32", "bool"])
+def test_checksum_is_the_same_on_the_host(dtype, monkeypatch):
+    monkeypatch.setattr(readback, "CHUNK", 64)
+    rng = np.random.default_rng(0)
+    for shape in ((), (1,), (0, 3), (63,), (5, 7, 11), (4, 64)):
+        x = np.asarray(rng.standard_normal(shape) * 9, jnp.dtype(dtype))
+        with jax.enable_x64(dtype == "float64"):
+            expected = int(checksum(jnp.asarray(x)))
+        assert int(readback.checksum(x)) == expected
+        assert int(readback.checksum(np.asfortranarray(x))) == expected
+
+
+def break_second(monkeypatch, what):
+    """Lets `what(folder)` happen to checkpoint 2 between its write and its reading back."""
+    problem = readback.problem
+
+    def broken(folder, items, sums):
+        if folder.name.startswith("2"):
+            what(folder)
+        return problem(folder, items, sums)
+
+    monkeypatch.setattr(readback, "problem", broken)
+
+
+def wait_for_error(kept):
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        kept.check()
+
+
+def other_bits(folder):
+    params = state(2, 2).params
+    params = params | {"w": params["w"].at[2, 1].add(1)}
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(folder / "params", params, force=True)
+
+
+def no_manifest(folder):  # what orbax leaves that finds no file of its own
+    (folder / "params" / "manifest.ocdbt").unlink()
+
+
+def no_sums(folder):
+    (folder / "sums").rmtree()
+
+
+def cut_off(folder):  # as a disk that is full, where nobody says so
+    for file in (folder / "rest" / "d").iterdir():
+        os.truncate(file, file.stat().length // 2)
+
+
+@pytest.mark.parametrize("what", [other_bits, no_manifest, no_sums, cut_off])
+def test_what_cannot_be_read_back_is_an_error_and_the_one_before_stays(tmp_path, monkeypatch, what):
+    kept = checkpoints(tmp_path, keep=1)
+    kept.save(1, state(1), {})
+    break_second(monkeypatch, what)
+    kept.save(2, state(2, 2), {})
+    with pytest.raises(UserError, match=r"step 2 .* cannot be read back \(.*step 1 is intact"):
+        wait_for_error(kept)
+    assert checkpoint_steps(epath.Path(tmp_path)) == [1]
+    found = checkpoints(tmp_path).restore_newest(shapes(state(1)))
+    assert int(found.step) == 1
+
+
+def test_arrays_are_read_back_in_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(readback, "TOGETHER", 50)
+    assert save_all(tmp_path, [None]) == [1]
