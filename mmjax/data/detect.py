@@ -123,7 +123,7 @@ def check_contents(files: Sequence[str | Path], kind: str, name: str) -> None:
 
 def _of_file(file: str) -> str:
     """The kind of a file, "" if its name does not tell."""
-    name = file.rpartition("/")[2].partition("?")[0].lower()
+    name = _name(file)
     for mark, kind in ((".array_record", "arrayrecord"), (".tfrecord", "tfrecord")):
         if mark in name:
             return kind
@@ -189,6 +189,12 @@ def _summary(files: Sequence[Path]) -> str:
     return f"{len(files):,} other files (first: {files[0]})"
 
 
+def _name(file: str) -> str:
+    """The last part of a path, lower-case; of a URL without what it asks for."""
+    name = file.rpartition("/")[2]
+    return (name.partition("?")[0] if storage.is_url(file) else name).lower()
+
+
 def _is_shard(file: str, kind: str) -> bool:
-    name = file.rpartition("/")[2].partition("?")[0].lower()
+    name = _name(file)
     return _SHARDS[kind] in name if kind == "arrayrecord" else name.endswith(_SHARDS[kind])
