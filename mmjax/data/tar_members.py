@@ -84,12 +84,13 @@ def _headers(
         if length < 0:
             raise BadShard(f"is damaged after {name or 'its start'}")
         length = 0 if kind in _WITHOUT_DATA else length
+        end = start + (length + BLOCK - 1) // BLOCK * BLOCK
         if start + length > size:
             raise BadShard(f"is cut off in {_text(header[:100])}")
         if kind == b"L":  # GNU: the long name of the next member
-            override["path"] = _text(data[start : start + length])
+            override["path"] = _text(data[start:end])
         elif kind == b"K":  # and what it links to
-            override["linkpath"] = _text(data[start : start + length])
+            override["linkpath"] = _text(data[start:end])
         elif kind in b"xX":  # pax: attributes of the next member
             override.update(_pax(data[start : start + length]))
         elif kind != b"g":  # pax: attributes of all, of which none matters here
@@ -98,11 +99,11 @@ def _headers(
             name = override.pop("path", f"{prefix}/{own}" if prefix else own)
             if kind == b"S" or any(key.startswith("GNU.sparse") for key in override):
                 raise BadShard(f"holds {name} as a sparse file: write it again without --sparse")
-            if kind in _FILE and name.endswith("/"):  # V7 had no type for them
+            if kind == b"\0" and name.endswith("/") and not length:  # V7 had no type for them
                 kind = _FOLDER
             yield name, kind, override.pop("linkpath", _text(header[157:257])), start, length
             override = {}
-        at = start + (length + BLOCK - 1) // BLOCK * BLOCK
+        at = end
     if not ended:
         raise BadShard(f"is cut off after {name or 'its start'}")
 
