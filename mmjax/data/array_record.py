@@ -6,7 +6,7 @@ or a list of strings), and if wanted `label`, `group` (integers) and `key` (a st
 
 import contextlib
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,10 @@ class ConvertedSource(Accounted):
         open_elements: Callable[[], Any],
         convert: Callable[..., Record],
         name: str,
-        classes: int = 0,
+        classes: Sequence[str] = (),
     ):
         self.name = name
-        self.classes = classes  # of the labels; 0 if that is not known
+        self.classes = tuple(classes)  # their names in order of label; () if they have none
         self.account = Account()
         self._open, self._convert = open_elements, convert
         self._elements = open_elements()
@@ -178,7 +178,7 @@ def open_tfds(
             _from_tfds, captions=captions, weights=weights, image=image, label=label, group=group
         )
         feature = builder.info.features[label] if label in features else None
-        classes = getattr(feature, "num_classes", None) or 0
+        classes = getattr(feature, "names", None) or ()
         return ConvertedSource(elements, convert, name, classes)
     except UserError:
         raise

@@ -3,14 +3,11 @@
 import functools
 import os
 
-import cv2
 from PIL import Image, ImageFile
 
 from mmjax import machine
 from mmjax.data.stand_in import stand_in
 
-# What OpenCV may decode beyond Pillow's formats; it lists no suffixes, but says yes or no to one.
-_OPENCV = (".jxl", ".sr")
 # Registered with Pillow, but: it sees no more than the header of a film, and PostScript is a
 # program that Ghostscript would have to run.
 _NO_PICTURES = ("MPEG", "EPS")
@@ -33,10 +30,10 @@ _BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC or AVIF", b"msf1": "
 
 @functools.cache
 def image_suffixes() -> frozenset[str]:
-    """Suffixes of all files that the installed Pillow and OpenCV decode, lower-case: ".jpg", …"""
+    """Suffixes of all files that the installed Pillow decodes (images.py), lower-case: ".jpg", …"""
     Image.init()
-    pillow = {suffix for suffix, kind in Image.registered_extensions().items() if _decodes(kind)}
-    return frozenset(pillow.union(s for s in _OPENCV if cv2.haveImageWriter(f"image{s}")))
+    registered = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, kind in registered if _decodes(kind))
 
 
 def suffix_of(path: str | os.PathLike) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.account import Account, Accounted, account_of
+from mmjax.data.classes import classes_of
 from mmjax.data.identity import digest, identity
 from mmjax.data.records import BadRecord, Record, Source, read_records
 from mmjax.errors import UserError
@@ -18,7 +19,7 @@ class Kept(Accounted):
     def __init__(self, source: Source, kept: np.ndarray, account: Account):
         self.name, self.account = source.name, account
         self.block = getattr(source, "block", 1)
-        self.classes = getattr(source, "classes", 0)
+        self.classes = classes_of(source)
         self.captions_alone = getattr(source, "captions_alone", False)
         self._source, self._kept = source, kept
 
@@ -34,6 +35,12 @@ class Kept(Accounted):
     def identity(self) -> str:
         """See `data/identity.py`."""
         return digest([identity(self._source), self._kept.tobytes()])
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Of the records that are kept; None where the source has none without reading them."""
+        labels = getattr(self._source, "labels", None)
+        return None if labels is None else labels[self._kept]
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._source.captions(int(self._kept[index]))

@@ -10,8 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from mmjax import machine
 from mmjax.data.account import Account, Accounted
+from mmjax.data.classes import about_order, in_order
 from mmjax.data.contents import HEAD, head_of, is_image, suffix_of, what_it_is
 from mmjax.data.identity import common_folder, digest
 from mmjax.data.records import Record, Texts, unreadable
@@ -36,10 +39,14 @@ class FileSource(Accounted):
     captions_alone = True
 
     def __init__(
-        self, rows: Iterable[Row], name: str, classes: int = 0, account: Account | None = None
+        self,
+        rows: Iterable[Row],
+        name: str,
+        classes: Sequence[str] = (),
+        account: Account | None = None,
     ):
         self.name = name
-        self.classes = classes  # of the labels; 0 if that is not known
+        self.classes = tuple(classes)  # their names in order of label; () if they have none
         self.account = account or Account()
         self._rows: list[Row] = []
         self._sizes = array.array("q")  # bytes
@@ -75,12 +82,17 @@ class FileSource(Accounted):
     def captions(self, index: int) -> tuple[str, ...]:
         return self._rows[index].captions or ()
 
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [records], no image being read."""
+        return np.array([row.label for row in self._rows])
+
 
 def open_folder(folder: Path, name: str) -> FileSource:
     """A folder of images, at any depth: `x.jpg` with `x.txt` beside it, a caption on each line.
 
-    Where no image has a text, the first level of subfolders are classes: the label is the number of
-    the subfolder in sorted order, and there are no captions.
+    Where no image has a text, the first level of subfolders are classes: the label is the position
+    of the subfolder (`classes.in_order`), and there are no captions.
     """
     if not folder.is_dir():
         raise UserError(f"{name}: {folder} is not a folder.")
@@ -96,7 +108,7 @@ def open_folder(folder: Path, name: str) -> FileSource:
                 f"{name}: {folder} holds images but no captions; put x.txt beside x.jpg, or the "
                 "images into one subfolder a class."
             )
-        return open_classes(folder, folders_in(folder), name)
+        return open_classes(folder, in_order(folders_in(folder)), name)
     for path in others:
         if suffix_of(path) != ".txt":
             account.unrecognised(suffix_of(path), path)
@@ -122,7 +134,12 @@ def open_classes(folder: Path, classes: Sequence[str], name: str) -> FileSource:
         else:
             rows.append(Row(str(path), (), label))
     rows.sort(key=lambda row: row.label)
-    return FileSource(rows, name, len(classes), account)
+    doubt = about_order(classes)
+    account.found += [doubt] if doubt else []
+    empty = sorted(set(range(len(classes))).difference(row.label for row in rows))
+    if empty:
+        account.found.append(f"{len(empty):,} folders hold no image (first: {classes[empty[0]]!r})")
+    return FileSource(rows, name, classes, account)
 
 
 def _sorted_out(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:

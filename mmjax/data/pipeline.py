@@ -51,6 +51,7 @@ def train_batches(
     start_step: int,
     lengths: Sequence[Sequence[int]] = (),
     counts: Counter[str] | None = None,
+    classes: int = 0,
 ) -> Generator[Batch]:
     """Endless training batches from step `start_step` on.
 
@@ -65,6 +66,7 @@ def train_batches(
       counts: if given, is kept up to date: `data/examples` that were loaded here,
         `data/substituted`, those that stood in for one that could not be used, and `data/left_out`,
         texts without room in packed rows.
+      classes: how many the model tells apart by `label`; 0: nobody learns from labels.
 
     Yields:
       The columns of the modalities; label int32 [b], -1 if there is none; group int32 [b]: records
@@ -73,7 +75,8 @@ def train_batches(
       Close the iterator to stop the worker processes.
 
     Raises:
-      UserError: a larger share of the examples than data.max_bad had to be substituted.
+      UserError: a larger share of the examples than data.max_bad had to be substituted, or a label
+        is none of the classes.
     """
     load = _TrainBatch(
         sources=list(sources),
@@ -85,6 +88,7 @@ def train_batches(
         rows=np.asarray(rows),
         lengths=tuple(lengths),
         pack=config.data.pack,
+        classes=classes,
     )
     batches = read_ahead(
         load, start_step, FOREVER, workers=config.data.workers, prefetch=config.data.prefetch
@@ -131,6 +135,7 @@ class _TrainBatch:
     rows: np.ndarray
     lengths: Sequence[Sequence[int]]  # source → record → tokens; () where they are not known
     pack: int  # texts a row on average; 0: one, and no more
+    classes: int  # that labels may be of; 0: any
 
     def __call__(self, step: int) -> Batch:
         if self.pack:
@@ -197,6 +202,11 @@ class _TrainBatch:
             except BadRecord as error:
                 problem = problem or f"{source.name}: {error}"
                 continue
+            if self.classes and not -1 <= record.label < self.classes:
+                raise UserError(
+                    f"{source.name}: {record.key} has the label {record.label}, and the model "
+                    f"tells {self.classes:,} classes apart, 0 … {self.classes - 1}."
+                )
             number = sum(self.order.lengths[: there.source]) + there.index
             return Example(items, record.label, record.group_or(number), problem)
         raise UserError(

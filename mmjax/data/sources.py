@@ -21,6 +21,7 @@ from mmjax.data.dropped import without
 from mmjax.data.files import open_folder
 from mmjax.data.filters import Filter
 from mmjax.data.generated import open_generated
+from mmjax.data.label_key import find_label
 from mmjax.data.lines import LineSource
 from mmjax.data.parquet import open_parquet
 from mmjax.data.records import Source
@@ -123,20 +124,23 @@ def register(kind: str, *, remote: bool = False, keys: str = "") -> Callable[[Op
     return add
 
 
-def open_source(spec: Mapping[str, Any], name: str = "", *, unset: str = "train") -> Source:
+def open_source(
+    spec: Mapping[str, Any], name: str = "", *, unset: str = "train", labels: bool = False
+) -> Source:
     """Opens one source of records, without those that it is to drop.
 
     Args:
       spec: some of the keys of `config.data.train.NAME`, the others at their defaults.
       name: what messages call it; the last part of the path by default.
       unset: the split that is read of data that is divided where `split` is ''.
+      labels: class numbers are wanted: where the key `label` is '', `find_label` finds them.
 
     Raises:
       UserError: there is nothing there, it cannot be read, or its kind has no such key.
     """
     whole = entry(KEYS, spec)
     whole.path = paths.typed(whole.path)
-    source = _open(whole, name, unset)
+    source = _open(whole, name, unset, labels)
     source = without(source, whole.drop) if whole.drop else source
     report(source)
     return source
@@ -147,7 +151,7 @@ def open_sources(specs: Mapping[str, Mapping[str, Any]]) -> list[Source]:
     return [open_source(specs[name], name) for name in sorted(specs)]
 
 
-def _open(spec: ConfigDict, name: str, unset: str) -> Source:
+def _open(spec: ConfigDict, name: str, unset: str, labels: bool) -> Source:
     name = name or Path(spec.path).name
     if not spec.path:
         raise UserError(f"{name or 'data'}: no path is given; set path to a folder or file.")
@@ -166,6 +170,8 @@ def _open(spec: ConfigDict, name: str, unset: str) -> Source:
         raise UserError(
             f"{name}: {kind} is read from this machine only; copy {spec.path} here first."
         )
+    if labels and not spec.label and "label" in able.keys:
+        spec.label = find_label(kind, spec.path, name)
     source = able.open(spec, name, *([split] if "split" in able.keys else []))
     if spec.split and not split.known:
         raise NoSplits(

@@ -87,6 +87,11 @@ class TarSource(Accounted):
         """See `data/identity.py`."""
         return digest([relative(self._shards), self._index.dtype.descr, self._index.tobytes()])
 
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 [records], of the index."""
+        return self._index["label"]
+
     def shard_sizes(self) -> dict[str, int]:
         """Usable pairs of each shard, the shards of each pair being in order."""
         counts = Counter(self._index["shard"].tolist())

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from mmjax.data import Augment
 from mmjax.data.keys import KEYS as DATA
 from mmjax.errors import UserError
-from mmjax.evaluation import progress, report
+from mmjax.evaluation import classes, progress, report
 from mmjax.evaluation.spec import Subject
 from mmjax.evaluation.tasks import build, keys_at
 from mmjax.models import Graph
@@ -44,7 +44,8 @@ def run(
         YAML file as data.
       data: path of the data, with `task`.
       options: "KEY=VALUE" of the keys `evals.*`, set on every evaluator that runs.
-      output: files for the results, .json, .csv or .md.
+      output: files for the results, .json, .csv or .md; beside each, NAME.classes.tsv says which
+        label is which class, where there are classes.
 
     Returns:
       Evaluator name → metric → value.
@@ -60,11 +61,15 @@ def run(
         specs = choose(config.evals, task, data, options)
         subject = Subject.of(config, model, tokenizer)
         evaluators = {name: build(name, spec, subject) for name, spec in specs.items()}
+        found = classes.of_evaluators(evaluators)
+        for name, of in found.items():
+            progress.say(f"{name}: {of.about}")
         results = {name: evaluator(params) for name, evaluator in evaluators.items()}
     if jax.process_index() == 0:
         rich.print(report.table(results))
         for file in output:
             report.write(results, file)
+            classes.write(found, file)
     return results
 
 

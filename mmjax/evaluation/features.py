@@ -1,14 +1,16 @@
 """Image features of a training and a test set with labels: what probe and k-NN start from."""
 
 import dataclasses
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mmjax.data import Source, open_source
+from mmjax.data.classes import Class, Relabelled, classes_of, describe, some
 from mmjax.data.splits import NoSplits
 from mmjax.errors import UserError
+from mmjax.evaluation.classes import Classes
 from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.skips import check_complete, open_test
 from mmjax.evaluation.spec import Evaluation, Subject, source_of
@@ -41,15 +43,18 @@ class Features:
         same = f"evals.{name}: training and test set are the same: set train."
         if path == spec.path and spec.train_split == (spec.split or "test"):
             raise UserError(same)
-        _check_folders(Path(path), Path(spec.path), name)
         # Another path need not be divided, and is the training set as it is.
         asked = spec.train_split if path == spec.path or spec.train_split != "train" else ""
         try:
             train = source_of(spec, path=path, split=asked)
-            self._train = open_source(train, f"{name} (train)")
+            self._train = open_source(train, f"{name} (train)", labels=True)
         except NoSplits as error:
             raise UserError(same) from error
-        self._test = open_test(spec, name)
+        test = open_test(spec, name, labels=True)
+        names = classes_of(self._train)
+        self._test = _by_name(test, names, name, spec.allow_skips) if names else test
+        rows = tuple(Class(label, called, called) for label, called in enumerate(names))
+        self.classes = Classes(rows, f"{describe(rows)}, by name in both sets") if rows else None
         self._embedder = Embedder.of(spec, subject)
         check_complete(self._train, self._embedder.allow_skips)
 
@@ -75,13 +80,15 @@ class Features:
             )
 
 
-def _check_folders(train: Path, test: Path, name: str) -> None:
-    """Folders of classes are labelled in sorted order: both must have the same."""
-    if train.is_dir() and test.is_dir():
-        sets = [{p.name for p in path.iterdir() if p.is_dir()} for path in (train, test)]
-        if all(sets) and sets[0] != sets[1]:
-            only = min(sets[0] ^ sets[1])
-            raise UserError(
-                f"evals.{name}: {train} and {test} have other classes: {only} is in one of them "
-                "alone, so that labels would not be the same."
-            )
+def _by_name(test: Source, names: Sequence[str], name: str, allow_skips: bool) -> Source:
+    """The test set with the labels that its classes have in training."""
+    found, label = classes_of(test), {called: number for number, called in enumerate(names)}
+    unknown = [called for called in found if called not in label]
+    if unknown and not allow_skips:
+        raise UserError(
+            f"evals.{name}: the test set {test.name} has {len(unknown):,} classes that are not in "
+            f"the training set ({some(unknown)}): rename or remove them, or leave their images out "
+            "by --allow-skips."
+        )
+    labels = np.array([label.get(called, -1) for called in found], np.int32)
+    return Relabelled(test, labels) if found else test

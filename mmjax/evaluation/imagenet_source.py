@@ -9,19 +9,21 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmjax.data import BadRecord, Record, Source, open_source
+from mmjax.data.classes import in_order, is_number
 from mmjax.data.files import open_classes
 from mmjax.data.sources import KEYS
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
+from mmjax.data.tree import folders_in
 from mmjax.errors import UserError
-from mmjax.evaluation.words import IMAGENET
+from mmjax.evaluation.words import class_words, wnids
 from mmjax.schema import entry
 
 VALIDATION_TAR = "ILSVRC2012_img_val.tar"
@@ -29,11 +31,6 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 CLASSES = 1000
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
-
-
-def wnids() -> list[str]:
-    """The WordNet ids of the classes in order of label: n01440764, n01443537, …"""
-    return (IMAGENET / "wnids.txt").read_text(encoding="utf-8").split()
 
 
 def open_imagenet(spec: Mapping[str, Any], name: str) -> tuple[Source, bool]:
@@ -45,13 +42,13 @@ def open_imagenet(spec: Mapping[str, Any], name: str) -> tuple[Source, bool]:
           of one (split: validation, or the only one, test);
         - ILSVRC2012_img_val.tar or its folder, with the devkit beside it;
         - a folder of classes (or a parent of it: the subfolder `split`, by default val), named by
-          WordNet id, or 0 … 999 as ImageNet-V2 has them;
-        - webdataset shards: the member `.cls` is the label, or the JSON field `label`;
-        - a table with `label`.
+          WordNet id, by the class's name, or 0 … 999 as ImageNet-V2 has them;
+        - webdataset shards and tables, whose labels `find_label` finds.
       name: of the evaluator, for messages.
 
     Returns:
-      The source, and whether it is of fewer classes than the 1000: -A and -R have 200 each.
+      The source, whose labels are positions in its own classes where it knows these, and whether it
+      is of fewer classes than the 1000: -A and -R have 200 each.
 
     Raises:
       UserError: nothing there, no known layout, or a devkit that is missing or does not fit.
@@ -63,9 +60,9 @@ def open_imagenet(spec: Mapping[str, Any], name: str) -> tuple[Source, bool]:
         return open_validation_tar(tar, name), False
     if path.is_dir() and whole.kind == "auto":
         for folder in (path, path / (whole.split or "val")):
-            names, count = _class_folders(folder)
-            if count:
-                return open_classes(folder, names, name), count < CLASSES
+            found, known = _class_folders(folder)
+            if known:
+                return open_classes(folder, found, name), known < CLASSES
         if not any(path.glob("*.tar")) and not (path / "dataset_info.json").is_file():
             raise UserError(
                 f"{name}: the folder {path} holds none of: classes by WordNet id (n01440764, …) or "
@@ -75,9 +72,7 @@ def open_imagenet(spec: Mapping[str, Any], name: str) -> tuple[Source, bool]:
     few = bool(re.search(r"imagenet[-_][ar]\b", given))
     only_test = few or re.search(r"imagenet[-_](v2|sketch)\b", given)
     unset = "test" if only_test else "validation"
-    if given.endswith(".tar") or (path.is_dir() and any(path.glob("*.tar"))):
-        whole.label = whole.label or "cls"
-    return open_source(whole, name, unset=unset), few
+    return open_source(whole, name, unset=unset, labels=True), few
 
 
 def open_validation_tar(tar: Path, name: str) -> Source:
@@ -147,12 +142,14 @@ class Numbered:
         return self._source.captions(index)
 
 
-def _class_folders(folder: Path) -> tuple[Sequence[str], int]:
-    """How the classes' subfolders are named, in order of label, and how many there are."""
-    found = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    by_number = [str(number) for number in range(CLASSES)]
-    names = max(wnids(), by_number, key=lambda names: len(found.intersection(names)))
-    return names, len(found.intersection(names))
+def _class_folders(folder: Path) -> tuple[list[str], int]:
+    """The subfolders in order, and how many of them are called as a class may be."""
+    found = in_order(folders_in(folder)) if folder.is_dir() else []
+    names, ids = class_words("imagenet", "")
+    called = {*names, *ids}
+    return found, sum(
+        name in called or (is_number(name) and int(name) <= CLASSES) for name in found
+    )
 
 
 def _devkit_labels(folder: Path, name: str) -> np.ndarray:

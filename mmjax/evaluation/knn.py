@@ -72,6 +72,7 @@ class NearestNeighbours:
         if self._k < 1 or self._temperature <= 0:
             raise UserError(f"evals.{name}: k must be 1 or more and temperature above 0.")
         self._features = Features(name, spec, subject)
+        self.classes = self._features.classes
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `rank_accuracy` names them, the same on every host."""

@@ -89,6 +89,7 @@ class Probe:
 
     def __init__(self, name: str, spec: Any, subject: Subject):
         self._features = Features(name, spec, subject)
+        self.classes = self._features.classes
         self._shots = spec.shots
         self._seed = subject.seed
 

@@ -35,6 +35,13 @@ def shown() -> Iterator[None]:
             _BARS.reset(token)
 
 
+def say(line: str) -> None:
+    """Prints a line on stderr, above the bars; nothing without them."""
+    bars = _BARS.get()
+    if bars is not None:
+        bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def track(batches: Iterable[T], total: int, batch_size: int, what: str) -> Iterator[T]:
     """The batches as they are; the bar advances by `batch_size` up to `total` as they are taken."""
     bars = _BARS.get()

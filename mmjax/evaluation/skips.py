@@ -17,9 +17,10 @@ REMEDY = "repair or remove them, or leave them out by --allow-skips"
 log = logging.getLogger("mmjax.evaluation")
 
 
-def open_test(spec: ConfigDict, name: str) -> Source:
-    """Opens the source of a spec, of data sets with splits "test" unless another is named."""
-    source = open_source(source_of(spec), name, unset="test")
+def open_test(spec: ConfigDict, name: str, *, labels: bool = False) -> Source:
+    """Opens the source of a spec, of data sets with splits "test" unless another is named; `labels`
+    as of `open_source`."""
+    source = open_source(source_of(spec), name, unset="test", labels=labels)
     check_complete(source, spec.allow_skips)
     return source
 

@@ -4,6 +4,7 @@ import re
 import string
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mmjax.data import texts
 from mmjax.errors import UserError
@@ -11,13 +12,35 @@ from mmjax.errors import UserError
 IMAGENET = Path(__file__).parent / "imagenet"  # SOURCE.txt there says whose words these are
 
 
-def class_names(given: str, name: str) -> list[str]:
-    """The classes in order of label: those of a file, or of "imagenet"."""
+class ClassWords(NamedTuple):
+    """The names of classes in order of label, and what data calls them; () if it does the same."""
+
+    names: list[str]
+    ids: list[str]
+
+
+def wnids() -> list[str]:
+    """The WordNet ids of ImageNet's classes in order of label: n01440764, n01443537, …"""
+    return (IMAGENET / "wnids.txt").read_text(encoding="utf-8").split()
+
+
+def class_words(given: str, name: str) -> ClassWords:
+    """The classes of a file of one NAME or ID<tab>NAME a line, or of "imagenet"."""
     if not given:
         raise UserError(
             f"evals.{name}: zero-shot needs classes: a file of one name a line, or 'imagenet'."
         )
-    return read_lines(IMAGENET / "classes.txt" if given == "imagenet" else Path(given), name)
+    if given == "imagenet":
+        return ClassWords(read_lines(IMAGENET / "classes.txt", name), wnids())
+    lines = [re.split(r"\s*\t\s*", line) for line in read_lines(Path(given), name)]
+    columns = len(lines[0])
+    for number, line in enumerate(lines, start=1):
+        if len(line) != columns or columns > 2:
+            raise UserError(
+                f"evals.{name}: {given}, line {number} that is not empty: write NAME on each line, "
+                "or ID<tab>NAME on each."
+            )
+    return ClassWords([line[-1] for line in lines], [line[0] for line in lines if columns == 2])
 
 
 def templates_of(given: str, name: str) -> list[str]:

@@ -17,11 +17,12 @@ import numpy as np
 from mmjax.data import Source
 from mmjax.errors import UserError
 from mmjax.evaluation.accuracy import Labels, accuracy
+from mmjax.evaluation.classes import Classes, named
 from mmjax.evaluation.embed import Embedder
-from mmjax.evaluation.imagenet_source import open_imagenet, open_real, wnids
+from mmjax.evaluation.imagenet_source import CLASSES, open_imagenet, open_real
 from mmjax.evaluation.skips import check_complete, open_test
 from mmjax.evaluation.spec import Evaluation, Subject, source_of
-from mmjax.evaluation.words import big_vision_words, class_names, read_lines, templates_of
+from mmjax.evaluation.words import big_vision_words, class_words, read_lines, templates_of, wnids
 from mmjax.inference import on_mesh
 
 
@@ -41,7 +42,8 @@ class Classification(Evaluation):
     """The keys of the kind "classification".
 
     Attributes:
-      classes: A file of one class name a line in order of label, or imagenet.
+      classes: A file of one class a line in order of label, NAME or FOLDER<tab>NAME, or imagenet.
+        Folders of classes are matched by name.
       templates: A file of prompts with {} for the name, imagenet (80 of them) or plain (the name
         alone).
       protocol: Words as they are, or big_vision: lower case and no punctuation.
@@ -81,26 +83,23 @@ class ZeroShot:
         subject: Subject,
         *,
         source: Source | None = None,
+        classes: Classes | None = None,
         answers: Sequence[Sequence[int]] | None = None,
-        ids: Sequence[str] = (),
     ):
-        """`source` stands in for that of the spec, `answers` are the right classes by its labels,
-        `ids` other names of the classes in `subset`."""
+        """`source` stands in for that of the spec, its classes are `classes`; `answers` are the
+        right classes by its labels."""
         self._name, self._answers = name, answers
-        self._source = source or open_test(spec, name)
-        classes = class_names(spec.classes, name)
-        known = getattr(self._source, "classes", 0)
-        if answers is None and known not in (0, len(classes)):
-            raise UserError(
-                f"evals.{name}: {len(classes)} class names are given, but {self._source.name} has "
-                f"{known} classes: check the key classes."
-            )
-        self._subset = subset_of(spec.subset, classes, ids, name)
+        names, ids = class_words(spec.classes, name)
+        if source is None:
+            opened = open_test(spec, name, labels=True)
+            source, classes = named(opened, names, ids, name, allow_skips=spec.allow_skips)
+        self._source, self.classes = source, classes
+        self._subset = subset_of(spec.subset, names, ids, name)
         templates = templates_of(spec.templates, name)
         if spec.protocol == "big_vision":
-            classes, templates = big_vision_words(classes, templates)
+            names, templates = big_vision_words(names, templates)
         self._embedder = Embedder.of(spec, subject)
-        self._weights = _text_classifier(self._embedder, tuple(classes), tuple(templates))
+        self._weights = _text_classifier(self._embedder, tuple(names), tuple(templates))
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `accuracy` names them, the same on every host."""
@@ -124,9 +123,11 @@ class ZeroShot:
             key = self._source[int(images["index"][wrong[0]])].key
             found = int(label[wrong[0]])
             problem = "no label" if found < 0 else f"the label {found}"
+            from_one = found == classes and label.min() > 0
             raise UserError(
                 f"evals.{self._name}: {key} has {problem}, but there are {classes} classes, "
-                f"0 to {classes - 1}: check the keys label and classes."
+                f"0 to {classes - 1}: check the keys label and classes"
+                + (", the labels seem to count from 1." if from_one else ".")
             )
 
 
@@ -138,11 +139,21 @@ def imagenet(name: str, spec: Any, subject: Subject) -> ZeroShot:
     """
     source, few = open_imagenet(source_of(spec), name)
     check_complete(source, spec.allow_skips)
+    names, ids = class_words(spec.classes, name)
+    if len(names) != CLASSES:
+        raise UserError(
+            f"evals.{name}: classes={spec.classes} has {len(names):,} names, and ImageNet "
+            f"{CLASSES:,} classes: use the kind classification."
+        )
+    # The ids of the devkit count from 1, too, but in another order.
+    source, classes = named(
+        source, names, ids or wnids(), name, allow_skips=spec.allow_skips, from_one=False
+    )
     answers = None
     if spec.real:
         source, answers = open_real(source, Path(spec.real), name)
     spec.subset = spec.subset or ("present" if few else "all")
-    return ZeroShot(name, spec, subject, source=source, answers=answers, ids=wnids())
+    return ZeroShot(name, spec, subject, source=source, classes=classes, answers=answers)
 
 
 def subset_of(given: str, classes: Sequence[str], ids: Sequence[str], name: str) -> Any:

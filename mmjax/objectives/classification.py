@@ -120,7 +120,7 @@ def classification(
         return sums.loss / jnp.where(sums.weight > 0, sums.weight, 1.0), metrics
 
     views = {name: View(mixup_view(name, of, mixup))} if mixup else {}
-    return Objective({view: (features,)}, mean, local, views)
+    return Objective({view: (features,)}, mean, local, views, logits=features)
 
 
 def mixup_view(name: str, of: str, alpha: float) -> Callable[[Batch, jax.Array, Outputs], Batch]:

@@ -69,6 +69,8 @@ class Objective:
       state: (shapes of the outputs) → arrays that are kept from step to step. One of two or more
         dimensions is [n, B, …], its second axis split over the devices as the batch is.
       update: (state, outputs, batch) → the state of the next step.
+      logits: the output whose last axis has a value for each class that the column "label" counts,
+        of an objective that learns from labels; "" for others.
     """
 
     requires: Mapping[str, tuple[str, ...]]
@@ -81,6 +83,7 @@ class Objective:
     params: Callable[[jax.Array, Outputs], Any] | None = None
     state: Callable[[Outputs], Any] | None = None
     update: Callable[[Any, Outputs, Batch], Any] | None = None
+    logits: str = ""
 
     def all_requires(self) -> list[tuple[str, tuple[str, ...]]]:
         """(view, outputs) of all that the objective and the makers of its views read."""

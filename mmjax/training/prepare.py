@@ -21,6 +21,7 @@ from mmjax.core.state import TrainState, init_state, model_params, with_params
 from mmjax.data import vocabulary
 from mmjax.errors import UserError
 from mmjax.evaluation import Evaluator
+from mmjax.evaluation.classes import of_evaluators
 from mmjax.interop import registry, start
 from mmjax.interop.formats import Weights
 from mmjax.models.parts import vocabularies
@@ -31,6 +32,7 @@ from mmjax.runs.metrics import ProgressLine
 from mmjax.runs.workdir import open_workdir, workdir_lengths, workdir_tokenizer
 from mmjax.teachers.inherit import inherit
 from mmjax.teachers.teacher import check_data, load_teachers
+from mmjax.training import labels
 from mmjax.training.assemble import Parts, assemble, readers
 
 Batch = dict[str, np.ndarray]
@@ -82,6 +84,9 @@ def prepare(
         for name, source in zip(sorted(config.data.train), sources, strict=True):
             modality.check(source, config.data.train[name], f"config.data.train.{name}")
     check_data(parts.teachers, config, sources)
+    named = dict(zip(sorted(config.data.train), sources, strict=True))
+    class_count = labels.count_classes(parts)
+    classes, said = labels.check(named, class_count) if class_count else ({}, [])
     marks = same_data.marks(sorted(config.data.train), sources)
 
     def check_resume(old: ConfigDict) -> None:
@@ -102,6 +107,9 @@ def prepare(
     evaluators = {
         name: evaluation.build(name, spec, subject) for name, spec in sorted(config.evals.items())
     }
+    evaluated = of_evaluators(evaluators)
+    labels.write(folder, classes | {f"evals.{name}": of.rows for name, of in evaluated.items()})
+    said += [f"config.evals.{name}: {of.about}" for name, of in evaluated.items()]
 
     # State: the newest checkpoint, or a fresh start.
     checkpoints = Checkpoints(folder, config.checkpoint)
@@ -119,12 +127,14 @@ def prepare(
         f"{sum(map(len, sources)):,} examples  → {escape(str(folder))}"
         + (f"  [bold]resuming at step {first:,}[/]" if first else "")
     )
+    for sentence in said:
+        line.say(escape(sentence))
     lengths = workdir_lengths(folder, config, sources, tokenizer) if tokenizer else ()
     local, counts = mesh_lib.local_rows(config.batch_size), Counter[str]()
     batches = unfailing(
         lambda step: data.train_batches(
             sources, config, modalities, rows=local, start_step=step, lengths=lengths,
-            counts=counts,
+            counts=counts, classes=class_count,
         ),
         first,
     )  # fmt: skip

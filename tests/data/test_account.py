@@ -136,7 +136,7 @@ def test_classes_may_be_links_and_what_is_in_none_is_counted(tmp_path):
     (tmp_path / "subset" / "README.md").write_bytes(b"about")
     source = open_source({"path": str(tmp_path / "subset")})
     assert [source[n].label for n in range(2)] == [0, 1]
-    assert source.classes == 2
+    assert source.classes == ("cat", "dog")
     assert source.skipped == {"that are in no folder of a class": 1}
     assert source.account.unread == {"hidden folders": 1, "of a kind that is not read (.md)": 1}
 

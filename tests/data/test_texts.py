@@ -17,7 +17,7 @@ from mmjax.data.texts import (
     txt_captions,
 )
 from mmjax.errors import UserError
-from mmjax.evaluation.words import class_names
+from mmjax.evaluation.words import class_words
 
 BOM = b"\xef\xbb\xbf"
 # Where str.splitlines cuts.
@@ -38,7 +38,7 @@ def test_lines_end_at_line_feeds_only(tmp_path, mark, end):
     assert open_source({"path": str(tmp_path / "0.tar")}).captions(0) == expected
     source = open_source({"path": str(tmp_path / "lines.txt")})
     assert [source.captions(n) for n in range(len(source))] == [(line,) for line in expected]
-    assert class_names(str(tmp_path / "lines.txt"), "x") == list(expected)
+    assert class_words(str(tmp_path / "lines.txt"), "x").names == list(expected)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_nulls_are_no_captions_and_no_integers(null):
 
 def test_a_class_may_be_called_none(tmp_path):
     (tmp_path / "names.txt").write_text("cat\nnone\ndog\n")
-    assert class_names(str(tmp_path / "names.txt"), "x") == ["cat", "none", "dog"]
+    assert class_words(str(tmp_path / "names.txt"), "x").names == ["cat", "none", "dog"]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_other_encodings_are_named_with_their_line(data, line, problem):
 def test_a_list_of_names_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "names.txt").write_bytes("ant\nbée\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"names\.txt, line 2, is not UTF-8; save it as UTF-8"):
-        class_names(str(tmp_path / "names.txt"), "x")
+        class_words(str(tmp_path / "names.txt"), "x")
 
 
 def test_lines_that_cannot_be_used_are_counted(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from mmjax.evaluation.imagenet_source import wnids
+from mmjax.evaluation.words import wnids
 
 
 def jpeg(number, width=60, height=48):

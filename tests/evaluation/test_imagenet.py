@@ -15,8 +15,7 @@ from pytorch import torch, transformers
 
 from mmjax import evaluation
 from mmjax.errors import UserError
-from mmjax.evaluation.imagenet_source import wnids
-from mmjax.evaluation.words import big_vision_words, class_names
+from mmjax.evaluation.words import big_vision_words, class_words, wnids
 from mmjax.interop import registry
 from mmjax.parallel.mesh import make_mesh
 
@@ -78,7 +77,9 @@ def torch_logits():
         image = model.get_image_features(pixel_values=torch.stack(pixels))
         image = getattr(image, "pooler_output", image)
         image = image / image.norm(dim=-1, keepdim=True)
-        words = [t.replace("{}", name) for name in class_names("imagenet", "v") for t in TEMPLATES]
+        words = [
+            t.replace("{}", name) for name in class_words("imagenet", "v").names for t in TEMPLATES
+        ]
         ids, _ = small_run.tokenizer().encode(words, 16)
         text = model.get_text_features(input_ids=torch.tensor(ids).long())
         text = getattr(text, "pooler_output", text)
@@ -157,7 +158,7 @@ def test_fewer_folders_restrict_the_classifier(spec, labels, subset):
 def test_a_subset_comes_from_a_file(spec, labels, tmp_path):
     """By WordNet id, label or name; images of other classes do not count."""
     chosen = [*sorted(set(labels) - {1})[:3], 1]
-    name = class_names("imagenet", "v")[1]
+    name = class_words("imagenet", "v").names[1]
     lines = [wnids()[chosen[0]], str(chosen[1]), wnids()[chosen[2]], name]
     (tmp_path / "subset.txt").write_text("\n".join(lines))
     metrics = evaluate(spec | {"subset": str(tmp_path / "subset.txt")})

@@ -7,8 +7,9 @@ from imagenet_files import devkit, jpeg, validation_name, write_folders, write_t
 
 from mmjax.data import open_source
 from mmjax.errors import UserError
-from mmjax.evaluation.imagenet_source import open_imagenet, open_real, wnids
-from mmjax.evaluation.words import class_names
+from mmjax.evaluation.classes import named
+from mmjax.evaluation.imagenet_source import open_imagenet, open_real
+from mmjax.evaluation.words import class_words, wnids
 
 LABELS = [3, 999, 0, 3, 207, 10, 2]
 
@@ -16,6 +17,8 @@ LABELS = [3, 999, 0, 3, 207, 10, 2]
 def read(spec):
     """Label by picture, and whether the source is of fewer classes."""
     source, few = open_imagenet({"path": str(spec)} if not isinstance(spec, dict) else spec, "v")
+    names, ids = class_words("imagenet", "v")
+    source, _ = named(source, names, ids, "v", allow_skips=False, from_one=False)
     by_image = {jpeg(number): number for number in range(1, len(LABELS) + 1)}
     found = [source[i] for i in range(len(source))]
     assert len(found) == len(LABELS)
@@ -27,7 +30,7 @@ RIGHT = dict(enumerate(LABELS, start=1))
 
 
 def test_wordnet_ids_are_in_the_order_of_the_names():
-    ids, names = wnids(), class_names("imagenet", "v")
+    names, ids = class_words("imagenet", "v")
     assert len(ids) == len(set(ids)) == 1000
     assert ids == sorted(ids)
     known = {"n01440764": "tench", "n02123045": "tabby cat", "n15075141": "toilet paper"}
@@ -101,7 +104,7 @@ def test_webdataset_pairs_with_a_bad_class_are_left_out(tmp_path):
 
 
 def test_folders_in_another_order_are_refused(tmp_path):
-    write_folders(tmp_path, [0, 1], ["tench", "goldfish"])
+    write_folders(tmp_path, [0, 1], ["Schleie", "Goldfisch"])
     with pytest.raises(UserError, match=r"holds none of: classes by WordNet id"):
         open_imagenet({"path": str(tmp_path)}, "v")
 

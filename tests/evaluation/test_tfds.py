@@ -12,7 +12,8 @@ from imagenet_files import jpeg, validation_name, write_tar
 from mmjax import evaluation
 from mmjax.data import build_imagenet, open_source
 from mmjax.errors import UserError
-from mmjax.evaluation.imagenet_source import open_imagenet, wnids
+from mmjax.evaluation.imagenet_source import open_imagenet
+from mmjax.evaluation.words import wnids
 
 COUNT = 9
 

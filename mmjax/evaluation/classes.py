@@ -1,0 +1,97 @@
+"""Which class of an evaluation each class of its data is: by name, said, kept with the results."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from mmjax.data import Source
+from mmjax.data.classes import Class, Relabelled, classes_of, describe, match, some, to_tsv
+from mmjax.errors import UserError
+
+BESIDE = ".classes.tsv"  # results.json has results.classes.tsv beside it
+log = logging.getLogger("mmjax.evaluation")
+
+
+class Classes(NamedTuple):
+    """The classes of an evaluation in order of label, and what is to be said of them."""
+
+    rows: tuple[Class, ...]
+    about: str
+
+
+def named(
+    source: Source,
+    names: Sequence[str],
+    ids: Sequence[str],
+    name: str,
+    *,
+    allow_skips: bool,
+    from_one: bool = True,
+) -> tuple[Source, Classes]:
+    """A source whose labels are those of `names`, if it knows the names of its own classes.
+
+    Args:
+      source: its labels are positions in its own classes, or, without names for these, in `names`.
+      names, ids: the classes that are asked for, see `classes.match`.
+      name: of the evaluator, for messages.
+      allow_skips: leave out images of other classes, counted and named.
+      from_one: as of `classes.match`.
+
+    Raises:
+      UserError: classes that are none of `names`, or nothing says which they are.
+    """
+    folders = classes_of(source)
+    if not folders:
+        called = ids or [str(label) for label in range(len(names))]
+        rows = tuple(Class(n, *pair) for n, pair in enumerate(zip(called, names, strict=True)))
+        return source, Classes(rows, f"{describe(rows)}, by the label itself")
+    try:
+        labels, how = match(folders, names, ids, from_one=from_one)
+    except UserError as error:
+        raise UserError(
+            f"evals.{name}: {source.name}: {error}: name the folders as the classes, or write a "
+            "line FOLDER<tab>NAME for each class into the file of classes."
+        ) from error
+    unknown = [folder for folder, label in zip(folders, labels, strict=True) if label < 0]
+    missing = [names[n] for n in np.setdiff1d(np.arange(len(names)), labels)]
+    rows = tuple(Class(n, folders[i], names[n]) for i, n in sorted_labels(labels))
+    about = f"{describe(rows)}, matched {how}"
+    if missing:
+        about += f"; {len(missing):,} class names are of no folder ({some(missing)})"
+    if unknown:
+        others = f"{len(unknown):,} of {len(folders):,} folders are none of the classes"
+        others += f" ({some(unknown)})"
+        if not allow_skips:
+            raise UserError(
+                f"evals.{name}: {source.name}: {others}: rename or remove them, write a line "
+                "FOLDER<tab>NAME for each class into the file of classes, or leave their images "
+                "out by --allow-skips."
+            )
+        about += f"; {others}, and their images are left out"
+    if unknown or how != "by name":
+        log.warning("%s: %s", name, about)
+    return Relabelled(source, labels), Classes(rows, about)
+
+
+def sorted_labels(labels: np.ndarray) -> list[tuple[int, int]]:
+    """(position, label) of a table of labels in order of label, without those of -1."""
+    order = np.argsort(labels, kind="stable")
+    return [(int(i), int(labels[i])) for i in order if labels[i] >= 0]
+
+
+def of_evaluators(evaluators: Mapping[str, Any]) -> dict[str, Classes]:
+    """The classes of the evaluators that have some."""
+    found = {name: getattr(evaluator, "classes", None) for name, evaluator in evaluators.items()}
+    return {name: classes for name, classes in found.items() if classes is not None}
+
+
+def write(classes: Mapping[str, Classes], results: str) -> None:
+    """Writes label, folder and name of every class beside a file of results, on the first host."""
+    if classes and jax.process_index() == 0:
+        path = epath.Path(results)
+        rows = {name: found.rows for name, found in classes.items()}
+        (path.parent / f"{path.stem}{BESIDE}").write_text(to_tsv(rows))
