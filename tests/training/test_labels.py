@@ -47,8 +47,8 @@ def table(folder, values):
     folder.mkdir()
     for number in range(len(values)):
         Image.new("RGB", (20, 24), "red").save(folder / f"{number}.png")
-    rows = "".join(f"{number}.png,{value}\n" for number, value in enumerate(values))
-    (folder / "set.csv").write_text("image,label\n" + rows)
+    rows = "".join(f"{number}.png,a square,{value}\n" for number, value in enumerate(values))
+    (folder / "set.csv").write_text("image,caption,label\n" + rows)
     return folder / "set.csv"
 
 
@@ -70,8 +70,9 @@ def test_classes_are_said_and_written_into_the_workdir(tmp_path, capsys):
         "tells apart" in said
     )
     assert (tmp_path / "run" / "classes.tsv").read_text().splitlines() == [
-        "of\tlabel\tfolder\tclass", *(f"data.train.pets\t{n}\t{c}\t{c}" for n, c in enumerate(names))
-    ]  # fmt: skip
+        "of\tlabel\tfolder\tclass",
+        *(f"data.train.pets\t{label}\t{name}\t{name}" for label, name in enumerate(names)),
+    ]
 
 
 def checked(config):
