@@ -11,7 +11,7 @@ from mmjax.data.storage import Blocks
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
-_FILE, _HARD_LINK, _LINK, _FOLDER = b"0\07", b"1", b"2", b"5"
+_FILE, _HARD_LINK, _LINK, _FOLDER = (b"0", b"\0", b"7"), b"1", b"2", b"5"
 _WITHOUT_DATA = b"123456"  # links, devices and folders, whatever their size says
 
 
