@@ -17,6 +17,7 @@ import msgpack
 from mmjax import machine
 from mmjax.data.account import Account, Accounted
 from mmjax.data.records import BadRecord, Record, unreadable, weigh
+from mmjax.data.repeats import Same, same_in
 from mmjax.data.splits import Split
 from mmjax.data.texts import clean_captions, integer
 from mmjax.errors import UserError
@@ -37,9 +38,11 @@ class ConvertedSource(Accounted):
         convert: Callable[..., Record],
         name: str,
         classes: Sequence[str] = (),
+        size: int = 0,
     ):
         self.name = name
         self.classes = tuple(classes)  # their names in order of label; () if they have none
+        self._size = size  # bytes of it all
         self.account = Account()
         self._open, self._convert = open_elements, convert
         self._elements = open_elements()
@@ -57,6 +60,10 @@ class ConvertedSource(Accounted):
             raise
         except Exception as error:  # the readers raise whatever their C++ meets
             raise unreadable(f"{key} cannot be read", error) from error
+
+    def repeats(self) -> Same:
+        """See `data/repeats.py`."""
+        return same_in(self, self._size)
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self[index].captions
@@ -89,7 +96,8 @@ def open_array_record(
             raise UserError(f"{name}: {file} is empty; write it again or remove it.")
     elements = partial(grain.sources.ArrayRecordDataSource, files)
     try:
-        source = ConvertedSource(elements, convert, name)
+        size = sum(Path(file).stat().st_size for file in files)
+        source = ConvertedSource(elements, convert, name, size=size)
         _check_fields(elements(), [*caption.split(","), image, label, group], files[0], name)
         return source
     except UserError:
@@ -179,7 +187,7 @@ def open_tfds(
         )
         feature = builder.info.features[label] if label in features else None
         classes = getattr(feature, "names", None) or ()
-        return ConvertedSource(elements, convert, name, classes)
+        return ConvertedSource(elements, convert, name, classes, int(builder.info.dataset_size))
     except UserError:
         raise
     except Exception as error:  # TFDS raises its own kinds, AssertionError, NotImplementedError, …

@@ -18,6 +18,7 @@ from mmjax.data.account import Account, Accounted
 from mmjax.data.filters import Filter
 from mmjax.data.identity import digest, relative
 from mmjax.data.records import BadRecord, Record, Texts, unreadable, weigh
+from mmjax.data.repeats import Same, same_in
 from mmjax.data.splits import Split, split_column
 from mmjax.data.tables import IMAGE_COLUMNS, Columns, columns_of, unwanted
 from mmjax.data.texts import BadText, clean_captions, integer
@@ -63,6 +64,13 @@ class ParquetSource(Accounted):
         files = list(dict.fromkeys(file for file, _ in self._groups))
         sizes = [stamp and stamp[0] for stamp in storage.stamps(files, self.name)]
         return digest([relative(files), sizes, self._columns, self._rows.tobytes()])
+
+    def repeats(self) -> Same:
+        """See `data/repeats.py`. Remote files are not read for it."""
+        files = {file for file, _ in self._groups}
+        if any(map(storage.is_url, files)) or not any(c.captions for c in self._columns):
+            return {}
+        return same_in(self, sum(map(os.path.getsize, files)))
 
     def captions(self, index: int) -> tuple[str, ...]:
         _, _, columns, values = self._values(index)

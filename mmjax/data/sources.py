@@ -25,6 +25,7 @@ from mmjax.data.label_key import find_label
 from mmjax.data.lines import LineSource
 from mmjax.data.parquet import open_parquet
 from mmjax.data.records import Source
+from mmjax.data.repeats import united
 from mmjax.data.splits import NoSplits, Split
 from mmjax.data.tables import open_table
 from mmjax.data.tar import open_tar
@@ -182,7 +183,7 @@ def _open(spec: ConfigDict, name: str, unset: str, labels: bool) -> Source:
     account.found += split.found
     if detected:
         account.found.insert(0, f"read as {kind}, since {detected.by}; kind=… says otherwise")
-    return source
+    return source if labels else united(source)  # each image of a class counts
 
 
 def _check_keys(spec: ConfigDict, kind: str, able: Kind, name: str) -> None:

@@ -17,6 +17,7 @@ from mmjax.data import storage
 from mmjax.data.account import Account, Accounted
 from mmjax.data.identity import digest, relative
 from mmjax.data.records import BadRecord, Record, Texts, weigh
+from mmjax.data.repeats import Same
 from mmjax.data.tar_index import (
     Fields,
     Unusable,
@@ -44,9 +45,11 @@ class TarSource(Accounted):
         timeout: float,
         name: str,
         account: Account,
+        same: Same,
     ):
         self.name = name
         self.account = account
+        self._same = same
         self.captions_alone = not any(storage.is_url(shard) for shard in shards)
         self._shards = shards
         self._fields, self._weights, self._timeout = fields, weights, timeout
@@ -73,6 +76,10 @@ class TarSource(Accounted):
             self._record(row, {part: next(content) for part in parts})
             for row, parts in zip(rows, ranges, strict=True)
         ]
+
+    def repeats(self) -> Same:
+        """See `data/repeats.py`."""
+        return self._same
 
     def captions(self, index: int) -> tuple[str, ...]:
         row = self._index[index]
@@ -140,7 +147,7 @@ class TarSource(Accounted):
         return weigh(found, self._weights)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_index": None}
+        return {**self.__dict__, "_index": None, "_same": {}}  # United knows them
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -182,5 +189,6 @@ def open_tar(
     if found is None:
         index = scan_shards(shards, stamps, fields, name, bad_shards)
         found = write_index(index, beside, file_name)
-    account = Account.of_json(json.loads(found.with_suffix(".json").read_text(encoding="utf-8")))
-    return TarSource(shards, found, fields, weights, timeout, name, account)
+    about = json.loads(found.with_suffix(".json").read_text(encoding="utf-8"))
+    same = dict(about["same"])
+    return TarSource(shards, found, fields, weights, timeout, name, Account.of_json(about), same)

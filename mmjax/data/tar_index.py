@@ -10,7 +10,7 @@ import itertools
 import json
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,23 +22,35 @@ from mmjax.data.account import Account
 from mmjax.data.contents import HEAD, is_image, what_it_is
 from mmjax.data.filters import Filter, Lacking
 from mmjax.data.records import log
-from mmjax.data.storage import CONNECTIONS, Blocks, fetch_file, is_url, store_file
+from mmjax.data.repeats import TOGETHER, Same, Shown, alike, same_images
+from mmjax.data.storage import CONNECTIONS, Blocks, Range, fetch_file, is_url, read, store_file
 from mmjax.data.tar_members import BadShard, members
 from mmjax.data.texts import BadText, clean_captions, integer, read_json, txt_captions
 from mmjax.data.tree import passed_over
 from mmjax.errors import UserError
 
-INDEX_VERSION = 4
+INDEX_VERSION = 5
+END = 64  # bytes at the end of an image that tell most from one another
 MAX_TEXT = 1 << 20  # bytes of a .txt or .json; captions have a few hundred
 
 Stamp = tuple[int, str] | None  # size and version of a shard; None: it is missing
 
 
+class Mark(NamedTuple):
+    """What may tell images from one another, and a hash of the captions: 0 if there are none."""
+
+    end: bytes
+    captions: int
+
+
 class ShardIndex(NamedTuple):
-    """Rows of `Fields.dtype`, and what became of the other members."""
+    """Rows of `Fields.dtype`, and what became of the other members; a mark of each row of a shard;
+    of all shards, which rows show the image of another."""
 
     rows: np.ndarray
     account: Account
+    marks: Sequence[Mark] = ()
+    same: Same = {}  # noqa: RUF012 - nobody writes into it
 
 
 class Fields(NamedTuple):
@@ -105,7 +117,36 @@ def scan_shards(
             f"{name}: none of the pairs in {os.path.dirname(shards[0])} can be used "
             f"({'; '.join(account.lines())}); is caption={','.join(fields.captions)!r} right?"
         )
-    return ShardIndex(index, account)
+    marks = [mark for result in good for mark in result.marks]
+    return ShardIndex(index, account, same=_same_images(shards, index, marks, fields))
+
+
+def _same_images(
+    shards: Sequence[str],
+    index: np.ndarray,
+    marks: Sequence[Mark],
+    fields: Fields,
+) -> Same:
+    """Which rows show the image of an earlier one. Length and end say which may, and are read."""
+    part = fields.parts[0]
+    at, length = index[f"{part}_at"].tolist(), index[f"{part}_length"].tolist()
+    label, group = index["label"].tolist(), index["group"].tolist()
+    may = alike(
+        [
+            (end, length[n], label[n], group[n]) if captions else (n,)
+            for n, (end, captions) in enumerate(marks)
+        ]
+    )
+
+    def shown() -> Iterator[Shown]:
+        for start in range(0, len(may), TOGETHER):
+            some = may[start : start + TOGETHER]
+            spans = [Range(shards[index["shard"][n]], at[n], length[n]) for n in some]
+            for n, image in zip(some, read(spans), strict=True):
+                if isinstance(image, bytes):
+                    yield Shown(n, image, marks[n][1], label[n], group[n])
+
+    return same_images(shown(), len(index))
 
 
 def scan_shard(number: int, shard: str, fields: Fields, stamp: Stamp) -> ShardIndex | str:
@@ -135,6 +176,7 @@ def scan_shard(number: int, shard: str, fields: Fields, stamp: Stamp) -> ShardIn
 def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Fields) -> ShardIndex:
     pairs: dict[str, dict[str, tuple[int, int]]] = {}
     texts: dict[str, dict[str, bytes]] = {}
+    ends: dict[str, bytes] = {}  # of images, for which no page is read that is not read anyway
     account = Account()
     for member, at, length in members(data, account, shard):
         key, suffix = os.path.splitext(member)
@@ -152,24 +194,35 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
             account.leave_out(f"members that repeat a key ({suffix})", f"{shard}: {key}")
             continue
         spans[part] = (at, length)
+        if part == fields.parts[0]:
+            ends[key] = data[max(at, at + length - END) : at + length]
         # Of an image as much as shows that it is none: a pointer to one, a page in its place.
         if length <= (HEAD if part == fields.parts[0] else MAX_TEXT):
             texts.setdefault(key, {})[part] = data[at : at + length]
     if not pairs:
         raise BadShard(f"holds no {fields.parts[0]}s" if fields.regions else "holds no images")
     rows: list[tuple] = []
+    marks: list[Mark] = []
     for key, spans in pairs.items():
         try:
-            rows.append((number, *_index_row(spans, texts.get(key, {}), fields)))
+            row, captions = _index_row(spans, texts.get(key, {}), fields)
         except (Unusable, Lacking) as error:
             account.leave_out(str(error), f"{shard}: {key}")
-    return ShardIndex(np.array(rows, fields.dtype), account)
+            continue
+        rows.append((number, *row))
+        # Regions and tags are of a pair, and not of its image.
+        unite = captions and not (fields.regions or fields.tags)
+        marks.append(Mark(ends[key], hash(captions) if unite else 0))
+    return ShardIndex(np.array(rows, fields.dtype), account, marks)
 
 
 def _index_row(
     spans: dict[str, tuple[int, int]], texts: dict[str, bytes], fields: Fields
-) -> tuple[int, ...]:
-    """Label, group and the spans of the members; raises Unusable, Lacking."""
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Label, group and the spans of the members; and the captions.
+
+    Raises Unusable, Lacking.
+    """
     first, what = fields.parts[0], "a region file (.npy)" if fields.regions else "an image"
     if first not in spans:
         raise Unusable(f"without {what}")
@@ -195,7 +248,7 @@ def _index_row(
         raise Unusable("that the filter leaves out")
     parse_tags(fields.tags, values)
     parts = (spans.get(part, (0, 0)) for part in fields.parts)
-    return label, group, *itertools.chain(*parts)
+    return (label, group, *itertools.chain(*parts)), captions
 
 
 def parse_captions(
@@ -277,7 +330,7 @@ def find_index(beside: str, file_name: str) -> Path | None:
 
 def write_index(index: ShardIndex, beside: str, file_name: str) -> Path:
     """Keeps an index where there is room for it; UserError: nowhere."""
-    summary = json.dumps(index.account.to_json()).encode()
+    summary = json.dumps(index.account.to_json() | {"same": list(index.same.items())}).encode()
     file = io.BytesIO()
     np.save(file, index.rows)
     # The .npy file comes last and is renamed into place: who finds it finds both, whole.

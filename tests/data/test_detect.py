@@ -22,6 +22,9 @@ def write_parquet(path, **columns):
     return path
 
 
+JPEGS = [encode(picture(n), "JPEG") for n in range(3)]
+
+
 def img2dataset(folder, output):
     """Three pairs and one that failed, as img2dataset writes them."""
     keys = [f"{n:09d}" for n in range(4)]
@@ -30,14 +33,18 @@ def img2dataset(folder, output):
     folder.mkdir()
     (folder / "00000_stats.json").write_text("{}")
     if output == "parquet":
-        images = pyarrow.array([JPEG] * 3 + [None], pyarrow.binary())
+        images = pyarrow.array([*JPEGS, None], pyarrow.binary())
         write_parquet(folder / "00000.parquet", **about, jpg=images)
         return
     write_parquet(folder / "00000.parquet", **about)
     members = []
     for n, key in enumerate(keys[:3]):
         content = json.dumps({"caption": f"thing {n}", "key": key}).encode()
-        members += [(f"{key}.jpg", JPEG), (f"{key}.txt", b"thing %d" % n), (f"{key}.json", content)]
+        members += [
+            (f"{key}.jpg", JPEGS[n]),
+            (f"{key}.txt", b"thing %d" % n),
+            (f"{key}.json", content),
+        ]
     if output == "webdataset":
         write_tar(folder / "00000.tar", members)
         return
@@ -58,7 +65,7 @@ def test_the_outputs_of_img2dataset_are_told_apart(tmp_path, output, kind, by, u
     img2dataset(tmp_path / "d", output)
     source = open_source({"path": str(tmp_path / "d")})
     assert [source.captions(n) for n in range(len(source))] == [(f"thing {n}",) for n in range(3)]
-    assert all(source[n].parts["image"] == JPEG for n in range(3))
+    assert [source[n].parts["image"] for n in range(3)] == JPEGS
     assert dict(source.skipped) == ({"without an image": 1} if output == "parquet" else {})
     expected = {f"of a kind that is not read ({s})": n for s, n in unread.items()}
     assert source.account.unread == expected
