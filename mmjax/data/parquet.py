@@ -4,6 +4,7 @@ A row group is what Parquet reads at once, so `block` says how many rows to visi
 groups hold thousands of images, `mmjax data convert` to ArrayRecord serves random access better.
 """
 
+import json
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -39,8 +40,10 @@ class ParquetSource(Accounted):
         block: int,
         name: str,
         account: Account,
+        classes: Sequence[str] = (),
     ):
         self.name, self.account, self.block = name, account, block
+        self.classes = tuple(classes)  # their names in order of label; () if they have none
         self._groups = groups  # (file, number in it)
         self._columns, self._weights = columns, weights  # columns of each group: files may differ
         self._rows = rows  # [records, 2]: number of the group, row in it
@@ -122,6 +125,7 @@ def open_parquet(
     rows: list[np.ndarray] = []
     account = Account()
     columns: list[Columns] = []  # of each group
+    classes: tuple[str, ...] | None = None
     chosen = split.rows(_splits(files, wanted), f"the column split of {files[0]}")
     for file in files:
         try:
@@ -132,6 +136,13 @@ def open_parquet(
             machine.raise_problem(f"{name}: {file} cannot be read", error)
             raise UserError(f"{name}: {file} is no Parquet that can be read ({error}).") from error
         found = columns_of(names, caption, image, label, group, file, name)
+        of_file = _class_names(opened.schema_arrow, found.label)
+        if classes not in (None, of_file):
+            raise UserError(
+                f"{name}: {file} and {files[0]} name the classes of {found.label!r} differently: "
+                "open them as two sources."
+            )
+        classes = of_file
         column = split_column(names, wanted.names()) if chosen is not None else ""
         small = {*found.all(), column, *(wanted.names() & set(names))} - {found.image, ""}
         for number, length in enumerate(lengths):
@@ -157,7 +168,18 @@ def open_parquet(
         why = "; ".join(account.lines()) or "there are none"
         raise UserError(f"{name}: no usable row in {files[0]} ({why}).")
     block = max(map(len, rows))
-    return ParquetSource(groups, np.concatenate(rows), columns, weights, block, name, account)
+    return ParquetSource(
+        groups, np.concatenate(rows), columns, weights, block, name, account, classes or ()
+    )
+
+
+def _class_names(schema: Any, label: str) -> tuple[str, ...]:
+    """The names of a ClassLabel, as Hugging Face's datasets keeps them; () where there are none."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[label]["names"]))
+    except (TypeError, KeyError, ValueError):
+        return ()
 
 
 def _no_image(opened: Any, number: int, column: str) -> np.ndarray:

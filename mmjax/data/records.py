@@ -66,7 +66,11 @@ def unreadable(what: str, error: BaseException, why: str = "") -> BadRecord:
 
 
 class Source(Protocol):
-    """Records by number. Instances pickle cheaply: every worker process gets one."""
+    """Records by number. Instances pickle cheaply: every worker process gets one.
+
+    Two attributes are optional: `classes`, the names of its classes in order of label, and
+    `labels`, the labels of all records, int [n], where no record need be read for them.
+    """
 
     @property
     def name(self) -> str: ...

@@ -53,23 +53,23 @@ def named(
         labels, how = match(folders, names, ids, from_one=from_one)
     except UserError as error:
         raise UserError(
-            f"evals.{name}: {source.name}: {error}: name the folders as the classes, or write a "
-            "line FOLDER<tab>NAME for each class into the file of classes."
+            f"evals.{name}: {source.name}: {error}: write a line ID<tab>NAME for each class into "
+            "the file of classes, ID as the data calls it."
         ) from error
     unknown = [folder for folder, label in zip(folders, labels, strict=True) if label < 0]
     missing = [names[n] for n in np.setdiff1d(np.arange(len(names)), labels)]
     rows = tuple(Class(n, folders[i], names[n]) for i, n in sorted_labels(labels))
     about = f"{describe(rows)}, matched {how}"
     if missing:
-        about += f"; {len(missing):,} class names are of no folder ({some(missing)})"
+        about += f"; {len(missing):,} names are of no class of the data ({some(missing)})"
     if unknown:
-        others = f"{len(unknown):,} of {len(folders):,} folders are none of the classes"
-        others += f" ({some(unknown)})"
+        others = f"{len(unknown):,} of the {len(folders):,} classes of the data are none of the"
+        others += f" names ({some(unknown)})"
         if not allow_skips:
             raise UserError(
                 f"evals.{name}: {source.name}: {others}: rename or remove them, write a line "
-                "FOLDER<tab>NAME for each class into the file of classes, or leave their images "
-                "out by --allow-skips."
+                "ID<tab>NAME for each class into the file of classes, ID as the data calls it, or "
+                "leave their images out by --allow-skips."
             )
         about += f"; {others}, and their images are left out"
     if unknown or how != "by name":

@@ -42,8 +42,8 @@ class Classification(Evaluation):
     """The keys of the kind "classification".
 
     Attributes:
-      classes: A file of one class a line in order of label, NAME or FOLDER<tab>NAME, or imagenet.
-        Folders of classes are matched by name.
+      classes: A file of one class a line in order of label, NAME or ID<tab>NAME, or imagenet.
+        Classes that have names in the data, as folders have, are matched by NAME or ID.
       templates: A file of prompts with {} for the name, imagenet (80 of them) or plain (the name
         alone).
       protocol: Words as they are, or big_vision: lower case and no punctuation.

@@ -86,16 +86,40 @@ def test_ids_in_the_file_of_classes(tmp_path):
         class_words(words(tmp_path, ["dog\ta dog", "cat"]), "e")
 
 
+def parquet(path, names, labels):
+    """As `datasets.Dataset.to_parquet` writes images with a ClassLabel."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    images = [{"bytes": jpeg(n), "path": None} for n in range(len(labels))]
+    table = pa.table({"image": images, "label": labels})
+    features = {"label": {"names": names, "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    content = json.dumps({"info": {"features": features}})
+    pq.write_table(table.replace_schema_metadata({"huggingface": content}), path)
+    return str(path)
+
+
+def test_class_labels_of_hugging_face_are_matched_by_name(tmp_path):
+    path = parquet(tmp_path / "a.parquet", ["moon", "cat"], [0, 1, 1])
+    evaluator = build(kind="classification", path=path, classes=words(tmp_path, PETS))
+    assert [evaluator._source[n].label for n in range(3)] == [2, 0, 0]
+    parquet(tmp_path / "b.parquet", ["cat", "moon"], [0, 1])
+    with pytest.raises(
+        UserError, match=r"b\.parquet and .*a\.parquet name the classes of 'label' "
+    ):
+        build(kind="classification", path=str(tmp_path), classes=words(tmp_path, PETS))
+
+
 def test_folders_beside_the_known_ones_are_refused_or_counted(tmp_path):
     path = folders(tmp_path / "pets", [*PETS, "zebra"])
     spec = {"kind": "classification", "path": path, "classes": words(tmp_path, [*PETS, "tree"])}
-    message = r"1 of 4 folders are none of the classes \('zebra'\): rename .*FOLDER<tab>NAME"
+    message = (
+        r"1 of the 4 classes of the data are none of the names \('zebra'\): rename .*ID<tab>NAME"
+    )
     with pytest.raises(UserError, match=message):
         build(**spec)
     evaluator = build(**spec, allow_skips=True)
     metrics = run(evaluator)
     assert (metrics["examples"], metrics["skipped"]) == (6, 2)
-    assert "1 class names are of no folder ('tree')" in evaluator.classes.about
+    assert "1 names are of no class of the data ('tree')" in evaluator.classes.about
     assert "('zebra'), and their images are left out" in evaluator.classes.about
 
 
@@ -107,7 +131,7 @@ def test_imagenet_takes_nothing_silently(tmp_path, known):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.jpg").write_bytes(jpeg(1))
     spec = {"kind": "imagenet", "path": str(tmp_path), "templates": "plain"}
-    message = r"2 of 5 folders are none of the classes \('n99999999', 'zebras'\)"
+    message = r"2 of the 5 classes of the data are none of the names \('n99999999', 'zebras'\)"
     with pytest.raises(UserError, match=message):
         build(**spec)
     evaluator = build(**spec, allow_skips=True)
@@ -214,3 +238,55 @@ def test_the_mapping_is_printed_and_written_beside_the_results(tmp_path, monkeyp
     ]  # fmt: skip
     said = "classification: 3 classes: 0 moon, 1 cat, 2 dog, matched by name"
     assert said in capsys.readouterr().err
+
+
+def write_labels(folder, kind, label):
+    """Two images: one of the label 1, and one with whatever `label` is, as JSON."""
+    values = [1, label]
+    if kind == "cls":
+        members = [(f"{n}.cls", json.dumps(v).strip("[]").encode()) for n, v in enumerate(values)]
+    else:
+        members = [(f"{n}.json", json.dumps({"label": v}).encode()) for n, v in enumerate(values)]
+    for number in range(2):
+        (folder / f"{number}.jpg").write_bytes(jpeg(number))
+    if kind in ("cls", "json"):
+        images = [(f"{n}.jpg", jpeg(n)) for n in range(2)]
+        write_tar(folder / "set.tar", sorted([*images, *members]))
+        return folder / "set.tar"
+    if kind == "jsonl":
+        lines = [json.dumps({"image": f"{n}.jpg", "label": v}) for n, v in enumerate(values)]
+        (folder / "set.jsonl").write_text("\n".join(lines))
+        return folder / "set.jsonl"
+    if kind == "csv":
+        (folder / "set.csv").write_text(f'image,label\n0.jpg,1\n1.jpg,"{json.dumps(label)}"\n')
+        return folder / "set.csv"
+    (folder / "set.csv").write_text("image,label\n0.jpg,1\n1.jpg,2\n1.jpg,0\n")
+    return folder / "set.csv"
+
+
+@pytest.mark.parametrize("kind", ["cls", "json", "jsonl", "csv", "rows"])
+def test_several_labels_of_an_image_are_refused_and_never_one_of_them(tmp_path, kind):
+    path = write_labels(tmp_path, kind, [2, 0])
+    spec = {"kind": "classification", "path": str(path), "classes": words(tmp_path, PETS)}
+    with pytest.raises(UserError, match=r"label|without an integer 'cls'"):
+        build(**spec)
+    if kind in ("cls", "json"):  # tables are refused with the line, whatever may be skipped
+        metrics = run(build(**spec, allow_skips=True))
+        assert (metrics["examples"], metrics["skipped"]) == (1, 1)
+
+
+def test_retrieval_counts_each_line_of_a_text_as_a_caption(tmp_path):
+    """The shards of CLIP_benchmark: R@K over two texts is another task than over six."""
+    texts = ["red bird.\nsmall bird\nbird", "sea\nblue sea\nlarge sea"]
+    members = []
+    for number, text in enumerate(texts):
+        members += [(f"s{number}.jpg", jpeg(number)), (f"s{number}.txt", text.encode())]
+    write_tar(tmp_path / "0.tar", members)
+    (tmp_path / "files").mkdir()
+    for member, content in members:
+        (tmp_path / "files" / member).write_bytes(content)
+    folder, shards = (
+        run(build(kind="retrieval", path=str(tmp_path / path))) for path in ("files", "0.tar")
+    )
+    assert shards == folder
+    assert (shards["images"], shards["texts"]) == (2, 6)
