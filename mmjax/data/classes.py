@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmjax.data.account import Accounted, account_of
 from mmjax.data.records import BadRecord, Record, Source
 from mmjax.errors import UserError
 
@@ -140,11 +141,11 @@ def to_tsv(classes: Mapping[str, Sequence[Class]]) -> str:
     return "".join("\t".join(line) + "\n" for line in lines)
 
 
-class Relabelled:
+class Relabelled(Accounted):
     """A source whose labels are mapped by a table int [n]; records of a class with -1 are bad."""
 
     def __init__(self, source: Source, labels: np.ndarray):
-        self.name, self.skipped = source.name, source.skipped
+        self.name, self.account = source.name, account_of(source)
         self._source, self._labels = source, labels
 
     def __len__(self) -> int:

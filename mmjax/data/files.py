@@ -104,11 +104,16 @@ def open_folder(folder: Path, name: str) -> FileSource:
             account.leave_out("texts of an image that has another", path)
     if texts.keys().isdisjoint(map(_stem, images)):
         if images and all(p.parent == folder for p in images):
+            kinds = (".csv", ".tsv", ".jsonl", ".json")
+            tables = [p.name for kind in kinds for p in others if suffix_of(p) == kind]
+            hint = f", or name the table that is in it, {tables[0]}" if tables else ""
             raise UserError(
                 f"{name}: {folder} holds images but no captions; put x.txt beside x.jpg, or the "
-                "images into one subfolder a class."
+                f"images into one subfolder a class{hint}."
             )
         return open_classes(folder, in_order(folders_in(folder)), name)
+    first = next(path for path in map(texts.get, map(_stem, images)) if path)
+    account.found.append(f"captions are the lines of the .txt beside each image, as {first}")
     for path in others:
         if suffix_of(path) != ".txt":
             account.unrecognised(suffix_of(path), path)

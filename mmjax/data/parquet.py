@@ -21,7 +21,7 @@ from mmjax.data.identity import digest, relative
 from mmjax.data.records import BadRecord, Record, Texts, unreadable, weigh
 from mmjax.data.repeats import Same, same_in
 from mmjax.data.splits import Split, split_column
-from mmjax.data.tables import IMAGE_COLUMNS, Columns, columns_of, unwanted
+from mmjax.data.tables import IMAGE_COLUMNS, Columns, columns_of, say_columns, unwanted
 from mmjax.data.texts import BadText, clean_captions, integer
 from mmjax.errors import UserError
 
@@ -143,6 +143,7 @@ def open_parquet(
                 "open them as two sources."
             )
         classes = of_file
+        say_columns(account, found, names, file, _of_bytes(opened.schema_arrow))
         column = split_column(names, wanted.names()) if chosen is not None else ""
         small = {*found.all(), column, *(wanted.names() & set(names))} - {found.image, ""}
         for number, length in enumerate(lengths):
@@ -182,6 +183,18 @@ def _class_names(schema: Any, label: str) -> tuple[str, ...]:
         return ()
 
 
+def _of_bytes(schema: Any) -> list[str]:
+    """The columns of a schema that may hold encoded images: bytes, or Hugging Face's Image."""
+    import pyarrow as pa
+
+    def holds(kind: Any) -> bool:
+        if pa.types.is_struct(kind):
+            return kind.get_field_index("bytes") >= 0
+        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    return [field.name for field in schema if holds(field.type)]
+
+
 def _no_image(opened: Any, number: int, column: str) -> np.ndarray:
     """Which rows of a row group have no image: bool [rows].
 
@@ -205,7 +218,9 @@ def _lacks(values: Any) -> np.ndarray:
         fields = [field.name for field in values.type if field.name in ("bytes", "path")]
         lacking = [_lacks(pc.struct_field(values, field)) for field in fields]
         return np.logical_and.reduce(lacking) if fields else np.zeros(len(values), bool)
-    if pa.types.is_binary(values.type) or pa.types.is_string(values.type):
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string,
+             pa.types.is_large_string)  # fmt: skip
+    if any(is_of(values.type) for is_of in kinds):
         values = pc.if_else(pc.equal(pc.binary_length(values), 0), None, values)
     return pc.is_null(values).to_numpy(zero_copy_only=False)
 

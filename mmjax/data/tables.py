@@ -16,6 +16,7 @@ from mmjax.errors import UserError
 
 IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path",
                  "jpg", "jpeg", "png", "webp", "img")  # fmt: skip
+LABEL_COLUMNS = ("label", "labels", "class", "class_id", "target")
 CAPTION_COLUMNS = ("caption", "captions", "title", "text")
 
 
@@ -60,6 +61,7 @@ def open_table(
     chosen = split.rows(divided, f"the column split of {files[0]}")
     for file, names, rows in tables:
         columns = columns_of(names, caption, image, label, group, file, name)
+        say_columns(account, columns, names, file)
         for line, values in rows:
             where = f"{file}, line {line}"
             if chosen is None or str(values.get(splits[file])).strip() in chosen:
@@ -86,6 +88,28 @@ def columns_of(
         column_of(names, label, (), "label", file, name) if label else "",
         column_of(names, group, (), "group", file, name) if group else "",
     )
+
+
+def say_columns(
+    account: Account,
+    columns: Columns,
+    names: Collection[str],
+    file: Any,
+    more: Collection[str] = (),
+) -> None:
+    """Tells an account which columns of a table are read, and which others might be, once for all
+    tables that are alike; `more` are columns that hold images, whatever they are called."""
+    captions = ", ".join(columns.captions) or "no column"
+    text = f"images are in the column {columns.image}, captions in {captions}"
+    text += f", labels in {columns.label}" if columns.label else ""
+    text += f", groups in {columns.group}" if columns.group else ""
+    for key, usual in (("image", (*IMAGE_COLUMNS, *more)), ("caption", CAPTION_COLUMNS),
+                       ("label", LABEL_COLUMNS)):  # fmt: skip
+        others = [n for n in names if n.strip().lower() in usual or n in usual]
+        others = [n for n in others if n not in columns.all()]
+        text += f"; also there: {', '.join(others)} ({key}=… takes it)" if others else ""
+    if not any(line.startswith(text) for line in account.found):
+        account.found.append(f"{text}, as {file} has them")
 
 
 def column_of(

@@ -190,5 +190,8 @@ def open_tar(
         index = scan_shards(shards, stamps, fields, name, bad_shards)
         found = write_index(index, beside, file_name)
     about = json.loads(found.with_suffix(".json").read_text(encoding="utf-8"))
-    same = dict(about["same"])
-    return TarSource(shards, found, fields, weights, timeout, name, Account.of_json(about), same)
+    account, same = Account.of_json(about), dict(about["same"])
+    if fields.captions:
+        said = f"captions are the {', '.join(fields.captions)} of each pair"
+        account.found.append(f"{said}; caption=txt or json:FIELD says otherwise")
+    return TarSource(shards, found, fields, weights, timeout, name, account, same)

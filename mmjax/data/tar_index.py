@@ -29,7 +29,7 @@ from mmjax.data.texts import BadText, clean_captions, integer, read_json, txt_ca
 from mmjax.data.tree import passed_over
 from mmjax.errors import UserError
 
-INDEX_VERSION = 5
+INDEX_VERSION = 6
 END = 64  # bytes at the end of an image that tell most from one another
 MAX_TEXT = 1 << 20  # bytes of a .txt or .json; captions have a few hundred
 
@@ -213,7 +213,21 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
         # Regions and tags are of a pair, and not of its image.
         unite = captions and not (fields.regions or fields.tags)
         marks.append(Mark(ends[key], hash(captions) if unite else 0))
+    if number == 0:
+        account.found += _json_fields(shard, texts)
     return ShardIndex(np.array(rows, fields.dtype), account, marks)
+
+
+def _json_fields(shard: str, texts: Mapping[str, Mapping[str, bytes]]) -> list[str]:
+    """A sentence on the fields of the first JSON that can be read; none where there is none."""
+    for key, parts in texts.items():
+        try:
+            found = parse_json(parts.get("json"))
+        except Unusable:
+            continue
+        if found:
+            return [f"the JSON of {shard}: {key} has the fields {', '.join(found)}"]
+    return []
 
 
 def _index_row(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.data import BadRecord, Record, Source, open_source
+from mmjax.data.account import Accounted, account_of, report
 from mmjax.data.classes import in_order, is_number
 from mmjax.data.files import open_classes
 from mmjax.data.sources import KEYS
@@ -57,12 +58,16 @@ def open_imagenet(spec: Mapping[str, Any], name: str) -> tuple[Source, bool]:
     given, path = whole.path, Path(whole.path)
     if path.name == VALIDATION_TAR or (path / VALIDATION_TAR).is_file():
         tar = path if path.name == VALIDATION_TAR else path / VALIDATION_TAR
-        return open_validation_tar(tar, name), False
+        source = open_validation_tar(tar, name)
+        report(source)
+        return source, False
     if path.is_dir() and whole.kind == "auto":
         for folder in (path, path / (whole.split or "val")):
             found, known = _class_folders(folder)
             if known:
-                return open_classes(folder, found, name), known < CLASSES
+                classes = open_classes(folder, found, name)
+                report(classes)
+                return classes, known < CLASSES
         if not any(path.glob("*.tar")) and not (path / "dataset_info.json").is_file():
             raise UserError(
                 f"{name}: the folder {path} holds none of: classes by WordNet id (n01440764, …) or "
@@ -118,11 +123,11 @@ def open_real(source: Source, file: Path, name: str) -> tuple[Source, list[tuple
     return numbered, answers
 
 
-class Numbered:
+class Numbered(Accounted):
     """Validation images with labels looked up by the number in their file names."""
 
     def __init__(self, source: Source, labels: np.ndarray):
-        self.name, self.skipped = source.name, source.skipped
+        self.name, self.account = source.name, account_of(source)
         self._source, self._labels = source, labels
 
     def __len__(self) -> int:

@@ -170,3 +170,40 @@ def test_rows_without_an_image_are_left_out_of_parquet(tmp_path, stored, statist
     assert dict(source.skipped) == {"without an image": 2}
     assert [source[n].captions for n in range(2)] == [("a",), ("c",)]
     assert [source[n].parts["image"] for n in range(2)] == [JPEG, JPEG]
+
+
+def test_columns_that_are_read_and_those_that_might_be_are_said(tmp_path):
+    struct = [{"bytes": JPEG, "path": None}]
+    write_parquet(tmp_path / "0.parquet", image=[JPEG], left=struct, caption=["a"], alt=["b"])
+    write_parquet(tmp_path / "1.parquet", jpg=[JPEG], text=["c"], title=["d"], label=[3])
+    write_parquet(tmp_path / "2.parquet", image=[JPEG], left=struct, caption=["e"], alt=["f"])
+    source = open_source({"path": str(tmp_path)})
+    assert [source.captions(n) for n in range(3)] == [("a",), ("d",), ("e",)]
+    assert source.account.found[1:] == [
+        "images are in the column image, captions in caption; also there: left (image=… takes it), "
+        f"as {tmp_path}/0.parquet has them",
+        "images are in the column jpg, captions in title; also there: text (caption=… takes it); "
+        f"also there: label (label=… takes it), as {tmp_path}/1.parquet has them",
+    ]
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    (tmp_path / "a.csv").write_text("path,image,caption\na.jpg,a.jpg,x\n")
+    found = open_source({"path": str(tmp_path / "a.csv"), "image": "image"}).account.found
+    assert any("column image, captions in caption; also there: path" in line for line in found)
+
+
+def test_where_captions_of_pairs_are_is_said(tmp_path):
+    write_tar(tmp_path / "0.tar", [("0.json", b"{"), ("1.json", b"[]"), *pair(2), *pair(3)])
+    for _ in range(2):  # the second time from the index
+        found = open_source({"path": str(tmp_path / "0.tar")}).account.found
+        assert found[1:] == [
+            f"the JSON of {tmp_path}/0.tar: 00002 has the fields caption, label, group",
+            "captions are the txt of each pair; caption=txt or json:FIELD says otherwise",
+        ]
+    (tmp_path / "f").mkdir()
+    for name, content in pair(2):
+        (tmp_path / "f" / name).write_bytes(content)
+    found = open_source({"path": str(tmp_path / "f")}).account.found
+    assert found[1].endswith(f"as {tmp_path}/f/00002.txt")
+    (tmp_path / "f" / "00002.txt").rename(tmp_path / "f" / "metadata.csv")
+    with pytest.raises(UserError, match=r"or name the table that is in it, metadata\.csv"):
+        open_source({"path": str(tmp_path / "f")})
