@@ -18,7 +18,7 @@ import numpy as np
 from tables import show
 
 from mmjax import config as config_lib
-from mmjax.cli import load_config
+from mmjax.config_file import load_config
 from mmjax.teachers import command
 from mmjax.training import loop
 

@@ -16,7 +16,7 @@ import math
 
 from tables import show
 
-from mmjax.cli import load_config
+from mmjax.config_file import load_config
 from mmjax.planning.hlo import SENT
 from mmjax.planning.plan import Plan, make_plan
 

@@ -21,7 +21,7 @@ import mmjax
 from demo.picture import draw
 from demo.prepare import prepare
 from mmjax import evaluation
-from mmjax.cli import load_config
+from mmjax.config_file import load_config
 from mmjax.data import open_source
 from mmjax.data.images import open_image
 from mmjax.errors import UserError

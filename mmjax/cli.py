@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mmjax import machine, paths
+from mmjax.config_file import load_config
 from mmjax.datatools import command as data_command
 from mmjax.errors import Preempted, UserError
 
@@ -23,8 +24,9 @@ examples:
   mmjax train --config=configs/demo.py:smoke --workdir=/tmp/smoke
   mmjax train --config=configs/pairs.py --config.data.train.pairs.path=captions.csv --workdir=runs/a
 
-Any key is set by --config.KEY=VALUE (mmjax train --keys lists them all). The same command again
-goes on from the newest checkpoint in the workdir.
+Any key is set by --config.KEY=VALUE (mmjax train --keys lists them all, with their ranges). A tuple
+is written a,b or (a,b) or ["a","b"], and a alone is a tuple of one; true and false are written so.
+The same command again goes on from the newest checkpoint in the workdir.
 """
 _PLAN_EXAMPLE = """\
 examples:
@@ -356,49 +358,6 @@ def _report(args: argparse.Namespace, _: list[str]) -> None:
     except ImportError as error:
         raise UserError("mmjax report needs its libraries: pip install 'mmjax[report]'.") from error
     print(f"wrote {page.run(args.workdir, args.output)}")
-
-
-def load_config(file_and_arg: str, overrides: Sequence[str] = ()) -> Any:
-    """The ConfigDict of `FILE[:ARG]` with `--config.KEY=VALUE` applied, its keys locked.
-
-    Raises:
-      UserError: no such file, no get_config in it, an unknown key or a value of another type.
-    """
-    from absl import flags
-    from ml_collections import config_flags
-
-    from mmjax import config as config_lib
-
-    file = file_and_arg.split(":")[0]
-    if not Path(file).is_file():
-        raise UserError(f"--config={file_and_arg}: there is no file {file}.")
-
-    try:
-        values, argv = flags.FlagValues(), ["mmjax", f"--config={file_and_arg}"]
-        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-        values(argv)
-        config = config_lib.complete(values.config)
-        for override in overrides:
-            path = override.removeprefix("--config.").split("=")[0]
-            section, _, name = path.rpartition(".")[0].rpartition(".")
-            if section in config_lib.ENTRIES and name not in config[section]:
-                raise UserError(
-                    f"{override}: {path} is not in {file}; add the entry there (see "
-                    "mmjax.config.entry), or set one of its keys."
-                )
-            config_lib.key_of(path, config)  # names the nearest key
-        values, argv = flags.FlagValues(), ["mmjax", *overrides]
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        values(argv)
-        return paths.typed_values(values.config)
-    except flags.Error as error:
-        raise UserError(
-            f"{' '.join(overrides) or file_and_arg}: {error}".rstrip(".") + "."
-        ) from error
-    except AttributeError as error:
-        if "get_config" not in str(error):
-            raise
-        raise UserError(f"--config={file}: the file defines no get_config(arg).") from error
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from mmjax.runs.metrics import Log
 from mmjax.runs.profile import Profile
 from mmjax.schema import RESUMABLE, Key, Keys, keys_of, kind_of
 from mmjax.teachers.teacher import Keys as TeacherKeys
+from mmjax.values import COUNT, NATURAL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Run:
         always give them).
     """
 
-    seed: int = 0
-    total_steps: int = 10_000
-    batch_size: int = 256
+    seed: Annotated[int, NATURAL] = 0
+    total_steps: Annotated[int, COUNT] = 10_000
+    batch_size: Annotated[int, COUNT] = 256
     deterministic: Annotated[bool, RESUMABLE] = False
 
 
@@ -97,13 +98,27 @@ def key_of(path: str, config: ConfigDict) -> Key:
     raise schema.UserError(f"config.{path}: there is no such key; the nearest is config.{near}.")
 
 
+def set_key(config: ConfigDict, path: str, text: str) -> None:
+    """Sets the key at `path` to what the text of a command line stands for; UserError names it."""
+    section, _, name = path.rpartition(".")
+    parent, _, entry = section.rpartition(".")
+    if parent in ENTRIES and entry not in config_at(config, parent):
+        raise schema.UserError(
+            f"config.{path}={text}: the config has no config.{section}; add the entry to its file "
+            "(see mmjax.config.entry), or set one of its keys."
+        )
+    value = key_of(path, config).parse(path, text)
+    with config.unlocked():
+        config_at(config, section)[name] = value
+
+
 def default() -> ConfigDict:
     """A config with every key at its default; named entries (sources, …) are still empty."""
     config = ConfigDict()
     for section, keys in SECTIONS.items():
-        _node(config, section).update(schema.entry(keys))
+        config_at(config, section).update(schema.entry(keys))
     for section in ENTRIES:
-        _node(config, section)
+        config_at(config, section)
     return config
 
 
@@ -123,15 +138,15 @@ def complete(config: ConfigDict) -> ConfigDict:
     result.update(config.to_dict())
     result.model = parts.complete(result.model)
     for section in ENTRIES.keys() - {"model"}:
-        node = _node(result, section)
+        node = config_at(result, section)
         for name in [name for name, spec in node.items() if isinstance(spec, ConfigDict)]:
             node[name] = schema.entry(keys_at(f"{section}.{name}", result) or (), node[name])
     return result
 
 
 def describe() -> str:
-    """All keys, two lines each: name and default, meaning."""
-    return "\n".join(_descriptions())
+    """All keys, two lines each: name and default, meaning and range; first how values read."""
+    return "\n".join((schema.CONVENTION, *_descriptions()))
 
 
 def to_json(config: ConfigDict) -> str:
@@ -145,7 +160,8 @@ def from_json(text: str) -> ConfigDict:
     return complete(upgrades.load(text))
 
 
-def _node(config: ConfigDict, section: str) -> ConfigDict:
+def config_at(config: ConfigDict, section: str) -> ConfigDict:
+    """The section of a config, made if there is none."""
     for name in filter(None, section.split(".")):
         if name not in config:
             config[name] = ConfigDict()

@@ -9,11 +9,11 @@ from mmjax import config as config_lib
 from mmjax import objectives
 from mmjax.errors import UserError
 from mmjax.evaluation.tasks import keys_at
-from mmjax.models.parts import check_model, sections, vocabularies
+from mmjax.models.parts import check_model, kind_at, sections, vocabularies
 from mmjax.models.text import ignores_padding
 from mmjax.objectives.registry import EMA, PLAIN, frozen_of, is_frozen, teacher_of
 from mmjax.runs import profile
-from mmjax.schema import SAME_RECORDS, kind_of, leaves
+from mmjax.schema import SAME_RECORDS, Keys, kind_of, leaves
 
 
 def validate(config: ConfigDict) -> None:
@@ -22,10 +22,14 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: names the key, and the nearest right one or the remedy.
     """
+    for section, keys in config_lib.ENTRIES.items():
+        _check_entries(section, keys, config_lib.config_at(config, section))
     for name, spec in config.objectives.items():
         objectives.kind_of(name, spec)  # an unknown kind is named before its keys
     for name, spec in config.evals.items():
         keys_at(name, spec)
+    for name, spec in sections(config.model).items():
+        kind_at(name, spec)
     present = dict(leaves(config))
     for path, value in present.items():
         config_lib.key_of(path, config).check(path, value)
@@ -53,14 +57,19 @@ def validate(config: ConfigDict) -> None:
         )
     if not config.data.train:
         raise UserError("config.data.train has no source: add entry('data.train', path=...).")
-    for name, source in config.data.train.items():
-        if not 0 < source.weight < float("inf"):
+
+
+def _check_entries(section: str, keys: Keys, entries: ConfigDict) -> None:
+    for name, spec in entries.items():
+        if not isinstance(spec, ConfigDict):
+            if section == "model":  # it has keys of its own
+                continue
             raise UserError(
-                f"config.data.train.{name}.weight={source.weight}: a share of the mixture is above "
-                "0; remove the source if none of it is wanted."
+                f"config.{section}.{name}={spec!r} must be an entry: entry({section!r}, ...)."
             )
-        if source.block < 0:
-            raise UserError(f"config.data.train.{name}.block={source.block}: 0 or more are wanted.")
+        for key in keys:
+            if key.name == "kind" and spec.get("kind") is not None:
+                key.check(f"{section}.{name}.kind", spec.kind)
 
 
 def _check_texts(name: str, text: ConfigDict, config: ConfigDict) -> None:

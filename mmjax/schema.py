@@ -1,24 +1,33 @@
 """What a config key is, and how keys are read from the code that declares them.
 
 A function's signature or the fields of a dataclass (Linen modules are some) declare keys: the
-default stands there, the annotation says the type, the docstring what it means. Everything else
-that needs a list of keys derives it from these declarations.
+default stands there, the annotation says the type and the range, the docstring what it means.
+Everything else that needs a list of keys derives it from these declarations. `CONVENTION` says how
+values read everywhere; `Key.check` refuses the others.
 """
 
 import dataclasses
-import difflib
 import enum
 import inspect
 import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from mmjax.errors import UserError
 from mmjax.paths import typed
+from mmjax.values import Values, nearest
+
+CONVENTION = """\
+0 switches off what a key asks for, or lifts its limit, where the key says "or 0"; elsewhere it is a
+number like any other, or refused. -1 is all that remains, where the key says "or -1". None, '' and
+() are what was not given: the key says what is taken then. Numbers are finite, and outside of its
+range a key is refused before the first step. A tuple is written a,b or (a,b) or ["a","b"], and a
+alone is a tuple of one; true and false are written so.
+"""
 
 
 class Mark(enum.Enum):
@@ -40,26 +49,25 @@ class Key:
 
     Attributes:
       name: without the section that it stands in.
-      type: of its values.
+      values: what it may be.
       default: REQUIRED if it has none.
       meaning: one sentence.
-      choices: the values that it may have; () for any.
-      optional: whether it may be None.
       marks: what else was declared of it.
     """
 
     name: str
-    type: type
+    values: Values
     default: Any
     meaning: str
-    choices: tuple = ()
-    optional: bool = False
     marks: frozenset[Mark] = frozenset()
 
     @property
-    def wanted(self) -> str:
-        """The type with its article, for messages."""
-        return f"{'an' if self.type is int else 'a'} {self.type.__name__}"
+    def type(self) -> type:
+        return self.values.type
+
+    @property
+    def choices(self) -> tuple:
+        return self.values.choices
 
     @property
     def resumable(self) -> bool:
@@ -71,38 +79,37 @@ class Key:
         return config_dict.placeholder(self.type) if unset else self.default
 
     def check(self, path: str, value: Any) -> None:
-        """UserError: the value of config.PATH is not set, of another type, or no choice."""
-        if value is None:
-            if not self.optional:
-                raise UserError(f"config.{path} must be given: {self.meaning}")
-            return
-        right = isinstance(value, self.type) and (self.type is bool or not isinstance(value, bool))
-        if not right and not (self.type is float and type(value) is int):
-            raise UserError(f"config.{path}={value!r}: {self.wanted} is wanted. {self.meaning}")
-        if self.choices and value not in self.choices:
-            raise UserError(
-                f"config.{path}={value!r}: choose one of {', '.join(self.choices)} (nearest: "
-                f"{nearest(str(value), self.choices)})."
-            )
+        """UserError: config.PATH is not set, of another type, outside of its range, no choice."""
+        if value is None and not self.values.optional:
+            raise UserError(f"config.{path} must be given: {self.meaning}")
+        if problem := self.values.problem(value):
+            raise UserError(f"config.{path}={value!r} must be {problem}{self._aside()}.")
 
     def parse(self, path: str, text: Any) -> Any:
-        """A value from a command line or a YAML file; UserError names config.PATH."""
-        try:
-            if self.type is tuple:
-                listed = isinstance(text, list | tuple)
-                parts = text if listed else str(text).strip("()[]").split(",")
-                return tuple(_number(part) for part in parts if str(part).strip())
-            if self.type is bool:
-                return {"true": True, "false": False}[str(text).lower()]
-            return typed(str(text)) if self.type is str else self.type(text)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"config.{path}={text!r}: {self.wanted} is wanted.") from error
+        """The value that a text stands for, or one of a YAML file; UserError names config.PATH."""
+        value = self.values.read(text)
+        if self.values.problem(value):
+            shown = text if isinstance(text, str) else value
+            raise UserError(
+                f"config.{path}={shown!r} must be {self.values.problem(value)}{self._aside()}."
+            )
+        return typed(value) if isinstance(value, str) else value
+
+    def _aside(self) -> str:
+        """The meaning, in brackets."""
+        meaning = self.meaning.removesuffix(".")
+        if meaning[1:2].islower():
+            meaning = meaning[0].lower() + meaning[1:]
+        return f" ({meaning})" if meaning else ""
 
     def describe(self, path: str) -> str:
         """Two lines: config.PATH with its default, and what it means."""
         default = f"<{self.type.__name__}>" if self.default is REQUIRED else repr(self.default)
-        choices = f" One of {', '.join(self.choices)}." if self.choices else ""
-        return f"  config.{path} = {default}\n      {self.meaning}{choices}"
+        rule = ""
+        if self.choices or self.type not in (bool, str):
+            text = str(self.values)
+            rule = f" {text[0].upper()}{text[1:]}."
+        return f"  config.{path} = {default}\n      {self.meaning}{rule}"
 
 
 Keys = tuple[Key, ...]
@@ -173,14 +180,15 @@ def find(keys: Keys, path: str) -> Key:
     raise UserError(f"config.{path}: there is no such key; the nearest is config.{near}.")
 
 
+def check(keys: Keys, section: str, values: Mapping[str, Any] | ConfigDict) -> None:
+    """UserError: a value of a section, or entry, is of no key, or none that its key may have."""
+    for name, value in values.items():
+        find(keys, path := f"{section}.{name}").check(path, value)
+
+
 def kind_of(name: str, spec: Mapping[str, Any] | ConfigDict) -> str:
     """The kind of the named entry `spec` of a section: its own name unless it says another."""
     return spec.get("kind") or name
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The one of `known` that is spelled most like `name`."""
-    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
 
 
 def _fields(declared: type) -> Iterator[tuple[str, Any, Any]]:
@@ -194,20 +202,10 @@ def _fields(declared: type) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _key(name: str, annotation: Any, default: Any, meaning: str, marks: tuple[Mark, ...]) -> Key:
-    optional, found = False, set(marks)
-    choices: tuple = ()
+    found = set(marks)
     if typing.get_origin(annotation) is typing.Annotated:
-        annotation, *more = typing.get_args(annotation)
-        found |= {mark for mark in more if isinstance(mark, Mark)}
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        inner: tuple[Any, ...] = typing.get_args(annotation)  # X | None
-        annotation = inner[0]
-        optional = True
-    if typing.get_origin(annotation) is Literal:
-        choices = typing.get_args(annotation)
-        annotation = type(choices[0])
-    kind = typing.get_origin(annotation) or annotation
-    return Key(name, kind, default, meaning, choices, optional, frozenset(found))
+        found |= {mark for mark in typing.get_args(annotation) if isinstance(mark, Mark)}
+    return Key(name, Values.of(annotation), default, meaning, frozenset(found))
 
 
 def _meanings(docstring: str | None) -> dict[str, str]:
@@ -219,13 +217,3 @@ def _meanings(docstring: str | None) -> dict[str, str]:
             sentence = re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(text.split()))[0]
             found |= dict.fromkeys(names.split(", "), sentence)
     return found
-
-
-def _number(text: Any) -> Any:
-    """The number that a text is, or the text."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return str(text).strip()

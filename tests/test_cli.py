@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from mmjax import cli
-from mmjax.errors import UserError
 
 CONFIG = """
 from mmjax import config as config_lib, models
@@ -53,26 +52,6 @@ def test_module_and_console_script_are_the_same():
     assert "config.optim.lr = 0.001" in done.stdout
 
 
-def test_overrides_reach_the_config(config_file):
-    config = cli.load_config(
-        config_file, ["--config.optim.lr=3e-4", "--config.data.train.pairs.path=a.csv"]
-    )
-    assert config.optim.lr == 3e-4
-    assert config.data.train.pairs.path == "a.csv"
-
-
-def test_an_objectives_option_is_set_where_the_config_leaves_its_default(config_file):
-    option = "--config.objectives.clip.implementation"
-    config = cli.load_config(config_file, [f"{option}=ring"])
-    assert config.objectives.clip.implementation == "ring"
-    with pytest.raises(UserError, match=r"nearest is config\.objectives\.clip\.implementation"):
-        cli.load_config(config_file, [f"{option}s=ring"])
-
-
-def test_argument_reaches_get_config(config_file):
-    assert cli.load_config(f"{config_file}:smoke").total_steps == 6
-
-
 def test_unknown_key_names_the_nearest(config_file, capsys):
     error = fails_with(capsys, "train", f"--config={config_file}", "--config.optim.lrate=1",
                        "--workdir=w")  # fmt: skip
@@ -86,24 +65,10 @@ def test_wrong_type_names_the_key(config_file, capsys):
     assert "fast" in error
 
 
-def test_entry_that_the_file_does_not_have(config_file):
-    with pytest.raises(UserError, match=r"is not in .*config\.py"):
-        cli.load_config(config_file, ["--config.data.train.other.path=x"])
-
-
 def test_missing_config_file(capsys):
     assert "there is no file nowhere.py" in fails_with(
         capsys, "train", "--config=nowhere.py", "--workdir=w"
     )
-
-
-def test_file_without_get_config(tmp_path):
-    file = tmp_path / "empty.py"
-    file.write_text("")
-    argv = [sys.executable, "-m", "mmjax", "train", f"--config={file}", "--workdir=w"]
-    done = subprocess.run(argv, capture_output=True, text=True)  # a fresh process: modules stay
-    assert done.returncode == 2
-    assert done.stderr == f"mmjax: --config={file}: the file defines no get_config(arg).\n"
 
 
 def test_missing_flags_and_unknown_flags(config_file, capsys):
@@ -123,6 +88,29 @@ def test_distributed_joins_the_processes_before_training(config_file, monkeypatc
     monkeypatch.setattr(loop, "train", lambda config, workdir, command: calls.append(workdir))
     cli.main(["train", f"--config={config_file}:smoke", "--workdir=w", "--distributed"])
     assert calls == ["join", "w"]
+
+
+@pytest.mark.parametrize("option", ["optim.grad_clip=-1", "log.every=0", "checkpoint.keep=0"])
+def test_a_value_outside_of_its_range_stops_before_the_first_step(
+    option, config_file, tmp_path, capsys
+):
+    path, _, value = option.partition("=")
+    error = fails_with(
+        capsys, "train", f"--config={config_file}:smoke", f"--workdir={tmp_path / 'w'}",
+        f"--config.{option}",
+    )  # fmt: skip
+    assert error.startswith(f"mmjax: config.{path}='{value}' must be a")
+    assert not (tmp_path / "w").exists()
+
+
+def test_how_values_read_is_in_the_help_and_before_the_keys(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert 'A tuple\nis written a,b or (a,b) or ["a","b"]' in capsys.readouterr().out
+    cli.main(["train", "--keys"])
+    keys = capsys.readouterr().out
+    assert keys.startswith("0 switches off what a key asks for")
+    assert "config.log.every = 50\n      Steps between log lines. An integer of 1 or more." in keys
 
 
 def test_missing_data(config_file, tmp_path, capsys):

@@ -8,7 +8,7 @@ import mmjax
 ROOT = Path(mmjax.__file__).parent
 FLOORS = (
     ("errors",),
-    ("paths", "machine"),
+    ("paths", "machine", "values"),
     ("schema", "params"),
     ("parallel",),
     ("data",),
@@ -22,7 +22,7 @@ FLOORS = (
     ("evaluation",),
     ("teachers",),
     ("config",),
-    ("config_check",),
+    ("config_check", "config_file"),
     ("training",),
     ("planning", "reporting", "datatools", "doctor"),
     ("cli",),

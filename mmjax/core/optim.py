@@ -19,8 +19,10 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 from mmjax.params import INPUT, TOKENS, Role, map_roles
 from mmjax.schema import RESUMABLE
+from mmjax.values import COUNT, NATURAL, PATTERN, POSITIVE, POSITIVE_OR_0, Range
 
 NONE: Mapping[str, int] = MappingProxyType({})
+DECAY = Range(0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,21 +50,21 @@ class Optim:
     """
 
     name: Literal["adamw", "lion", "adafactor", "muon"] = "adamw"
-    lr: float = 1e-3
+    lr: Annotated[float, NATURAL] = 1e-3
     schedule: Literal["cosine", "linear", "constant", "rsqrt"] = "cosine"
-    warmup_steps: int = 0
-    weight_decay: float = 0.2
-    b1: float = 0.9
-    b2: float = 0.98
-    eps: float = 1e-6
-    grad_clip: float = 0.0
-    ema: float = 0.0
-    freeze: tuple[str, ...] = ()
-    lr_scale: tuple[tuple[str, float], ...] = ()
-    layer_decay: float = 1.0
-    microbatches: Annotated[int, RESUMABLE] = 1
-    max_nonfinite: Annotated[int, RESUMABLE] = 10
-    max_spike: Annotated[float, RESUMABLE] = 0.0
+    warmup_steps: Annotated[int, NATURAL] = 0
+    weight_decay: Annotated[float, NATURAL] = 0.2
+    b1: Annotated[float, DECAY] = 0.9
+    b2: Annotated[float, DECAY] = 0.98
+    eps: Annotated[float, POSITIVE] = 1e-6
+    grad_clip: Annotated[float, POSITIVE_OR_0] = 0.0
+    ema: Annotated[float, Range(above=0, below=1, also=(0,))] = 0.0
+    freeze: Annotated[tuple[str, ...], PATTERN] = ()
+    lr_scale: tuple[tuple[Annotated[str, PATTERN], Annotated[float, NATURAL]], ...] = ()
+    layer_decay: Annotated[float, Range(above=0, most=1)] = 1.0
+    microbatches: Annotated[int, RESUMABLE, COUNT] = 1
+    max_nonfinite: Annotated[int, RESUMABLE, COUNT] = 10
+    max_spike: Annotated[float, RESUMABLE, Range(above=1, also=(0,))] = 0.0
 
 
 def schedule(config: ConfigDict, total_steps: int) -> optax.Schedule:

@@ -8,7 +8,7 @@ size, so that one draw and one decode serve several sizes. Output is uint8 [S, S
 import math
 import threading
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,8 +22,10 @@ from mmjax.data.images import (
     is_jpeg,
     jpeg_size,
 )
+from mmjax.values import ASCENDING, NATURAL, POSITIVE, SHARE, Range
 
 LINEAR_UP_TO = 1.25  # pixels on one of the crop; measured, see _resize
+Interval = Annotated[tuple[float, float], POSITIVE, ASCENDING]
 _of_thread = threading.local()
 GRAY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as Pillow and torchvision
 
@@ -45,16 +47,16 @@ class Augment:
       background: Colour behind transparent pictures and uncovered corners.
     """
 
-    crop_scale: tuple[float, float] = (0.9, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.0
-    rotate: float = 0.0
-    translate: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    grayscale: float = 0.0
+    crop_scale: Interval = (0.9, 1.0)
+    crop_ratio: Interval = (3 / 4, 4 / 3)
+    flip: Annotated[float, SHARE] = 0.0
+    rotate: Annotated[float, Range(0, 180)] = 0.0
+    translate: Annotated[float, SHARE] = 0.0
+    brightness: Annotated[float, NATURAL] = 0.0
+    contrast: Annotated[float, NATURAL] = 0.0
+    saturation: Annotated[float, NATURAL] = 0.0
+    hue: Annotated[float, Range(0, 0.5)] = 0.0
+    grayscale: Annotated[float, SHARE] = 0.0
     background: Literal["white", "random"] = "white"
 
 

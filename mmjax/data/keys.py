@@ -5,6 +5,7 @@ from typing import Annotated
 
 from mmjax.data.images import MAX_PIXELS, eval_transform
 from mmjax.schema import RESUMABLE, keys_of
+from mmjax.values import ASCENDING, COUNT, COUNT_OR_0, SHARE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +27,13 @@ class Loading:
     """
 
     tokenizer: str = "captions:4096"
-    text_lengths: tuple[int, ...] = ()
-    pack: int = 0
-    copies: int = 0
-    workers: Annotated[int, RESUMABLE] = 0
-    prefetch: Annotated[int, RESUMABLE] = 2
-    max_pixels: int = MAX_PIXELS
-    max_bad: Annotated[float, RESUMABLE] = 0.01
+    text_lengths: Annotated[tuple[int, ...], COUNT, ASCENDING] = ()
+    pack: Annotated[int, COUNT_OR_0] = 0
+    copies: Annotated[int, COUNT_OR_0] = 0
+    workers: Annotated[int, RESUMABLE, COUNT_OR_0] = 0
+    prefetch: Annotated[int, RESUMABLE, COUNT] = 2
+    max_pixels: Annotated[int, COUNT] = MAX_PIXELS
+    max_bad: Annotated[float, RESUMABLE, SHARE] = 0.01
 
 
 PREPROCESS = keys_of(eval_transform, skip=("image", "size"))

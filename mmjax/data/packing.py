@@ -77,8 +77,6 @@ def check(config: ConfigDict, objectives: Mapping[str, Any]) -> None:
         problem = "is not for teachers, which see one text a row"
     elif not (texts[0].causal or texts[0].mask_padding):
         problem = "is not for a tower that sees its padding; set its mask_padding=True"
-    elif config.data.pack < 0:
-        problem = "is a number of texts a row"
     for name, (objective, _) in objectives.items():
         outputs: Sequence[str] = [o for names in objective.requires.values() for o in names]
         if not problem and set(outputs) - PER_TOKEN:

@@ -18,8 +18,10 @@ from mmjax.data.draw import Draw
 from mmjax.data.modalities import Column, Modality, Text
 from mmjax.data.order import Address, Order
 from mmjax.data.records import BadRecord, Record, Source, read_records
+from mmjax.data.sources import KEYS
 from mmjax.data.workers import Batch, read_ahead
 from mmjax.errors import UserError
+from mmjax.schema import entry
 
 log = logging.getLogger("mmjax.data")
 
@@ -102,11 +104,11 @@ def train_order(sources: Sequence[Source], config: ConfigDict) -> Order:
     names = sorted(config.data.train)
     if len(names) != len(sources):
         raise ValueError(f"{len(sources)} sources for {len(names)} entries of data.train")
-    specs = [config.data.train[name] for name in names]
-    weights = [spec.get("weight", 1.0) for spec in specs]
+    specs = [entry(KEYS, config.data.train[name]) for name in names]
+    weights = [spec.weight for spec in specs]
     # A block that nobody asked for is the source's own: what its kind reads at once.
     blocks = [
-        spec.get("block", 0) or getattr(source, "block", 1)
+        spec.block or getattr(source, "block", 1)
         for spec, source in zip(specs, sources, strict=True)
     ]
     return Order([len(source) for source in sources], weights, config.seed, blocks)

@@ -31,7 +31,8 @@ from mmjax.data.tables import open_table
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
 from mmjax.errors import UserError
-from mmjax.schema import RESUMABLE, SAME_RECORDS, entry, keys_of
+from mmjax.schema import RESUMABLE, SAME_RECORDS, check, entry, keys_of
+from mmjax.values import COUNT_OR_0, NATURAL, POSITIVE, SHARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +68,9 @@ class Records:
     group: str = ""
     split: str = ""
     filter: str = ""
-    bad_shards: Annotated[float, SAME_RECORDS] = 0.0
+    bad_shards: Annotated[float, SAME_RECORDS, SHARE] = 0.0
     drop: Annotated[str, SAME_RECORDS] = ""
-    timeout: Annotated[float, RESUMABLE] = 60.0
+    timeout: Annotated[float, RESUMABLE, POSITIVE] = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +88,9 @@ class TrainSource(Records):
     """
 
     kind: Annotated[str, SAME_RECORDS] = "auto"
-    weight: float = 1.0
-    caption_weights: tuple[float, ...] = ()
-    block: int = 0
+    weight: Annotated[float, POSITIVE] = 1.0
+    caption_weights: Annotated[tuple[float, ...], NATURAL] = ()
+    block: Annotated[int, COUNT_OR_0] = 0
 
 
 KEYS = keys_of(TrainSource)
@@ -137,8 +138,10 @@ def open_source(
       labels: class numbers are wanted: where the key `label` is '', `find_label` finds them.
 
     Raises:
-      UserError: there is nothing there, it cannot be read, or its kind has no such key.
+      UserError: there is nothing there, it cannot be read, its kind has no such key, or a key no such
+        value.
     """
+    check(KEYS, f"data.train.{name or Path(spec.get('path') or 'data').name}", spec)
     whole = entry(KEYS, spec)
     whole.path = paths.typed(whole.path)
     source = _open(whole, name, unset, labels)

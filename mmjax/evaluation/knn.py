@@ -4,16 +4,16 @@ The k training images of the highest cosine vote for their class with exp(cosine
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from mmjax.errors import UserError
 from mmjax.evaluation.accuracy import score_accuracy
 from mmjax.evaluation.features import Features, OfFeatures
 from mmjax.evaluation.ranks import BLOCK
 from mmjax.evaluation.spec import Subject
 from mmjax.inference import on_mesh
+from mmjax.values import COUNT, POSITIVE
 
 
 def knn_scores(
@@ -60,8 +60,8 @@ class Knn(OfFeatures):
       temperature: A neighbour's weight is exp(cosine / temperature).
     """
 
-    k: int = 20
-    temperature: float = 0.07
+    k: Annotated[int, COUNT] = 20
+    temperature: Annotated[float, POSITIVE] = 0.07
 
 
 class NearestNeighbours:
@@ -69,8 +69,6 @@ class NearestNeighbours:
 
     def __init__(self, name: str, spec: Any, subject: Subject):
         self._k, self._temperature = spec.k, spec.temperature
-        if self._k < 1 or self._temperature <= 0:
-            raise UserError(f"evals.{name}: k must be 1 or more and temperature above 0.")
         self._features = Features(name, spec, subject)
         self.classes = self._features.classes
 

@@ -6,7 +6,7 @@ their images from the other four fifths and choose by the same fifth.
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from mmjax.evaluation.features import Features, Labelled, OfFeatures
 from mmjax.evaluation.spec import Subject
 from mmjax.inference import on_mesh, whole
 from mmjax.parallel.mesh import batch_sharding, batch_shards
+from mmjax.values import COUNT
 
 DECAYS = 10.0 ** np.arange(-1, -8.5, -0.5)  # strong to weak
 HELD_OUT = 5  # one in
@@ -81,7 +82,7 @@ class ProbeKeys(OfFeatures):
         one.
     """
 
-    shots: tuple[int, ...] = ()
+    shots: Annotated[tuple[int, ...], COUNT] = ()
 
 
 class Probe:

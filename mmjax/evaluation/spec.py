@@ -1,13 +1,14 @@
 """What every evaluator is told: what it evaluates, where its records are, how they are read."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
 from mmjax.data.sources import Records
 from mmjax.models import Graph
+from mmjax.values import COUNT, COUNT_OR_0
 
 _RECORDS = [field.name for field in dataclasses.fields(Records)]
 
@@ -29,8 +30,8 @@ class Evaluation(Records):
 
     kind: str = ""
     format: str = "auto"
-    every: int = 0
-    batch_size: int = 256
+    every: Annotated[int, COUNT_OR_0] = 0
+    batch_size: Annotated[int, COUNT] = 256
     allow_skips: bool = False
 
 

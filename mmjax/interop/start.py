@@ -7,7 +7,7 @@ tower of one family starts a tower of another model.
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import flax.traverse_util
 import jax
@@ -21,6 +21,7 @@ from mmjax.models.parts import of_model
 from mmjax.models.vision import has_class_token
 from mmjax.params import role
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
+from mmjax.values import PATTERN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class InitFrom:
     """
 
     source: str = ""
-    parts: tuple[str, ...] = ()
+    parts: Annotated[tuple[str, ...], PATTERN] = ()
 
 
 @dataclasses.dataclass(frozen=True)

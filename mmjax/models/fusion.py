@@ -5,7 +5,7 @@ embeddings; full towers and a few layers here are the hybrids (FLAVA, ALBEF, CoC
 here is late fusion with a joint head. The layers are the text tower's in width, heads and form.
 """
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ from mmjax.models.graph import Function
 from mmjax.models.layers import Block, Cache, Dense, layer_norm, repeat, stack
 from mmjax.models.parts import register, sections
 from mmjax.models.text import pool_tokens
+from mmjax.values import COUNT, NATURAL
 
 normal = nn.initializers.normal
 # The fusion's layers are the text tower's in all but their number.
@@ -58,8 +59,8 @@ class Fusion(nn.Module):
     dtype: jnp.dtype
     style: str
     of: tuple[str, str] = ("image", "text")
-    depth: int = 6
-    n_bottlenecks: int = 4
+    depth: Annotated[int, NATURAL] = 6
+    n_bottlenecks: Annotated[int, COUNT] = 4
 
     DERIVED: ClassVar = (*OF_TEXT, "style", "class_token")
     SMOKE: ClassVar = {"depth": lambda depth: min(depth, 2)}

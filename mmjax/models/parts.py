@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 from mmjax.models.graph import Graph, Part
 from mmjax.parallel.mesh import platform
-from mmjax.schema import RESUMABLE, Key, Keys, entry, keys_of, kind_of, nearest
+from mmjax.schema import RESUMABLE, Key, Keys, check, entry, keys_of, kind_of, nearest
+from mmjax.values import COUNT
 
 Module = TypeVar("Module", bound=type[nn.Module])
 
@@ -31,7 +32,7 @@ class Model:
     """
 
     name: Annotated[str, RESUMABLE] = "custom"
-    embed_dim: int = 512
+    embed_dim: Annotated[int, COUNT] = 512
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
@@ -149,6 +150,7 @@ def check_model(model: ConfigDict) -> None:
                 f"config.model.{name}.{missing[0]} is missing: start the part from "
                 f"entry('model', kind={kind_of(name, spec)!r})."
             )
+        check(kind.keys, f"model.{name}", spec)
         if hasattr(module, "check"):
             module.check(name, spec, model)
     graph = from_config(model)

@@ -12,6 +12,7 @@ from mmjax.models.graph import Function
 from mmjax.models.layers import Dense, layer_norm
 from mmjax.models.parts import register, sections
 from mmjax.schema import SHAPE_FREE
+from mmjax.values import COUNT, POSITIVE
 
 
 @register("regions")
@@ -29,10 +30,10 @@ class RegionTower(nn.Module):
     """
 
     dtype: jnp.dtype
-    regions: Annotated[int, SHAPE_FREE] = 50
-    region_width: int = 2_054
-    width: int = 768
-    norm_eps: Annotated[float, SHAPE_FREE] = 1e-5
+    regions: Annotated[int, SHAPE_FREE, COUNT] = 50
+    region_width: Annotated[int, COUNT] = 2_054
+    width: Annotated[int, COUNT] = 768
+    norm_eps: Annotated[float, SHAPE_FREE, POSITIVE] = 1e-5
 
     modality = "regions"
 
@@ -40,8 +41,6 @@ class RegionTower(nn.Module):
 
     @classmethod
     def check(cls, name: str, spec: ConfigDict, model: ConfigDict) -> None:
-        if min(spec.regions, spec.region_width) < 1:
-            raise UserError(f"config.model.{name}.regions and region_width must be 1 or more.")
         if not any(name in part.get("of", ()) for part in sections(model).values()):
             raise UserError(
                 f"config.model.{name}.kind='regions' is read by a fusion: add config.model.fusion "

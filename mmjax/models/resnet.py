@@ -21,8 +21,9 @@ from mmjax.models.vision import (
     MEAN,
     POOLED,
     STD,
-    Colour,
+    Deviation,
     Head,
+    Mean,
     check_head,
     normal,
     project,
@@ -30,6 +31,7 @@ from mmjax.models.vision import (
 )
 from mmjax.parallel.mesh import constrain
 from mmjax.schema import SHAPE_FREE
+from mmjax.values import COUNT
 
 EXPANSION = 4  # a bottleneck's output is this many times as wide as its middle
 STRIDE = 32  # pixels a side of a cell of the last feature map
@@ -59,13 +61,13 @@ class ModifiedResNet(nn.Module):
 
     embed_dim: int
     dtype: jnp.dtype
-    size: int = 224
-    width: int = 768
-    stages: tuple[int, ...] = ()
-    heads: Annotated[int, SHAPE_FREE] = 12
+    size: Annotated[int, COUNT] = 224
+    width: Annotated[int, COUNT] = 768
+    stages: Annotated[tuple[int, ...], COUNT] = ()
+    heads: Annotated[int, SHAPE_FREE, COUNT] = 12
     head: Head = "linear"
-    mean: Colour = MEAN
-    std: Colour = STD
+    mean: Mean = MEAN
+    std: Deviation = STD
     attention: Kernel = "auto"
 
     modality = "image"

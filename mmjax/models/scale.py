@@ -10,6 +10,7 @@ import numpy as np
 from mmjax.models.graph import Function
 from mmjax.models.parts import register
 from mmjax.schema import TRAINING_ONLY
+from mmjax.values import ANY, Range
 
 
 @register("scale")
@@ -22,9 +23,9 @@ class Scale(nn.Module):
       bias: Initial bias (SigLIP: -10); None: no bias.
     """
 
-    initial: Annotated[float, TRAINING_ONLY] = 2.6592600
-    max: Annotated[float, TRAINING_ONLY] = 100.0
-    bias: Annotated[float | None, TRAINING_ONLY] = None
+    initial: Annotated[float, TRAINING_ONLY, Range(-88, 88)] = 2.6592600  # e^±88 fit in float32
+    max: Annotated[float, TRAINING_ONLY, Range(1, also=(0,))] = 100.0
+    bias: Annotated[float | None, TRAINING_ONLY, ANY] = None
 
     def functions(self, name: str) -> tuple[Function, ...]:
         gives = ("scale",) if self.bias is None else ("scale", "bias")

@@ -36,6 +36,7 @@ from mmjax.models.vision import (
     tower_outputs,
 )
 from mmjax.schema import SHAPE_FREE
+from mmjax.values import COUNT, NATURAL, POSITIVE
 
 normal = nn.initializers.normal
 
@@ -75,23 +76,23 @@ class TextTower(nn.Module):
 
     embed_dim: int
     dtype: jnp.dtype
-    vocab_size: int = 49_408
-    context_length: int = 77
-    width: int = 512
-    depth: int = 12
-    heads: Annotated[int, SHAPE_FREE] = 8
-    mlp_dim: int = 2048
+    vocab_size: Annotated[int, COUNT] = 49_408
+    context_length: Annotated[int, COUNT] = 77
+    width: Annotated[int, COUNT] = 512
+    depth: Annotated[int, NATURAL] = 12
+    heads: Annotated[int, SHAPE_FREE, COUNT] = 8
+    mlp_dim: Annotated[int, COUNT] = 2048
     activation: Activation = "gelu"
-    norm_eps: Annotated[float, SHAPE_FREE] = 1e-5
+    norm_eps: Annotated[float, SHAPE_FREE, POSITIVE] = 1e-5
     head: Head = "linear"
     attention: Kernel = "auto"
     remat: Remat = "none"
     unroll: Unroll = True
     norm: Norm = "pre"
     embed_norm: bool = False
-    token_types: int = 0
-    tags: Annotated[int, SHAPE_FREE] = 0
-    position_offset: int = 0
+    token_types: Annotated[int, NATURAL] = 0
+    tags: Annotated[int, SHAPE_FREE, NATURAL] = 0
+    position_offset: Annotated[int, NATURAL] = 0
     mlm_head: bool = False
     causal: Annotated[bool, SHAPE_FREE] = True
     mask_padding: Annotated[bool, SHAPE_FREE] = False

@@ -25,10 +25,12 @@ from mmjax.models.layers import (
 from mmjax.models.parts import register
 from mmjax.parallel.mesh import constrain
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
+from mmjax.values import COUNT, NATURAL, POSITIVE, SHARE, Range
 
 normal = nn.initializers.normal
 Head = Literal["linear", "linear_bias", "tanh", "none"]
-Colour = Annotated[tuple[float, float, float], SHAPE_FREE]
+Mean = Annotated[tuple[float, float, float], SHAPE_FREE, SHARE]
+Deviation = Annotated[tuple[float, float, float], SHAPE_FREE, POSITIVE]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 POOLED = {"features", "embed"}  # outputs of one vector an example
 
@@ -70,28 +72,28 @@ class VisionTower(nn.Module):
 
     embed_dim: int
     dtype: jnp.dtype
-    size: int = 224
-    patch_size: int = 32
-    width: int = 768
-    depth: int = 12
-    heads: Annotated[int, SHAPE_FREE] = 12
-    mlp_dim: int = 3072
+    size: Annotated[int, COUNT] = 224
+    patch_size: Annotated[int, COUNT] = 32
+    width: Annotated[int, COUNT] = 768
+    depth: Annotated[int, NATURAL] = 12
+    heads: Annotated[int, SHAPE_FREE, COUNT] = 12
+    mlp_dim: Annotated[int, COUNT] = 3072
     activation: Activation = "gelu"
-    norm_eps: Annotated[float, SHAPE_FREE] = 1e-5
+    norm_eps: Annotated[float, SHAPE_FREE, POSITIVE] = 1e-5
     head: Head = "linear"
     attention: Kernel = "auto"
     remat: Remat = "none"
     unroll: Unroll = True
     pool: Annotated[Literal["cls", "mean", "map", "queries"], SHAPE_FREE] = "cls"
-    queries: int = 256
-    pool_heads: Annotated[int, SHAPE_FREE] = 8
+    queries: Annotated[int, Range(2)] = 256
+    pool_heads: Annotated[int, SHAPE_FREE, COUNT] = 8
     position: Literal["learned", "sincos"] = "learned"
     norm_pre: bool = True
     patch_bias: bool = False
-    patch_dropout: Annotated[float, SHAPE_FREE, TRAINING_ONLY] = 0.0
+    patch_dropout: Annotated[float, SHAPE_FREE, TRAINING_ONLY, Range(0, below=1)] = 0.0
     pixel_head: bool = False
-    mean: Colour = MEAN
-    std: Colour = STD
+    mean: Mean = MEAN
+    std: Deviation = STD
 
     modality = "image"
 
@@ -113,10 +115,10 @@ class VisionTower(nn.Module):
                     f"{key}.pixel_head wants the patches' own tokens: set {key}.pool to another "
                     "than 'queries'."
                 )
-            if spec.queries < 2 or model.embed_dim % spec.pool_heads:
+            if model.embed_dim % spec.pool_heads:
                 raise UserError(
-                    f"{key}: queries={spec.queries} must be 2 or more, and pool_heads="
-                    f"{spec.pool_heads} must divide config.model.embed_dim={model.embed_dim}."
+                    f"{key}.pool_heads={spec.pool_heads} must divide config.model.embed_dim="
+                    f"{model.embed_dim}."
                 )
         if spec.patch_size > spec.size:
             raise UserError(

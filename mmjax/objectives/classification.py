@@ -5,13 +5,14 @@ Softmax cross-entropy, or a sigmoid for each class (Beyer et al., 2020), with la
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mmjax.errors import UserError
 from mmjax.objectives.registry import LOCAL, PLAIN, Batch, Objective, Outputs, View, register
+from mmjax.values import POSITIVE_OR_0, Range
 
 NORMALIZERS = {
     "softmax": lambda logits: jax.nn.logsumexp(logits, axis=1),
@@ -69,9 +70,9 @@ def own_logit(logits: jax.Array, label: jax.Array) -> jax.Array:
 def classification(
     name: str,
     of: str = "image",
-    loss: str = "softmax",
-    label_smoothing: float = 0.0,
-    mixup: float = 0.0,
+    loss: Literal["softmax", "sigmoid"] = "softmax",
+    label_smoothing: Annotated[float, Range(0, below=1)] = 0.0,
+    mixup: Annotated[float, POSITIVE_OR_0] = 0.0,
 ) -> Objective:
     """Cross-entropy of `label`, the mean over the labelled examples of the global batch (a label of
     −1 is none). Metrics: accuracy, and top5 where there are more than five classes; with mixup of
@@ -83,12 +84,6 @@ def classification(
       label_smoothing: Share of the target that is spread evenly over all classes.
       mixup: α of Beta(α, α), from which the share of the other image is drawn each step; 0: none.
     """
-    if loss not in NORMALIZERS:
-        raise ValueError(f"loss is one of {', '.join(NORMALIZERS)}, not {loss!r}")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing={label_smoothing} is a share below 1")
-    if mixup < 0:
-        raise ValueError(f"mixup={mixup} is the parameter of a beta distribution, 0 or more")
     view, features = name if mixup else PLAIN, f"{of}/features"
 
     def local(outputs, batch, own):

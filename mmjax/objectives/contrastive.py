@@ -9,6 +9,8 @@ splits by rows over the devices, and "ring" (`parallel/ring.py`), which never ho
 "auto" takes the ring where the rows of a device have more than DENSE_ENTRIES logits.
 """
 
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 
@@ -16,7 +18,7 @@ from mmjax.errors import UserError
 from mmjax.objectives.registry import PLAIN, Objective, register
 from mmjax.parallel import ring
 
-IMPLEMENTATIONS = ("auto", "dense", "ring")
+Implementation = Literal["auto", "dense", "ring"]
 DENSE_ENTRIES = 2**24  # 64 MiB of float32 logits, about three times that with their gradient
 
 
@@ -161,7 +163,9 @@ def _diagonal(logits: jax.Array) -> jax.Array:
 
 def _take_ring(implementation: str, x: jax.Array, y: jax.Array) -> bool:
     """Whether to go round the ring; UserError if that is wanted and cannot be."""
-    check_implementation(implementation)
+    if implementation not in get_args(Implementation):
+        choices = ", ".join(get_args(Implementation))
+        raise UserError(f"implementation={implementation!r}: choose one of {choices}.")
     devices, sizes = ring.devices(), (x.shape[0], y.shape[0])
     divides = all(size % devices == 0 for size in sizes)
     if implementation == "ring" and not divides:
@@ -171,12 +175,6 @@ def _take_ring(implementation: str, x: jax.Array, y: jax.Array) -> bool:
         )
     large = sizes[0] // devices * sizes[1] > DENSE_ENTRIES
     return divides and (implementation == "ring" or (implementation == "auto" and large))
-
-
-def check_implementation(name: str) -> None:
-    """UserError if `name` is no implementation."""
-    if name not in IMPLEMENTATIONS:
-        raise UserError(f"implementation={name!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
 
 
 def _check_pairs(x: jax.Array, y: jax.Array, first: str = "image", second: str = "text") -> None:
@@ -214,16 +212,17 @@ def _scalars(
 
 @register("clip")
 def clip(
-    of: tuple[str, str] = ("image", "text"), scale: str = "logit", implementation: str = "auto"
+    of: tuple[str, str] = ("image", "text"),
+    scale: str = "logit",
+    implementation: Implementation = "auto",
 ) -> Objective:
     """Every example of one part against every one of the other, and back.
 
     Args:
       of: The two parts whose embeddings meet.
       scale: The part that scales their similarities.
-      implementation: auto, dense or ring.
+      implementation: Dense, the ring, or by the size of the batch (auto).
     """
-    check_implementation(implementation)
     names = pair_outputs(of, scale)
 
     def loss(outputs, batch, own):
@@ -236,16 +235,17 @@ def clip(
 
 @register("siglip")
 def siglip(
-    of: tuple[str, str] = ("image", "text"), scale: str = "logit", implementation: str = "auto"
+    of: tuple[str, str] = ("image", "text"),
+    scale: str = "logit",
+    implementation: Implementation = "auto",
 ) -> Objective:
     """Every pair on its own: match or not.
 
     Args:
       of: The two parts whose embeddings meet.
       scale: The part that scales their similarities and has a bias for them.
-      implementation: auto, dense or ring.
+      implementation: Dense, the ring, or by the size of the batch (auto).
     """
-    check_implementation(implementation)
     names = (*pair_outputs(of, scale), f"{scale}/bias")
 
     def loss(outputs, batch, own):

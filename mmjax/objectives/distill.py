@@ -7,18 +7,18 @@ The teachers' outputs come without a gradient, computed in the step or read with
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from mmjax.errors import UserError
 from mmjax.objectives import contrastive
-from mmjax.objectives.contrastive import check_implementation, pair_outputs
+from mmjax.objectives.contrastive import Implementation, pair_outputs
 from mmjax.objectives.registry import PLAIN, TEACHER, Objective, Outputs, Own, register
+from mmjax.values import NATURAL, POSITIVE, POSITIVE_OR_0
 
-DIRECTIONS = ("forward", "reverse")
-DISTANCES = ("mse", "cosine")
+Direction = Literal["forward", "reverse"]
 COMPARED = 256  # examples that the agreement of student and teacher is measured on
 
 
@@ -122,8 +122,8 @@ def distill_similarity(
     teachers: tuple[str, ...] = ("teacher",),
     of: tuple[str, str] = ("image", "text"),
     scale: str = "logit",
-    temperature: float = 0.0,
-    implementation: str = "auto",
+    temperature: Annotated[float, POSITIVE_OR_0] = 0.0,
+    implementation: Implementation = "auto",
 ) -> Objective:
     """Cross-entropy of the batch's similarities to the teachers', both ways (TinyCLIP, Wu et al.,
     2023; MobileCLIP, Vasu et al., 2024).
@@ -133,11 +133,10 @@ def distill_similarity(
         mean of the cross-entropies.
       of: The two parts whose similarities they are, by the same names in all models.
       scale: The part that scales them.
-      temperature: Of the teachers' similarities; 0 takes each one's own scale.
-      implementation: auto, dense or ring.
+      temperature: Of the teachers' similarities; 0: each one's own scale.
+      implementation: Dense, the ring, or by the size of the batch (auto).
     """
     check_teachers(teachers)
-    check_implementation(implementation)
     names = pair_outputs(of, scale)
     theirs = names[:2] if temperature else names
 
@@ -164,9 +163,9 @@ def distill_logits(
     teachers: tuple[str, ...] = ("teacher",),
     of: tuple[str, str] = ("image", "text"),
     scale: str = "logit",
-    alpha: float = 1.0,
-    temperature: float = 1.0,
-    direction: str = "forward",
+    alpha: Annotated[float, NATURAL] = 1.0,
+    temperature: Annotated[float, POSITIVE] = 1.0,
+    direction: Direction = "forward",
 ) -> Objective:
     """L = CE(y, p) + α · KL on the batch's logits, the mean of both directions: the classes of an
     image are the texts of the batch, its label is its own text, and the other way round.
@@ -180,10 +179,6 @@ def distill_logits(
       direction: forward, KL(teacher ‖ student), or reverse.
     """
     check_teachers(teachers)
-    if direction not in DIRECTIONS:
-        raise ValueError(f"direction is one of {', '.join(DIRECTIONS)}, not {direction!r}")
-    if temperature <= 0:
-        raise ValueError(f"temperature is above 0, not {temperature}")
     names = pair_outputs(of, scale)
 
     def loss(outputs, batch, own):
@@ -207,7 +202,7 @@ def distill_feature(
     name: str,
     teachers: tuple[str, ...] = ("teacher",),
     of: tuple[str, ...] = ("image", "text"),
-    distance: str = "mse",
+    distance: Literal["mse", "cosine"] = "mse",
     project: bool = False,
 ) -> Objective:
     """Distance of the student's embeddings to the teachers' (CLIP-KD's feature distillation): the
@@ -221,8 +216,6 @@ def distill_feature(
         student's embeddings have another size than the teacher's.
     """
     check_teachers(teachers)
-    if distance not in DISTANCES:
-        raise ValueError(f"distance is one of {', '.join(DISTANCES)}, not {distance!r}")
 
     def loss(outputs, batch, own):
         del batch
@@ -242,7 +235,7 @@ def distill_interactive(
     of: tuple[str, str] = ("image", "text"),
     scale: str = "logit",
     project: bool = False,
-    implementation: str = "auto",
+    implementation: Implementation = "auto",
 ) -> Objective:
     """`interactive_loss` (CLIP-KD's interactive contrastive learning), the mean over teachers.
 
@@ -251,10 +244,9 @@ def distill_interactive(
       of: The two parts whose embeddings meet, by the same names in all models.
       scale: The part that scales their similarities.
       project: As of distill_feature.
-      implementation: auto, dense or ring.
+      implementation: Dense, the ring, or by the size of the batch (auto).
     """
     check_teachers(teachers)
-    check_implementation(implementation)
     names = pair_outputs(of, scale)
 
     def loss(outputs, batch, own):

@@ -5,6 +5,7 @@ paper's three terms. Logits of a whole vocabulary are compared a few positions a
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from mmjax.models.tokens import SoftNll, soft_token_nll
 from mmjax.objectives.distill import check_teachers, of_teachers, requires_of
 from mmjax.objectives.registry import LOCAL, Objective, register
 from mmjax.objectives.tokens import hidden_at
+from mmjax.values import POSITIVE
 
 
 @register("distill_tokens")
@@ -22,7 +24,7 @@ def distill_tokens(
     teachers: tuple[str, ...] = ("teacher",),
     text: str = "text",
     view: str = "mlm",
-    temperature: float = 2.0,
+    temperature: Annotated[float, POSITIVE] = 2.0,
 ) -> Objective:
     """The student predicts hidden tokens as the teachers do, not only as they are.
 
@@ -40,8 +42,6 @@ def distill_tokens(
       temperature: T.
     """
     check_teachers(teachers)
-    if temperature <= 0:
-        raise ValueError(f"temperature is above 0, not {temperature}")
     tokens, head = f"{text}/tokens", f"{text}/lm_head"
 
     def local(outputs, batch, own):

@@ -7,29 +7,30 @@ positions that nobody wrote to yet are no candidates.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from mmjax.objectives.contrastive import (
-    check_implementation,
+    Implementation,
     infonce_loss,
     pair_outputs,
     similarity,
 )
 from mmjax.objectives.registry import EMA, PLAIN, Objective, register
+from mmjax.values import COUNT_OR_0, POSITIVE_OR_0
 
 
 @register("infonce")
 def infonce(
     of: tuple[str, str] = ("image", "text"),
     scale: str = "logit",
-    direction: str = "forward",
-    temperature: float = 0.0,
-    positives: str = "pair",
-    queue: int = 0,
-    implementation: str = "auto",
+    direction: Literal["forward", "backward", "both"] = "forward",
+    temperature: Annotated[float, POSITIVE_OR_0] = 0.0,
+    positives: Literal["pair", "group"] = "pair",
+    queue: Annotated[int, COUNT_OR_0] = 0,
+    implementation: Implementation = "auto",
 ) -> Objective:
     """One direction of contrast, or the mean of both.
 
@@ -37,20 +38,16 @@ def infonce(
       of: The two parts whose embeddings meet.
       scale: The part that scales their similarities.
       direction: forward, the first part's examples look for those of the second; backward; or both.
-      temperature: Fixed; 0 takes the learned scale.
+      temperature: Fixed; 0: the learned scale.
       positives: pair (its own example alone) or group (all with the same `group` in the batch).
-      queue: Negatives come from this many past batches, too; then all candidates come from the
-        averaged parameters (config.optim.ema), and the implementation is dense.
-      implementation: auto, dense or ring.
+      queue: Negatives come from this many past batches, too, and then all candidates come from the
+        averaged parameters (config.optim.ema), and the implementation is dense; 0: of this batch
+        alone.
+      implementation: Dense, the ring, or by the size of the batch (auto).
     """
-    check_implementation(implementation)
     directions = {"forward": (0,), "backward": (1,), "both": (0, 1)}
-    if direction not in directions:
-        raise ValueError(f"direction is one of {', '.join(directions)}, not {direction!r}")
-    if positives not in ("pair", "group"):
-        raise ValueError(f"positives is pair or group, not {positives!r}")
-    if queue < 0 or (queue and implementation == "ring"):
-        raise ValueError(f"queue={queue} is a number of batches, without the ring")
+    if queue and implementation == "ring":
+        raise ValueError(f"queue={queue} has no ring: set implementation to dense or auto")
     names = pair_outputs(of, "" if temperature else scale)
     embeds = names[:2]
 

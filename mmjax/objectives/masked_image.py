@@ -1,15 +1,23 @@
 """Masked image modelling: the pixels of hidden patches from those that are seen (SimMIM, MAE)."""
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mmjax.models.vision import cut_patches
 from mmjax.objectives.registry import Batch, Objective, Outputs, View, register
+from mmjax.values import Range
 
 
 @register("masked_image")
-def masked_image(name: str, model: ConfigDict, of: str = "image", rate: float = 0.6) -> Objective:
+def masked_image(
+    name: str,
+    model: ConfigDict,
+    of: str = "image",
+    rate: Annotated[float, Range(above=0, most=1)] = 0.6,
+) -> Objective:
     """Mean squared error of the pixels of hidden patches, each patch at mean 0 and variance 1.
 
     Hidden patches become one learned token and stay in the tower (Xie et al., 2022, SimMIM); the
@@ -19,8 +27,6 @@ def masked_image(name: str, model: ConfigDict, of: str = "image", rate: float = 
       of: The tower whose images are masked.
       rate: Share of an image's patches that are hidden, at least one.
     """
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate={rate} is a share above 0")
     if "patch_size" not in model.get(of, {}):
         raise ValueError(f"of={of!r} should name a vision transformer of the model")
     side = model[of].patch_size

@@ -5,6 +5,8 @@ text an image, drawn in proportion to how alike the towers find them. Or, as in 
 2020), whose texts end with the tags of their pictures: are these the image's own tags?
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -12,13 +14,11 @@ from ml_collections import ConfigDict
 from mmjax.objectives.contrastive import pair_outputs, similarity
 from mmjax.objectives.registry import PLAIN, Batch, Objective, Outputs, View, register
 
-NEGATIVES = ("hard", "uniform", "tags")
-
 
 @register("matching")
 def matching(
     name: str,
-    negatives: str = "hard",
+    negatives: Literal["hard", "uniform", "tags"] = "hard",
     of: tuple[str, str] = ("image", "text"),
     fusion: str = "fusion",
     scale: str = "logit",
@@ -35,8 +35,6 @@ def matching(
       scale: hard: the part that scales the towers' similarities.
     """
     tags = model[of[1]].tags if model and of[1] in model else 0
-    if negatives not in NEGATIVES:
-        raise ValueError(f"negatives is one of {', '.join(NEGATIVES)}, not {negatives!r}")
     if bool(tags) != (negatives == "tags"):
         raise ValueError(
             f"negatives={negatives!r} and config.model.{of[1]}.tags={tags}: an image is known by "

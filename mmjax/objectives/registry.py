@@ -7,16 +7,18 @@ queue of past embeddings) is declared here and kept in the train state.
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
 from mmjax.data.vocabulary import Vocabulary, placeholder
 from mmjax.errors import UserError
-from mmjax.schema import Keys, find, keys_of, nearest
+from mmjax.schema import Keys, check, keys_of, nearest
+from mmjax.values import NATURAL
 
 Batch = Mapping[str, jax.Array]
 Outputs = Mapping[str, Mapping[str, Any]]  # view → output or column name → array(s)
@@ -122,7 +124,7 @@ class Common:
     """
 
     kind: str = ""
-    weight: float = 1.0
+    weight: Annotated[float, NATURAL] = 1.0
 
 
 COMMON = keys_of(Common)
@@ -160,7 +162,12 @@ def kind_of(name: str, entry: Mapping[str, Any]) -> str:
 
 def keys_at(kind: str) -> Keys:
     """The config keys of a kind of objective."""
-    return COMMON + keys_of(REGISTRY[kind], skip=_GIVEN)
+    return _keys_of(REGISTRY[kind])
+
+
+@functools.cache
+def _keys_of(builder: Builder) -> Keys:
+    return COMMON + keys_of(builder, skip=_GIVEN)
 
 
 def build(
@@ -177,8 +184,8 @@ def build(
     result = {}
     for name in sorted(config):
         kind = kind_of(name, config[name])
-        values = {find(keys_at(kind), f"objectives.{name}.{key}").name: x
-                  for key, x in config[name].items()}  # fmt: skip
+        values = dict(config[name].items())
+        check(keys_at(kind), f"objectives.{name}", values)
         weight, _ = values.pop("weight"), values.pop("kind", None)
         given = {"name": name, "vocabulary": vocabulary or placeholder(), "model": model}
         wanted = inspect.signature(REGISTRY[kind]).parameters

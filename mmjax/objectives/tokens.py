@@ -5,7 +5,7 @@ summed for each example inside its microbatch, a few positions at a time (`mmjax
 """
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from mmjax.errors import UserError
 from mmjax.models.text import LmHead
 from mmjax.models.tokens import NO_TARGET, TokenNll, token_nll
 from mmjax.objectives.registry import LOCAL, Batch, Objective, View, register
+from mmjax.values import SHARE, Range
 
 WORD_SLACK = 4  # whole words may hide this many tokens of a text more than `rate` says
 
@@ -26,9 +27,9 @@ def mlm(
     vocabulary: Vocabulary,
     of: str = "fusion",
     text: str = "text",
-    rate: float = 0.15,
-    mask: float = 0.8,
-    random: float = 0.1,
+    rate: Annotated[float, Range(above=0, most=1)] = 0.15,
+    mask: Annotated[float, SHARE] = 0.8,
+    random: Annotated[float, SHARE] = 0.1,
     whole_word: bool = False,
 ) -> Objective:
     """Masked language modelling (Devlin et al., 2019), masked anew each step (Liu et al., 2019).
@@ -44,8 +45,8 @@ def mlm(
       random: Share of those that become any token; the rest stay.
       whole_word: Hide all tokens of a word or none.
     """
-    if not 0 < rate <= 1 or mask + random > 1:
-        raise ValueError(f"rate={rate}, mask={mask}, random={random} are shares of a whole")
+    if mask + random > 1:
+        raise ValueError(f"mask={mask} and random={random} are more than 1 together")
     mask_id = mask_token(vocabulary)
 
     def view(batch: Batch, key: jax.Array, frozen: Any) -> Batch:
@@ -81,8 +82,8 @@ def caption(
     model: ConfigDict | None = None,
     of: str = "fusion",
     text: str = "text",
-    parallel: float = 0.0,
-    prefix: float = 0.0,
+    parallel: Annotated[float, SHARE] = 0.0,
+    prefix: Annotated[float, Range(0, below=1)] = 0.0,
 ) -> Objective:
     """Captioning: each token from the image and the tokens before it (CoCa, Yu et al., 2022).
 
@@ -96,8 +97,6 @@ def caption(
       prefix: Largest share of a text that is given whole, all of it seen by all, and not predicted
         (prefix-LM, as SimVLM, Wang et al., 2022); drawn evenly from 0 on.
     """
-    if not (0 <= parallel <= 1 and 0 <= prefix < 1):
-        raise ValueError(f"parallel={parallel} and prefix={prefix} are shares")
     if parallel and prefix:
         raise ValueError("a text that is predicted in parallel has no prefix: set one of them to 0")
     if model is not None and of in model and model[of].kind == "bottleneck":

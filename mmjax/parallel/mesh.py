@@ -7,6 +7,7 @@ parameters), `tensor` (devices that split heads and hidden units). The batch is 
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -15,20 +16,22 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mmjax.errors import UserError
+from mmjax.values import Range
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
+Axis = Annotated[int, Range(1, also=(-1,))]  # -1: all that remain
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    data: Axis = -1, fsdp: Axis = 1, tensor: Axis = 1, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
     """Builds the mesh; one size may be -1, "all that remain".
 
     Args:
       data: Replicas; -1: all remaining devices.
-      fsdp: Devices that split parameters and batch.
-      tensor: Devices that split heads and hidden units.
+      fsdp: Devices that split parameters and batch; -1: all remaining devices.
+      tensor: Devices that split heads and hidden units; -1: all remaining devices.
       devices: to lay it on; None: all.
 
     Raises:

@@ -89,23 +89,10 @@ def variants(config: ConfigDict, sweep: str) -> dict[str, ConfigDict]:
             leaf = key.rpartition(".")[2]
             every = [part for part, spec in parts.sections(config.model).items() if leaf in spec]
             for path in [key.replace("*", part) for part in every] if "*" in key else [key]:
-                set_key(changed, path, value)
+                config_lib.set_key(changed, path, value)
         check(changed)
         result[f"{key}={value}"] = changed
     return result
-
-
-def set_key(config: ConfigDict, path: str, value: str) -> None:
-    """Sets the key at `path` to `value` read as the key's type."""
-    key = config_lib.key_of(path, config)
-    parents, _, leaf = path.rpartition(".")
-    node = config
-    for parent in filter(None, parents.split(".")):
-        if parent not in node:
-            raise UserError(f"--sweep={path}: this config has no {parents}.")
-        node = node[parent]
-    with config.unlocked():  # an option of an objective may still be at its default
-        node[leaf] = key.parse(path, value)
 
 
 def describe(console: Console, plan: Plan) -> None:

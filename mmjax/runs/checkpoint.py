@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from mmjax import machine
 from mmjax.core.state import HEADS, TrainState, model_params
 from mmjax.errors import UserError
 from mmjax.runs import readback
+from mmjax.values import COUNT, COUNT_OR_0
 
 FOLDER = "checkpoints"
 
@@ -36,16 +37,16 @@ class Checkpoint:
     """The keys of `config.checkpoint`.
 
     Attributes:
-      every: Steps between checkpoints; the last step always has one.
+      every: Steps between checkpoints; 0: at the end only, where there always is one.
       keep: Newest checkpoints kept.
       keep_every: Those of multiples of this many steps are kept, too; 0: none.
       best: NAME/METRIC of an evaluation whose best checkpoint is kept, too.
       best_is: Which value of that metric is best.
     """
 
-    every: int = 1_000
-    keep: int = 3
-    keep_every: int = 0
+    every: Annotated[int, COUNT_OR_0] = 1_000
+    keep: Annotated[int, COUNT] = 3
+    keep_every: Annotated[int, COUNT_OR_0] = 0
     best: str = ""
     best_is: Literal["largest", "smallest"] = "largest"
 

@@ -5,7 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 from etils import epath
@@ -16,6 +16,7 @@ from rich.markup import escape
 from mmjax.parallel.hardware import peak_flops
 from mmjax.runs.goodput import Clock
 from mmjax.runs.observers import Observer
+from mmjax.values import COUNT, POSITIVE_OR_0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Log:
       wandb: Weights & Biases project to log to; '': none.
     """
 
-    every: int = 50
-    watchdog: float = 600.0
+    every: Annotated[int, COUNT] = 50
+    watchdog: Annotated[float, POSITIVE_OR_0] = 600.0
     gradient_norms: bool = False
     tensorboard: bool = True
     wandb: str = ""

@@ -24,7 +24,7 @@ RECIPES = {  # config → the slice it is made for
 
 
 def plan(recipe: str) -> Any:
-    from mmjax.cli import load_config
+    from mmjax.config_file import load_config
     from mmjax.planning.plan import make_plan
 
     return make_plan(load_config(str(ROOT / "configs" / f"{recipe}.py")), RECIPES[recipe])
