@@ -116,7 +116,6 @@ def test_first_fit_by_hand():
             r"is for models of texts alone, and config\.model has image, text",
         ),
         ({"data.text_lengths": (8,)}, r"set data\.text_lengths=\(\)"),
-        ({"data.pack": -1}, "is a number of texts a row"),
         ({"model.text.mask_padding": False}, "a tower that sees its padding"),
         ({"objectives.infonce.weight": 1.0}, "objectives.infonce, which reads one .* a row"),
     ],

@@ -1,6 +1,7 @@
 """Distillation losses against PyTorch's and float64 NumPy; the queue; every number of devices."""
 
 import functools
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def torch_kl(x, y, temperature, direction):
     return temperature**2 * F.kl_div(q, p, reduction="batchmean", log_target=True)
 
 
-@pytest.mark.parametrize("direction", distill.DIRECTIONS)
+@pytest.mark.parametrize("direction", get_args(distill.Direction))
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_kl_is_pytorchs(direction, temperature):
     compare(
@@ -244,7 +245,7 @@ def test_other_sizes_without_a_projection_are_named(name):
         ("distill_logits", {"temperature": 0.0}, "above 0"),
         ("distill_feature", {"distance": "l1"}, "mse, cosine"),
         ("distill_similarity", {"teachers": ()}, "one or more"),
-        ("infonce", {"queue": 2, "implementation": "ring"}, "without the ring"),
+        ("infonce", {"queue": 2, "implementation": "ring"}, "has no ring"),
     ],
 )
 def test_a_bad_option_is_named(name, options, said):

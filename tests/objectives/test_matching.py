@@ -137,5 +137,5 @@ def test_negatives_by_tags_go_with_tags(negatives, tags):
 def test_bad_negatives_are_named():
     config = config_lib.default().objectives
     config.matching = config_lib.entry("objectives", negatives="soft")
-    with pytest.raises(ValueError, match=r"config\.objectives\.matching: negatives is one of hard"):
+    with pytest.raises(ValueError, match=r"matching\.negatives='soft' must be one of hard"):
         objectives.build(config)

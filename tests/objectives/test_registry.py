@@ -114,7 +114,7 @@ def test_an_unknown_objective_names_the_nearest():
 
 @pytest.mark.parametrize(
     ("option", "value", "said"),
-    [("direction", "up", "forward, backward, both"), ("positives", "all", "pair or group")],
+    [("direction", "up", "forward, backward, both"), ("positives", "all", "pair, group")],
 )
 def test_a_bad_value_names_the_objective_and_what_is_allowed(option, value, said):
     with pytest.raises(UserError, match=rf"config\.objectives\.infonce.*{said}"):
