@@ -47,7 +47,7 @@ def test_the_examples_work_together(tmp_path, registries):
     config.evals.heard = config_lib.entry("evals", kind="spread", format="tones", path="8")
     state, logged = tiny.trained(config, tmp_path / "run")
     assert {"loss/tones", "loss/spread", "heard/mean_cosine"} <= logged.keys()
-    assert "t = 2.0\n      Sharpness of the kernel." in config_lib.describe()
+    assert "t = 2.0\n      Sharpness of the kernel. A number above 0." in config_lib.describe()
 
     alone = config_lib.default()
     alone.model = config.model.copy_and_resolve_references()

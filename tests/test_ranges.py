@@ -204,7 +204,7 @@ def test_sources_evaluators_and_objectives_opened_from_python_are_checked(tmp_pa
     with pytest.raises(
         UserError, match=r"config\.evals\.near\.k=0 must be an integer of 1 or more"
     ):
-        evaluation.build("near", spec, config=None, model=None, tokenizer=None)
+        evaluation.build("near", spec, None)
     entries = config_lib.default().objectives
     entries.mine = config_lib.entry("objectives", kind="infonce", queue=-1)
     with pytest.raises(UserError, match=r"mine\.queue=-1 must be an integer of 1 or more, or 0"):

@@ -153,6 +153,6 @@ def test_keys_of_the_source_are_checked():
         "bad_shards": 0.5,
     }
     for setting, message in (("capton=x", "nearest is .*caption"), ("x", "KEY=VALUE"),
-                             ("timeout=soon", "a float is wanted")):  # fmt: skip
+                             ("timeout=soon", "must be a number above 0")):  # fmt: skip
         with pytest.raises(UserError, match=message):
             read_spec("a", [setting])

@@ -48,7 +48,10 @@ def test_task_and_data_make_a_new_one(evals):
             "no evaluator of task 'classification': give --task=TASK and --data",
         ),
         (("loss", None, ("batch_sice=3",)), r"evals\.held\.batch_sice.*batch_size"),
-        (("loss", None, ("batch_size=many",)), r"evals\.held\.batch_size='many': an int is wanted"),
+        (
+            ("loss", None, ("batch_size=many",)),
+            r"evals\.held\.batch_size='many' must be an integer",
+        ),
         (("loss", None, ("batch_size",)), "write KEY=VALUE"),
     ],
 )
@@ -120,8 +123,8 @@ def test_a_suite_is_a_file_of_evaluators(tmp_path):
         ),
         ("loss: {pth: b}", r"evals\.loss\.pth.*evals\.loss\.path"),
         ("retrieval: {k: 3}", r"evals\.retrieval\.k: there is no such key"),
-        ("knn: {k: many}", r"evals\.knn\.k='many': an int is wanted"),
-        ("knn: {allow_skips: 3}", r"evals\.knn\.allow_skips=3: a bool is wanted"),
+        ("knn: {k: many}", r"evals\.knn\.k='many' must be an integer"),
+        ("knn: {allow_skips: 3}", r"evals\.knn\.allow_skips=3 must be true or false"),
     ],
 )
 def test_a_suite_that_is_wrong_is_said(tmp_path, text, message):

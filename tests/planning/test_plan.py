@@ -130,7 +130,7 @@ def test_a_sweep_may_be_of_both_towers_and_of_an_option():
     [
         ("batch_size", "write KEY=VALUE"),
         ("batchsize=1,2", "nearest is config.batch_size"),
-        ("batch_size=many", "'many': an int is wanted"),
+        ("batch_size=many", "'many' must be an integer"),
         ("mesh=8x1", "DATAxFSDPxTENSOR"),
     ],
 )
