@@ -138,8 +138,7 @@ def open_source(
       labels: class numbers are wanted: where the key `label` is '', `find_label` finds them.
 
     Raises:
-      UserError: there is nothing there, it cannot be read, its kind has no such key, or a key no such
-        value.
+      UserError: there is nothing there, it cannot be read, or its kind has no such key or value.
     """
     check(KEYS, f"data.train.{name or Path(spec.get('path') or 'data').name}", spec)
     whole = entry(KEYS, spec)
