@@ -84,6 +84,7 @@ examples:
   mmjax convert runs/demo demo-openai --format=openai
 """
 _FORMATS = "huggingface, open_clip, openai or big_vision"
+_TOKENIZER = "folder or hub name of the tokenizer, where the weights come without one"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -192,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--weights", metavar="PATH", help="or weights in any format that convert reads, or hub name"
     )
+    evaluate.add_argument("--tokenizer", metavar="PATH", help=_TOKENIZER)
     evaluate.add_argument(
         "--task",
         help="what to measure (see mmjax train --keys); default: the evals of the run",
@@ -224,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("source", metavar="SRC", help="folder, file, workdir or hub name")
     convert.add_argument("target", metavar="DST", help="the folder to write")
     convert.add_argument("--format", metavar="NAME", required=True, help=_FORMATS)
+    convert.add_argument("--tokenizer", metavar="PATH", help=_TOKENIZER)
 
     data = command("data", data_command.run, "Look at data, clean it, convert it.",
                    data_command.EXAMPLES)  # fmt: skip
@@ -325,7 +328,7 @@ def _eval(args: argparse.Namespace, _: list[str]) -> None:
     options = [*args.set, *(["allow_skips=true"] if args.allow_skips else [])]
     evaluation.run(
         args.workdir, weights=args.weights, task=args.task, data=args.data, options=options,
-        output=args.output,
+        output=args.output, tokenizer=args.tokenizer,
     )  # fmt: skip
 
 
@@ -342,7 +345,8 @@ def _export(args: argparse.Namespace, _: list[str]) -> None:
 def _convert(args: argparse.Namespace, _: list[str]) -> None:
     from mmjax import pretrained
 
-    pretrained.load(args.source).export(args.target, args.format)
+    loaded = pretrained.load(args.source, tokenizer=args.tokenizer)
+    loaded.export(args.target, args.format)
     print(f"wrote {args.target}")
 
 

@@ -6,9 +6,10 @@ clip.logits(images=[image], texts=["a cat", "a dog"])
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ Images = Sequence[Image.Image | np.ndarray] | np.ndarray  # arrays: uint8 [H, W,
 log = logging.getLogger("mmjax.interop")
 
 
-def load(source: str | Path, *, image_size: int | None = None) -> "Pretrained":
+def load(
+    source: str | Path, *, image_size: int | None = None, tokenizer: str | Path | None = None
+) -> "Pretrained":
     """A model with its weights, tokenizer and preprocessing.
 
     Args:
@@ -39,10 +42,14 @@ def load(source: str | Path, *, image_size: int | None = None) -> "Pretrained":
         checkpoints (WORKDIR/checkpoints/STEP), or a name on the Hugging Face hub.
       image_size: side of the pictures, if another than the weights were made for: the position
         embeddings are resized.
+      tokenizer: folder or hub name of the tokenizer, where the weights come without one or theirs
+        cannot be had. It is cleaned and padded as the weights say.
 
     Raises:
-      UserError: nothing is there, the format or architecture is unknown, a file is damaged, or the
-        hub cannot be reached.
+      UserError: nothing is there, the format or architecture is unknown, a file is damaged, the
+        hub cannot be reached, or `tokenizer` has more ids than the model.
+
+    The weights' own tokenizer is loaded when it is first needed: pictures need none.
 
     The parameters lie on the current mesh (`jax.set_mesh`) as `parallel/rules.py` says, or on the
     first device without one.
@@ -58,14 +65,28 @@ def load(source: str | Path, *, image_size: int | None = None) -> "Pretrained":
         params, _ = start_from(weights, config.model, empty)
     else:
         params = weights.read(inference_shapes(config.model))
+    words = weights.tokenizer
+    if tokenizer is not None:
+        given = _fitting(weights.words(tokenizer), config.model, str(tokenizer))
+        words = lambda: given  # noqa: E731
     return Pretrained(
         source=str(source),
         config=config,
         model=models.from_config(config.model),
         params=params,
-        tokenizer=weights.tokenizer() if weights.tokenizer else None,
+        words=words,
         training=weights.training,
     )
+
+
+def _fitting(tokenizer: Tokenizer, model: ConfigDict, name: str) -> Tokenizer:
+    rows = model.get("text", {}).get("vocab_size", 0)
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"the tokenizer {name} has {tokenizer.vocab_size:,} ids, the model embeds {rows:,}: "
+            "give that which the weights were trained with."
+        )
+    return tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +98,7 @@ class Pretrained:
       config: its `model` is the architecture; `data.{resize,interpolation}` the preprocessing.
       model: the Linen module, for `model.apply({"params": params}, batch, outputs)`.
       params: its parameters.
-      tokenizer: None if the weights came without one.
+      words: loads the tokenizer; None if the weights came without one.
       training: of an mmjax run, else None.
     """
 
@@ -85,10 +106,19 @@ class Pretrained:
     config: ConfigDict
     model: Graph
     params: Any
-    tokenizer: Tokenizer | None
+    words: Callable[[], Tokenizer] | None
     training: Training | None = None
 
+<<<<<<< HEAD
     def embed_images(self, images: Images, batch_size: int = 64) -> np.ndarray:
+=======
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """None if the weights came without one. UserError: it cannot be had."""
+        return self.words() if self.words else None
+
+    def embed_images(self, images: Sequence[Picture], batch_size: int = 64) -> np.ndarray:
+>>>>>>> 5531846 (Exports try a table of awkward texts and say what their library reads otherwise; preprocessors, RoBERTa's padding, pooled positions and tokenizers are those of the library or refused by name)
         """float32 [N, D] of unit length."""
         return self.outputs(("image/embed",), images=images, batch_size=batch_size)["image/embed"]
 
@@ -181,7 +211,10 @@ class Pretrained:
     def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """ "text" int32 and "text_mask" bool [N, L], at the full context length."""
         if self.tokenizer is None:
-            raise UserError(f"{self.source} holds no tokenizer: copy its files beside the weights.")
+            raise UserError(
+                f"{self.source} holds no tokenizer: copy its files beside the weights, or name its "
+                "folder, load(…, tokenizer=…)."
+            )
         text, mask = self.tokenizer.encode(texts, self.config.model.text.context_length)
         return {"text": text, "text_mask": mask}
 

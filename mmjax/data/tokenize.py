@@ -23,6 +23,7 @@ from mmjax.errors import UserError
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+OPEN_CLIP = "<start_of_text>", "<end_of_text>"  # as open_clip spells the two
 OPENAI_MERGES = 49_408 - 2 * 256 - 2  # ids less the bytes, these at word ends, start and end
 
 
@@ -136,24 +137,28 @@ def load_tokenizer(
         else:
             remedy = (
                 "give a local folder that a transformers tokenizer was saved to, a hub name that "
-                "this machine can reach, or captions:4096 to train one on your captions"
+                "this machine can reach (to mmjax convert and eval as --tokenizer=PATH, to load as "
+                "tokenizer=…), or as config.data.tokenizer captions:4096, to train one on captions"
             )
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(f"Cannot load the tokenizer {name!r}: {remedy} ({reason}).") from error
 
 
-def clip_tokenizer(merges_file: str | Path) -> Tokenizer:
+def clip_tokenizer(merges_file: str | Path, ends: tuple[str, str] = (START, END)) -> Tokenizer:
     """OpenAI's tokenizer of CLIP from its own file, bpe_simple_vocab_16e6.txt.gz: 49,408 ids.
 
     Cleans and pads as OpenAI and open_clip do, and gives the ids that open_clip's SimpleTokenizer
-    gives, but for two things: a text that spells a special token out, and characters so new that
-    Unicode versions differ on whether they are letters.
+    gives, but for two things: punctuation right before a special token that a text spells out, and
+    characters so new that Unicode versions differ on whether they are letters.
+
+    Args:
+      merges_file: OpenAI's.
+      ends: how the start and end token are spelled: a text that has them has these tokens. They are
+        OpenAI's by default, OPEN_CLIP in open_clip.
 
     Raises:
       UserError: the file is missing or is another.
     """
-    from transformers import CLIPTokenizer
-
     try:
         with gzip.open(merges_file, "rt", encoding="utf-8") as file:
             lines = list(itertools.islice(file, 1, 1 + OPENAI_MERGES))  # of the 262,144 in it
@@ -167,8 +172,30 @@ def clip_tokenizer(merges_file: str | Path) -> Tokenizer:
             f"{merges_file} holds {len(merges)} merges, not the {OPENAI_MERGES} of OpenAI's "
             "bpe_simple_vocab_16e6.txt.gz: copy it again."
         )
-    vocab = _vocabulary(_byte_alphabet(), merges)
-    return Tokenizer(CLIPTokenizer(vocab=vocab, merges=merges), clean="lower", pad_id=0)
+    return _clip(merges, ends)
+
+
+def respelled(tokenizer: Tokenizer, ends: tuple[str, str]) -> Tokenizer:
+    """OpenAI's tokenizer with its start and end token spelled otherwise, as in `clip_tokenizer`."""
+    return _clip(merges_of(tokenizer), ends)
+
+
+def merges_of(tokenizer: Tokenizer) -> list[tuple[str, ...]]:
+    """The merges of a byte-pair tokenizer, in order; none of another."""
+    backend = getattr(tokenizer.wrapped, "backend_tokenizer", None)
+    model = json.loads(backend.to_str())["model"] if backend is not None else {}
+    return [tuple(pair) for pair in model.get("merges", ())]
+
+
+def _clip(merges: list[Any], ends: tuple[str, str]) -> Tokenizer:
+    from transformers import CLIPTokenizer
+
+    start, end = ends
+    wrapped = CLIPTokenizer(
+        vocab=_vocabulary(_byte_alphabet(), merges, ends), merges=merges,
+        bos_token=start, eos_token=end, unk_token=end, pad_token=end,
+    )  # fmt: skip
+    return Tokenizer(wrapped, clean="lower", pad_id=0)
 
 
 def _tokenizer_class(name: str) -> Any:
@@ -221,8 +248,10 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(CLIPTokenizer(vocab=vocab, merges=merges))
 
 
-def _vocabulary(alphabet: Sequence[str], merges: Iterable[Sequence[str]]) -> dict[str, int]:
-    tokens = [*alphabet, *(b + "</w>" for b in alphabet), *("".join(m) for m in merges), START, END]
+def _vocabulary(
+    alphabet: Sequence[str], merges: Iterable[Sequence[str]], ends: tuple[str, str] = (START, END)
+) -> dict[str, int]:
+    tokens = [*alphabet, *(b + "</w>" for b in alphabet), *("".join(m) for m in merges), *ends]
     return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
 
 

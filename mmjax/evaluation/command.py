@@ -1,5 +1,6 @@
 """`mmjax eval`: evaluates the newest checkpoint of a run, or foreign weights; prints a table."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mmjax.pretrained import load
 from mmjax.runs.workdir import restore_for_inference
 from mmjax.schema import entry, find, keys_of, kind_of
 
+log = logging.getLogger("mmjax.evaluation")
 SUITE = "suite"  # a task of the command, not of a config: `data` is a YAML file of evaluators
 
 
@@ -32,6 +34,7 @@ def run(
     data: str | None = None,
     options: Sequence[str] = (),
     output: Sequence[str] = (),
+    tokenizer: str | None = None,
 ) -> report.Results:
     """Evaluates a model, by the evaluators of its own run's config or by those named here.
 
@@ -46,6 +49,7 @@ def run(
       options: "KEY=VALUE" of the keys `evals.*`, set on every evaluator that runs.
       output: files for the results, .json, .csv or .md; beside each, NAME.classes.tsv says which
         label is which class, where there are classes.
+      tokenizer: folder or hub name of the tokenizer, where `weights` come without one.
 
     Returns:
       Evaluator name → metric → value.
@@ -57,9 +61,9 @@ def run(
     for file in output:
         report.check(file)
     with jax.set_mesh(make_mesh(data=1, fsdp=-1)), progress.shown():
-        config, model, params, tokenizer = _model(workdir, weights)
+        config, model, params, words = _model(workdir, weights, tokenizer)
         specs = choose(config.evals, task, data, options)
-        subject = Subject.of(config, model, tokenizer)
+        subject = Subject.of(config, model, words)
         evaluators = {name: build(name, spec, subject) for name, spec in specs.items()}
         found = classes.of_evaluators(evaluators)
         for name, of in found.items():
@@ -122,16 +126,24 @@ def read_suite(file: str | None) -> dict[str, ConfigDict]:
     return specs
 
 
-def _model(workdir: str | None, weights: str | None) -> tuple[ConfigDict, Graph, Any, Any]:
-    """(config, model, parameters, tokenizer or None)"""
+def _model(
+    workdir: str | None, weights: str | None, tokenizer: str | None
+) -> tuple[ConfigDict, Graph, Any, Any]:
+    """(config, model, parameters, tokenizer or None). What looks at images alone needs no
+    tokenizer: why there is none is a warning."""
     if (workdir is None) == (weights is None):
         raise UserError("mmjax eval needs either --workdir=DIR of a run or --weights=PATH.")
     if workdir is not None:
         return restore_for_inference(workdir)
-    loaded = load(str(weights))
+    loaded = load(str(weights), tokenizer=tokenizer)
     config = ConfigDict({"seed": 0, "evals": {}, "objectives": {}, **loaded.config})
     config.data = {**entry(DATA), "augment": entry(keys_of(Augment)), **config.data}
-    return config, loaded.model, loaded.params, loaded.tokenizer
+    try:
+        words = loaded.tokenizer
+    except UserError as error:
+        log.warning("only images are evaluated: %s", error)
+        words = None
+    return config, loaded.model, loaded.params, words
 
 
 _FILES = ("path", "train", "image", "classes", "templates", "subset", "real", "candidates")

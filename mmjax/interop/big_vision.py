@@ -17,12 +17,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
-from mmjax.data.tokenize import load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensor, Tensors, open_tensors
 from mmjax.interop.formats import CLIP, Family, Format, Weights, shapes, weights
 from mmjax.interop.open_clip import TOKENIZERS
 from mmjax.interop.table import Row, their_shapes
+from mmjax.interop.texts import Library, load_as
 from mmjax.models import zoo
 
 FILE = "model.npz"  # of a folder that is written here
@@ -64,12 +64,15 @@ def read(path: Path) -> Weights:
         family,
         model,
         _with_class_row(tensors, model),
-        tokenizer=(lambda: load_tokenizer(file.parent, clean="canonicalize"))
-        if tokenized
-        else None,
+        tokenizer=(lambda: _named(file.parent)) if tokenized else None,
+        words=_named,
         resize="squash",
         interpolation="bilinear",
     )
+
+
+def _named(name: str | Path) -> Tokenizer:
+    return load_as(name, clean="canonicalize")
 
 
 def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | None) -> None:
@@ -252,7 +255,12 @@ def _tower(shape: dict[str, tuple[int, ...]], prefix: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _card(config: ConfigDict) -> tuple[str, str]:
+def _library(folder: Path, config: ConfigDict, tokenizer: Tokenizer) -> Library:
+    remedy = "its config names one (pp tokenize), which must be that of the files in the folder"
+    return Library("big_vision", None, remedy)
+
+
+def _card(config: ConfigDict, tokenizer: Tokenizer | None) -> tuple[str, str]:
     return (
         "library_name: big_vision",
         """\
@@ -263,4 +271,4 @@ print({name: params[name].shape for name in params})""",
     )
 
 
-FORMAT = Format("big_vision", detect, read, write, _card)
+FORMAT = Format("big_vision", detect, read, write, _card, _library)

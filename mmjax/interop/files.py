@@ -63,6 +63,20 @@ def _open(path: Path) -> Tensors:
     raise UserError(f"{path} is no file of weights: .safetensors, .bin, .pt, .pth and .npz are.")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What a file of settings holds. UserError: it cannot be read, or is no JSON object."""
+    check_fetched(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): get it again.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no JSON object: get it again.")
+    return found
+
+
 def torch_load(path: Path) -> Any:
     """What `torch.save` wrote to `path`, tensors and plain containers only, mapped from the disk.
 

@@ -17,9 +17,11 @@ from ml_collections import ConfigDict
 from mmjax import models
 from mmjax.data import Tokenizer
 from mmjax.data.keys import PREPROCESS
+from mmjax.data.tokenize import load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensors
 from mmjax.interop.table import Row, from_theirs, to_theirs
+from mmjax.interop.texts import Library
 from mmjax.models.parts import of_model, sections
 from mmjax.schema import TRAINING_ONLY, entry
 
@@ -122,6 +124,8 @@ class Weights:
       read: shapes (of `config.model`'s tree, or of a part of it; with shardings, if it is to lie on
         a mesh) → parameters. One parameter at a time is in host memory.
       tokenizer: loads the weights' own tokenizer; None if they have none.
+      words: a tokenizer's folder or hub name → that tokenizer as these weights take it: with their
+        cleaning and padding.
       training: of a run, for model cards.
       left: names in the files of parameters that no model here has.
     """
@@ -132,6 +136,7 @@ class Weights:
     tokenizer: Callable[[], Tokenizer] | None = None
     training: Training | None = None
     left: Sequence[str] = ()
+    words: Callable[[str | Path], Tokenizer] = load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,14 +149,20 @@ class Format:
       read: a file or folder that was detected → its `Weights`. UserError: one sentence.
       write: (folder, config, params, tokenizer) → writes into an empty folder all that readers of
         the format want, but no model card. UserError: the format cannot hold the model.
-      card: (config) → the model card's front matter (YAML lines) and its Python example.
+      card: (config, tokenizer or None) → the model card's front matter (YAML lines) and its Python
+        example.
+      library: (folder that was written, config, tokenizer) → how the format's library reads texts;
+        None where no model of the format has any.
+      notes: for every model card: what the library does otherwise, a sentence each.
     """
 
     name: str
     detect: Callable[[Path], bool]
     read: Callable[[Path], Weights]
     write: Callable[[Path, ConfigDict, Any, Tokenizer | None], None]
-    card: Callable[[ConfigDict], tuple[str, str]]
+    card: Callable[[ConfigDict, Tokenizer | None], tuple[str, str]]
+    library: Callable[[Path, ConfigDict, Tokenizer], Library] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def weights(
@@ -162,15 +173,17 @@ def weights(
     *,
     tokenizer: Callable[[], Tokenizer] | None = None,
     left: Sequence[str] = (),
+    words: Callable[[str | Path], Tokenizer] = load_tokenizer,
     **preprocess: str,
 ) -> Weights:
     """The `Weights` of a name table: tensors of `family` that make up `config.model`.
 
-    `preprocess` are keys of `config.data.{resize,interpolation}`, `left` is of `Weights`.
+    `preprocess` are keys of `config.data.{resize,interpolation}`, `left` and `words` as in
+    `Weights`.
     """
     config = ConfigDict({"model": model, "data": entry(PREPROCESS, preprocess)})
     read = functools.partial(family.read, tensors, model, what=f"the weights in {source}")
-    return Weights(str(source), config, read, tokenizer, left=left)
+    return Weights(str(source), config, read, tokenizer, left=left, words=words)
 
 
 def shapes(model: ConfigDict) -> Any:

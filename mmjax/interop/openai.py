@@ -4,7 +4,6 @@ It names no architecture: all is told by the shapes, as OpenAI's own build_model
 all of its models have in common (QuickGELU, heads of 64, pictures cut from the centre).
 """
 
-import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
-from mmjax.data.tokenize import clip_tokenizer, load_tokenizer
+from mmjax.data.tokenize import END, START, clip_tokenizer, respelled
 from mmjax.errors import UserError
 from mmjax.interop import open_clip
 from mmjax.interop.files import Tensors, open_tensors
 from mmjax.interop.formats import Family, Format, Weights, shapes, weights
-from mmjax.interop.open_clip.bpe import find_bpe
+from mmjax.interop.open_clip.bpe import BPE, find_bpe
 from mmjax.interop.open_clip.tables import rows
 from mmjax.interop.table import their_shapes
+from mmjax.interop.texts import LARGEST, Library, check_end, is_openais, load_as
 from mmjax.interop.torchscript import is_archive
 from mmjax.models import zoo
 from mmjax.models.parts import part
@@ -64,7 +64,7 @@ def read(path: Path) -> Weights:
     model = _model(tensors)
     model.name = path.absolute().stem
     folder = file.parent
-    return weights(path, FAMILY, model, tensors, tokenizer=functools.partial(_tokenizer, folder))
+    return weights(path, FAMILY, model, tensors, tokenizer=lambda: _tokenizer(folder), words=_named)
 
 
 def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | None) -> None:
@@ -94,7 +94,7 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
     arrays = {name: _as_published(name, array) for name, array in state.items()} | marks
     torch.save({name: torch.tensor(array) for name, array in arrays.items()}, folder / FILE)
     if tokenizer is not None:
-        tokenizer.save(folder)
+        check_end(tokenizer, LARGEST, "OpenAI's clip").save(folder)
 
 
 FAMILY = Family(
@@ -157,12 +157,30 @@ def _as_published(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
-    if any((folder / file).is_file() for file in open_clip.TOKENIZERS):
-        return load_tokenizer(folder, clean="lower", pad_id=0)
-    return clip_tokenizer(find_bpe(folder))
+    own = any((folder / file).is_file() for file in open_clip.TOKENIZERS)
+    return _named(folder if own else find_bpe(folder))
 
 
-def _card(config: ConfigDict) -> tuple[str, str]:
+def _named(name: str | Path) -> Tokenizer:
+    if Path(name).name == BPE:
+        return clip_tokenizer(name)
+    found = load_as(name, clean="lower", pad_id=0)
+    return check_end(found, LARGEST, "OpenAI's CLIP")
+
+
+def _library(folder: Path, config: ConfigDict, tokenizer: Tokenizer) -> Library:
+    """OpenAI's clip has its tokenizer inside, and looks at no file of the folder."""
+    length, encode = config.model.text.context_length, None
+    if is_openais(tokenizer):
+        inside = respelled(tokenizer, (START, END))
+        encode = lambda texts: inside.encode(texts, length)[0]  # noqa: E731
+        remedy = f"its own tokenizer spells the special tokens {START} and {END}"
+    else:
+        remedy = "give it ids of the tokenizer in the folder, as mmjax makes them"
+    return Library("OpenAI's clip", encode, remedy)
+
+
+def _card(config: ConfigDict, tokenizer: Tokenizer | None) -> tuple[str, str]:
     return (
         "pipeline_tag: zero-shot-image-classification",
         """\
@@ -177,4 +195,4 @@ with torch.inference_mode():
     )
 
 
-FORMAT = Format("openai", detect, read, write, _card)
+FORMAT = Format("openai", detect, read, write, _card, _library)

@@ -1,6 +1,7 @@
 """The weight formats, reading a source whatever its format, and writing a complete folder."""
 
 import difflib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from mmjax.errors import UserError
 from mmjax.interop import big_vision, hub, huggingface, open_clip, openai, run
 from mmjax.interop.folder import replaced
 from mmjax.interop.formats import Format, Training, Weights
+from mmjax.interop.texts import differing, sentence
+from mmjax.models.text import ignores_padding
+
+log = logging.getLogger("mmjax.interop")
 
 # In the order in which a source is tried: LAION's folders are open_clip's and Hugging Face's at
 # once, and open_clip's config says more.
@@ -67,7 +72,8 @@ def export(
       format: a name in `FORMATS`.
       config: of the run or the weights; `model` and `data.{resize,interpolation}` are read.
       params: our tree; every array must be whole on this host.
-      tokenizer: written with the weights, where there is one.
+      tokenizer: written with the weights, where there is one. Texts of which the format's library
+        makes other ids are counted and named in a warning and on the model card.
       training: for the model card, where the weights come from a run.
 
     Raises:
@@ -80,9 +86,19 @@ def export(
             f"(nearest: {near})."
         )
     target = FORMATS[format]
-    card = _card(target, config, params, training)
+    card = _card(target, config, params, tokenizer, training)
     with replaced(folder, _is_export) as new:
         target.write(new, config, params, tokenizer)
+        notes = list(target.notes)
+        if target.library is not None and tokenizer is not None and "text" in config.model:
+            library = target.library(new, config, tokenizer)
+            text = config.model.text
+            padding = not ignores_padding(text)
+            found, tried = differing(library, tokenizer, text.context_length, padding)
+            if found:
+                notes.append(sentence(library, found, tried))
+                log.warning("%s: %s", folder, notes[-1])
+        card += "".join(f"\n{note}\n" for note in notes)
         (new / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -91,9 +107,15 @@ def _is_export(folder: Path) -> bool:
     return card.is_file() and _MARK in card.read_text(encoding="utf-8").splitlines()
 
 
-def _card(format: Format, config: ConfigDict, params: Any, training: Training | None) -> str:
+def _card(
+    format: Format,
+    config: ConfigDict,
+    params: Any,
+    tokenizer: Tokenizer | None,
+    training: Training | None,
+) -> str:
     model, count = config.model, sum(x.size for x in jax.tree.leaves(params))
-    front, example = format.card(config)
+    front, example = format.card(config, tokenizer)
     lines = ["---", front, _MARK, "---", f"# {model.name}", ""]
     origin = "converted by mmjax (JAX)"
     if training:

@@ -70,8 +70,8 @@ class TextTower(nn.Module):
       mlm_head: BERT's masked-language head, for token_logits.
       causal: A token sees earlier tokens only.
       mask_padding: Padding is not attended to (needless if causal).
-      pool: Which token is the text: end, first, last position, mean, or one that is appended
-        (open_clip's CoCa).
+      pool: Which token is the text: (first) end, first, last position, mean, or one that is
+        appended (open_clip's CoCa).
     """
 
     embed_dim: int
@@ -214,6 +214,8 @@ class TextTower(nn.Module):
             # The norm is per token, so pooling a single token first gives the same for less.
             if self.pool == "mean":
                 pooled = masked_mean(norm(x), mask)
+            elif self.pool == "eot":
+                pooled = norm(pool_tokens(x, to_first_end(text, mask), self.pool))
             else:
                 pooled = norm(x[:, -1] if append else pool_tokens(x, mask, self.pool))
             result |= project(pooled, self.head, self.embed_dim, self.dtype)
@@ -278,6 +280,15 @@ class TextTower(nn.Module):
 def ignores_padding(text: TextTower | ConfigDict) -> bool:
     """Whether a text tower gives the same with less padding: nothing that is kept looks at it."""
     return (text.causal or text.mask_padding) and text.pool not in ("last", "appended")
+
+
+def to_first_end(text: jax.Array, mask: jax.Array) -> jax.Array:
+    """bool [B, L]: the real tokens of a text, int32 [B, L], up to the first that is its end token
+    (that with the id of its last): a caption may spell "<|endoftext|>" out, and there
+    transformers, OpenAI's CLIP and open_clip pool it."""
+    end = jnp.take_along_axis(text, mask.sum(axis=1, keepdims=True) - 1, axis=1)
+    is_end = mask & (text == end)
+    return jnp.arange(text.shape[1]) <= is_end.argmax(axis=1, keepdims=True)
 
 
 def pool_tokens(x: jax.Array, mask: jax.Array, pool: str) -> jax.Array:

@@ -280,7 +280,7 @@ def test_what_a_file_lacks_is_named(tmp_path, lost, said):
 def test_what_big_vision_cannot_hold_is_said(tmp_path, change, reason):
     config = config_lib.default()
     config.model = models.zoo.config("tiny-siglip")
-    assert registry.FORMATS["big_vision"].card(config)
+    assert registry.FORMATS["big_vision"].card(config, None)
     config.model.update(change)
     with pytest.raises(UserError, match=f"big_vision cannot hold this model: .*{reason}"):
         registry.export(tmp_path / "out", "big_vision", config=config, params={})

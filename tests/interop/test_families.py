@@ -180,7 +180,7 @@ def test_weights_of_another_depth_are_said_by_name(tmp_path):
 
 def test_a_decoder_of_its_own_is_refused(tmp_path):
     peers.make("BertForMaskedLM", tie_word_embeddings=False).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="scored by another matrix than their embedding"):
+    with pytest.raises(UserError, match="unembedding is another matrix than its embedding"):
         read(tmp_path)
 
 

@@ -283,6 +283,8 @@ def test_tokenizers_are_those_that_open_clip_takes(tmp_path):
         theirs = open_clip.get_tokenizer(f"local-dir:{folder}")
         assert isinstance(theirs, open_clip.SimpleTokenizer) == (name == "openai")
         mine = registry.open_weights(folder).tokenizer()
+        if name == "trained":  # on texts as they are; see test_their_texts.py
+            theirs.clean_fn = str
         np.testing.assert_array_equal(mine.encode(texts, 16)[0], theirs(texts).numpy())
     bare = registry.open_weights(tmp_path / "theirs").tokenizer()  # found in open_clip's wheel
     np.testing.assert_array_equal(bare.encode(texts, 16)[0], own.encode(texts, 16)[0])

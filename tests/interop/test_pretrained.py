@@ -9,11 +9,12 @@ import numpy as np
 import peers
 import pytest
 import tiny
+from open_clip_oracle import open_clip
 from PIL import Image
 from pytorch import torch, transformers
 
 import mmjax
-from mmjax import models
+from mmjax import cli, models
 from mmjax.data import train_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import hub, registry
@@ -156,7 +157,7 @@ def test_sentences_are_cut_where_their_folder_says(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"pooling": {"pooling_mode_max_tokens": True}}, "mean_tokens, pooling_mode_max_tokens"),
+        ({"pooling": {"pooling_mode_max_tokens": True}}, "mean_tokens, max_tokens"),
         ({"modules": ("Dense",)}, "has a Dense, which mmjax has not"),
         ({"lengths": {"do_lower_case": True}}, "do_lower_case is unknown here"),
     ],
@@ -164,6 +165,84 @@ def test_sentences_are_cut_where_their_folder_says(tmp_path):
 def test_sentences_that_go_through_more_are_refused(tmp_path, change, said):
     with pytest.raises(UserError, match=said):
         mmjax.load(sentences(tmp_path, **change))
+
+
+@pytest.mark.parametrize("mode", ["mean", ["cls"]])
+def test_sentences_as_version_6_writes_them(tmp_path, mode):
+    """One "pooling_mode"; the length is the tokenizer's."""
+    folder = sentences(tmp_path)
+    kinds = {"Transformer": "base.modules.transformer", "Pooling": "sentence_transformer.modules"}
+    files = {
+        "1_Pooling/config.json": {"embedding_dimension": 32, "pooling_mode": mode},
+        "sentence_bert_config.json": {"transformer_task": "feature-extraction"},
+        "modules.json": [{"type": f"sentence_transformers.{path}.{kind}"}
+                         for kind, path in kinds.items()],
+        "tokenizer_config.json": {"model_max_length": 9},
+    }  # fmt: skip
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    text = mmjax.load(folder).config.model.text
+    assert (text.pool, text.context_length) == ("mean" if mode == "mean" else "cls", 9)
+    for content, said in ((["mean", "max"], "pools by mean, max"), ("lasttoken", "by lasttoken")):
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": content}))
+        with pytest.raises(UserError, match=said):
+            mmjax.load(folder)
+
+
+def test_images_need_no_tokenizer_and_texts_take_another(tmp_path, monkeypatch):
+    """SigLIP's files at open_clip name a tokenizer on the hub, which is not always to be had."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    config = tiny.config()
+    config.model.text.vocab_size = tokenizer().vocab_size
+    params = tiny.params(models.from_config(config.model))
+    path = tmp_path / "clip"
+    registry.export(path, "open_clip", config=config, params=params, tokenizer=tokenizer())
+    (tmp_path / "words").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).rename(tmp_path / "words" / name)
+    clip = mmjax.load(path)
+    assert clip.embed_images(pictures()).shape == (3, 16)
+    with pytest.raises(UserError, match=r"Cannot load the tokenizer.*--tokenizer=PATH"):
+        clip.embed_texts(TEXTS)
+    with_words = mmjax.load(path, tokenizer=tmp_path / "words")
+    assert with_words.tokenizer.clean == ""  # as it was saved
+    assert with_words.embed_texts(TEXTS).shape == (3, 16)
+    cli.main(["convert", str(path), str(tmp_path / "hf"), "--format=huggingface",
+              f"--tokenizer={tmp_path / 'words'}"])  # fmt: skip
+    again = mmjax.load(tmp_path / "hf").embed_texts(TEXTS)
+    np.testing.assert_allclose(again, with_words.embed_texts(TEXTS), atol=1e-6, rtol=0)
+    config.model.text.vocab_size = 515
+    small = tiny.params(models.from_config(config.model))
+    registry.export(tmp_path / "small", "open_clip", config=config, params=small)
+    with pytest.raises(UserError, match=r"words has 5\d\d ids, the model embeds 515"):
+        mmjax.load(tmp_path / "small", tokenizer=tmp_path / "words")
+
+
+@pytest.mark.parametrize("format", ["huggingface", "open_clip"])
+def test_a_text_that_spells_an_end_token_is_pooled_as_in_the_exported_model(tmp_path, format):
+    """At the first one, here as in transformers and open_clip."""
+    config = tiny.config()
+    config.model.text.vocab_size = tokenizer().vocab_size
+    params = tiny.params(models.from_config(config.model))
+    path = tmp_path / "clip"
+    registry.export(path, format, config=config, params=params, tokenizer=tokenizer())
+    texts = ["a red <|endoftext|> cat", "a red cat", "<|endoftext|>", "<|startoftext|> a red"]
+    clip = mmjax.load(path)
+    if format == "huggingface":
+        model = transformers.CLIPModel.from_pretrained(path)
+        words = transformers.AutoTokenizer.from_pretrained(path)
+        inputs = words(texts, return_tensors="pt", padding=True)
+        with torch.inference_mode():
+            found = model(**inputs, pixel_values=torch.zeros(1, 3, 16, 16))
+        expected = found.text_embeds.numpy()
+    else:
+        theirs = open_clip.create_model(f"local-dir:{path}").eval()
+        with torch.inference_mode():
+            ids = open_clip.get_tokenizer(f"local-dir:{path}")(texts)
+            expected = theirs.encode_text(ids, normalize=True).numpy()
+    found = clip.embed_texts(texts)
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    assert np.abs(found[0] - found[1]).max() > 0.01
 
 
 def test_a_hub_name_while_offline(monkeypatch):

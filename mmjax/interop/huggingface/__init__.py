@@ -5,7 +5,7 @@ table, and how its config.json reads and is written.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from ml_collections import ConfigDict
 from mmjax.data import Tokenizer
 from mmjax.data.tokenize import load_tokenizer
 from mmjax.errors import UserError
-from mmjax.interop.files import open_tensors
+from mmjax.interop.files import open_tensors, read_json
 from mmjax.interop.formats import Format, Weights, weights
 from mmjax.interop.huggingface import bert, clip, preprocessor, sentence, siglip, vit
-from mmjax.interop.huggingface.architecture import Architecture, read_json
+from mmjax.interop.huggingface.architecture import Architecture
+from mmjax.interop.texts import Library, check_end
 
 ARCHITECTURES: tuple[Architecture, ...] = (*clip.MODELS, siglip.MODEL, vit.MODEL, *bert.MODELS)
 WEIGHTS = (
@@ -70,12 +71,18 @@ def read(path: Path) -> Weights:
     tensors = sentence.of_folder(path, model, tensors)
     images = preprocessor.read(path, model, architecture.model_type)
     has_words = any((path / name).is_file() for name in TOKENIZERS)
+    pooled_at = architecture.pooled_at(settings)
+
+    def words(name: str | Path) -> Tokenizer:
+        return check_end(load_tokenizer(name), pooled_at, str(path / "config.json"))
+
     return weights(
         path,
         architecture.family,
         model,
         tensors,
-        tokenizer=(lambda: load_tokenizer(path)) if has_words else None,
+        tokenizer=(lambda: words(path)) if has_words else None,
+        words=words,
         **images,
     )
 
@@ -123,12 +130,36 @@ def _architecture_of(settings: Mapping[str, Any], path: Path) -> Architecture:
     )
 
 
-def _card(config: ConfigDict) -> tuple[str, str]:
+def _card(config: ConfigDict, tokenizer: Tokenizer | None) -> tuple[str, str]:
     return architecture_for(config.model).card
+
+
+def _library(folder: Path, config: ConfigDict, tokenizer: Tokenizer) -> Library:
+    """transformers itself makes the ids: its tokenizer of the folder."""
+    words, text = load_tokenizer(folder).wrapped, config.model.text
+
+    def encode(texts: Sequence[str]) -> Any:
+        rows = words(
+            list(texts), padding="max_length", truncation=True, max_length=text.context_length
+        )
+        return rows["input_ids"]
+
+    remedy = "give it the ids of mmjax"
+    if tokenizer.clean:
+        remedy = (
+            "clean texts first, as the model was trained, with "
+            f"open_clip.tokenizer.get_clean_fn({tokenizer.clean!r})"
+        )
+    misread = None
+    padding = text.position_offset - 1
+    if padding >= 0:  # RoBERTa's: real tokens with the id of padding take no position there
+        misread = lambda ids, mask: ((ids == padding) & mask).any(axis=1)  # noqa: E731
+        remedy = f"its positions skip the id {padding}: give it position_ids from {padding + 1} on"
+    return Library("transformers", encode, remedy, misread)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-FORMAT = Format("huggingface", detect, read, write, _card)
+FORMAT = Format("huggingface", detect, read, write, _card, _library)

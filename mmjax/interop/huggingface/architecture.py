@@ -1,15 +1,12 @@
 """What a module of this package says about one class of transformers, and rows they all share."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
-from mmjax.errors import UserError
 from mmjax.interop.files import Tensors
 from mmjax.interop.formats import Family
 from mmjax.interop.table import LINEAR, Row
@@ -32,6 +29,7 @@ class Architecture:
       preprocessor: config → content of preprocessor_config.json; empty without images.
       card: front matter of the model card, and its Python example.
       names: tensors of a file, older spellings and prefixes made those of the table.
+      pooled_at: config.json → the id, or LARGEST, at which texts are pooled; None: at no id.
     """
 
     family: Family
@@ -42,6 +40,7 @@ class Architecture:
     preprocessor: Callable[[ConfigDict], dict[str, Any]]
     card: tuple[str, str]
     names: Callable[[Tensors], Tensors] = lambda tensors: tensors
+    pooled_at: Callable[[Mapping[str, Any]], int | str | None] = lambda settings: None
 
 
 def read_back(
@@ -111,16 +110,3 @@ def read_tower(theirs: Any) -> dict[str, Any]:
         "activation": FROM_ACTIVATIONS[theirs.hidden_act],
         "norm_eps": float(theirs.layer_norm_eps),
     }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a file of settings holds. UserError: it cannot be read, or is no JSON object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): get it again.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is no JSON object: get it again.")
-    return found

@@ -23,7 +23,6 @@ from mmjax.interop.huggingface.architecture import (
 from mmjax.interop.table import Row
 from mmjax.models import zoo
 
-ROBERTA_OFFSET = 2  # positions start after those of padding (id 1)
 _MLM = {  # dense, norm, bias
     "bert": ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm",
              "cls.predictions.bias"),
@@ -63,7 +62,6 @@ def rows(model: ConfigDict) -> list[Row]:
 
 
 def _architecture(kind: str, class_name: str, mlm: bool) -> Architecture:
-    offset = ROBERTA_OFFSET if kind == "roberta" else 0
     suffix = "ForMaskedLM" if mlm else "Model"
 
     def names(tensors: Tensors) -> Tensors:
@@ -84,6 +82,8 @@ def _architecture(kind: str, class_name: str, mlm: bool) -> Architecture:
             raise ValueError("it is a decoder")
         if mlm and not getattr(theirs, "tie_word_embeddings", True):
             raise ValueError("its unembedding is another matrix than its embedding")
+        # RoBERTa's positions begin after that of padding, which is its id.
+        offset = theirs.pad_token_id + 1 if kind == "roberta" else 0
         has_pooler = not mlm and "pooler.dense.weight" in tensors
         model = zoo.default("text")
         model.embed_dim = theirs.hidden_size
@@ -98,7 +98,14 @@ def _architecture(kind: str, class_name: str, mlm: bool) -> Architecture:
     def write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
         import transformers
 
-        tokens = {} if tokenizer is None else {"pad_token_id": tokenizer.pad_id}
+        offset = model.text.position_offset
+        tokens: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id"))
+        tokens["pad_token_id"] = 0
+        if tokenizer is not None:
+            tokens = {"bos_token_id": tokenizer.start_id, "eos_token_id": tokenizer.eot_id}
+            tokens["pad_token_id"] = tokenizer.pad_id
+        if kind == "roberta":
+            tokens["pad_token_id"] = offset - 1  # where its positions begin
         return getattr(transformers, f"{class_name}Config")(
             **write_tower(model.text),
             **tokens,
@@ -111,7 +118,10 @@ def _architecture(kind: str, class_name: str, mlm: bool) -> Architecture:
 
     def obstacles(model: ConfigDict) -> list[str]:
         none = not mlm and model.text.head != "tanh"  # transformers would make a random one
-        return [f"the text head is {model.text.head!r}, not 'tanh'"] * none
+        found = [f"the text head is {model.text.head!r}, not 'tanh'"] * none
+        if kind == "roberta" and not 0 < model.text.position_offset <= model.text.vocab_size:
+            found.append("its positions begin after that of padding, which is an id")
+        return found
 
     pretraining = (f"{class_name}ForPreTraining",) if mlm else ()
     # What transformers' headless classes leave, and its masked-language ones tie or leave.

@@ -19,6 +19,7 @@ from mmjax.interop.huggingface.architecture import (
     write_tower,
 )
 from mmjax.interop.table import CONV, LINEAR, Row
+from mmjax.interop.texts import LARGEST
 from mmjax.models import zoo
 from mmjax.models.parts import sections
 
@@ -50,8 +51,8 @@ def rows(model: ConfigDict) -> list[Row]:
 
 
 def _read_config(part: str) -> Callable[[Mapping[str, Any], Tensors], ConfigDict]:
-    """Any `eos_token_id`, also the 2 of configs before transformers' PR #24773, means the same
-    here: a text is pooled at its last real token."""
+    """`eos_token_id` is not read: a text is pooled at its end, and a tokenizer that ends it with
+    another id is refused (`_pooled_at`)."""
 
     def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
         import transformers  # seconds to import
@@ -72,6 +73,17 @@ def _read_config(part: str) -> Callable[[Mapping[str, Any], Tensors], ConfigDict
         return model
 
     return read_config
+
+
+def _pooled_at(part: str) -> Callable[[Mapping[str, Any]], int | str | None]:
+    def pooled_at(settings: Mapping[str, Any]) -> int | str | None:
+        import transformers
+
+        theirs: Any = getattr(transformers, f"CLIP{part}Config").from_dict(dict(settings))
+        end = (theirs if part else theirs.text_config).eos_token_id
+        return LARGEST if end == 2 else end
+
+    return pooled_at if part != "Vision" else lambda settings: None
 
 
 def _write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
@@ -107,9 +119,10 @@ def _write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
 def _tokens(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """transformers pools text at the first `eos_token_id`, except that 2 stands for "the largest
     id", as in configs written before its PR #24773. Without a tokenizer the end token is taken
-    to be the last of the vocabulary, as in CLIP's own."""
+    to be the last of the vocabulary, after the start token, as in CLIP's own."""
     if tokenizer is None:
-        return {"eos_token_id": model.text.vocab_size - 1}
+        start, end = model.text.vocab_size - 2, model.text.vocab_size - 1
+        return {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
     if tokenizer.eot_id == 2:
         raise UserError(
             "The tokenizer's end token has id 2, which transformers' CLIPModel takes for an old "
@@ -141,6 +154,7 @@ model = {name}.from_pretrained(".")"""
         model_type={"": "clip", "Text": "clip_text_model", "Vision": "clip_vision_model"}[part],
         classes=(name,),
         read_config=_read_config(part),
+        pooled_at=_pooled_at(part),
         write_config=_write_config,
         preprocessor=lambda config: (
             preprocessor.write("CLIPImageProcessor", config) if "image" in PARTS[part] else {}

@@ -1,8 +1,11 @@
-"""preprocessor_config.json: how an image is resized, and its mean and deviation.
+"""preprocessor_config.json, or "image_processor" in processor_config.json (transformers 5): how an
+image is resized, and its mean and deviation.
 
-What is set there and not known here is an error: overlooked, it would give other numbers and none.
+Each field of transformers' processors is honoured, says nothing of pixels, or is refused by name:
+overlooked, it would give other numbers and no error.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,58 +13,139 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
-from mmjax.interop.huggingface.architecture import read_json
+from mmjax.interop.files import read_json
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # PIL's numbers
 _INTERPOLATION = {number: name for name, number in _RESAMPLE.items()}
+_HALF = [0.5, 0.5, 0.5]
+_224 = {"height": 224, "width": 224}
+# What transformers' processors take where the file says nothing.
+_CLIP = {
+    "size": {"shortest_edge": 224}, "do_center_crop": True, "crop_size": _224, "resample": 3,
+    "default_to_square": False, "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}  # fmt: skip
+_SQUARE = {
+    "size": _224, "do_center_crop": False, "crop_size": None, "default_to_square": True,
+    "image_mean": _HALF, "image_std": _HALF,
+}  # fmt: skip
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "CLIP": _CLIP,
+    "ViT": _SQUARE | {"resample": 2},
+    "Siglip": _SQUARE | {"resample": 3, "default_to_square": False},
+}  # fmt: skip
+SPELLINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
+READ = {
+    "size", "crop_size", "default_to_square", "do_center_crop", "resample", "image_mean",
+    "image_std", "rescale_factor", "image_processor_type", "feature_extractor_type",
+}  # fmt: skip
+# Values of what mmjax does; null means off.
+FIXED: dict[str, tuple[Any, ...]] = {
+    "do_resize": (True,), "do_rescale": (True,), "do_normalize": (True,),
+    "do_pad": (False, None), "pad_size": (None,), "crop_pct": (None,), "rescale_offset": (None,),
+    # mmjax always makes images RGB; transformers' models can read no others.
+    "do_convert_rgb": (True, False, None),
+}  # fmt: skip
+# How arrays are handed over, not which numbers are in them; and names of classes.
+SILENT = {
+    "processor_class", "auto_map", "data_format", "input_data_format", "device", "return_tensors",
+    "disable_grouping", "image_seq_length", "_valid_processor_keys", "_processor_class",
+}  # fmt: skip
 
 
 def read(folder: Path, model: ConfigDict, model_type: str) -> dict[str, str]:
     """Puts mean and deviation into `config.model`; returns the keys of `config.data` that say how
     an image is resized.
 
-    What the file leaves open is as in the processor of the `model_type`: CLIP's cuts the middle,
-    ViT's resizes bilinearly, and a lone number is the shortest side only where the middle is cut.
+    What the file leaves open is as in the processor that it names, else in that of the
+    `model_type`: CLIP's cuts the middle, ViT's resizes bilinearly, and a lone number is the
+    shortest side for CLIP's.
 
     Raises:
-      UserError: it is prepared as nothing is here.
+      UserError: it is prepared as nothing is here; all fields that are in the way are named.
     """
-    file = folder / "preprocessor_config.json"
-    if "image" not in model or not file.is_file():
+    file, found = _find(folder)
+    if "image" not in model or found is None:
         return {}
-    settings = read_json(file)
-    for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
-        if theirs in settings:
-            model.image[ours] = tuple(float(x) for x in settings[theirs])
-    cuts = bool(settings.get("do_center_crop", model_type.startswith("clip")))
-    resample = settings.get("resample", _RESAMPLE["bilinear" if model_type == "vit" else "bicubic"])
-    size, crop = _sides(settings.get("size")), _sides(settings.get("crop_size"))
-    squash = "height" in settings["size"] if isinstance(settings.get("size"), Mapping) else not cuts
+    settings = _defaults(found, model_type, file) | found
+    square, side = _side(settings["size"], settings["default_to_square"])
+    cut_square, cut = _side(settings["crop_size"], True)
+    cuts, wanted = bool(settings["do_center_crop"]), model.image.size
+    colours = {key: _colours(settings[key]) for key in ("image_mean", "image_std")}
     unlike = {
-        "the middle is not cut": not cuts and not squash,
-        f"resample={resample!r}": resample not in _INTERPOLATION,
-        f"size={settings.get('size')!r}": not size <= {model.image.size},
-        f"crop_size={settings.get('crop_size')!r}": cuts and not crop <= {model.image.size},
-        **{
-            f"{key}={settings.get(key)!r}": settings.get(key, True) is False
-            for key in ("do_resize", "do_rescale", "do_normalize")
-        },
-    }
-    found = [name for name, differs in unlike.items() if differs]
-    if found:
+        "do_center_crop": not cuts and not square,
+        "resample": settings["resample"] not in _INTERPOLATION,
+        "size": side != wanted,
+        "crop_size": cuts and (not cut_square or cut != wanted),
+        "rescale_factor": not _is_255th(settings.get("rescale_factor", 1 / 255)),
+        **{key: value is None for key, value in colours.items()},
+        **{key: found.get(key, fixed[0]) not in fixed for key, fixed in FIXED.items()},
+        **{key: True for key in found.keys() - KNOWN if found[key] is not None},
+    }  # fmt: skip
+    refused = [f"{key}={settings.get(key)!r}" for key, differs in unlike.items() if differs]
+    if refused:
         raise UserError(
-            f"{file}: mmjax does not prepare pictures so ({', '.join(found)}): it resizes them to "
-            f"the model's {model.image.size} pixels, bicubically or bilinearly, and normalises."
+            f"{file}: mmjax does not prepare pictures so ({', '.join(refused)}): it resizes them "
+            f"to the model's {wanted} pixels, bicubically or bilinearly, squashed or with the "
+            "middle cut out, and normalises."
         )
+    model.image.update(mean=colours["image_mean"], std=colours["image_std"])
     return {
-        "resize": "squash" if squash else "shortest",
-        "interpolation": _INTERPOLATION[resample],
+        "resize": "squash" if square else "shortest",
+        "interpolation": _INTERPOLATION[settings["resample"]],
     }
 
 
-def _sides(size: Any) -> set[int]:
-    """A side, or {"height": …, "width": …}, {"shortest_edge": …}; empty where none is given."""
-    return set(size.values()) if isinstance(size, Mapping) else {size} - {None}
+KNOWN = READ | FIXED.keys() | SILENT
+
+
+def _find(folder: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The file that transformers would take, and its fields; None if there is none."""
+    for name, inside in (("processor_config.json", "image_processor"),
+                         ("preprocessor_config.json", None)):  # fmt: skip
+        file = folder / name
+        found = read_json(file) if file.is_file() else {}
+        found = found.get(inside) if inside else found
+        if found:
+            return file, found
+    return folder, None
+
+
+def _defaults(found: Mapping[str, Any], model_type: str, file: Path) -> dict[str, Any]:
+    """Of the processor that the file names; UserError: it is none of `PROCESSORS`."""
+    name = found.get("image_processor_type") or found.get("feature_extractor_type")
+    if name is None:
+        kind = {"vit": "ViT", "siglip": "Siglip"}.get(model_type, "CLIP")
+        return PROCESSORS[kind]
+    for kind, defaults in PROCESSORS.items():
+        if name in [kind + spelling for spelling in SPELLINGS]:
+            return defaults
+    known = ", ".join(f"{kind}ImageProcessor" for kind in PROCESSORS)
+    raise UserError(f"{file} is of a {name}: mmjax prepares pictures as {known} do.")
+
+
+def _side(size: Any, lone_is_square: bool) -> tuple[bool, Any]:
+    """(whether it is a square, its side) of a number, {"height": …, "width": …} or
+    {"shortest_edge": …}; anything else is a side that fits no model."""
+    if not isinstance(size, Mapping):
+        return lone_is_square, size
+    given = {key: side for key, side in size.items() if side is not None}
+    if given.keys() == {"shortest_edge"}:
+        return False, given["shortest_edge"]
+    if given.keys() == {"height", "width"} and given["height"] == given["width"]:
+        return True, given["height"]
+    return True, str(size)
+
+
+def _is_255th(factor: Any) -> bool:
+    return isinstance(factor, float) and math.isclose(factor, 1 / 255, rel_tol=1e-6)
+
+
+def _colours(values: Any) -> tuple[float, ...] | None:
+    """Three numbers, of which one may be given for all; None: they are none."""
+    values = values if isinstance(values, list) else [values] * 3
+    numbers = len(values) == 3 and all(isinstance(x, int | float) for x in values)
+    return tuple(map(float, values)) if numbers else None
 
 
 def write(processor: str, config: ConfigDict) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
 def write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
     from transformers import SiglipConfig
 
-    tokens: dict[str, Any] = {}
+    tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # it looks at none
     if tokenizer is not None:
         tokens = {"eos_token_id": tokenizer.eot_id, "pad_token_id": tokenizer.pad_id}
         tokens["bos_token_id"] = tokenizer.start_id

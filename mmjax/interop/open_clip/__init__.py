@@ -5,6 +5,7 @@ Reading and writing need no torch (but to read .bin and .pt files).
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
-from mmjax.data.tokenize import clip_tokenizer, load_tokenizer
+from mmjax.data.clean import cleaner
+from mmjax.data.tokenize import OPEN_CLIP, clip_tokenizer, load_tokenizer, respelled
 from mmjax.errors import UserError
-from mmjax.interop.files import Tensor, Tensors, open_tensors
+from mmjax.interop.files import Tensor, Tensors, open_tensors, read_json
 from mmjax.interop.formats import Family, Format, Weights, weights
 from mmjax.interop.open_clip import config as settings_lib
-from mmjax.interop.open_clip.bpe import find_bpe
+from mmjax.interop.open_clip.bpe import BPE, find_bpe
 from mmjax.interop.open_clip.tables import has_own_text, rows
 from mmjax.interop.resize import resize_positions, resize_text_positions
+from mmjax.interop.texts import LARGEST, Library, check_end, is_openais, load_as
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = (
@@ -56,7 +59,7 @@ def read(path: Path) -> Weights:
       UserError: the config is damaged or of a model that is not known here.
     """
     folder, file = (path, _weights_of(path)) if path.is_dir() else (path.parent, path)
-    settings = _read_json(folder / CONFIG)
+    settings = read_json(folder / CONFIG)
     architecture = settings.get("model_cfg", settings)  # open_clip's own model_configs/NAME.json
     try:
         model = settings_lib.read_model(architecture)
@@ -78,6 +81,7 @@ def read(path: Path) -> Weights:
         native_names({n: tensor for n, tensor in tensors.items() if n not in left}, model),
         left=sorted(left),
         tokenizer=lambda: _tokenizer(folder, text),
+        words=lambda named: _named(named, folder, text),
         **images,
     )
 
@@ -137,19 +141,30 @@ def _changed(tensor: Any, shape: tuple[int, ...], change: Any) -> Tensor:
 
 def _tokenizer(folder: Path, text: dict[str, Any]) -> Tokenizer:
     """The tokenizer that open_clip would take, with its cleaning."""
-    name, options = text.get("hf_tokenizer_name"), text.get("tokenizer_kwargs") or {}
+    if any((folder / file).is_file() for file in TOKENIZERS):
+        return _named(folder, folder, text)
+    return _named(text.get("hf_tokenizer_name") or find_bpe(folder), folder, text)
+
+
+def _named(name: str | Path, folder: Path, text: dict[str, Any]) -> Tokenizer:
+    """A tokenizer as the config in `folder` cleans and pads texts; `name` is a folder, a hub name
+    or OpenAI's file."""
+    options = text.get("tokenizer_kwargs") or {}
     unknown = sorted(options.keys() - {"clean"})
     if unknown:
         raise UserError(
             f"{folder / CONFIG}: text_cfg.tokenizer_kwargs.{unknown[0]} makes a tokenizer that "
             "mmjax does not have."
         )
-    own = any((folder / file).is_file() for file in TOKENIZERS)
-    if name:
-        return load_tokenizer(folder if own else name, clean=options.get("clean", "whitespace"))
-    if own:
-        return load_tokenizer(folder, clean=options.get("clean", "lower"), pad_id=0)
-    return clip_tokenizer(find_bpe(folder))
+    if Path(name).name == BPE:
+        return clip_tokenizer(name, OPEN_CLIP)
+    if text.get("hf_tokenizer_name"):
+        found = load_as(name, options.get("clean", settings_lib.CLEANED))
+    else:
+        found = load_as(name, options.get("clean", "lower"), pad_id=0)
+    pooled_at = {"argmax": LARGEST, "eos": text.get("eos_id", 2)}
+    pool = None if text.get("embed_cls") else text.get("pool_type", "argmax")
+    return check_end(found, pooled_at.get(pool), str(folder / CONFIG))
 
 
 def _weights_of(folder: Path) -> Path | None:
@@ -163,30 +178,51 @@ def _weights_of(folder: Path) -> Path | None:
     return others[0] if len(others) == 1 else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error}): get it again.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is no JSON object: get it again.")
-    return found
+def _library(folder: Path, config: ConfigDict, tokenizer: Tokenizer) -> Library:
+    """As open_clip does: its own tokenizer with its names of the ends, or that of the folder after
+    a cleaning that cannot be turned off."""
+    length = config.model.text.context_length
+    if is_openais(tokenizer):
+        inside = respelled(tokenizer, OPEN_CLIP)
+        remedy = "its own tokenizer spells the special tokens <start_of_text> and <end_of_text>"
+        return Library("open_clip", lambda texts: inside.encode(texts, length)[0], remedy)
+    words, clean = load_tokenizer(folder).wrapped, cleaner(tokenizer.clean or settings_lib.CLEANED)
+
+    def encode(texts: Sequence[str]) -> Any:
+        cleaned = [clean(text) for text in texts]
+        rows = words(cleaned, padding="max_length", truncation=True, max_length=length)
+        return rows["input_ids"]
+
+    remedy = "give it the ids of mmjax"
+    if not tokenizer.clean:
+        remedy = f"it cleans them; {_AS_THEY_ARE} keeps them as they are"
+    return Library("open_clip", encode, remedy)
 
 
-def _card(config: ConfigDict) -> tuple[str, str]:
+_AS_THEY_ARE = "tokenizer.clean_fn = str"
+
+
+def _card(config: ConfigDict, tokenizer: Tokenizer | None) -> tuple[str, str]:
+    as_they_are = ""
+    if tokenizer is not None and not tokenizer.clean:
+        as_they_are = f"\n{_AS_THEY_ARE}  # it was trained on texts as they are"
     return (
         "library_name: open_clip\npipeline_tag: zero-shot-image-classification",
-        """\
+        f"""\
 import open_clip
 import torch
 from PIL import Image
 
 model, preprocess = open_clip.create_model_from_pretrained("local-dir:.")
-tokenizer = open_clip.get_tokenizer("local-dir:.")
+tokenizer = open_clip.get_tokenizer("local-dir:."){as_they_are}
 image, text = preprocess(Image.open("picture.jpg"))[None], tokenizer(["a cat", "a dog"])
 with torch.inference_mode():
     print(model.get_logits(image, text)[0].softmax(dim=-1))""",
     )
 
 
-FORMAT = Format("open_clip", detect, read, write, _card)
+_ALPHA = (
+    "Transparent images: mmjax lays them on white, open_clip drops the alpha channel and keeps the "
+    "colours below it. Lay them on white before you give them to open_clip."
+)
+FORMAT = Format("open_clip", detect, read, write, _card, _library, (_ALPHA,))

@@ -23,5 +23,6 @@ def find_bpe(folder: Path) -> Path:
             return candidate / BPE
     raise UserError(
         f"{folder} holds weights without a tokenizer: put OpenAI's {BPE} or a tokenizer's files "
-        "(tokenizer.json, …) beside them, or pip install --no-deps open_clip_torch, which has it."
+        "(tokenizer.json, …) beside them, name either as the tokenizer (--tokenizer=PATH, "
+        "tokenizer=…), or pip install --no-deps open_clip_torch, which has it."
     )

@@ -11,10 +11,12 @@ from mmjax.data.keys import PREPROCESS
 from mmjax.errors import UserError
 from mmjax.interop.open_clip import timm
 from mmjax.interop.open_clip.tables import has_own_text, is_siglip
+from mmjax.interop.texts import is_openais
 from mmjax.models import zoo
 from mmjax.models.parts import part
 from mmjax.schema import entry
 
+CLEANED = "whitespace"  # the least that open_clip does to texts, and its default
 _GELU, _TANH = "gelu", "gelu_tanh"
 # What the two towers' settings may hold beside what is read below, and what each must then be.
 _FIXED: dict[str, dict[str, Any]] = {
@@ -230,11 +232,6 @@ def write_preprocess(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def is_openais(tokenizer: Tokenizer) -> bool:
-    """Whether it is the tokenizer that open_clip has inside."""
-    return (tokenizer.clean, tokenizer.vocab_size, tokenizer.eot_id) == ("lower", 49_408, 49_407)
-
-
 def _write_tower(tower: ConfigDict) -> dict[str, Any]:
     ratio = tower.mlp_dim / tower.width
     if int(tower.width * ratio) != tower.mlp_dim:  # it multiplies and cuts
@@ -262,7 +259,7 @@ def _write_tokenizer(name: str, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Any name makes open_clip load the tokenizer from the folder, and clean texts at least so."""
     if tokenizer is None or is_openais(tokenizer):
         return {}
-    clean = tokenizer.clean or "whitespace"
+    clean = tokenizer.clean or CLEANED
     return {"hf_tokenizer_name": name, "tokenizer_kwargs": {"clean": clean}}
 
 
