@@ -109,16 +109,12 @@ class Pretrained:
     words: Callable[[], Tokenizer] | None
     training: Training | None = None
 
-<<<<<<< HEAD
-    def embed_images(self, images: Images, batch_size: int = 64) -> np.ndarray:
-=======
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
         """None if the weights came without one. UserError: it cannot be had."""
         return self.words() if self.words else None
 
-    def embed_images(self, images: Sequence[Picture], batch_size: int = 64) -> np.ndarray:
->>>>>>> 5531846 (Exports try a table of awkward texts and say what their library reads otherwise; preprocessors, RoBERTa's padding, pooled positions and tokenizers are those of the library or refused by name)
+    def embed_images(self, images: Images, batch_size: int = 64) -> np.ndarray:
         """float32 [N, D] of unit length."""
         return self.outputs(("image/embed",), images=images, batch_size=batch_size)["image/embed"]
 

@@ -66,8 +66,9 @@ def train_batches(
       lengths: of each source, how many tokens the longest caption of a record has (lengths.py).
         Without them a host that loads a part of the batch trims no text.
       counts: if given, is kept up to date: `data/examples` that were loaded here,
-        `data/substituted`, those that stood in for one that could not be used, and `data/left_out`,
-        texts without room in packed rows.
+        `data/substituted`, those that stood in for one that could not be used, `data/left_out`,
+        texts without room in packed rows, and `data/special_tokens`, captions that spell one out
+        (not counted where rows are packed).
       classes: how many the model tells apart by `label`; 0: nobody learns from labels.
 
     Yields:
@@ -154,6 +155,9 @@ class _TrainBatch:
         longest = self._longest(step)
         for number, modality in enumerate(self.modalities):
             batch |= modality.batch([e.items[number] for e in examples], longest)
+        # Teachers read the same texts once more.
+        spelled = [m.spelled(batch) for m in self.modalities if type(m) is Text]
+        batch["spelled"] = np.array([max(spelled, default=0)])
         return batch
 
     def _packed(self, step: int) -> Batch:
@@ -226,6 +230,17 @@ class _TrainBatch:
         return max(self.lengths[a.source][a.index] for a in addresses)
 
 
+def _count_spelled(found: int, counts: Counter[str]) -> None:
+    if not found:
+        return
+    if "data/special_tokens" not in counts:
+        log.warning(
+            "captions spell special tokens out, as <|endoftext|>: they are these tokens, and a "
+            "text may be pooled there; data/special_tokens counts such captions"
+        )
+    counts["data/special_tokens"] += found
+
+
 def _watch(batches: Generator[Batch], max_bad: float, counts: Counter[str]) -> Generator[Batch]:
     """Takes the column `substituted` out, counts and logs it, and stops when it is too much."""
     named: set[str] = set()
@@ -235,6 +250,8 @@ def _watch(batches: Generator[Batch], max_bad: float, counts: Counter[str]) -> G
             problems = [str(problem) for problem in loaded if problem]
             counts["data/examples"] += len(loaded)
             counts["data/substituted"] += len(problems)
+            if "spelled" in batch:
+                _count_spelled(int(batch.pop("spelled").sum()), counts)
             if "left_out" in batch:
                 counts["data/left_out"] += int(batch.pop("left_out").sum())
             seen, bad = counts["data/examples"], counts["data/substituted"]

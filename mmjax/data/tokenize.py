@@ -67,6 +67,8 @@ class Tokenizer:
         if pad_id is None:
             pad_id = self.eot_id if wrapped.pad_token_id is None else wrapped.pad_token_id
         self.pad_id: int = pad_id
+        unknown = {wrapped.unk_token_id} - {self.eot_id}  # CLIP's is its end token
+        self._special = sorted({*wrapped.all_special_ids} - unknown)
         saved |= {"clean": self.clean, "pad_id": self.pad_id}
         self.vocab_size: int = max(len(wrapped), self.eot_id + 1, self.pad_id + 1)
 
@@ -83,6 +85,17 @@ class Tokenizer:
             ids[row, : len(tokens)] = tokens
             lengths[row] = len(tokens)
         return ids, np.arange(length) < lengths[:, None]
+
+    def spelled(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """bool [n]: the texts that hold a special token inside, as a caption may spell one out.
+
+        `ids` and `mask` are what `encode` gave. Such a token counts as what it is, here as in
+        transformers, OpenAI's CLIP and open_clip: a text is pooled at its first end token.
+        """
+        index = np.arange(ids.shape[1])
+        lengths = mask.sum(axis=1, keepdims=True)
+        inside = (index >= len(self._prefix)) & (index < lengths - len(self._suffix))
+        return (np.isin(ids, self._special) & inside).any(axis=1)
 
     def save(self, folder: str | Path) -> None:
         """Writes a folder that `load_tokenizer` and transformers' AutoTokenizer read."""

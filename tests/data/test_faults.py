@@ -39,6 +39,29 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+def test_captions_that_spell_special_tokens_are_counted(tmp_path, tokenizer, caplog):
+    path = tmp_path / "lines.txt"
+    odd = ["a <|endoftext|> b", "<|startoftext|>", "a <|ENDOFTEXT|>", "< |endoftext| >"]
+    path.write_text("\n".join(odd * 5 + ["a red circle"] * 12))
+    config = settings(16, 0, 32, 1, train={"lines": {}}, prefetch=1)
+    del config.model.image, config.model.logit
+    counts = Counter()
+    read = reads(config, tokenizer)
+    taken = train_batches(
+        [open_source({"path": str(path)}, "lines")], config, read, rows=np.arange(16), start_step=0,
+        counts=counts,
+    )  # fmt: skip
+    found = list(islice(taken, 4))  # two epochs
+    taken.close()
+    assert "spelled" not in found[0]
+    ids, mask = tokenizer.encode(odd, 32)
+    spelled = tokenizer.spelled(ids, mask)
+    assert spelled.tolist()[:2] == [True, True]
+    assert not spelled[3]
+    assert counts["data/special_tokens"] == 2 * 5 * spelled.sum()
+    assert caplog.text.count("captions spell special tokens out") == 1
+
+
 def test_one_image_in_twenty_is_bad(tmp_path, tokenizer, caplog):
     members = [m for n in range(100) for m in pair(n)]
     for n in range(0, 100, 20):

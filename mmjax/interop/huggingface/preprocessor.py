@@ -104,9 +104,9 @@ def _find(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     for name, inside in (("processor_config.json", "image_processor"),
                          ("preprocessor_config.json", None)):  # fmt: skip
         file = folder / name
-        found = read_json(file) if file.is_file() else {}
-        found = found.get(inside) if inside else found
-        if found:
+        whole = read_json(file) if file.is_file() else {}
+        found = whole.get(inside) if inside else whole
+        if isinstance(found, dict) and found:
             return file, found
     return folder, None
 

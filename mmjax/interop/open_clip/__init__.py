@@ -163,7 +163,7 @@ def _named(name: str | Path, folder: Path, text: dict[str, Any]) -> Tokenizer:
     else:
         found = load_as(name, options.get("clean", "lower"), pad_id=0)
     pooled_at = {"argmax": LARGEST, "eos": text.get("eos_id", 2)}
-    pool = None if text.get("embed_cls") else text.get("pool_type", "argmax")
+    pool = "" if text.get("embed_cls") else text.get("pool_type", "argmax")
     return check_end(found, pooled_at.get(pool), str(folder / CONFIG))
 
 
