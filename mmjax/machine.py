@@ -35,6 +35,7 @@ _LACKS = {
 }
 _XDG = {name: os.environ[name] for name in os.environ if re.fullmatch(r"XDG_\w+_HOME", name)}
 _SAID = {os.strerror(number): number for number in _LACKS}  # as C++ libraries quote it
+_QUOTED = re.compile("|".join(sorted(_SAID, key=len, reverse=True)))
 
 
 def problem(error: BaseException | None) -> str:
@@ -44,7 +45,7 @@ def problem(error: BaseException | None) -> str:
         if isinstance(error, MemoryError):
             number = errno.ENOMEM
         if number not in _LACKS:
-            said = re.search("|".join(_SAID), str(error))
+            said = _QUOTED.search(str(error))
             number = _SAID[said[0]] if said else None
         if number is not None:
             file = getattr(error, "filename", None)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mmjax import paths
+from mmjax import machine, paths
 from mmjax.data import storage
 from mmjax.data.account import Account, account_of, report
 from mmjax.data.array_record import open_array_record, open_tfds
@@ -143,7 +143,11 @@ def open_source(
     check(KEYS, f"data.train.{name or Path(spec.get('path') or 'data').name}", spec)
     whole = entry(KEYS, spec)
     whole.path = paths.typed(whole.path)
-    source = _open(whole, name, unset, labels)
+    try:
+        source = _open(whole, name, unset, labels)
+    except OSError as error:
+        machine.raise_problem(f"{name or 'data'}: {whole.path} cannot be read", error)
+        raise
     source = without(source, whole.drop) if whole.drop else source
     report(source)
     return source

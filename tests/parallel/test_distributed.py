@@ -1,7 +1,10 @@
 """Who a process is, and the meeting of all of them before JAX: what cannot work is a sentence."""
 
+import contextlib
 import socket
+import struct
 import threading
+import time
 
 import pytest
 
@@ -176,3 +179,85 @@ def test_strangers_and_processes_that_start_again_are_no_trouble():
             assert first.is_alive()
     first.join()
     assert done == [0]  # the one that left had reported: JAX will miss it
+
+
+def reset(link):
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    link.close()
+
+
+def says(text, then=socket.socket.close):
+    def say(link):
+        with contextlib.suppress(OSError):  # process 0 has heard enough
+            link.sendall(text)
+        then(link)
+
+    return say
+
+
+def silent(_):
+    """Stays connected and says nothing, as a health check may."""
+
+
+STRANGERS = [
+    reset, silent, socket.socket.close, says(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+    says(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64)), says(b"a half", silent),
+    says(b'{"process": 1', reset), says(b'{"trouble": ""}\n'), says(b'{"process": 1}\n'),
+    says(b'{"process": "1", "processes": 2, "jax": "1"}\n'), says(b"[1]\n"),
+    says(b"[" * 9999 + b"\n"),
+    says(b'{"process": null, "processes": null, "jax": null}\n'), says(b"\xff\xfe\n"),
+    says(b"x" * (1 << 17)),
+]  # fmt: skip
+
+
+def test_whatever_strangers_do_they_are_no_trouble_and_nobody_waits_for_them():
+    at, said = address(), {}
+
+    def call(process):
+        try:
+            meet(at, 2, process, timeout=20, about={"jax": "1"}, say=lambda _: None)
+            said[process] = "met"
+        except BaseException as error:
+            said[process] = repr(error)
+
+    first, second = (threading.Thread(target=call, args=(process,)) for process in (0, 1))
+    first.start()
+    host, port = at.split(":")
+    links = []
+    for stranger in STRANGERS:
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):  # it does not listen yet
+                links.append(socket.create_connection((host, int(port)), timeout=5))
+                break
+        stranger(links[-1])
+    begun = time.monotonic()
+    second.start()
+    for thread in (first, second):
+        thread.join()
+    assert said == {0: "met", 1: "met"}
+    assert time.monotonic() - begun < 4  # silent ones are not waited for
+    for link in links:
+        link.close()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b'{"process": 0}\n', b"7\n"]
+)
+def test_another_service_on_the_coordinators_port(answer):
+    def serve():
+        while True:
+            try:
+                link, _ = server.accept()
+            except OSError:  # the test is over
+                return
+            with contextlib.suppress(OSError):
+                link.sendall(answer)
+                link.recv(1 << 16)
+            reset(link)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        at = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UserError, match="did not reach the coordinator"):
+            meet(at, 2, 1, timeout=1, about={}, say=lambda _: None)
+        server.shutdown(socket.SHUT_RDWR)
