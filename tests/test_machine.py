@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from mmjax import cli, machine
-from mmjax.data import open_source
+from mmjax.data import open_source, storage
 from mmjax.data.workers import read_ahead
 from mmjax.errors import UserError
 
@@ -117,6 +117,7 @@ def test_too_many_open_files_are_no_bad_records(tmp_path, write):
     data = write(tmp_path / "data", 20)
     source, count = open_source({"path": str(data)}), 20
     assert len(source) == count
+    storage._handle.cache_clear()  # those of other tests would be given back, and suffice
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = []
     try:
