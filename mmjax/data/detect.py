@@ -12,7 +12,7 @@ from mmjax.data import storage
 from mmjax.data.account import Account
 from mmjax.data.contents import head_of, is_image, suffix_of, what_it_is
 from mmjax.data.parquet import has_images
-from mmjax.data.tree import files_under
+from mmjax.data.tree import files_under, passed_over, walk
 from mmjax.errors import UserError
 
 _BY_SUFFIX = {".tar": "tar", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl",
@@ -21,6 +21,7 @@ _SHARDS = {"tar": ".tar", "arrayrecord": ".array_record", "parquet": ".parquet"}
 _CALLED = {"arrayrecord": "whole ArrayRecord file", "parquet": "Parquet that can be read",
            "csv": "table", "text": "text", "json": "JSON"}  # fmt: skip
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+LOOKED_AT = 8  # Parquet files that may say that there are images in them
 _PACKED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".zst", ".zip", ".7z", ".rar")
 
 
@@ -136,16 +137,14 @@ def _of_file(file: str) -> str:
 
 
 def _of_folder(folder: Path, name: str) -> Detected:
-    files = files_under(folder, Account())
-    here = [file for file in files if file.parent == folder]
+    here = sorted(p for p in folder.iterdir() if p.is_file() and not passed_over(p.name))
 
     def first(kind: str, among: Sequence[Path] = here) -> Path | None:
         return next((file for file in among if _is_shard(file.name, kind)), None)
 
     tar, record = first("tar"), first("arrayrecord")
     parquet = [str(file) for file in here if _is_shard(file.name, "parquet")]
-    with_images = next(filter(has_images, parquet), None)
-    image = next(filter(is_image, files), None)
+    with_images = next(filter(has_images, parquet[:LOOKED_AT]), None)
     arrow = next((file for file in here if suffix_of(file) == ".arrow"), None)
     if tar:
         return Detected("tar", f"{tar.name} is in the folder")
@@ -160,11 +159,13 @@ def _of_folder(folder: Path, name: str) -> Detected:
         return Detected("arrayrecord", f"{record.name} is in the folder")
     if with_images:
         return Detected("parquet", f"{Path(with_images).name} in the folder has images")
+    image = next(filter(is_image, walk(folder, Account())), None)
     if image:
         beside = f", and {Path(parquet[0]).name} has none in it" if parquet else ""
         return Detected("folder", f"{image.relative_to(folder)} is in it{beside}")
     if parquet:
         return Detected("parquet", f"{Path(parquet[0]).name} is in the folder")
+    files = files_under(folder, Account())
     deeper = next(filter(None, (first(kind, files) for kind in _SHARDS)), None)
     if deeper:
         raise UserError(

@@ -149,15 +149,14 @@ def open_parquet(
         for number, length in enumerate(lengths):
             keep = np.ones(length, bool)
             if small:
-                for row, values in enumerate(
-                    opened.read_row_group(number, sorted(small)).to_pylist()
-                ):
+                table = _read_columns(opened, file, number, sorted(small), name)
+                for row, values in enumerate(_rows_of(table, file, name)):
                     if chosen is not None and str(values.get(column)).strip() not in chosen:
                         keep[row] = False
                     elif why := _unwanted(values, found, wanted):
                         keep[row] = False
                         account.leave_out(why, f"{file}: row {row} of row group {number}")
-            lacking = keep & _no_image(opened, number, found.image)
+            lacking = keep & _no_image(opened, file, number, found.image, name)
             keep &= ~lacking
             for row in np.flatnonzero(lacking).tolist():
                 account.leave_out("without an image", f"{file}: row {row} of row group {number}")
@@ -183,6 +182,34 @@ def _class_names(schema: Any, label: str) -> tuple[str, ...]:
         return ()
 
 
+def _read_columns(opened: Any, file: str, number: int, columns: list[str], name: str) -> Any:
+    """Some columns of a row group. UserError: it is damaged, or cannot be reached."""
+    try:
+        return opened.read_row_group(number, columns)
+    except Exception as error:  # pyarrow and each store have their own kinds
+        machine.raise_problem(f"{name}: {file} cannot be read", error)
+        raise UserError(
+            f"{name}: row group {number} of {file} cannot be read ({error}): write it again."
+        ) from error
+
+
+def _rows_of(table: Any, file: str, name: str) -> list[dict[str, Any]]:
+    """The rows of a table; texts that are not UTF-8 stay bytes. UserError: it is damaged."""
+    import pyarrow as pa
+
+    def column(values: Any) -> list[Any]:
+        try:
+            return values.to_pylist()
+        except UnicodeDecodeError:
+            return values.cast(pa.large_binary()).to_pylist()
+
+    try:
+        columns = [column(values) for values in table.columns]
+    except Exception as error:  # pyarrow has its own kinds
+        raise UserError(f"{name}: {file} cannot be read ({error}): write it again.") from error
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
 def _of_bytes(schema: Any) -> list[str]:
     """The columns of a schema that may hold encoded images: bytes, or Hugging Face's Image."""
     import pyarrow as pa
@@ -195,7 +222,7 @@ def _of_bytes(schema: Any) -> list[str]:
     return [field.name for field in schema if holds(field.type)]
 
 
-def _no_image(opened: Any, number: int, column: str) -> np.ndarray:
+def _no_image(opened: Any, file: str, number: int, column: str, name: str) -> np.ndarray:
     """Which rows of a row group have no image: bool [rows].
 
     The images are looked at only where the file does not say that none of them is null.
@@ -206,7 +233,8 @@ def _no_image(opened: Any, number: int, column: str) -> np.ndarray:
     known = (c.statistics for c in stored)
     if stored and all(k and k.has_null_count and not k.null_count for k in known):
         return np.zeros(group.num_rows, bool)
-    return _lacks(opened.read_row_group(number, [column]).column(0).combine_chunks())
+    table = _read_columns(opened, file, number, [column], name)
+    return _lacks(table.column(0).combine_chunks())
 
 
 def _lacks(values: Any) -> np.ndarray:

@@ -17,8 +17,13 @@ def files_under(folder: Path, account: Account) -> list[Path]:
     Hidden folders and what systems leave (._x, .DS_Store, __MACOSX, Thumbs.db) are passed over and
     counted in `account`. A link that leads nowhere is a file that is missing.
     """
+    return sorted(walk(folder, account))
+
+
+def walk(folder: Path, account: Account) -> Iterator[Path]:
+    """What `files_under` gives, as it is found."""
     status = os.stat(folder)
-    return sorted(map(Path, _walk(str(folder), {(status.st_dev, status.st_ino)}, account)))
+    return map(Path, _walk(str(folder), {(status.st_dev, status.st_ino)}, account))
 
 
 def folders_in(folder: Path) -> list[str]:

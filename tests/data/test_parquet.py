@@ -1,5 +1,7 @@
 """Parquet: bytes, Hugging Face's {bytes, path} and paths; rows left out; row groups read once."""
 
+import contextlib
+import os
 import pickle
 
 import numpy as np
@@ -101,3 +103,31 @@ def test_files_that_are_none_and_columns_that_lack(tmp_path, images):
     write(tmp_path / "d.parquet", np.arange(10))
     with pytest.raises(BadRecord, match="has no image"):
         open_source({"path": str(tmp_path / "d.parquet")})[0]
+
+
+FLIPS = int(os.environ.get("MMJAX_FUZZ", "60"))
+
+
+def test_damaged_pages_are_named_or_the_rows_are_read(tmp_path, images):
+    """One byte after another is another one: a sentence, or as many rows as there are."""
+    write(tmp_path / "a.parquet", images)
+    whole = (tmp_path / "a.parquet").read_bytes()
+    rng = np.random.default_rng(0)
+    # pyarrow itself aborts on some damaged footers: the pages are before it.
+    pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    refused = []
+    for at in rng.integers(4, pages, FLIPS):
+        data = bytearray(whole)
+        data[at] ^= 1 << int(rng.integers(8))
+        (tmp_path / "a.parquet").write_bytes(data)
+        try:
+            source = open_source({"path": str(tmp_path / "a.parquet")})
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        assert len(source) + sum(source.skipped.values()) == len(images), at
+        for n in range(len(source)):
+            with contextlib.suppress(BadRecord):
+                source[n]
+    assert refused
+    assert all("a.parquet" in sentence for sentence in refused)
