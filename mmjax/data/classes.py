@@ -122,7 +122,7 @@ def _by_number(numbers: Sequence[int], count: int, from_one: bool) -> Match:
 
 
 def describe(classes: Sequence[Class]) -> str:
-    """The first three and the last: "3 classes: 0 cat, 1 dog = 'small dog', 2 emu"."""
+    """The first three and the last: "3 classes: cat → 0, n02 → 1 (small dog), emu → 2"."""
     lines = [_pair(one) for one in classes]
     if len(lines) > NAMED + 1:
         lines = [*lines[:NAMED], "…", lines[-1]]
@@ -198,4 +198,4 @@ def _some(names: Sequence[str], at: int) -> str:
 
 
 def _pair(one: Class) -> str:
-    return f"{one.label} {one.folder}" + (f" = {one.name!r}" if one.name != one.folder else "")
+    return f"{one.folder} → {one.label}" + (f" ({one.name})" if one.name != one.folder else "")

@@ -1,6 +1,5 @@
 """Which class of an evaluation each class of its data is: by name, said, kept with the results."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +12,6 @@ from mmjax.data.classes import Class, Relabelled, classes_of, describe, match, s
 from mmjax.errors import UserError
 
 BESIDE = ".classes.tsv"  # results.json has results.classes.tsv beside it
-log = logging.getLogger("mmjax.evaluation")
 
 
 class Classes(NamedTuple):
@@ -72,8 +70,6 @@ def named(
                 "leave their images out by --allow-skips."
             )
         about += f"; {others}, and their images are left out"
-    if unknown or how != "by name":
-        log.warning("%s: %s", name, about)
     return Relabelled(source, labels), Classes(rows, about)
 
 

@@ -110,9 +110,9 @@ def test_the_first_three_and_the_last_are_said():
     classes = [Class(n, f"n{n}", f"class {n}") for n in range(40)]
     said = describe(classes)
     assert said == (
-        "40 classes: 0 n0 = 'class 0', 1 n1 = 'class 1', 2 n2 = 'class 2', …, 39 n39 = 'class 39'"
+        "40 classes: n0 → 0 (class 0), n1 → 1 (class 1), n2 → 2 (class 2), …, n39 → 39 (class 39)"
     )
-    assert describe([Class(0, "cat", "cat")]) == "1 classes: 0 cat"
+    assert describe([Class(0, "cat", "cat")]) == "1 classes: cat → 0"
     lines = to_tsv({"pets": classes[:2]}).splitlines()
     assert lines == ["of\tlabel\tfolder\tclass", "pets\t0\tn0\tclass 0", "pets\t1\tn1\tclass 1"]
 

@@ -253,3 +253,18 @@ def test_both_leave_out_what_is_larger_than_max_pixels(kind):
         reader.read(record, None)
     with pytest.raises(BadRecord, match=r"has 32 × 32 pixels, more than 1,023"):
         train_transform(buffer.getvalue(), np.random.default_rng(0), 8, AS_IT_IS, SIDE * SIDE - 1)
+
+
+def test_neither_decodes_what_pillow_alone_would_refuse():
+    """Whatever the config allows: a JPEG, which needs no Pillow in training, is no exception."""
+    buffer = io.BytesIO()
+    Image.fromarray(SMOOTH).save(buffer, "JPEG")
+    data = bytearray(buffer.getvalue())
+    at = data.index(b"\xff\xc0") + 5  # height and width in the header of the frame
+    data[at : at + 4] = struct.pack(">HH", 14_000, 14_000)
+    message = r"has 14000 × 14000 pixels, more than 178,956,970"
+    reader = modalities.Image("image", 8, max_pixels=1 << 40)
+    with pytest.raises(BadRecord, match=message):
+        reader.read(Record("a", {"image": bytes(data)}), None)
+    with pytest.raises(BadRecord, match=message):
+        train_transform(bytes(data), np.random.default_rng(0), 8, AS_IT_IS, 1 << 40)

@@ -184,11 +184,11 @@ def test_texts_are_trimmed_to_the_longest_of_the_batch(tmp_path, tokenizer):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Ten pairs; the picture of number 4 is a web page, that of 5 is cut off."""
+    """Ten pairs; the picture of number 4 is none, that of 5 is cut off."""
     members = []
     for n in range(10):
         image, *rest = pair(n)
-        content = {4: b"<html>404</html>", 5: encode(picture(5), "JPEG")[:200]}.get(n, image[1])
+        content = {4: b"no picture", 5: encode(picture(5), "JPEG")[:200]}.get(n, image[1])
         members += [(image[0], content), *rest]
     write_tar(tmp_path / "00007.tar", members)
     return open_source({"path": str(tmp_path)}, "pairs")

@@ -66,8 +66,8 @@ def test_classes_are_said_and_written_into_the_workdir(tmp_path, capsys):
         assert set(next(run.batches)["label"].tolist()) <= set(range(5))
     said = capsys.readouterr().out
     assert (
-        "config.data.train.pets: 5 classes: 0 bee, 1 cat, 2 dog, …, 4 fox, of 6 that the model "
-        "tells apart" in said
+        "config.data.train.pets: 5 classes: bee → 0, cat → 1, dog → 2, …, fox → 4, of 6 that the "
+        "model tells apart" in said
     )
     assert (tmp_path / "run" / "classes.tsv").read_text().splitlines() == [
         "of\tlabel\tfolder\tclass",
