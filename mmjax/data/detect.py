@@ -11,7 +11,7 @@ from typing import NamedTuple
 from mmjax.data import storage
 from mmjax.data.account import Account
 from mmjax.data.contents import head_of, is_image, suffix_of, what_it_is
-from mmjax.data.parquet import has_images
+from mmjax.data.parquet_file import has_images
 from mmjax.data.tree import files_under, passed_over, walk
 from mmjax.errors import UserError
 
@@ -49,10 +49,7 @@ def detect(path: str, kinds: Collection[str], name: str) -> Detected:
     for file in there:
         found.setdefault(_of_file(file), file)
     if "tfrecord" in found:
-        raise UserError(
-            f"{name}: TFRecord is no random access: run mmjax data convert {path} DIR "
-            "--to=arrayrecord once, and give DIR."
-        )
+        raise _no_random_access(path, name)
     for kind in (*_SHARDS, *found):  # tables and statistics may lie beside shards
         if kind in found and kind:
             return Detected(kind, f"{found[kind]} is there")
@@ -176,11 +173,21 @@ def _of_folder(folder: Path, name: str) -> Detected:
     if packed:
         what = what_it_is(head_of(packed)) or "packed: unpack it"
         raise UserError(f"{name}: the folder {folder} holds {packed.name}, which is {what}.")
+    records = next((file for file in here if _of_file(str(file)) == "tfrecord"), None)
+    if records:
+        raise _no_random_access(f"'{folder}/*.tfrecord*'", name)
     table = next((file for file in here if suffix_of(file) in _TABLES), None)
     hint = f" Give the table that is in it, {table}." if table else ""
     raise UserError(
         f"{name}: the folder {folder} holds no *.tar, no *.array_record, no *.parquet, no prepared "
         f"TFDS dataset and no images, but {_summary(files)}.{hint}"
+    )
+
+
+def _no_random_access(path: str, name: str) -> UserError:
+    return UserError(
+        f"{name}: TFRecord is no random access: run mmjax data convert {path} DIR --to=arrayrecord "
+        "once, and give DIR."
     )
 
 

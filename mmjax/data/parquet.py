@@ -18,10 +18,17 @@ from mmjax.data import storage
 from mmjax.data.account import Account, Accounted
 from mmjax.data.filters import Filter
 from mmjax.data.identity import digest, relative
+from mmjax.data.parquet_file import (
+    columns_of_bytes,
+    open_file,
+    read_columns,
+    rows_of,
+    without_image,
+)
 from mmjax.data.records import BadRecord, Record, Texts, unreadable, weigh
 from mmjax.data.repeats import Same, same_in
 from mmjax.data.splits import Split, split_column
-from mmjax.data.tables import IMAGE_COLUMNS, Columns, columns_of, say_columns, unwanted
+from mmjax.data.tables import Columns, columns_of, say_columns, unwanted
 from mmjax.data.texts import BadText, clean_captions, integer
 from mmjax.errors import UserError
 
@@ -129,7 +136,7 @@ def open_parquet(
     chosen = split.rows(_splits(files, wanted), f"the column split of {files[0]}")
     for file in files:
         try:
-            opened = _open(file)
+            opened = open_file(file)
             lengths = [opened.metadata.row_group(n).num_rows for n in range(opened.num_row_groups)]
             names = opened.schema_arrow.names
         except Exception as error:  # pyarrow and each store have their own kinds
@@ -143,20 +150,20 @@ def open_parquet(
                 "open them as two sources."
             )
         classes = of_file
-        say_columns(account, found, names, file, _of_bytes(opened.schema_arrow))
+        say_columns(account, found, names, file, columns_of_bytes(opened.schema_arrow))
         column = split_column(names, wanted.names()) if chosen is not None else ""
         small = {*found.all(), column, *(wanted.names() & set(names))} - {found.image, ""}
         for number, length in enumerate(lengths):
             keep = np.ones(length, bool)
             if small:
-                table = _read_columns(opened, file, number, sorted(small), name)
-                for row, values in enumerate(_rows_of(table, file, name)):
+                table = read_columns(opened, file, number, sorted(small), name)
+                for row, values in enumerate(rows_of(table, file, name)):
                     if chosen is not None and str(values.get(column)).strip() not in chosen:
                         keep[row] = False
                     elif why := _unwanted(values, found, wanted):
                         keep[row] = False
                         account.leave_out(why, f"{file}: row {row} of row group {number}")
-            lacking = keep & _no_image(opened, file, number, found.image, name)
+            lacking = keep & without_image(opened, file, number, found.image, name)
             keep &= ~lacking
             for row in np.flatnonzero(lacking).tolist():
                 account.leave_out("without an image", f"{file}: row {row} of row group {number}")
@@ -182,93 +189,12 @@ def _class_names(schema: Any, label: str) -> tuple[str, ...]:
         return ()
 
 
-def _read_columns(opened: Any, file: str, number: int, columns: list[str], name: str) -> Any:
-    """Some columns of a row group. UserError: it is damaged, or cannot be reached."""
-    try:
-        return opened.read_row_group(number, columns)
-    except Exception as error:  # pyarrow and each store have their own kinds
-        machine.raise_problem(f"{name}: {file} cannot be read", error)
-        raise UserError(
-            f"{name}: row group {number} of {file} cannot be read ({error}): write it again."
-        ) from error
-
-
-def _rows_of(table: Any, file: str, name: str) -> list[dict[str, Any]]:
-    """The rows of a table; texts that are not UTF-8 stay bytes. UserError: it is damaged."""
-    import pyarrow as pa
-
-    def column(values: Any) -> list[Any]:
-        try:
-            return values.to_pylist()
-        except UnicodeDecodeError:
-            return values.cast(pa.large_binary()).to_pylist()
-
-    try:
-        columns = [column(values) for values in table.columns]
-    except Exception as error:  # pyarrow has its own kinds
-        raise UserError(f"{name}: {file} cannot be read ({error}): write it again.") from error
-    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _of_bytes(schema: Any) -> list[str]:
-    """The columns of a schema that may hold encoded images: bytes, or Hugging Face's Image."""
-    import pyarrow as pa
-
-    def holds(kind: Any) -> bool:
-        if pa.types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-    return [field.name for field in schema if holds(field.type)]
-
-
-def _no_image(opened: Any, file: str, number: int, column: str, name: str) -> np.ndarray:
-    """Which rows of a row group have no image: bool [rows].
-
-    The images are looked at only where the file does not say that none of them is null.
-    """
-    group = opened.metadata.row_group(number)
-    chunks = [group.column(n) for n in range(group.num_columns)]
-    stored = [c for c in chunks if c.path_in_schema in (column, f"{column}.bytes")]
-    known = (c.statistics for c in stored)
-    if stored and all(k and k.has_null_count and not k.null_count for k in known):
-        return np.zeros(group.num_rows, bool)
-    table = _read_columns(opened, file, number, [column], name)
-    return _lacks(table.column(0).combine_chunks())
-
-
-def _lacks(values: Any) -> np.ndarray:
-    """Where an array of pyarrow is null or empty; a struct, where its bytes and its path are."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_struct(values.type):
-        fields = [field.name for field in values.type if field.name in ("bytes", "path")]
-        lacking = [_lacks(pc.struct_field(values, field)) for field in fields]
-        return np.logical_and.reduce(lacking) if fields else np.zeros(len(values), bool)
-    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string,
-             pa.types.is_large_string)  # fmt: skip
-    if any(is_of(values.type) for is_of in kinds):
-        values = pc.if_else(pc.equal(pc.binary_length(values), 0), None, values)
-    return pc.is_null(values).to_numpy(zero_copy_only=False)
-
-
-def has_images(file: str) -> bool:
-    """Whether a Parquet file has a column of one of the usual names of images."""
-    try:
-        names = _open(file).schema_arrow.names
-    except Exception as error:  # no pyarrow, or no Parquet: said when it is opened
-        machine.raise_problem(f"{file} cannot be read", error)
-        return False
-    return any(name.strip().lower() in IMAGE_COLUMNS for name in names)
-
-
 def _splits(files: Sequence[str], wanted: Filter) -> set[str]:
     """The values of the column `split`, where the first file has one."""
     values: set[str] = set()
     for file in files:
         try:
-            opened = _open(file)
+            opened = open_file(file)
             column = split_column(opened.schema_arrow.names, wanted.names())
             if not column:
                 break
@@ -297,16 +223,9 @@ def _unwanted(values: dict[str, Any], columns: Columns, wanted: Filter) -> str:
     return unwanted(wanted, values, found)
 
 
-def _open(file: str) -> Any:
-    import fsspec
-    import pyarrow.parquet as pq
-
-    return pq.ParquetFile(fsspec.open(file).open() if storage.is_url(file) else file)
-
-
 @lru_cache(maxsize=GROUPS)
 def _read_group(file: str, number: int, columns: tuple[str, ...]) -> Any:
-    return _open(file).read_row_group(number, list(columns))
+    return open_file(file).read_row_group(number, list(columns))
 
 
 def _image(value: Any, file: str, key: str) -> bytes:

@@ -143,6 +143,7 @@ def test_what_a_file_is_instead_is_said(tmp_path, file, content, message):
         ({"dataset_info.json": b"{}", "data-0.arrow": b""}, "as datasets.save_to_disk writes it"),
         ({"x.heic": b"?"}, r"but 1 other files \(first: .*x\.heic\)"),
         ({".hidden/x.jpg": JPEG}, "but nothing"),
+        ({"a.tfrecord": b"x"}, r"mmjax data convert '.*/\*\.tfrecord\*' DIR --to=arrayrecord"),
     ],
 )
 def test_a_folder_of_nothing_says_what_is_in_it(tmp_path, files, message):

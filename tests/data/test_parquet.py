@@ -80,8 +80,8 @@ def test_an_epoch_reads_each_row_group_once(tmp_path, images, monkeypatch):
     source = open_source({"path": str(tmp_path)})
     assert source.block == 4
     opened = []
-    real = parquet_module._open
-    monkeypatch.setattr(parquet_module, "_open", lambda file: opened.append(file) or real(file))
+    real = parquet_module.open_file
+    monkeypatch.setattr(parquet_module, "open_file", lambda file: opened.append(file) or real(file))
     parquet_module._read_group.cache_clear()
     order = Order([len(source)], [1.0], seed=0, blocks=[source.block])
     seen = [source[order(n).index].parts["image"] for n in range(20)]

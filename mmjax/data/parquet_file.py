@@ -1,0 +1,99 @@
+"""What one Parquet file holds, told without reading its images where that is possible."""
+
+from typing import Any
+
+import numpy as np
+
+from mmjax import machine
+from mmjax.data import storage
+from mmjax.data.tables import IMAGE_COLUMNS
+from mmjax.errors import UserError
+
+
+def open_file(file: str) -> Any:
+    """A Parquet file, here or remote, as pyarrow reads it; raises whatever it meets."""
+    import fsspec
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(fsspec.open(file).open() if storage.is_url(file) else file)
+
+
+def has_images(file: str) -> bool:
+    """Whether a Parquet file has a column of one of the usual names of images."""
+    try:
+        names = open_file(file).schema_arrow.names
+    except Exception as error:  # no pyarrow, or no Parquet: said when it is opened
+        machine.raise_problem(f"{file} cannot be read", error)
+        return False
+    return any(name.strip().lower() in IMAGE_COLUMNS for name in names)
+
+
+def read_columns(opened: Any, file: str, number: int, columns: list[str], name: str) -> Any:
+    """Some columns of a row group. UserError: it is damaged, or cannot be reached."""
+    try:
+        return opened.read_row_group(number, columns)
+    except Exception as error:  # pyarrow and each store have their own kinds
+        machine.raise_problem(f"{name}: {file} cannot be read", error)
+        raise UserError(
+            f"{name}: row group {number} of {file} cannot be read ({error}): write it again."
+        ) from error
+
+
+def rows_of(table: Any, file: str, name: str) -> list[dict[str, Any]]:
+    """The rows of a table; texts that are not UTF-8 stay bytes. UserError: it is damaged."""
+    import pyarrow as pa
+
+    def column(values: Any) -> list[Any]:
+        try:
+            return values.to_pylist()
+        except UnicodeDecodeError:
+            return values.cast(pa.large_binary()).to_pylist()
+
+    try:
+        columns = [column(values) for values in table.columns]
+    except Exception as error:  # pyarrow has its own kinds
+        raise UserError(f"{name}: {file} cannot be read ({error}): write it again.") from error
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def columns_of_bytes(schema: Any) -> list[str]:
+    """The columns of a schema that may hold encoded images: bytes, or Hugging Face's Image."""
+    import pyarrow as pa
+
+    def holds(kind: Any) -> bool:
+        if pa.types.is_struct(kind):
+            return kind.get_field_index("bytes") >= 0
+        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    return [field.name for field in schema if holds(field.type)]
+
+
+def without_image(opened: Any, file: str, number: int, column: str, name: str) -> np.ndarray:
+    """Which rows of a row group have no image: bool [rows].
+
+    The images are looked at only where the file does not say that none of them is null.
+    """
+    group = opened.metadata.row_group(number)
+    chunks = [group.column(n) for n in range(group.num_columns)]
+    stored = [c for c in chunks if c.path_in_schema in (column, f"{column}.bytes")]
+    known = (c.statistics for c in stored)
+    if stored and all(k and k.has_null_count and not k.null_count for k in known):
+        return np.zeros(group.num_rows, bool)
+    table = read_columns(opened, file, number, [column], name)
+    return _lacks(table.column(0).combine_chunks())
+
+
+def _lacks(values: Any) -> np.ndarray:
+    """Where an array of pyarrow is null or empty; a struct, where its bytes and its path are."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_struct(values.type):
+        fields = [field.name for field in values.type if field.name in ("bytes", "path")]
+        lacking = [_lacks(pc.struct_field(values, field)) for field in fields]
+        return np.logical_and.reduce(lacking) if fields else np.zeros(len(values), bool)
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string,
+             pa.types.is_large_string)  # fmt: skip
+    if any(is_of(values.type) for is_of in kinds):
+        values = pc.if_else(pc.equal(pc.binary_length(values), 0), None, values)
+    return pc.is_null(values).to_numpy(zero_copy_only=False)
