@@ -194,7 +194,9 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.optim.warmup_steps = min(config.optim.warmup_steps, 2)
     config.optim.microbatches = min(config.optim.microbatches, 2)
     config.mesh.update(data=-1, fsdp=1, tensor=1)
-    reads = {kind for kind, _ in models.inputs(config.model).values()}
+    model = config.model.copy_and_resolve_references()
+    model.dtype = "float32"  # "auto" would start the devices, before the processes of a job meet
+    reads = {kind for kind, _ in models.inputs(model).values()}
     regions, tags = "regions" in reads, "generated" if "tags" in reads else ""
     source = entry("data.train", path="generated:64", regions=regions, tags=tags)
     config.data.train = {"generated": source}

@@ -1,5 +1,6 @@
 """Config keys: one place, and mistakes that stop before the first step with a sentence."""
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -229,3 +230,12 @@ def test_steps_to_profile_are_first_and_end(config, steps):
     config.profile.steps = steps
     with pytest.raises(UserError, match=r"config\.profile\.steps=.* should be FIRST:END .*10:15"):
         config_check.validate(config)
+
+
+def test_a_config_is_made_without_starting_the_devices(monkeypatch):
+    """Else the processes of a job, which read their config first, could not meet any more."""
+    monkeypatch.setattr(jax, "default_backend", lambda: pytest.fail("devices were asked for"))
+    config = config_lib.default()
+    config.model = models.zoo.config("tiny")
+    config.objectives.clip = config_lib.entry("objectives")
+    assert config_lib.smoke(config).model.dtype == "auto"
