@@ -4,12 +4,13 @@
 # make test-long   teachers, faults, five objectives in whole runs, weights at full size (ten minutes)
 # make test-recipes   the smoke run of every config (five minutes)
 # make test-faults   fifty more processes killed at random moments (a quarter of an hour)
+# make test-fuzz   2,000 damaged tables, JSON files and tars each, for the 200 of make test (minutes)
 # make test-pods, make golden   compile the recipes for their slices (a quarter of an hour)
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types unit test-long test-recipes test-tfds test-faults test-pods golden format clean
+.PHONY: demo test lint types unit test-long test-recipes test-tfds test-faults test-fuzz test-pods golden format clean
 
 # Huge pages: XLA on CPU allocates a step's temporaries anew, and zeroing small pages takes time.
 demo: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
@@ -42,6 +43,9 @@ test-recipes: $(VENV)/test.installed
 
 test-faults: $(VENV)/test.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "faults_slow or not faults_slow" tests/faults
+
+test-fuzz: $(VENV)/test.installed
+	MMJAX_FUZZ=2000 $(BIN)/python -m pytest -n 2 tests/data -k fuzz
 
 test-pods: $(VENV)/test.installed
 	$(BIN)/python -m pytest -m pods tests/planning

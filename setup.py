@@ -52,6 +52,7 @@ setup(
         "report": ["jinja2", "matplotlib"],
         "test": [
             "aiohttp",
+            "hypothesis",
             "imagehash",
             "jinja2",
             "jax[tpu]",  # the libtpu that speaks with this jaxlib

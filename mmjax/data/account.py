@@ -33,12 +33,12 @@ class Account:
     def leave_out(self, why: str, which: object, count: int = 1) -> None:
         """Counts records that are left out; `which` names the first of them."""
         self.left_out[why] += count
-        self.first.setdefault(why, str(which))
+        self.first.setdefault(why, _printable(which))
 
     def pass_over(self, what: str, which: object, count: int = 1) -> None:
         """Counts files or members that are no records; `which` names the first of them."""
         self.unread[what] += count
-        self.first.setdefault(what, str(which))
+        self.first.setdefault(what, _printable(which))
 
     def unrecognised(self, suffix: str, which: object) -> None:
         """Counts a file or member of a kind that nothing here reads."""
@@ -84,6 +84,11 @@ class Account:
             Counter(content["not read"]),
             dict(content["first"]),
         )
+
+
+def _printable(which: object) -> str:
+    """A name that any log can hold: file names and JSON may have half surrogate pairs."""
+    return str(which).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class Accounted:

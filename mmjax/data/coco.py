@@ -59,6 +59,8 @@ def open_coco(file: Path, folder: str, name: str) -> FileSource:
             why = "captions of no image in the file"
         if why:
             left_out.append(Row(f"{file}: caption of image {number}", (), unwanted=why))
+        elif row is not None and not captions:
+            account.pass_over("captions that are nulls", f"{file}: image {number}")
         elif row is not None:
             rows[number] = row._replace(captions=(row.captions or ()) + captions)
     return FileSource([*_by_path(rows.values()), *left_out], name, account=account)

@@ -15,7 +15,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mmjax.data.texts import BadText, is_null
+from mmjax.data.texts import is_null
 from mmjax.errors import UserError
 
 _OPERATORS: dict[type, Any] = {
@@ -113,7 +113,7 @@ def _evaluate(node: ast.expr, values: Mapping[str, Any], captions: Sequence[str]
 
 def _field(field: str, values: Mapping[str, Any], captions: Sequence[str]) -> Any:
     found = values.get(field)
-    if _is_null(found):
+    if is_null(found):
         found = None
     if found is None and field == "aspect":
         width, height = (
@@ -127,13 +127,6 @@ def _field(field: str, values: Mapping[str, Any], captions: Sequence[str]) -> An
     if found is None:
         raise Lacking(f"without {field!r}, which the filter asks for")
     return found
-
-
-def _is_null(value: Any) -> bool:
-    try:
-        return is_null(value)
-    except BadText:
-        return False
 
 
 class _Given(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from mmjax.data import delimited
 from mmjax.data.account import Account
+from mmjax.data.contents import image_suffixes, suffix_of
 from mmjax.data.files import FileSource, Row
 from mmjax.data.filters import Filter, Lacking
 from mmjax.data.records import weigh
@@ -218,7 +219,8 @@ class _Images:
     def check_line_breaks(self, file: Path) -> None:
         """UserError: a caption of several lines holds what looks like rows, so that a quote that
         was never closed has swallowed them."""
-        suffixes = tuple({os.path.splitext(path)[1] for path in self._found} - {""})
+        own = {suffix_of(path) for path in self._found} - {""}
+        suffixes = tuple(own | image_suffixes())
         for path, row in self._found.items():
             for caption in row.captions or ():
                 if "\n" in caption and any(_is_row(line, suffixes) for line in caption.split("\n")):
@@ -235,6 +237,6 @@ def _is_row(line: str, suffixes: tuple[str, ...]) -> bool:
     """Whether a line has several cells, one of them the name of an image."""
     return any(
         len(cells := line.split(delimiter)) > 1
-        and any(cell.strip().strip('"').endswith(suffixes) for cell in cells)
+        and any(cell.strip().strip('"').lower().endswith(suffixes) for cell in cells)
         for delimiter in ",\t;|"
     )

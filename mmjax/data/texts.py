@@ -49,7 +49,7 @@ def lines(data: bytes) -> list[str]:
 
 def strip(text: str) -> str:
     """Without white space at its ends, and a byte order mark that was pasted in front of it."""
-    return text.removeprefix(BOM).strip()
+    return text.strip().removeprefix(BOM).strip()
 
 
 def clean(text: str) -> str:
@@ -65,11 +65,12 @@ def clean(text: str) -> str:
 
 
 def is_null(value: Any) -> bool:
-    """Whether a value says that there is none: None, NaN, "", whitespace, "null". BadText."""
-    if isinstance(value, bytes):
-        value = decode(value)
-    if isinstance(value, str):
-        return not clean(value)
+    """Whether a value says that there is none: None, NaN, "", whitespace, "null"."""
+    if isinstance(value, str | bytes):
+        try:
+            return not clean(decode(value) if isinstance(value, bytes) else value)
+        except BadText:
+            return False
     return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
 
 

@@ -76,3 +76,51 @@ def test_a_table_is_filtered_and_its_columns_are_weighted(tmp_path):
         (("e",), (3,)),
     ]
     assert dict(source.skipped) == {"that the filter leaves out": 1}
+
+
+def test_images_that_are_missing_or_unnamed_are_counted_whichever_they_are(tmp_path):
+    """Any of a few images says where they are; that the first is missing says nothing."""
+    path = write_coco(tmp_path)
+    content = json.loads(path.read_text())
+    content["images"].append({"id": 99, "file_name": None})
+    content["annotations"] += [
+        {"image_id": 5, "caption": "of none"},
+        {"image_id": 7, "caption": ""},
+    ]
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    (tmp_path / "train2017" / f"{0:012d}.jpg").unlink()
+    for image in ("", "../train2017", str(tmp_path / "train2017")):
+        source = open_source({"path": str(path), "image": image})
+        assert [source.captions(n) for n in range(len(source))] == [
+            ("picture 2, said 0", "picture 2, said 1")
+        ]
+        assert dict(source.skipped) == {
+            "whose image file is missing": 1,
+            "without a caption": 1,
+            "without a file name": 1,
+            "captions of no image in the file": 1,
+        }
+        assert source.account.unread == {"captions that are nulls": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda c: c["images"].append({"id": 7, "file_name": "x.jpg"}),
+            "gives two images the id 7",
+        ),
+        (
+            lambda c: c["annotations"].append({"image_id": [1], "caption": "x"}),
+            "is not JSON as COCO",
+        ),
+        (lambda c: c["images"].append(3), "is not JSON as COCO"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path, change, said):
+    path = write_coco(tmp_path)
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=said):
+        open_source({"path": str(path)})
