@@ -78,8 +78,14 @@ def _parse(
     text: str, delimiter: str, skipped: int, file: Path, name: str
 ) -> Iterator[tuple[int, list[str]]]:
     """The line that each row begins in, and its cells. Blank lines are none."""
-    lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
+    read: list[str] = []  # lines of the row
+
+    def lines() -> Iterator[str]:
+        for line in io.StringIO(text, newline=""):
+            read.append(line)
+            yield line
+
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True, skipinitialspace=True)
     while True:
         number = reader.line_num + 1 + skipped
         try:
@@ -95,8 +101,9 @@ def _parse(
             else:
                 problem = f"is no CSV ({problem})"
             raise UserError(f"{name}: {file}, line {number}, {problem}: {_QUOTES}.") from error
-        if len(cells) > 1 or (cells and cells[0].strip()):
+        if len(cells) > 1 or "".join(read).strip():
             yield number, cells
+        read.clear()
 
 
 def _delimiter(text: str, file: Path, account: Account) -> str:
