@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from mmjax import models
 from mmjax.data import Tokenizer
@@ -188,5 +188,10 @@ def weights(
 
 def shapes(model: ConfigDict) -> Any:
     """Shapes and dtypes of the parameters of `config.model`."""
-    module = models.from_config(model)
+    return jax.tree.map(lambda x: x, _shapes(FrozenConfigDict(model.to_dict())))  # a copy
+
+
+@functools.lru_cache(maxsize=32)  # an export asks four times, and each takes a second
+def _shapes(model: FrozenConfigDict) -> Any:
+    module = models.from_config(model.as_configdict())
     return jax.eval_shape(functools.partial(models.init, module), jax.random.key(0))

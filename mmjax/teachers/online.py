@@ -156,7 +156,7 @@ class OnlineTeacher:
         if self.weights.tokenizer is None:
             return
         theirs, ours = self.weights.tokenizer().wrapped, tokenizer.wrapped
-        if theirs.get_vocab() != ours.get_vocab():
+        if _meanings(theirs) != _meanings(ours):
             raise UserError(
                 f"config.teachers.{self.name} reads the texts that the student reads, and "
                 f"{self.weights.source} has another tokenizer: give config.data.tokenizer that one."
@@ -166,3 +166,9 @@ class OnlineTeacher:
         """(its part of the train state, its fingerprint)."""
         params = read_params(self.weights, mesh)
         return params, fingerprint(self.weights.config, params)
+
+
+def _meanings(wrapped: Any) -> dict[int, str]:
+    """Id → token; special tokens, which are spelled otherwise in open_clip, are all alike."""
+    special = set(getattr(wrapped, "all_special_tokens", ()))
+    return {n: "" if token in special else token for token, n in wrapped.get_vocab().items()}
