@@ -4,7 +4,9 @@ A label is a number, and it is the class's name that says whose. Where both side
 folder a class and a file of class names, training and test set) they are matched by these.
 """
 
+import csv
 import dataclasses
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -136,9 +138,20 @@ def some(names: Sequence[str]) -> str:
 
 def to_tsv(classes: Mapping[str, Sequence[Class]]) -> str:
     """A line for each class of some data sets: of, label, folder, class."""
-    rows = ((of, *map(str, one)) for of, found in classes.items() for one in found)
-    lines = [("of", "label", "folder", "class"), *rows]
-    return "".join("\t".join(line) + "\n" for line in lines)
+    file = io.StringIO()
+    rows = csv.writer(file, delimiter="\t", lineterminator="\n")
+    rows.writerow(["of", "label", "folder", "class"])
+    rows.writerows([of, *one] for of, found in classes.items() for one in found)
+    return file.getvalue()
+
+
+def of_tsv(text: str) -> dict[str, list[Class]]:
+    """What `to_tsv` wrote."""
+    found: dict[str, list[Class]] = {}
+    for row in csv.DictReader(io.StringIO(text), delimiter="\t"):
+        one = Class(int(row["label"]), row["folder"], row["class"])
+        found.setdefault(row["of"], []).append(one)
+    return found
 
 
 class Relabelled(Accounted):

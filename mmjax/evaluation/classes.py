@@ -73,6 +73,38 @@ def named(
     return Relabelled(source, labels), Classes(rows, about)
 
 
+def as_trained(
+    source: Source, names: Sequence[str], name: str, allow_skips: bool
+) -> tuple[Source, Classes | None]:
+    """A source with the labels that its classes have in a training set, by the very same names.
+
+    Args:
+      source: may lack some of the classes.
+      names: the classes of the training set in order of label; () if they have no names.
+      name, allow_skips: as of `named`.
+
+    Returns:
+      The source, and the classes; None where a side has no names: then labels are what they are.
+
+    Raises:
+      UserError: it has classes that training knows nothing of.
+    """
+    folders = classes_of(source)
+    rows = tuple(Class(label, called, called) for label, called in enumerate(names))
+    if not rows or not folders:
+        return source, None
+    label = {called: number for number, called in enumerate(names)}
+    unknown = [folder for folder in folders if folder not in label]
+    if unknown and not allow_skips:
+        raise UserError(
+            f"evals.{name}: {source.name} has {len(unknown):,} classes that are not in the "
+            f"training set ({some(unknown)}): rename or remove them, or leave their images out by "
+            "--allow-skips."
+        )
+    labels = np.array([label.get(folder, -1) for folder in folders], np.int32)
+    return Relabelled(source, labels), Classes(rows, f"{describe(rows)}, as in training, by name")
+
+
 def sorted_labels(labels: np.ndarray) -> list[tuple[int, int]]:
     """(position, label) of a table of labels in order of label, without those of -1."""
     order = np.argsort(labels, kind="stable")

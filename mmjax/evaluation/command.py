@@ -19,7 +19,7 @@ from mmjax.evaluation.tasks import build, keys_at
 from mmjax.models import Graph
 from mmjax.parallel.mesh import make_mesh
 from mmjax.pretrained import load
-from mmjax.runs.workdir import restore_for_inference
+from mmjax.runs.workdir import restore_for_inference, workdir_classes
 from mmjax.schema import entry, find, keys_of, kind_of
 
 log = logging.getLogger("mmjax.evaluation")
@@ -63,7 +63,8 @@ def run(
     with jax.set_mesh(make_mesh(data=1, fsdp=-1)), progress.shown():
         config, model, params, words = _model(workdir, weights, tokenizer)
         specs = choose(config.evals, task, data, options)
-        subject = Subject.of(config, model, words)
+        known = workdir_classes(workdir) if workdir else ()
+        subject = Subject.of(config, model, words, known)
         evaluators = {name: build(name, spec, subject) for name, spec in specs.items()}
         found = classes.of_evaluators(evaluators)
         for name, of in found.items():

@@ -1,16 +1,15 @@
 """Image features of a training and a test set with labels: what probe and k-NN start from."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mmjax.data import Source, open_source
-from mmjax.data.classes import Class, Relabelled, classes_of, describe, some
+from mmjax.data.classes import classes_of
 from mmjax.data.splits import NoSplits
 from mmjax.errors import UserError
-from mmjax.evaluation.classes import Classes
+from mmjax.evaluation.classes import as_trained
 from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.skips import check_complete, open_test
 from mmjax.evaluation.spec import Evaluation, Subject, source_of
@@ -52,9 +51,7 @@ class Features:
             raise UserError(same) from error
         test = open_test(spec, name, labels=True)
         names = classes_of(self._train)
-        self._test = _by_name(test, names, name, spec.allow_skips) if names else test
-        rows = tuple(Class(label, called, called) for label, called in enumerate(names))
-        self.classes = Classes(rows, f"{describe(rows)}, by name in both sets") if rows else None
+        self._test, self.classes = as_trained(test, names, name, spec.allow_skips)
         self._embedder = Embedder.of(spec, subject)
         check_complete(self._train, self._embedder.allow_skips)
 
@@ -78,17 +75,3 @@ class Features:
                 + (f", but the training set's are 0 to {classes - 1}" if found >= 0 else "")
                 + ": check the keys label and train."
             )
-
-
-def _by_name(test: Source, names: Sequence[str], name: str, allow_skips: bool) -> Source:
-    """The test set with the labels that its classes have in training."""
-    found, label = classes_of(test), {called: number for number, called in enumerate(names)}
-    unknown = [called for called in found if called not in label]
-    if unknown and not allow_skips:
-        raise UserError(
-            f"evals.{name}: the test set {test.name} has {len(unknown):,} classes that are not in "
-            f"the training set ({some(unknown)}): rename or remove them, or leave their images out "
-            "by --allow-skips."
-        )
-    labels = np.array([label.get(called, -1) for called in found], np.int32)
-    return Relabelled(test, labels) if found else test

@@ -25,6 +25,7 @@ from mmjax.data import (
     vocabulary,
 )
 from mmjax.errors import UserError
+from mmjax.evaluation.classes import as_trained
 from mmjax.evaluation.skips import unreadable as unreadable_records
 from mmjax.evaluation.spec import Subject, source_of
 from mmjax.inference import on_mesh
@@ -46,7 +47,24 @@ class HeldOutLoss:
 
         self._subject, inputs = subject, models.inputs(subject.architecture)
         self._modalities = modalities.build(inputs, data=subject.data, tokenizer=load).values()
-        self._source = open_source(source_of(spec), name)
+        texts = vocabularies(subject.architecture).values()
+        rows = min((part.vocab_size for part in texts), default=0)
+        known = vocabulary.of_tokenizer(tokenizer, rows) if tokenizer else None
+        every = objectives.build(subject.objectives, subject.architecture, known)
+        built = {
+            each: (objective, weight)
+            for each, (objective, weight) in every.items()
+            if not (objective.params or objective.state or any(map(is_frozen, objective.requires)))
+        }
+        if not built:
+            raise UserError(
+                f"evals.{name}: every objective of the run learns from a teacher or keeps a state, "
+                "so there is no loss of the model alone: measure retrieval or zeroshot."
+            )
+        learns = any(objective.logits for objective, _ in built.values())
+        source = open_source(source_of(spec), name, labels=learns)
+        names = subject.classes if learns else ()
+        self._source, self.classes = as_trained(source, names, name, allow_skips=False)
         for modality in self._modalities:
             modality.check(self._source, spec, f"config.evals.{name}")
         self._batch_size = spec.batch_size
@@ -61,20 +79,6 @@ class HeldOutLoss:
             raise UserError(
                 f"evals.{name}: batch_size={self._batch_size} is not a multiple of the "
                 f"{shards} devices that share the batch, and the loss depends on it."
-            )
-        texts = vocabularies(subject.architecture).values()
-        rows = min((part.vocab_size for part in texts), default=0)
-        known = vocabulary.of_tokenizer(tokenizer, rows) if tokenizer else None
-        every = objectives.build(subject.objectives, subject.architecture, known)
-        built = {
-            each: (objective, weight)
-            for each, (objective, weight) in every.items()
-            if not (objective.params or objective.state or any(map(is_frozen, objective.requires)))
-        }
-        if not built:
-            raise UserError(
-                f"evals.{name}: every objective of the run learns from a teacher or keeps a state, "
-                "so there is no loss of the model alone: measure retrieval or zeroshot."
             )
 
         def loss(params, batch, key):

@@ -46,6 +46,8 @@ class Subject:
       data: `config.data`.
       objectives: `config.objectives`.
       seed: `config.seed`.
+      classes: the names of the classes that it was trained to tell apart, in order of label; () if
+        there are none.
     """
 
     model: Graph
@@ -54,11 +56,19 @@ class Subject:
     data: ConfigDict
     objectives: ConfigDict
     seed: int
+    classes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, config: ConfigDict, model: Graph, tokenizer: Tokenizer | None) -> "Subject":
+    def of(
+        cls,
+        config: ConfigDict,
+        model: Graph,
+        tokenizer: Tokenizer | None,
+        classes: tuple[str, ...] = (),
+    ) -> "Subject":
         """The model of the run `config`."""
-        return cls(model, tokenizer, config.model, config.data, config.objectives, config.seed)
+        sections = config.model, config.data, config.objectives, config.seed
+        return cls(model, tokenizer, *sections, classes)
 
 
 def source_of(spec: ConfigDict, **changed: Any) -> dict[str, Any]:

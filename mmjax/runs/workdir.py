@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from mmjax import data, models
 from mmjax.core.optim import Optim
+from mmjax.data.classes import of_tsv
 from mmjax.data.keys import KEYS as DATA
 from mmjax.data.lengths import Lengths, keep_lengths, read_lengths
 from mmjax.errors import UserError
@@ -29,6 +30,8 @@ from mmjax.runs.lock import locked
 from mmjax.runs.upgrades import dump, load
 from mmjax.schema import entry, keys_of
 
+CLASSES = "classes.tsv"  # the classes of a run that learns some: of, label, folder, class
+TRAINED = "data.train."  # how `of` begins of what is trained on
 COMMAND = "command.txt"  # that the run was last started or resumed with, for model cards
 
 
@@ -117,6 +120,15 @@ def workdir_tokenizer(
         temporary.rename(folder)
     multihost_utils.sync_global_devices("tokenizer")
     return data.load_tokenizer(folder)
+
+
+def workdir_classes(workdir: str | epath.PathLike) -> tuple[str, ...]:
+    """The names of the classes that a run learns, in order of label; () if it learns none, or from
+    labels without names."""
+    file = workdir_path(workdir) / CLASSES
+    found = of_tsv(file.read_text()) if file.exists() else {}
+    trained = (rows for of, rows in found.items() if of.startswith(TRAINED))
+    return tuple(one.folder for one in next(trained, []))
 
 
 def saved_tokenizer(workdir: epath.Path, config: ConfigDict) -> Callable[[], data.Tokenizer] | None:

@@ -11,9 +11,9 @@ from mmjax import data, models
 from mmjax.core.views import run_plain
 from mmjax.data.classes import Class, classes_of, describe, some, to_tsv
 from mmjax.errors import UserError
+from mmjax.runs.workdir import CLASSES, TRAINED
 from mmjax.training.assemble import Parts
 
-FILE = "classes.tsv"  # of a workdir
 TRIED = 16  # records of a source that may be bad ones
 
 
@@ -70,7 +70,7 @@ def check(
                 "would mean two things; give both the same folders, empty ones too."
             )
     rows = {
-        f"data.train.{name}": [Class(label, called, called) for label, called in enumerate(classes)]
+        f"{TRAINED}{name}": [Class(label, called, called) for label, called in enumerate(classes)]
         for name, classes in named.items()
     }
     lines = []
@@ -88,7 +88,7 @@ def check(
 def write(folder: epath.Path, classes: Mapping[str, Sequence[Class]]) -> None:
     """Writes WORKDIR/classes.tsv: of, label, folder, class."""
     if classes and jax.process_index() == 0:
-        (folder / FILE).write_text(to_tsv(classes))
+        (folder / CLASSES).write_text(to_tsv(classes))
 
 
 def _check_range(name: str, source: data.Source, count: int) -> None:

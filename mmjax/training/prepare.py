@@ -103,7 +103,8 @@ def prepare(
         rows = min(part.vocab_size for part in vocabularies(config.model).values())
         parts = parts.with_vocabulary(vocabulary.of_tokenizer(tokenizer, rows))
     modalities = readers(config, parts.teachers, load)
-    subject = evaluation.Subject.of(config, parts.model, tokenizer)
+    trained = tuple(one.folder for one in next(iter(classes.values()), []))
+    subject = evaluation.Subject.of(config, parts.model, tokenizer, trained)
     evaluators = {
         name: evaluation.build(name, spec, subject) for name, spec in sorted(config.evals.items())
     }

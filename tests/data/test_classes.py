@@ -7,7 +7,16 @@ import pytest
 from pictures import encode, picture
 
 from mmjax.data import BadRecord, open_source
-from mmjax.data.classes import Class, Relabelled, about_order, describe, in_order, match, to_tsv
+from mmjax.data.classes import (
+    Class,
+    Relabelled,
+    about_order,
+    describe,
+    in_order,
+    match,
+    of_tsv,
+    to_tsv,
+)
 from mmjax.errors import UserError
 
 PETS = ["cat", "dog", "Great Dane", "emu"]
@@ -113,6 +122,8 @@ def test_the_first_three_and_the_last_are_said():
         "40 classes: n0 → 0 (class 0), n1 → 1 (class 1), n2 → 2 (class 2), …, n39 → 39 (class 39)"
     )
     assert describe([Class(0, "cat", "cat")]) == "1 classes: cat → 0"
+    odd = {"odd": [Class(0, "tab\tand\nline", 'a "quote"')], "pets": classes[:2]}
+    assert of_tsv(to_tsv(odd)) == odd
     lines = to_tsv({"pets": classes[:2]}).splitlines()
     assert lines == ["of\tlabel\tfolder\tclass", "pets\t0\tn0\tclass 0", "pets\t1\tn1\tclass 1"]
 

@@ -7,6 +7,7 @@ import pytest
 import small_run
 from imagenet_files import jpeg, write_folders, write_tar
 
+from mmjax import config as config_lib
 from mmjax import evaluation
 from mmjax.errors import UserError
 from mmjax.evaluation import command
@@ -163,6 +164,28 @@ def test_probe_and_knn_match_test_with_training(tmp_path):
         build(kind="knn", path=test, train=train)
     metrics = run(build(kind="knn", path=test, train=train, k=1, allow_skips=True))
     assert (metrics["examples"], metrics["skipped"]) == (4, 2)
+
+
+def test_the_loss_of_a_classifier_knows_the_classes_of_its_training(tmp_path):
+    """The held-out set lacks a class, so that its positions are others; it is read by name."""
+    config, model, _ = small_run.run()
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.objectives = {"classes": config_lib.entry("objectives", kind="classification")}
+    trained = evaluation.Subject.of(config, model, small_run.tokenizer(), ("dog", "cat", "moon"))
+    spec = {"kind": "loss", "batch_size": 8}
+    for name in ("cat", "moon"):
+        (tmp_path / "held" / name).mkdir(parents=True)
+        for n in range(4):
+            (tmp_path / "held" / name / f"{n}.jpg").write_bytes(jpeg(n))
+    evaluator = evaluation.build("held", {**spec, "path": str(tmp_path / "held")}, trained)
+    assert by_key(evaluator) == {"cat": 1, "moon": 2}
+    assert evaluator.classes.about.startswith(
+        "3 classes: dog → 0, cat → 1, moon → 2, as in training"
+    )
+    (tmp_path / "held" / "cat").rename(tmp_path / "held" / "zebra")
+    with pytest.raises(UserError, match=r"1 classes that are not in the training set \('zebra'\)"):
+        evaluation.build("held", {**spec, "path": str(tmp_path / "held")}, trained)
 
 
 SHARDS = {

@@ -12,6 +12,7 @@ from mmjax import config as config_lib
 from mmjax import data, models
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.runs.workdir import workdir_classes
 from mmjax.training import labels
 from mmjax.training.assemble import assemble
 from mmjax.training.prepare import prepare
@@ -73,6 +74,8 @@ def test_classes_are_said_and_written_into_the_workdir(tmp_path, capsys):
         "of\tlabel\tfolder\tclass",
         *(f"data.train.pets\t{label}\t{name}\t{name}" for label, name in enumerate(names)),
     ]
+    assert workdir_classes(tmp_path / "run") == tuple(names)
+    assert workdir_classes(tmp_path) == ()
 
 
 def checked(config):
