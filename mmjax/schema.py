@@ -154,10 +154,11 @@ def union(*groups: Keys) -> Keys:
 
 
 def entry(keys: Keys, values: Mapping[str, Any] | ConfigDict = types.MappingProxyType({})) -> Any:
-    """A section of a config: `values` over the keys' defaults."""
+    """A section of a config: `values` over the keys' defaults; one text for a tuple is that tuple,
+    as on a command line, and several names for a text that lists them are that text."""
     node = ConfigDict({key.name: key.value() for key in keys})
     with node.unlocked():
-        node.update(values.to_dict() if isinstance(values, ConfigDict) else dict(values))
+        node.update(_given(keys, values))
     return node
 
 
@@ -180,10 +181,21 @@ def find(keys: Keys, path: str) -> Key:
     raise UserError(f"config.{path}: there is no such key; the nearest is config.{near}.")
 
 
-def check(keys: Keys, section: str, values: Mapping[str, Any] | ConfigDict) -> None:
-    """UserError: a value of a section, or entry, is of no key, or none that its key may have."""
-    for name, value in values.items():
+def checked(keys: Keys, section: str, values: Mapping[str, Any] | ConfigDict) -> Any:
+    """`entry` of these values; UserError: one is of no key, or is none that its key may have."""
+    given = _given(keys, values)
+    for name, value in given.items():
         find(keys, path := f"{section}.{name}").check(path, value)
+    return entry(keys, given)
+
+
+def _given(keys: Keys, values: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    given = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
+    for key in keys:
+        value = given.get(key.name)
+        if isinstance(value, str if key.type is tuple else list | tuple):
+            given[key.name] = key.values.read(value)
+    return given
 
 
 def kind_of(name: str, spec: Mapping[str, Any] | ConfigDict) -> str:

@@ -73,6 +73,7 @@ class Form:
 
 ASCENDING = Form("in ascending order")
 PATTERN = Form("regular expressions")
+NAMES = Form("names separated by commas")  # one text, however it is written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,8 @@ class Values:
             return f"one of {', '.join(map(str, self.choices))}"
         if PATTERN in self.forms:
             return "a regular expression"
+        if NAMES in self.forms:
+            return NAMES.text
         name = _NAMES[self.type][0] if self.type in _NAMES else f"a {self.type.__name__}"
         return f"{name} {self.range or ''}".strip()
 
@@ -217,6 +220,9 @@ class Values:
             each = self.items * len(parts) if self.any_length else self.items
             pairs = zip(each, parts, strict=True) if several else ((Values(str), p) for p in parts)
             return tuple(kind.read(part) for kind, part in pairs)
+        if NAMES in self.forms and isinstance(text, str | list | tuple):
+            names = split(text) if isinstance(text, str) else text
+            return ",".join(names) if all(isinstance(name, str) for name in names) else text
         if self.type is float and type(text) is int and abs(text) <= BITS_32:
             return float(text)
         if not isinstance(text, str):

@@ -39,13 +39,15 @@ def test_overrides_reach_the_config(config_file):
     config = load_config(
         config_file,
         ["--config.optim.lr=3e-4", "--config.data.train.pairs.path=a.csv",
-         "--config.optim.freeze=image/", "--config.data.augment.crop_scale=0.5,1",
+         "--config.optim.freeze=image/", '--config.data.train.pairs.caption=["a","b"]',
+         "--config.data.augment.crop_scale=0.5,1",
          "--config.model.logit.bias=-10", "--config.log.tensorboard=false", "--config.seed=1",
          "--config.seed=2"],
     )  # fmt: skip
     assert config.optim.lr == 3e-4
     assert config.data.train.pairs.path == "a.csv"
     assert config.optim.freeze == ("image/",)
+    assert config.data.train.pairs.caption == "a,b"
     assert config.data.augment.crop_scale == (0.5, 1.0)
     assert config.model.logit.bias == -10.0
     assert config.log.tensorboard is False

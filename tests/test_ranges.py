@@ -200,6 +200,8 @@ def test_sources_evaluators_and_objectives_opened_from_python_are_checked(tmp_pa
 
     with pytest.raises(UserError, match=r"bad_shards=2\.0 must be a number from 0 to 1"):
         open_source({"path": str(tmp_path), "bad_shards": 2.0})
+    with pytest.raises(UserError, match=r"timeout='soon' must be a number above 0"):
+        open_source({"path": str(tmp_path), "timeout": "soon"})
     spec = {"kind": "knn", "path": "x", "k": 0}
     with pytest.raises(
         UserError, match=r"config\.evals\.near\.k=0 must be an integer of 1 or more"

@@ -10,7 +10,7 @@ import pytest
 from mmjax import schema
 from mmjax.errors import UserError
 from mmjax.schema import RESUMABLE, SHAPE_FREE
-from mmjax.values import Range, Values, split
+from mmjax.values import NAMES, Range, Values, split
 
 
 def function(
@@ -107,6 +107,17 @@ def test_an_entry_has_every_key_and_what_is_not_set_has_a_type():
     assert dict(schema.leaves(section))["rate"] == 2.0
 
 
+def test_an_entry_takes_one_text_for_a_tuple_and_a_tuple_for_a_list_of_names():
+    def source(caption: Annotated[str, NAMES] = "", parts: tuple[str, ...] = ()):
+        """Reads."""
+
+    keys = schema.keys_of(source)
+    section = schema.checked(keys, "a", {"caption": ("txt", "json:x"), "parts": "image/"})
+    assert section.to_dict() == {"caption": "txt,json:x", "parts": ("image/",)}
+    with pytest.raises(UserError, match=r"config\.a\.caption=\(1,\) must be names separated by"):
+        schema.checked(keys, "a", {"caption": (1,)})
+
+
 BAD = {
     "not given": ("rate", None, r"config\.a\.rate must be given: How fast"),
     "type": ("rate", "x", r"config\.a\.rate='x' must be a number of 0 or more \(how fast, e\.g\."),
@@ -160,6 +171,17 @@ TEXTS = [
     (tuple[str, ...], "dog's,cat's", ("dog's", "cat's")),
     (tuple[tuple[str, float], ...], "((image/,0.1),('text/',1))", (("image/", 0.1), ("text/", 1))),
     (tuple[tuple[str, float], ...], "(image/,0.1),", (("image/", 0.1),)),
+    *(
+        (Annotated[str, NAMES], text, "txt,json:x")
+        for text in (
+            "txt,json:x",
+            "(txt, json:x)",
+            '["txt","json:x"]',
+            "'txt','json:x'",
+            ["txt", "json:x"],
+        )
+    ),
+    (Annotated[str, NAMES], "txt", "txt"),
     (bool, "true", True),
     (bool, "False", False),
     (bool, True, True),

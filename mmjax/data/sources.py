@@ -31,8 +31,8 @@ from mmjax.data.tables import open_table
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_index import Fields
 from mmjax.errors import UserError
-from mmjax.schema import RESUMABLE, SAME_RECORDS, check, entry, keys_of
-from mmjax.values import COUNT_OR_0, NATURAL, POSITIVE, SHARE
+from mmjax.schema import RESUMABLE, SAME_RECORDS, checked, keys_of
+from mmjax.values import COUNT_OR_0, NAMES, NATURAL, POSITIVE, SHARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Records:
 
     path: Annotated[str, SAME_RECORDS]
     image: Annotated[str, SAME_RECORDS] = ""
-    caption: str = ""
+    caption: Annotated[str, NAMES] = ""
     tags: str = ""
     regions: bool = False
     label: str = ""
@@ -140,8 +140,8 @@ def open_source(
     Raises:
       UserError: there is nothing there, it cannot be read, or its kind has no such key or value.
     """
-    check(KEYS, f"data.train.{name or Path(spec.get('path') or 'data').name}", spec)
-    whole = entry(KEYS, spec)
+    section = f"data.train.{name or Path(spec.get('path') or 'data').name}"
+    whole = checked(KEYS, section, spec)
     whole.path = paths.typed(whole.path)
     try:
         source = _open(whole, name, unset, labels)

@@ -12,7 +12,7 @@ from mmjax.evaluation.probe import Probe, ProbeKeys
 from mmjax.evaluation.retrieval import Retrieval, RetrievalKeys
 from mmjax.evaluation.spec import Evaluation, Subject
 from mmjax.evaluation.zeroshot import Classification, ImageNet, ZeroShot, imagenet
-from mmjax.schema import RESUMABLE, Keys, check, entry, keys_of, kind_of, nearest
+from mmjax.schema import RESUMABLE, Keys, checked, keys_of, kind_of, nearest
 
 Evaluator = Callable[[Any], dict[str, float]]
 
@@ -77,7 +77,6 @@ def build(name: str, spec: Mapping[str, Any] | ConfigDict, subject: Subject) -> 
     Raises:
       UserError: unknown kind, missing data, or a key that does not fit it.
     """
-    check(keys_at(name, spec), f"evals.{name}", spec)
-    spec = entry(keys_at(name, spec), spec)
+    spec = checked(keys_at(name, spec), f"evals.{name}", spec)
     make = KINDS[kind_of(name, spec)].make
     return make(name, spec, subject)

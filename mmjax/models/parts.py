@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 from mmjax.models.graph import Graph, Part
 from mmjax.parallel.mesh import platform
-from mmjax.schema import RESUMABLE, Key, Keys, check, entry, keys_of, kind_of, nearest
+from mmjax.schema import RESUMABLE, Key, Keys, checked, entry, keys_of, kind_of, nearest
 from mmjax.values import COUNT
 
 Module = TypeVar("Module", bound=type[nn.Module])
@@ -150,7 +150,7 @@ def check_model(model: ConfigDict) -> None:
                 f"config.model.{name}.{missing[0]} is missing: start the part from "
                 f"entry('model', kind={kind_of(name, spec)!r})."
             )
-        check(kind.keys, f"model.{name}", spec)
+        checked(kind.keys, f"model.{name}", spec)
         if hasattr(module, "check"):
             module.check(name, spec, model)
     graph = from_config(model)

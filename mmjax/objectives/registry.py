@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from mmjax.data.vocabulary import Vocabulary, placeholder
 from mmjax.errors import UserError
-from mmjax.schema import Keys, check, keys_of, nearest
+from mmjax.schema import Keys, checked, keys_of, nearest
 from mmjax.values import NATURAL
 
 Batch = Mapping[str, jax.Array]
@@ -184,8 +184,7 @@ def build(
     result = {}
     for name in sorted(config):
         kind = kind_of(name, config[name])
-        values = dict(config[name].items())
-        check(keys_at(kind), f"objectives.{name}", values)
+        values = dict(checked(keys_at(kind), f"objectives.{name}", config[name]).items())
         weight, _ = values.pop("weight"), values.pop("kind", None)
         given = {"name": name, "vocabulary": vocabulary or placeholder(), "model": model}
         wanted = inspect.signature(REGISTRY[kind]).parameters
