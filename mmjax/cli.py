@@ -17,6 +17,7 @@ from mmjax import machine, paths
 from mmjax.config_file import load_config
 from mmjax.datatools import command as data_command
 from mmjax.errors import Preempted, UserError
+from mmjax.values import COUNT, NATURAL, argument
 
 _TRAIN_EXAMPLE = """\
 examples:
@@ -248,8 +249,10 @@ def _add_joining(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where the "
                         "cluster does not say")  # fmt: skip
-    parser.add_argument("--processes", type=int, metavar="N", help="of the job")
-    parser.add_argument("--process", type=int, metavar="I", help="this one's number, from 0")
+    parser.add_argument("--processes", type=argument(int, COUNT), metavar="N", help="of the job")
+    parser.add_argument(
+        "--process", type=argument(int, NATURAL), metavar="I", help="this one's number, from 0"
+    )
 
 
 def _join(args: argparse.Namespace) -> None:

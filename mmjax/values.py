@@ -1,11 +1,12 @@
 """What values a config key may have: type, range, choices; checked, read from text, described."""
 
+import argparse
 import dataclasses
 import difflib
 import re
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -233,6 +234,19 @@ class Values:
             return self.type(text)
         except ValueError:
             return text
+
+
+def argument(of: type, range: Range) -> Callable[[str], Any]:
+    """The `type` of an argparse argument that is such a number."""
+    values = Values(of, range=range)
+
+    def read(text: str) -> Any:
+        value = values.read(text)
+        if problem := values.problem(value):
+            raise argparse.ArgumentTypeError(f"{text!r} must be {problem}")
+        return value
+
+    return read
 
 
 def split(text: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, mistakes, exit status."""
 
+import re
 import subprocess
 import sys
 
@@ -101,6 +102,23 @@ def test_a_value_outside_of_its_range_stops_before_the_first_step(
     )  # fmt: skip
     assert error.startswith(f"mmjax: config.{path}='{value}' must be a")
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("train --processes=0", "argument --processes: '0' must be an integer of 1 or more"),
+        ("train --process=-1", "argument --process: '-1' must be an integer of 0 or more"),
+        ("doctor --processes=x", "argument --processes: 'x' must be an integer"),
+        ("data inspect x --samples=-1", "argument --samples: '-1' must be .* 1 or more, or 0"),
+        ("data dedup x --output=y --distance=65", "argument --distance: '65' must be .* 0 to 64"),
+        ("data dedup x --output=y --workers=-1", "argument --workers: '-1' must be"),
+        ("data convert x y --to=tar --shard_size=0", "argument --shard_size: '0' must be"),
+        ("data convert x y --to=tar --label_offset=a", "argument --label_offset: 'a' must be"),
+    ],
+)
+def test_numbers_of_commands_have_ranges_too(argv, said, capsys):
+    assert re.search(said, fails_with(capsys, *argv.split()))
 
 
 def test_how_values_read_is_in_the_help_and_before_the_keys(capsys):

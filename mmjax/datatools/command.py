@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from mmjax.errors import UserError
+from mmjax.values import ANY, COUNT, COUNT_OR_0, Range, argument
 
 EXAMPLES = """\
 examples:
@@ -33,24 +34,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return sub
 
     inspect = command("inspect", _inspect, "Counts, sizes, captions, and what cannot be used.")
-    inspect.add_argument("--samples", type=int, default=2000, help="records to read; 0: all")
+    inspect.add_argument(
+        "--samples", type=argument(int, COUNT_OR_0), default=2000, help="records to read; 0: all"
+    )
     inspect.add_argument("--sheet", metavar="FILE.png", help="write a page of pictures there")
     inspect.add_argument("--json", metavar="FILE", help="write the numbers there, too")
 
     dedup = command("dedup", _dedup, "Find near-duplicates, and pictures of a test set.")
     dedup.add_argument("--against", metavar="PATH", action="append", default=[],
                        help="a test set whose pictures are to go (repeat for several)")  # fmt: skip
-    dedup.add_argument("--distance", type=int, default=4,
+    dedup.add_argument("--distance", type=argument(int, Range(0, 64)), default=4,
                        help="bits of the 64 of a perceptual hash that may differ")  # fmt: skip
-    dedup.add_argument("--workers", type=int, default=0, help="processes; 0: threads")
+    dedup.add_argument(
+        "--workers", type=argument(int, COUNT_OR_0), default=0, help="processes; 0: threads"
+    )
     dedup.add_argument("--output", metavar="FILE.json", required=True,
                        help="what to leave out: config.data.train.NAME.drop=FILE.json")  # fmt: skip
 
     convert = command("convert", _convert, "Write a source as tar shards or as ArrayRecord files.")
     convert.add_argument("output", metavar="DIR", help="the folder to write")
     convert.add_argument("--to", choices=("tar", "arrayrecord"), required=True)
-    convert.add_argument("--shard_size", type=int, default=10_000, help="records of a file")
-    convert.add_argument("--label_offset", type=int, default=0,
+    convert.add_argument(
+        "--shard_size", type=argument(int, COUNT), default=10_000, help="records of a file"
+    )
+    convert.add_argument("--label_offset", type=argument(int, ANY), default=0,
                          help="added to labels, as -1 where classes count from 1")  # fmt: skip
 
 
