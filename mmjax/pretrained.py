@@ -192,16 +192,21 @@ class Pretrained:
     def preprocess(self, images: Images) -> np.ndarray:
         """uint8 [N, S, S, 3] as the weights were made for; the model itself normalises.
 
-        UserError: an image whose pixels have no known scale, such as floats.
+        UserError: an image whose pixels have no known scale, such as floats, or is no image.
         """
         fit = {key: self.config.data[key] for key in ("resize", "interpolation")}
         rows = []
         for number, x in enumerate(images):
-            image = x if isinstance(x, Image.Image) else Image.fromarray(x)
             try:
+                image = x if isinstance(x, Image.Image) else Image.fromarray(x)
                 rows.append(eval_transform(image, self.config.model.image.size, **fit))
             except BadRecord as error:
                 raise UserError(f"images[{number}] {error}.") from error
+            except TypeError as error:  # of fromarray
+                what = f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else type(x)
+                raise UserError(
+                    f"images[{number}] is {what}: give uint8 [H, W, 3], or an image of Pillow."
+                ) from error
         return np.stack(rows)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
