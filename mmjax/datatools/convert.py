@@ -89,7 +89,8 @@ def write_tar(path: Path, records: Iterable[Record], first: int) -> None:
             about |= {"group": record.group} if record.group >= 0 else {}
             members = {suffix: image, "json": json.dumps(about).encode()}
             if record.captions:
-                members["txt"] = record.captions[0].encode()
+                # A caption is one line there, whatever line breaks it had; JSON keeps them.
+                members["txt"] = " ".join(record.captions[0].split("\n")).encode()
             for name, content in members.items():
                 info = tarfile.TarInfo(f"{key:09d}.{name}")
                 info.size = len(content)

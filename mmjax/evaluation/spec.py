@@ -20,8 +20,8 @@ class Evaluation(Records):
     Attributes:
       kind: What is measured; '' is what the entry is called.
       format: The kind of the source; auto finds it from the path.
-      split: Split of a TFDS data set or Karpathy's; '' is test, validation for imagenet2012, train
-        for the kind loss.
+      split: What to read of data that is divided, as of a training source; '' is test, validation
+        for imagenet2012, train for the kind loss.
       every: Steps between evaluations; 0: at the end only.
       batch_size: Global batch of the evaluation.
       allow_skips: Leave out images that cannot be read, counted and named; else they fail the

@@ -49,6 +49,16 @@ def test_tar_to_arrayrecord_and_back_keeps_every_byte(tmp_path, monkeypatch):
         main(["data", "convert", "in", "ar", "--to=tar"])
 
 
+def test_a_caption_of_several_lines_stays_one_caption(tmp_path):
+    (tmp_path / "0.png").write_bytes(encode(picture(0)))
+    (tmp_path / "a.csv").write_text('image,caption\n0.png,"a dog\nin the snow"\n')
+    convert.run({"path": str(tmp_path / "a.csv")}, str(tmp_path / "out"), "tar", shard_size=9)
+    path = str(tmp_path / "out")
+    assert open_source({"path": path}).captions(0) == ("a dog in the snow",)
+    source = open_source({"path": path, "caption": "json:captions"})
+    assert source.captions(0) == ("a dog\nin the snow",)
+
+
 def test_decoded_pictures_are_encoded_without_loss(tmp_path):
     convert.run({"path": "generated:5"}, str(tmp_path / "out"), "tar", shard_size=9)
     source = open_source({"path": str(tmp_path / "out"), "label": "label"})
