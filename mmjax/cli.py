@@ -91,7 +91,7 @@ _TOKENIZER = "folder or hub name of the tokenizer, where the weights come withou
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command; a UserError is printed as its sentence, exit status 2.
 
-    A run that was asked to end and has saved leaves with `Preempted.STATUS`.
+    A run that was asked to end and has saved leaves with `Preempted.status`.
     """
     machine.prepare()
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -110,7 +110,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.run(args, overrides)
     except Preempted as error:
         print(f"mmjax: {error}", file=sys.stderr)
-        sys.exit(Preempted.STATUS)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        print("mmjax: interrupted", file=sys.stderr)
+        _quit(Preempted.INTERRUPTED)
     except UserError as error:
         print(f"mmjax: {error}", file=sys.stderr)
         _leave(2)
@@ -127,10 +130,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _leave(status: int) -> NoReturn:
     """Ends a failed process, at once where there are others: JAX's way out would wait for them."""
     if (jax := sys.modules.get("jax")) and jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        _quit(status)
     sys.exit(status)
+
+
+def _quit(status: int) -> NoReturn:
+    """Ends the process at once, and its workers, which it would wait for otherwise."""
+    if (workers := sys.modules.get("multiprocessing")) is not None:
+        for worker in workers.active_children():
+            worker.kill()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,9 +10,15 @@ class UserError(ValueError):
 
 
 class Preempted(Exception):  # noqa: N818 - it is no error
-    """A run was asked to end and has saved. The command line exits with status `STATUS`.
+    """A run was asked to end and has saved. The command line exits with its `status`.
 
-    Launchers take that status for "start the same command again".
+    Launchers take `STATUS` for "start the same command again"; a run that a person ended by Ctrl-C
+    has `INTERRUPTED`.
     """
 
     STATUS = 75  # EX_TEMPFAIL of sysexits.h
+    INTERRUPTED = 130  # as shells say of a command that SIGINT ended
+
+    def __init__(self, message: str, status: int = STATUS):
+        super().__init__(message)
+        self.status = status

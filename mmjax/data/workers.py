@@ -5,6 +5,7 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Generator
@@ -106,6 +107,8 @@ def _close_all() -> None:
 
 def _start_worker(number: int, count: int) -> None:
     del number, count
+    # A terminal sends Ctrl-C to all processes, and the run still needs its next batch to save.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with_parent, daemon=True).start()

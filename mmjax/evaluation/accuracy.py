@@ -52,6 +52,12 @@ def rank_accuracy(rank: np.ndarray, labels: Labels, classes: int) -> dict[str, f
     return {**estimates(metrics, len(rank)), **sizes}
 
 
+def accuracy_names(several: bool = False) -> tuple[str, ...]:
+    """The names of what `rank_accuracy` measures; `several`: labels an image."""
+    labels: Labels = [[0]] if several else np.zeros(1, int)
+    return tuple(rank_accuracy(np.zeros(1, int), labels, 1))
+
+
 def _pairs(labels: Labels) -> np.ndarray:
     """int [P, 2] of (image, right class)."""
     if isinstance(labels, np.ndarray):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from mmjax.evaluation.accuracy import score_accuracy
+from mmjax.evaluation.accuracy import accuracy_names, score_accuracy
 from mmjax.evaluation.features import Features, OfFeatures
 from mmjax.evaluation.ranks import BLOCK
 from mmjax.evaluation.spec import Subject
@@ -71,6 +71,11 @@ class NearestNeighbours:
         self._k, self._temperature = spec.k, spec.temperature
         self._features = Features(name, spec, subject)
         self.classes = self._features.classes
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics."""
+        return accuracy_names()
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `rank_accuracy` names them, the same on every host."""

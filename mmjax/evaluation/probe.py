@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mmjax.evaluation.accuracy import score_accuracy
+from mmjax.evaluation.accuracy import accuracy_names, score_accuracy
 from mmjax.evaluation.features import Features, Labelled, OfFeatures
 from mmjax.evaluation.spec import Subject
 from mmjax.inference import on_mesh, whole
@@ -93,6 +93,13 @@ class Probe:
         self.classes = self._features.classes
         self._shots = spec.shots
         self._seed = subject.seed
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics."""
+        names = (*accuracy_names(), "weight_decay")
+        few = (f"{shots}-shot/{metric}" for shots in self._shots for metric in names)
+        return (*names, *few)
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `rank_accuracy` names them and "weight_decay"; "N-shot/…" of few-shot ones."""

@@ -111,6 +111,12 @@ class Retrieval:
         self._of = spec.of
         self._tokens = self._embedder.tokenize(texts, spec.of[1])
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics."""
+        one = np.ones((1, 1))
+        return tuple(retrieval_metrics(one, one, np.zeros((1, 2), int), self._of))
+
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `retrieval_metrics` names them, the same on every host."""
         with on_mesh(params) as params:

@@ -14,6 +14,8 @@ from mmjax.evaluation.spec import Evaluation, Subject
 from mmjax.evaluation.zeroshot import Classification, ImageNet, ZeroShot, imagenet
 from mmjax.schema import RESUMABLE, Keys, checked, keys_of, kind_of, nearest
 
+# From parameters to metrics. It may have `metrics`, their names, so that config.checkpoint.best is
+# checked before the first step.
 Evaluator = Callable[[Any], dict[str, float]]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from mmjax.data import Source
 from mmjax.errors import UserError
-from mmjax.evaluation.accuracy import Labels, accuracy
+from mmjax.evaluation.accuracy import Labels, accuracy, accuracy_names
 from mmjax.evaluation.classes import Classes, named
 from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.imagenet_source import CLASSES, open_imagenet, open_real
@@ -100,6 +100,11 @@ class ZeroShot:
             names, templates = big_vision_words(names, templates)
         self._embedder = Embedder.of(spec, subject)
         self._weights = _text_classifier(self._embedder, tuple(names), tuple(templates))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics."""
+        return accuracy_names(several=self._answers is not None)
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `accuracy` names them, the same on every host."""

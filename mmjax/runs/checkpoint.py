@@ -84,14 +84,8 @@ class Checkpoints:
         """Starts writing; the arrays are copied before it returns, so the state may be donated.
 
         `results` are those of the evaluators after this step. UserError: the checkpoint before this
-        one could not be written, or config.checkpoint.best is none of them.
+        one could not be written, or config.checkpoint.best is none of them; this one is written.
         """
-        evaluation = self._best.partition("/")[0] + "/"
-        measured = [name for name in results if name.startswith(evaluation)]
-        if self._best and measured and self._best not in results:
-            raise UserError(
-                f"config.checkpoint.best={self._best!r}: choose one of {', '.join(measured)}."
-            )
         items = _items(state)
         shapes, sums = jax.eval_shape(lambda: items), checksums(items)
         items["sums"] = sums
@@ -101,6 +95,12 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._writing = step, shapes, sums
             self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics)
+        evaluation = self._best.partition("/")[0] + "/"
+        measured = [name for name in results if name.startswith(evaluation)]
+        if self._best and measured and self._best not in results:  # said once nothing is lost
+            raise UserError(
+                f"config.checkpoint.best={self._best!r}: choose one of {', '.join(measured)}."
+            )
 
     def check(self) -> None:
         """UserError: the last write failed, or what it wrote cannot be read. Cheap: for every step.

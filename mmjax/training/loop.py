@@ -3,6 +3,8 @@
 import contextlib
 import json
 import multiprocessing
+import signal
+from collections import deque
 from collections.abc import Sequence
 
 import jax
@@ -22,6 +24,8 @@ from mmjax.runs.profile import Profiler
 from mmjax.runs.watchdog import Watchdog
 from mmjax.training.prepare import Prepared, prepare
 
+AHEAD = 2  # steps sent to the devices beside the one they compute
+
 
 def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
     """Trains until `config.total_steps`, going on from the newest checkpoint in `workdir`.
@@ -30,7 +34,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
     what the user typed, for the model card.
 
     Everything that can be known to be wrong is raised as UserError before the first step.
-    Preempted: SIGTERM came; the step it came in is saved.
+    Preempted: SIGTERM or Ctrl-C came; the step it came in is saved.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # as Process.start asks
         raise UserError(
@@ -66,6 +70,7 @@ def steps(
     """Trains step by step, and logs, evaluates and saves on the way."""
     config, state, train_step = run.parts.config, run.state, run.parts.step()
     first = int(state.step)
+    sent = deque[jax.Array]()  # losses of steps that may not be done yet
     for step in range(first + 1, config.total_steps + 1):
         with watch.phase("data", step):
             local = next(run.batches)
@@ -73,13 +78,19 @@ def steps(
             batch = mesh_lib.put_batch(local, config.batch_size)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 state, metrics = train_step(state, batch)
+            sent.append(metrics["loss"])
+            if len(sent) > AHEAD:  # who asks the run to end waits for what was sent
+                sent.popleft().block_until_ready()
             result.append((metrics, batch))
 
         last = step == config.total_steps
         if step == first + 1 or step % config.log.every == 0 or last:
             values = {name: float(value) for name, value in metrics.items()}  # waits for it
             watch.log(step, values | run.counts | watch.read(step))
-            if values["nonfinite"] >= config.optim.max_nonfinite:
+            most = config.optim.max_nonfinite
+            if last:  # a shorter run has failed, too, if no step of it was any good
+                most = min(most, step - first)
+            if values["nonfinite"] >= most:
                 raise diverged(config, run.sources, step, int(values["nonfinite"]), folder)
 
         results: dict[str, float] = {}
@@ -94,8 +105,11 @@ def steps(
                 run.checkpoints.save(step, state, results)
         if stop and not last:
             watch.log(step, clock.read(step))
+            by = preemption.by or signal.SIGTERM
             raise Preempted(
-                f"asked to end, saving step {step} to {folder}; the same command goes on."
+                f"Stopped by {by.name}; saved step {step} in {folder}. Run the same command to "
+                "resume.",
+                Preempted.INTERRUPTED if by == signal.SIGINT else Preempted.STATUS,
             )
         evaluate(run, watch, state, step, due)
         if last:

@@ -30,6 +30,7 @@ from mmjax.runs import same_data
 from mmjax.runs.checkpoint import Checkpoints, checkpoint_steps
 from mmjax.runs.metrics import ProgressLine
 from mmjax.runs.workdir import open_workdir, workdir_lengths, workdir_tokenizer
+from mmjax.schema import nearest
 from mmjax.teachers.inherit import inherit
 from mmjax.teachers.teacher import check_data, load_teachers
 from mmjax.training import labels
@@ -108,6 +109,7 @@ def prepare(
     evaluators = {
         name: evaluation.build(name, spec, subject) for name, spec in sorted(config.evals.items())
     }
+    check_best(config.checkpoint.best, evaluators)
     evaluated = of_evaluators(evaluators)
     labels.write(folder, classes | {f"evals.{name}": of.rows for name, of in evaluated.items()})
     said += [f"config.evals.{name}: {of.about}" for name, of in evaluated.items()]
@@ -141,6 +143,18 @@ def prepare(
     )  # fmt: skip
     cleanup.callback(batches.close)
     return Prepared(parts, sources, batches, counts, evaluators, checkpoints, state, line)
+
+
+def check_best(best: str, evaluators: Mapping[str, Evaluator]) -> None:
+    """UserError: config.checkpoint.best is no metric of its evaluator."""
+    name, _, metric = best.partition("/")
+    known = getattr(evaluators.get(name), "metrics", None)
+    if known is not None and metric not in known:
+        raise UserError(
+            f"config.checkpoint.best={best!r}: config.evals.{name} does not measure {metric!r}; "
+            f"choose one of {', '.join(f'{name}/{other}' for other in known)} (nearest: "
+            f"{name}/{nearest(metric, known)})."
+        )
 
 
 def fresh_state(

@@ -138,7 +138,9 @@ def test_does_not_depend_on_batch_size_or_devices(folders, task, monkeypatch):
     monkeypatch.setattr(probe, "DECAYS", (1e-1, 1e-2))  # eight devices on two cores are slow
     _, _, params = small_run.run()
     spec = {"kind": task, **folders, **({"k": 3} if task == "knn" else {})}
-    expected = build(spec | {"batch_size": 64})(params)
+    evaluator = build(spec | {"batch_size": 64})
+    expected = evaluator(params)
+    assert set(evaluator.metrics) == set(expected)
     assert (expected["examples"], expected["classes"], expected["top1"]) == (9, 2, 1.0)
     with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
         assert build(spec | {"batch_size": 7})(params) == expected
@@ -148,7 +150,9 @@ def test_few_shot_probes_come_beside_the_full_one(folders, monkeypatch):
     monkeypatch.setattr(probe, "DECAYS", (1e-1, 1e-2))
     _, _, params = small_run.run()
     with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
-        metrics = build({"kind": "probe", **folders, "shots": (1, 2)})(params)
+        evaluator = build({"kind": "probe", **folders, "shots": (1, 2)})
+        metrics = evaluator(params)
+        assert set(evaluator.metrics) == set(metrics)
     assert {"1-shot/top1", "2-shot/mean_per_class_recall", "2-shot/weight_decay"} <= set(metrics)
     assert metrics["weight_decay"] in probe.DECAYS
 

@@ -42,7 +42,10 @@ def one_device():
 def evaluate(spec):
     mesh, params = one_device()
     with jax.set_mesh(mesh):
-        return build(spec)(params)
+        evaluator = build(spec)
+        found = evaluator(params)
+    assert set(evaluator.metrics) == set(found)
+    return found
 
 
 def sized_jpeg(number):

@@ -95,7 +95,9 @@ def direct(table):
 
 def test_equals_one_plain_batch(table):
     _, _, params = small_run.run()
-    metrics = build({"path": table})(params)
+    evaluator = build({"path": table})
+    metrics = evaluator(params)
+    assert set(evaluator.metrics) == set(metrics)
     expected = direct(table)
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
     assert 0 < metrics["image_to_text/R@5"] < 1

@@ -93,7 +93,9 @@ def test_equals_one_plain_batch(spec):
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     embed = small_run.embed(images, "image/embed")["image/embed"]
     guess = np.argmax(embed @ weights.T, axis=1)
-    metrics = build(spec)(params)
+    evaluator = build(spec)
+    metrics = evaluator(params)
+    assert set(evaluator.metrics) == set(metrics)
     assert metrics["top1"] == pytest.approx(np.mean(guess == images["label"]))
     assert len(set(guess.tolist())) > 1
     assert (metrics["examples"], metrics["classes"]) == (21, 6)

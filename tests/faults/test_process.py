@@ -26,9 +26,31 @@ def test_killed_then_asked_to_end_then_finished(alone, tmp_path):
     assert run.kill(signal.SIGTERM) == Preempted.STATUS
     saved = int(final(workdir)["rest"]["step"])
     assert 7 <= saved < STEPS  # where it was, not the multiple of EVERY before
-    assert f"saving step {saved}" in run.log
+    assert f"Stopped by SIGTERM; saved step {saved}" in run.log
     Run(workdir).finish()
     assert f"resuming at step {saved}" in run.log
+    assert_same_end(workdir, alone)
+
+
+def test_ctrl_c_saves_and_says_so_and_a_second_one_ends_at_once(alone, tmp_path):
+    """As a terminal sends it: to the run and to its data workers."""
+    workdir = tmp_path / "run"
+    run = Run(workdir, "data.workers=1", arg="slow=0.02")
+    run.reach(2)
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert run.wait() == Preempted.INTERRUPTED
+    saved = int(final(workdir)["rest"]["step"])
+    assert 2 <= saved < STEPS
+    assert f"Stopped by SIGINT; saved step {saved}" in run.log
+    run = Run(workdir, "data.workers=1", arg="slow=9")  # no step will ever end
+    run.wait_for(lambda: f"resuming at step {saved}" in run.log)
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.wait_for(lambda: run.log.count("Ctrl-C again to quit") == 2)
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert run.wait() == Preempted.INTERRUPTED
+    assert "mmjax: interrupted" in run.log
+    assert "Traceback" not in run.log
+    Run(workdir).finish()
     assert_same_end(workdir, alone)
 
 

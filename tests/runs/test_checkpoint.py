@@ -59,6 +59,8 @@ def test_best_of_what_is_not_measured(tmp_path):
     kept = checkpoints(tmp_path, best="coco/R@2")
     with pytest.raises(UserError, match="best='coco/R@2': choose one of coco/R@1, coco/R@5"):
         kept.save(1, state(1), {"coco/R@1": 0.5, "coco/R@5": 0.6, "other/x": 1.0})
+    kept.close()
+    assert checkpoint_steps(epath.Path(tmp_path)) == [1]  # what was trained is not lost
 
 
 def test_smallest_may_be_the_best(tmp_path):

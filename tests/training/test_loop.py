@@ -18,7 +18,7 @@ from mmjax.errors import UserError
 from mmjax.runs import workdir as workdir_lib
 from mmjax.runs.goodput import Account
 from mmjax.runs.workdir import read_config, restore_for_inference
-from mmjax.training import loop, prepare
+from mmjax.training import assemble, loop, prepare
 
 
 def small_config(**optim):
@@ -158,6 +158,47 @@ def test_run_that_diverges_stops_and_keeps_its_checkpoints(tmp_path):
         (str(step), config.batch_size) for step in (1, 2, 3)
     ]
     assert named["1"][0].startswith("generated: ")
+
+
+def test_run_without_one_good_step_fails_however_short(tmp_path):
+    config = small_config()
+    config.update(total_steps=2)
+    config.model.logit.initial = float("inf")
+    with pytest.raises(UserError, match="not finite in the 2 steps up to 2"):
+        loop.train(config, tmp_path)
+
+
+def test_no_more_than_two_steps_are_sent_ahead(tmp_path, monkeypatch):
+    """Who is asked to end saves after the steps that were sent: they should be few."""
+    config = small_config()
+    config.update(total_steps=8)
+    config.log.every = 100
+    losses, behind, make = [], [], assemble.Parts.step
+
+    def step(parts):
+        compiled = make(parts)
+
+        def send(state, batch):
+            behind.append(sum(not loss.is_ready() for loss in losses))
+            state, metrics = compiled(state, batch)
+            losses.append(metrics["loss"])
+            return state, metrics
+
+        return send
+
+    monkeypatch.setattr(assemble.Parts, "step", step)
+    loop.train(config, tmp_path)
+    assert len(behind) == 8
+    assert max(behind) <= loop.AHEAD
+
+
+def test_best_checkpoint_by_a_metric_that_is_not_measured(tmp_path):
+    config = small_config()
+    config.evals.retr = config_lib.entry("evals", kind="retrieval", path="generated:8", every=5)
+    config.checkpoint.best = "retr/image_to_text_recall@1"
+    with pytest.raises(UserError, match=r"retr does not measure .*nearest: retr/image_to_text/R@1"):
+        loop.train(config, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()  # before the first step
 
 
 def test_vocabulary_smaller_than_the_tokenizers(tmp_path):
