@@ -115,7 +115,8 @@ def scan_shards(
     if not len(index):
         raise UserError(
             f"{name}: none of the pairs in {os.path.dirname(shards[0])} can be used "
-            f"({'; '.join(account.lines())}); is caption={','.join(fields.captions)!r} right?"
+            f"({account.reasons()}); is caption={','.join(fields.captions)!r} right?"
+            + "".join(f" Here, {line}." for line in account.found)
         )
     marks = [mark for result in good for mark in result.marks]
     return ShardIndex(index, account, same=_same_images(shards, index, marks, fields))

@@ -200,6 +200,10 @@ def test_where_captions_of_pairs_are_is_said(tmp_path):
             f"the JSON of {tmp_path}/0.tar: 00002 has the fields caption, label, group",
             "captions are the txt of each pair; caption=txt or json:FIELD says otherwise",
         ]
+    write_tar(tmp_path / "1.tar", pair(2, caption=""))
+    message = r"\(1 without a caption .*right\? Here, the JSON of .*has the fields caption, label"
+    with pytest.raises(UserError, match=message):
+        open_source({"path": str(tmp_path / "1.tar")})
     (tmp_path / "f").mkdir()
     for name, content in pair(2):
         (tmp_path / "f" / name).write_bytes(content)
