@@ -17,6 +17,7 @@ import numpy as np
 import tokenizers
 
 from mmjax.data.clean import cleaner
+from mmjax.data.stand_in import check_fetched
 from mmjax.errors import UserError
 
 # transformers advises to install PyTorch; its tokenizers need none.
@@ -24,6 +25,8 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 OPEN_CLIP = "<start_of_text>", "<end_of_text>"  # as open_clip spells the two
+_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt",
+          "spiece.model", "tokenizer.model")  # fmt: skip
 OPENAI_MERGES = 49_408 - 2 * 256 - 2  # ids less the bytes, these at word ends, start and end
 
 
@@ -132,6 +135,8 @@ def load_tokenizer(
     from huggingface_hub import HfApi
 
     name = str(name_or_folder)
+    for file in _FILES:
+        check_fetched(Path(name) / file)
     try:
         try:
             # What is on this machine first: no network, and no wait for one that is not there.
@@ -172,6 +177,7 @@ def clip_tokenizer(merges_file: str | Path, ends: tuple[str, str] = (START, END)
     Raises:
       UserError: the file is missing or is another.
     """
+    check_fetched(Path(merges_file))
     try:
         with gzip.open(merges_file, "rt", encoding="utf-8") as file:
             lines = list(itertools.islice(file, 1, 1 + OPENAI_MERGES))  # of the 262,144 in it

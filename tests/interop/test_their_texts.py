@@ -7,11 +7,13 @@ import logging
 import jax
 import numpy as np
 import pytest
+import tiny
 from ml_collections import ConfigDict
 from open_clip_oracle import open_clip
-from pytorch import transformers
+from pytorch import torch, transformers
 from test_tokenizers import byte_pairs, gemma, pieces, word_piece
 
+import mmjax
 from mmjax import models
 from mmjax.data import Tokenizer, train_tokenizer
 from mmjax.data.keys import PREPROCESS
@@ -178,3 +180,32 @@ def test_weights_that_are_pooled_elsewhere_are_refused(tmp_path, tokenizer):
         (folder / "config.json").write_text(json.dumps(settings))
         with pytest.raises(UserError, match=rf"config\.json pools texts at .*{said[3:]}"):
             registry.open_weights(folder).tokenizer()
+
+
+@pytest.mark.parametrize("format", ["huggingface", "open_clip"])
+def test_a_text_that_spells_an_end_token_is_pooled_as_in_the_exported_model(
+    tmp_path, tokenizer, format
+):
+    """At the first one, here as in transformers and open_clip."""
+    words, config = tokenizer("trained"), tiny.config()
+    config.model.text.vocab_size = words.vocab_size
+    params = tiny.params(models.from_config(config.model))
+    path = tmp_path / "clip"
+    registry.export(path, format, config=config, params=params, tokenizer=words)
+    spelled = ["a red <|endoftext|> cat", "a red cat", "<|endoftext|>", "<|startoftext|> a red"]
+    clip = mmjax.load(path)
+    if format == "huggingface":
+        model = transformers.CLIPModel.from_pretrained(path)
+        theirs = transformers.AutoTokenizer.from_pretrained(path)
+        inputs = theirs(spelled, return_tensors="pt", padding=True)
+        with torch.inference_mode():
+            found = model(**inputs, pixel_values=torch.zeros(1, 3, 16, 16))
+        expected = found.text_embeds.numpy()
+    else:
+        theirs = open_clip.create_model(f"local-dir:{path}").eval()
+        with torch.inference_mode():
+            ids = open_clip.get_tokenizer(f"local-dir:{path}")(spelled)
+            expected = theirs.encode_text(ids, normalize=True).numpy()
+    found = clip.embed_texts(spelled)
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    assert np.abs(found[0] - found[1]).max() > 0.01

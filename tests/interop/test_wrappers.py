@@ -9,8 +9,9 @@ import pytest
 import safetensors.numpy
 from pytorch import save_file, torch
 
+from mmjax.data import load_tokenizer
 from mmjax.errors import UserError
-from mmjax.interop.files import open_tensors
+from mmjax.interop.files import open_tensors, read_json
 from mmjax.interop.wrappers import AVERAGED, OWNERS, STATES, WRAPPERS, unwrapped
 
 NAMES = ("visual.conv1.weight", "visual.ln_pre.weight", "logit_scale", "text_decoder.a")
@@ -123,3 +124,10 @@ def test_a_pointer_for_weights_is_named(tmp_path, name):
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(UserError, match=rf"{name} is a git-lfs pointer, not the file itself"):
         open_tensors(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "spiece.model", "config.json"])
+def test_a_pointer_beside_the_weights_is_named(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(UserError, match=rf"{name} is a git-lfs pointer"):
+        load_tokenizer(tmp_path) if name != "config.json" else read_json(tmp_path / name)
