@@ -108,7 +108,7 @@ def test_files_that_are_none_and_columns_that_lack(tmp_path, images):
 FLIPS = int(os.environ.get("MMJAX_FUZZ", "60"))
 
 
-def test_damaged_pages_are_named_or_the_rows_are_read(tmp_path, images):
+def test_fuzzed_pages_are_named_or_the_rows_are_read(tmp_path, images):
     """One byte after another is another one: a sentence, or as many rows as there are."""
     write(tmp_path / "a.parquet", images)
     whole = (tmp_path / "a.parquet").read_bytes()
