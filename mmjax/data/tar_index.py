@@ -94,7 +94,8 @@ def scan_shards(
       UserError: more shards than that cannot be used, or none of the pairs can.
     """
     log.info("%s: indexing %d tar shards", name, len(shards))
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
+    # Each holds a file and its memory map; a quarter of what may be open, as in storage.
+    with ThreadPoolExecutor(max(1, min(CONNECTIONS, machine.open_files() // 8))) as pool:
         jobs = (itertools.count(), shards, itertools.repeat(fields), stamps)
         results = list(pool.map(scan_shard, *jobs))
     broken = [result for result in results if isinstance(result, str)]
