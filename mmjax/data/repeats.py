@@ -140,14 +140,14 @@ def _shown(source: Source) -> Iterator[Shown]:
                 yield Shown(number, image, record.captions, record.label, record.group)
 
 
-def alike(keys: Sequence[tuple]) -> list[int]:
-    """The numbers of keys that are not there once, in order."""
-    first: dict[tuple, int] = {}
-    found: set[int] = set()
-    for number, key in enumerate(keys):
-        if first.setdefault(key, number) != number:
-            found |= {first[key], number}
-    return sorted(found)
+def alike(*columns: np.ndarray) -> np.ndarray:
+    """The numbers of rows that are equal to another one in all columns, int [n], in order."""
+    order = np.lexsort(columns)
+    same = np.ones(max(0, len(order) - 1), bool)
+    for column in columns:
+        same &= column[order[1:]] == column[order[:-1]]
+    both = np.concatenate([same, [False]]) | np.concatenate([[False], same])
+    return np.sort(order[both[: len(order)]])
 
 
 def _unite(records: Sequence[Record | BadRecord]) -> Record | BadRecord:

@@ -36,11 +36,9 @@ MAX_TEXT = 1 << 20  # bytes of a .txt or .json; captions have a few hundred
 Stamp = tuple[int, str] | None  # size and version of a shard; None: it is missing
 
 
-class Mark(NamedTuple):
-    """What may tell images from one another, and a hash of the captions: 0 if there are none."""
-
-    end: bytes
-    captions: int
+# Of a row: hashes of the image's end, which may tell it from others, and of its captions (0: none).
+# Arrays, as there may be hundreds of millions of rows.
+MARK = np.dtype([("end", "<i8"), ("captions", "<i8")])
 
 
 class ShardIndex(NamedTuple):
@@ -49,7 +47,7 @@ class ShardIndex(NamedTuple):
 
     rows: np.ndarray
     account: Account
-    marks: Sequence[Mark] = ()
+    marks: np.ndarray = np.zeros(0, MARK)
     same: Same = {}  # noqa: RUF012 - nobody writes into it
 
 
@@ -119,34 +117,34 @@ def scan_shards(
             f"({account.reasons()}); is caption={','.join(fields.captions)!r} right?"
             + "".join(f" Here, {line}." for line in account.found)
         )
-    marks = [mark for result in good for mark in result.marks]
+    marks = np.concatenate([result.marks for result in good])
     return ShardIndex(index, account, same=_same_images(shards, index, marks, fields))
 
 
 def _same_images(
     shards: Sequence[str],
     index: np.ndarray,
-    marks: Sequence[Mark],
+    marks: np.ndarray,
     fields: Fields,
 ) -> Same:
     """Which rows show the image of an earlier one. Length and end say which may, and are read."""
     part = fields.parts[0]
-    at, length = index[f"{part}_at"].tolist(), index[f"{part}_length"].tolist()
-    label, group = index["label"].tolist(), index["group"].tolist()
-    may = alike(
-        [
-            (end, length[n], label[n], group[n]) if captions else (n,)
-            for n, (end, captions) in enumerate(marks)
-        ]
-    )
+    length, captions = index[f"{part}_length"], marks["captions"]
+    told = np.flatnonzero(captions)
+    may = told[alike(*(x[told] for x in (marks["end"], length, index["label"], index["group"])))]
 
     def shown() -> Iterator[Shown]:
         for start in range(0, len(may), TOGETHER):
             some = may[start : start + TOGETHER]
-            spans = [Range(shards[index["shard"][n]], at[n], length[n]) for n in some]
-            for n, image in zip(some, read(spans), strict=True):
+            rows = index[some]
+            spans = [
+                Range(shards[shard], int(at), int(size))
+                for shard, at, size in rows[["shard", f"{part}_at", f"{part}_length"]]
+            ]
+            for n, row, image in zip(some.tolist(), rows, read(spans), strict=True):
                 if isinstance(image, bytes):
-                    yield Shown(n, image, marks[n][1], label[n], group[n])
+                    said = int(captions[n])
+                    yield Shown(n, image, said, int(row["label"]), int(row["group"]))
 
     return same_images(shown(), len(index))
 
@@ -178,7 +176,7 @@ def scan_shard(number: int, shard: str, fields: Fields, stamp: Stamp) -> ShardIn
 def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Fields) -> ShardIndex:
     pairs: dict[str, dict[str, tuple[int, int]]] = {}
     texts: dict[str, dict[str, bytes]] = {}
-    ends: dict[str, bytes] = {}  # of images, for which no page is read that is not read anyway
+    ends: dict[str, int] = {}  # of images, for which no page is read that is not read anyway
     account = Account()
     for member, at, length in members(data, account, shard):
         key, suffix = os.path.splitext(member)
@@ -197,14 +195,14 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
             continue
         spans[part] = (at, length)
         if part == fields.parts[0]:
-            ends[key] = data[max(at, at + length - END) : at + length]
+            ends[key] = hash(data[max(at, at + length - END) : at + length])
         # Of an image as much as shows that it is none: a pointer to one, a page in its place.
         if length <= (HEAD if part == fields.parts[0] else MAX_TEXT):
             texts.setdefault(key, {})[part] = data[at : at + length]
     if not pairs:
         raise BadShard(f"holds no {fields.parts[0]}s" if fields.regions else "holds no images")
     rows: list[tuple] = []
-    marks: list[Mark] = []
+    marks: list[tuple[int, int]] = []
     for key, spans in pairs.items():
         try:
             row, captions = _index_row(spans, texts.get(key, {}), fields)
@@ -214,10 +212,10 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
         rows.append((number, *row))
         # Regions and tags are of a pair, and not of its image.
         unite = captions and not (fields.regions or fields.tags)
-        marks.append(Mark(ends[key], hash(captions) if unite else 0))
+        marks.append((ends[key], hash(captions) if unite else 0))
     if number == 0:
         account.found += _json_fields(shard, texts)
-    return ShardIndex(np.array(rows, fields.dtype), account, marks)
+    return ShardIndex(np.array(rows, fields.dtype), account, np.array(marks, MARK))
 
 
 def _json_fields(shard: str, texts: Mapping[str, Mapping[str, bytes]]) -> list[str]:
