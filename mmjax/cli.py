@@ -162,6 +162,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--config", metavar="FILE[:ARG]", help="Python file with get_config(arg)")
     train.add_argument("--workdir", metavar="DIR", help="checkpoints, metrics, tokenizer go here")
     _add_joining(train)
+    train.add_argument(
+        "--adjust", action="store_true",
+        help="resume with other values of total_steps, optim.lr and the like than the run had",
+    )  # fmt: skip
     train.add_argument("--keys", action="store_true", help="list every config key and stop")
 
     doctor = command(
@@ -293,7 +297,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     _join(args)
     from mmjax.training import loop
 
-    loop.train(config, args.workdir, command=args.command)
+    loop.train(config, args.workdir, command=args.command, adjust=args.adjust)
 
 
 def _doctor(args: argparse.Namespace, _: list[str]) -> None:

@@ -22,7 +22,7 @@ from mmjax.runs import upgrades
 from mmjax.runs.checkpoint import Checkpoint
 from mmjax.runs.metrics import Log
 from mmjax.runs.profile import Profile
-from mmjax.schema import RESUMABLE, Key, Keys, keys_of, kind_of
+from mmjax.schema import ADJUSTABLE, RESUMABLE, Key, Keys, keys_of, kind_of
 from mmjax.teachers.teacher import Keys as TeacherKeys
 from mmjax.values import COUNT, NATURAL
 
@@ -40,7 +40,7 @@ class Run:
     """
 
     seed: Annotated[int, NATURAL] = 0
-    total_steps: Annotated[int, COUNT] = 10_000
+    total_steps: Annotated[int, ADJUSTABLE, COUNT] = 10_000
     batch_size: Annotated[int, COUNT] = 256
     deterministic: Annotated[bool, RESUMABLE] = False
 

@@ -13,7 +13,7 @@ from mmjax.models.parts import check_model, kind_at, sections, vocabularies
 from mmjax.models.text import ignores_padding
 from mmjax.objectives.registry import EMA, PLAIN, frozen_of, is_frozen, teacher_of
 from mmjax.runs import profile
-from mmjax.schema import SAME_RECORDS, Keys, kind_of, leaves
+from mmjax.schema import ADJUSTABLE, SAME_RECORDS, Keys, kind_of, leaves
 
 
 def validate(config: ConfigDict) -> None:
@@ -243,17 +243,29 @@ def validate_vocabulary(config: ConfigDict, vocab_size: int) -> None:
             )
 
 
-def validate_resume(old: ConfigDict, new: ConfigDict, workdir: Any) -> None:
+def validate_resume(
+    old: ConfigDict, new: ConfigDict, workdir: Any, adjust: bool = False
+) -> dict[str, tuple[Any, Any]]:
     """Checks that a run goes on as it began: only keys marked `resumable` may differ, and those of
-    the same records, which `runs.same_data` compares."""
+    the same records, which `runs.same_data` compares; with `adjust` those marked ADJUSTABLE, too.
+
+    Returns: of the adjusted keys, path → (old value, new value).
+    """
+    adjusted: dict[str, tuple[Any, Any]] = {}
     old, new = config_lib.complete(old), config_lib.complete(new)
     before, after = dict(leaves(old)), dict(leaves(new))
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) == after.get(path):
             continue
         key = config_lib.key_of(path, new if path in after else old)
-        if not (key.resumable or SAME_RECORDS in key.marks):
+        adjustable = ADJUSTABLE in key.marks
+        if adjustable and adjust:
+            adjusted[path] = before.get(path), after.get(path)
+        elif not (key.resumable or SAME_RECORDS in key.marks):
             raise UserError(
-                f"{workdir} holds a run with config.{path}={before.get(path)!r}, not "
-                f"{after.get(path)!r}: give it back that value, or start in another --workdir."
+                f"{workdir} was started with config.{path}={before.get(path)!r}, and this command "
+                f"has {after.get(path)!r}: use {before.get(path)!r} to resume, "
+                + ("add --adjust to resume with the new value, " if adjustable else "")
+                + "or choose another --workdir to start over."
             )
+    return adjusted

@@ -34,12 +34,13 @@ class Mark(enum.Enum):
     """What `Annotated[T, MARK, ...]` may say of a key."""
 
     RESUMABLE = "may change when a run is resumed; of a model: changes none of its results"
+    ADJUSTABLE = "may change when a run is resumed by --adjust: the new value acts from there on"
     SAME_RECORDS = "may change when a run is resumed if the records stay what they were"
     SHAPE_FREE = "changes what a model computes, and no parameter's shape shows it"
     TRAINING_ONLY = "acts while the model is trained, and in a trained one no more"
 
 
-RESUMABLE, SAME_RECORDS, SHAPE_FREE, TRAINING_ONLY = Mark
+RESUMABLE, ADJUSTABLE, SAME_RECORDS, SHAPE_FREE, TRAINING_ONLY = Mark
 REQUIRED = inspect.Parameter.empty  # the default of a key that has none
 
 

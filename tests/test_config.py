@@ -221,8 +221,19 @@ def test_resume_may_change_some_keys_only(config):
     other.evals.more = config_lib.entry("evals", path="more.csv", kind="loss")
     config_check.validate_resume(config, other, "runs/a")
     other.data.train.pairs.weight = 2.0
-    with pytest.raises(UserError, match=r"runs/a holds a run with config\.data\.train\.pairs\.wei"):
+    with pytest.raises(UserError, match=r"runs/a was started with config\.data\.train\.pairs\.wei"):
+        config_check.validate_resume(config, other, "runs/a", adjust=True)
+
+
+def test_resume_may_adjust_some_keys_if_told_to(config):
+    other = config_lib.from_json(config_lib.to_json(config))
+    other.total_steps, other.optim.lr = config.total_steps + 5, 1e-5
+    with pytest.raises(UserError, match=r"started with config\.optim\.lr=.*add --adjust to resume"):
         config_check.validate_resume(config, other, "runs/a")
+    assert config_check.validate_resume(config, other, "runs/a", adjust=True) == {
+        "optim.lr": (config.optim.lr, 1e-5),
+        "total_steps": (config.total_steps, config.total_steps + 5),
+    }
 
 
 @pytest.mark.parametrize("steps", ["10", "15:10", "0:3", "a:b", "3:"])

@@ -18,11 +18,12 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 from mmjax.params import INPUT, TOKENS, Role, map_roles
-from mmjax.schema import RESUMABLE
+from mmjax.schema import ADJUSTABLE, RESUMABLE
 from mmjax.values import COUNT, NATURAL, PATTERN, POSITIVE, POSITIVE_OR_0, Range
 
 NONE: Mapping[str, int] = MappingProxyType({})
 DECAY = Range(0, below=1)
+Schedule = Literal["cosine", "linear", "constant", "rsqrt"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +51,13 @@ class Optim:
     """
 
     name: Literal["adamw", "lion", "adafactor", "muon"] = "adamw"
-    lr: Annotated[float, NATURAL] = 1e-3
-    schedule: Literal["cosine", "linear", "constant", "rsqrt"] = "cosine"
-    warmup_steps: Annotated[int, NATURAL] = 0
-    weight_decay: Annotated[float, NATURAL] = 0.2
-    b1: Annotated[float, DECAY] = 0.9
-    b2: Annotated[float, DECAY] = 0.98
-    eps: Annotated[float, POSITIVE] = 1e-6
+    lr: Annotated[float, ADJUSTABLE, NATURAL] = 1e-3
+    schedule: Annotated[Schedule, ADJUSTABLE] = "cosine"
+    warmup_steps: Annotated[int, ADJUSTABLE, NATURAL] = 0
+    weight_decay: Annotated[float, ADJUSTABLE, NATURAL] = 0.2
+    b1: Annotated[float, ADJUSTABLE, DECAY] = 0.9
+    b2: Annotated[float, ADJUSTABLE, DECAY] = 0.98
+    eps: Annotated[float, ADJUSTABLE, POSITIVE] = 1e-6
     grad_clip: Annotated[float, POSITIVE_OR_0] = 0.0
     ema: Annotated[float, Range(above=0, below=1, also=(0,))] = 0.0
     freeze: Annotated[tuple[str, ...], PATTERN] = ()

@@ -27,11 +27,15 @@ from mmjax.training.prepare import Prepared, prepare
 AHEAD = 2  # steps sent to the devices beside the one they compute
 
 
-def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
+def train(
+    config: ConfigDict, workdir: str, *, command: str = "", adjust: bool = False
+) -> TrainState:
     """Trains until `config.total_steps`, going on from the newest checkpoint in `workdir`.
 
     A fresh run starts from random parameters, or from those of `config.init_from`. `command` is
-    what the user typed, for the model card.
+    what the user typed, for the model card. With `adjust` a run goes on with other values of keys
+    such as total_steps and optim.lr than it had (`schema.ADJUSTABLE`), and is no longer the run
+    that was started with them.
 
     Everything that can be known to be wrong is raised as UserError before the first step.
     Preempted: SIGTERM or Ctrl-C came; the step it came in is saved.
@@ -49,7 +53,7 @@ def train(config: ConfigDict, workdir: str, *, command: str = "") -> TrainState:
     config_check.validate_on_mesh(config, dict(mesh.shape))
     preemption = Preemption()
     with jax.set_mesh(mesh), preemption.watch(), contextlib.ExitStack() as cleanup:
-        run = prepare(config, folder, cleanup, command)
+        run = prepare(config, folder, cleanup, command, adjust)
         if jax.process_index() == 0:
             clock.resume(read_rows(folder))
         watch = Observers(

@@ -66,10 +66,14 @@ class Prepared:
 
 
 def prepare(
-    config: ConfigDict, folder: epath.Path, cleanup: contextlib.ExitStack, command: str
+    config: ConfigDict,
+    folder: epath.Path,
+    cleanup: contextlib.ExitStack,
+    command: str,
+    adjust: bool = False,
 ) -> Prepared:
     """Prepares the run of a valid config in a workdir, under its mesh; `cleanup` closes what was
-    opened, `command` is what the user typed."""
+    opened, `command` is what the user typed, `adjust` takes other values of ADJUSTABLE keys."""
     mesh = jax.sharding.get_mesh()
     parts = assemble(config, mesh)  # model, objectives, teachers, optimizer: as shapes
 
@@ -90,8 +94,10 @@ def prepare(
     classes, said = labels.check(named, class_count) if class_count else ({}, [])
     marks = same_data.marks(sorted(config.data.train), sources)
 
+    adjusted: dict[str, tuple] = {}
+
     def check_resume(old: ConfigDict) -> None:
-        config_check.validate_resume(old, config, folder)
+        adjusted.update(config_check.validate_resume(old, config, folder, adjust))
         same_data.check(folder, marks, old, config)
 
     open_workdir(folder, config, cleanup, check_resume, command)
@@ -123,13 +129,17 @@ def prepare(
     state = dataclasses.replace(state, teachers=teachers)
     first = int(state.step)
 
+    finished = first >= config.total_steps
+    resumes = f"finished at step {first:,}" if finished else f"resuming at step {first:,}"
     parameters = sum(x.size for x in jax.tree.leaves(model_params(state.params)))
     line.say(
         f"[bold]{escape(config.model.name)}[/]  {parameters:,} parameters  "
         f"{jax.device_count()} × {jax.devices()[0].device_kind}  mesh {dict(mesh.shape)}  "
         f"{sum(map(len, sources)):,} examples  → {escape(str(folder))}"
-        + (f"  [bold]resuming at step {first:,}[/]" if first else "")
+        + (f"  [bold]{resumes}[/]" if first else "")
     )
+    for key, (before, after) in adjusted.items():
+        said.append(f"config.{key}: {before!r} until step {first:,}, {after!r} from there on")
     for sentence in said:
         line.say(escape(sentence))
     lengths = workdir_lengths(folder, config, sources, tokenizer) if tokenizer else ()

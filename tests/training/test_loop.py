@@ -14,6 +14,7 @@ import pytest
 
 from mmjax import config as config_lib
 from mmjax import data, models
+from mmjax.core.optim import schedule
 from mmjax.errors import UserError
 from mmjax.runs import workdir as workdir_lib
 from mmjax.runs.goodput import Account
@@ -77,6 +78,27 @@ def test_resumed_run_is_bit_equal(whole_run, tmp_path, monkeypatch):
     assert_same_bits(resumed, straight)
     losses = [{s: m["loss"] for s, m in metrics_of(w).items()} for w in (whole, tmp_path)]
     assert losses[0] == losses[1]
+
+
+def test_adjusted_run_takes_the_new_rate_from_there_on(whole_run, tmp_path, capsys):
+    shutil.copytree(whole_run[0], tmp_path / "run")
+    config = small_config(lr=1e-4)
+    config.total_steps = 22
+    with pytest.raises(UserError, match="add --adjust to resume with the new value"):
+        loop.train(config, tmp_path / "run")
+    loop.train(config, tmp_path / "run", adjust=True)
+    ours, theirs = metrics_of(tmp_path / "run"), metrics_of(whole_run[0])
+    assert {step: ours[step] for step in theirs} == theirs
+    rate = schedule(config.optim, 22)
+    assert [ours[s]["lr"] for s in (21, 22)] == pytest.approx(
+        [float(rate(s)) for s in (20, 21)], rel=1e-5
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "config.optim.lr: 0.001 until step 20, 0.0001 from there on" in said
+    assert read_config(tmp_path / "run").optim.lr == 1e-4
+    # An adjusted run that is interrupted resumes by the adjusted command.
+    loop.train(config, tmp_path / "run")
+    assert "finished at step 22" in capsys.readouterr().out
 
 
 def test_relative_workdir_is_the_same_run(whole_run, monkeypatch):
