@@ -13,8 +13,9 @@ class Loading:
     """What is read, and how fast.
 
     Attributes:
-      tokenizer: Local folder or hub name of a tokenizer, or captions:N for a CLIP-style BPE of at
-        most N tokens trained on the training captions, or init_from for that of the weights.
+      tokenizer: Local folder or hub name of a tokenizer; captions:N for a CLIP-style BPE of at most
+        N tokens trained on the training captions, clip for OpenAI's where open_clip is installed
+        (or the path of its .txt.gz), or init_from for that of the weights.
       text_lengths: Lengths that texts are trimmed to, e.g. (16, 32); (): full.
       pack: Texts that share a row on average, in a model of texts alone: each sees itself only, as
         in a row of its own, and batch_size counts rows; 0: one a row.

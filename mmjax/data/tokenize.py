@@ -17,6 +17,7 @@ import numpy as np
 import tokenizers
 
 from mmjax.data.clean import cleaner
+from mmjax.data.clip_bpe import find_bpe
 from mmjax.data.stand_in import check_fetched
 from mmjax.errors import UserError
 
@@ -124,7 +125,8 @@ class Tokenizer:
 def load_tokenizer(
     name_or_folder: str | Path, clean: str | None = None, pad_id: int | None = None
 ) -> Tokenizer:
-    """A tokenizer of transformers from a local folder or by its hub name.
+    """A tokenizer of transformers from a local folder or by its hub name; or OpenAI's of CLIP, as
+    "clip" where open_clip or clip is installed, or by the path of its vocabulary (.txt.gz).
 
     `clean` and `pad_id` are those of `Tokenizer`.
 
@@ -135,6 +137,8 @@ def load_tokenizer(
     from huggingface_hub import HfApi
 
     name = str(name_or_folder)
+    if name == "clip" or name.endswith(".txt.gz"):
+        return clip_tokenizer(find_bpe() if name == "clip" else name)
     for file in _FILES:
         check_fetched(Path(name) / file)
     try:

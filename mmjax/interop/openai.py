@@ -12,12 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
+from mmjax.data.clip_bpe import BPE, find_bpe
 from mmjax.data.tokenize import END, START, clip_tokenizer, respelled
 from mmjax.errors import UserError
 from mmjax.interop import open_clip
 from mmjax.interop.files import Tensors, open_tensors
 from mmjax.interop.formats import Family, Format, Weights, shapes, weights
-from mmjax.interop.open_clip.bpe import BPE, find_bpe
 from mmjax.interop.open_clip.tables import rows
 from mmjax.interop.table import their_shapes
 from mmjax.interop.texts import LARGEST, Library, check_end, is_openais, load_as

@@ -1,6 +1,7 @@
 """Where the numbers of a run go: metrics.jsonl always, TensorBoard, W&B, and a line for the eye."""
 
 import dataclasses
+import importlib.util
 import json
 import time
 import uuid
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.markup import escape
 
+from mmjax.errors import UserError
 from mmjax.parallel.hardware import peak_flops
 from mmjax.runs.goodput import Clock
 from mmjax.runs.observers import Observer
@@ -28,7 +30,8 @@ class Log:
       watchdog: Seconds without progress after which the log names host, step and phase; 0: never.
       gradient_norms: Log the gradient's norm of each objective, too: a backward pass each.
       tensorboard: Write TensorBoard events into the workdir.
-      wandb: Weights & Biases project to log to; '': none.
+      wandb: Weights & Biases project to log to; '': none. Its run is told by WANDB_ENTITY,
+        WANDB_NAME, WANDB_TAGS and WANDB_RUN_GROUP.
     """
 
     every: Annotated[int, COUNT] = 50
@@ -36,6 +39,15 @@ class Log:
     gradient_norms: bool = False
     tensorboard: bool = True
     wandb: str = ""
+
+
+def check_sinks(log: ConfigDict) -> None:
+    """UserError: `config.log` asks for a library that is not installed."""
+    if log.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            f"config.log.wandb={log.wandb!r} needs the library of W&B: pip install wandb, or set "
+            "config.log.wandb=''."
+        )
 
 
 class MetricWriter(Observer):
@@ -58,10 +70,16 @@ class MetricWriter(Observer):
         if log.wandb:
             import wandb
 
-            self._wandb = wandb.init(
-                project=log.wandb, dir=str(workdir), id=_run_id(workdir), resume="allow",
-                config=json.loads(config.to_json_best_effort()),
-            )  # fmt: skip
+            try:
+                self._wandb = wandb.init(
+                    project=log.wandb, dir=str(workdir), id=_run_id(workdir), resume="allow",
+                    config=json.loads(config.to_json_best_effort()),
+                )  # fmt: skip
+            except wandb.Error as error:  # no login, no network, no such project
+                raise UserError(
+                    f"config.log.wandb={log.wandb!r}: W&B cannot start ({error}): run `wandb "
+                    "login`, or set WANDB_MODE=offline to keep its files in the workdir."
+                ) from error
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Records `values` at `step`; a line of metrics.jsonl is complete once this returns."""

@@ -17,7 +17,7 @@ from mmjax.errors import Preempted, UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.runs.goodput import Clock, read_rows
 from mmjax.runs.local_path import workdir_path
-from mmjax.runs.metrics import Meter, MetricWriter
+from mmjax.runs.metrics import Meter, MetricWriter, check_sinks
 from mmjax.runs.observers import Observers
 from mmjax.runs.preemption import Preemption
 from mmjax.runs.profile import Profiler
@@ -47,6 +47,7 @@ def train(
         )
     clock = Clock()
     config_check.validate(config)
+    check_sinks(config.log)
     use_compilation_cache()
     folder = workdir_path(workdir)
     mesh = mesh_lib.make_mesh(**config.mesh)

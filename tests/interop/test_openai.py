@@ -11,10 +11,10 @@ from open_clip_oracle import open_clip
 from pytorch import torch
 
 from mmjax import models
-from mmjax.data.tokenize import clip_tokenizer
+from mmjax.data import clip_bpe as bpe
+from mmjax.data.tokenize import clip_tokenizer, load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import formats, registry, torchscript
-from mmjax.interop.open_clip import bpe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit")  # deprecated; OpenAI used it
 TEXT = {"context_length": 16, "vocab_size": 512, "width": 64, "heads": 1, "layers": 2}
@@ -157,7 +157,12 @@ def test_the_tokenizer_is_found_or_asked_for(tmp_path, vit, monkeypatch):
     expected = open_clip.tokenize(texts).numpy()
     np.testing.assert_array_equal(weights.tokenizer().encode(texts, 77)[0], expected)
 
+    for name in ("clip", open_clip.tokenizer.default_bpe()):  # as config.data.tokenizer
+        np.testing.assert_array_equal(load_tokenizer(name).encode(texts, 77)[0], expected)
+
     monkeypatch.setattr(bpe.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="tokenizer of CLIP is not on this machine: pip install"):
+        load_tokenizer("clip")
     with pytest.raises(UserError, match=r"put OpenAI's bpe_simple_vocab_16e6\.txt\.gz"):
         weights.tokenizer()
     config, params = load(vit[1])

@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
 from mmjax.data.clean import cleaner
+from mmjax.data.clip_bpe import BPE, find_bpe
 from mmjax.data.tokenize import OPEN_CLIP, clip_tokenizer, load_tokenizer, respelled
 from mmjax.errors import UserError
 from mmjax.interop.files import Tensor, Tensors, open_tensors, read_json
 from mmjax.interop.formats import Family, Format, Weights, weights
 from mmjax.interop.open_clip import config as settings_lib
-from mmjax.interop.open_clip.bpe import BPE, find_bpe
 from mmjax.interop.open_clip.tables import has_own_text, rows
 from mmjax.interop.resize import resize_positions, resize_text_positions
 from mmjax.interop.texts import LARGEST, Library, check_end, is_openais, load_as
