@@ -4,15 +4,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmjax.data.account import Account
 from mmjax.data.files import FileSource, Row
+from mmjax.data.image_paths import how_many, image_path, sample
 from mmjax.data.splits import Split
-from mmjax.data.texts import BadText, clean_captions, is_null, read_json
+from mmjax.data.texts import NULLS, BadText, clean_captions, is_null, read_json, written_nulls
 from mmjax.errors import UserError
-
-SAMPLE = 16  # images that say in which folder they are
 
 
 def open_coco(file: Path, folder: str, name: str) -> FileSource:
@@ -30,7 +27,7 @@ def open_coco(file: Path, folder: str, name: str) -> FileSource:
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{name}: {file} is not JSON as COCO's captions, with images (id, file_name) and "
-            f"annotations (image_id, caption): {type(error).__name__} {error}."
+            f"annotations (image_id, caption), {_what(content)}."
         ) from error
     for number, path in images:
         if files[number] != path:
@@ -48,7 +45,7 @@ def open_coco(file: Path, folder: str, name: str) -> FileSource:
         if is_null(path) or not isinstance(path, str):
             left_out.append(Row(where, (), unwanted="without a file name"))
         else:
-            rows[number] = Row(str(root / path), ())
+            rows[number] = Row(str(image_path(root, path)), ())
     for number, caption in annotations:
         row, why = rows.get(number), ""
         try:
@@ -60,7 +57,7 @@ def open_coco(file: Path, folder: str, name: str) -> FileSource:
         if why:
             left_out.append(Row(f"{file}: caption of image {number}", (), unwanted=why))
         elif row is not None and not captions:
-            account.pass_over("captions that are nulls", f"{file}: image {number}")
+            account.pass_over(NULLS, f"{file}: image {number}")
         elif row is not None:
             rows[number] = row._replace(captions=(row.captions or ()) + captions)
     return FileSource([*_by_path(rows.values()), *left_out], name, account=account)
@@ -98,12 +95,27 @@ def open_karpathy(file: Path, images: str, split: Split, name: str) -> FileSourc
         except BadText as error:
             rows.append(Row(where, (), unwanted=f"with a caption that {error}"))
             continue
+        nulls = written_nulls(sentences) if captions else 0
+        if nulls:
+            account.pass_over(NULLS, where, nulls)
         rows.append(
-            Row(str(root / path), captions)
+            Row(str(image_path(root, path)), captions)
             if path
             else Row(where, (), unwanted="without a file name")
         )
     return FileSource(_by_path(rows), name, account=account)
+
+
+def _what(content: Any) -> str:
+    """What JSON holds that is no COCO's captions."""
+    if not isinstance(content, dict):
+        return f"but holds a {type(content).__name__}"
+    has = f"but has {', '.join(map(str, content))}"[:200]
+    listed = content.get("annotations")
+    first = listed[0] if isinstance(listed, list) and listed else None
+    if isinstance(first, dict) and "caption" not in first:  # instances_, person_keypoints_
+        has += f", and in annotations {', '.join(map(str, first))}"[:200]
+    return f"{has}; for a list of objects with image and caption, write these alone, as [{{…}}, …]"
 
 
 def _path_of(entry: dict[str, Any]) -> str:
@@ -126,13 +138,12 @@ def _folder(
 ) -> Path:
     """Where most of the images are, of a sample: one or the other may be missing."""
     folders = [file.parent / part for part in ((given,) if given else usual)]
-    picked = np.unique(np.linspace(0, len(paths) - 1, SAMPLE).astype(int)) if paths else ()
-    sample = [paths[int(number)] for number in picked]
-    found = {folder: sum((folder / path).is_file() for path in sample) for folder in folders}
+    some = sample(paths)
+    found = {folder: how_many(folder, some) for folder in folders}
     best = max(folders, key=lambda folder: found[folder])
-    if sample and not found[best]:
+    if some and not found[best]:
         raise UserError(
-            f"{name}: {sample[0]} and {len(sample) - 1} others of {file} are not in "
+            f"{name}: {some[0]} and {len(some) - 1} others of {file} are not in "
             f"{' or '.join(map(str, folders))}; set image to the folder of the images, as seen "
             "from that file."
         )

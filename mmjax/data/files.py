@@ -18,7 +18,7 @@ from mmjax.data.classes import about_order, in_order
 from mmjax.data.contents import HEAD, head_of, is_image, suffix_of, what_it_is
 from mmjax.data.identity import common_folder, digest
 from mmjax.data.records import Record, Texts, unreadable
-from mmjax.data.texts import BadText, txt_captions
+from mmjax.data.texts import NULLS, BadText, lines, txt_captions, written_nulls
 from mmjax.data.tree import files_under, folders_in
 from mmjax.errors import UserError
 
@@ -119,7 +119,7 @@ def open_folder(folder: Path, name: str) -> FileSource:
             account.unrecognised(suffix_of(path), path)
     for stem in texts.keys() - set(map(_stem, images)):
         account.leave_out("texts without an image", texts[stem])
-    rows = (Row(str(p), _read_captions(texts.get(_stem(p)))) for p in images)
+    rows = (Row(str(p), _read_captions(texts.get(_stem(p)), account)) for p in images)
     return FileSource(rows, name, account=account)
 
 
@@ -183,10 +183,17 @@ def _unusable(row: Row) -> tuple[str, int]:
     return "" if row.captions or row.label >= 0 else "without a caption", size
 
 
-def _read_captions(path: Path | None) -> tuple[str, ...] | None:
+def _read_captions(path: Path | None, account: Account) -> tuple[str, ...] | None:
     """() where there is no file; None if it is not UTF-8."""
+    if path is None:
+        return ()
     try:
-        return txt_captions(path.read_bytes()) if path else ()
+        data = path.read_bytes()
+        captions = txt_captions(data)
+        nulls = written_nulls(lines(data)) if captions else 0
+        if nulls:
+            account.pass_over(NULLS, path, nulls)
+        return captions
     except OSError as error:  # a link that leads nowhere
         machine.raise_problem(f"{path} cannot be read", error)
         return ()

@@ -29,7 +29,7 @@ from mmjax.data.records import BadRecord, Record, Texts, unreadable, weigh
 from mmjax.data.repeats import Same, same_in
 from mmjax.data.splits import Split, split_column
 from mmjax.data.tables import Columns, columns_of, say_columns, unwanted
-from mmjax.data.texts import BadText, clean_captions, integer
+from mmjax.data.texts import NULLS, BadText, clean_captions, integer, written_nulls
 from mmjax.errors import UserError
 
 GROUPS = 4  # row groups that a process keeps
@@ -163,6 +163,8 @@ def open_parquet(
                     elif why := _unwanted(values, found, wanted):
                         keep[row] = False
                         account.leave_out(why, f"{file}: row {row} of row group {number}")
+                    elif nulls := sum(written_nulls(values[c]) for c in found.captions):
+                        account.pass_over(NULLS, f"{file}: row {row} of row group {number}", nulls)
             lacking = keep & without_image(opened, file, number, found.image, name)
             keep &= ~lacking
             for row in np.flatnonzero(lacking).tolist():

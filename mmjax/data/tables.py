@@ -10,15 +10,17 @@ from mmjax.data.account import Account
 from mmjax.data.contents import image_suffixes, suffix_of
 from mmjax.data.files import FileSource, Row
 from mmjax.data.filters import Filter, Lacking
+from mmjax.data.image_paths import image_path, no_path, root_of
 from mmjax.data.records import weigh
 from mmjax.data.splits import Split, split_column
-from mmjax.data.texts import BadText, clean_captions, integer, is_null
+from mmjax.data.texts import NULLS, BadText, clean_captions, integer, is_null, written_nulls
 from mmjax.errors import UserError
 
 IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path",
                  "jpg", "jpeg", "png", "webp", "img")  # fmt: skip
 LABEL_COLUMNS = ("label", "labels", "class", "class_id", "target")
 CAPTION_COLUMNS = ("caption", "captions", "title", "text")
+URL_COLUMNS = ("url", "urls", "image_url", "img_url", "link")
 
 
 class Columns(NamedTuple):
@@ -45,7 +47,7 @@ def open_table(
     split: Split,
     weights: tuple[float, ...] = (),
 ) -> FileSource:
-    """CSV, TSV or JSON lines; image paths are relative to the table's folder.
+    """CSV, TSV or JSON lines; image paths are relative to the table's folder (`root_of`).
 
     Several rows with the same image are one record with several captions. `caption` may name
     several columns, separated by commas, with `weights` for them; "" finds the columns by their
@@ -63,10 +65,17 @@ def open_table(
     for file, names, rows in tables:
         columns = columns_of(names, caption, image, label, group, file, name)
         say_columns(account, columns, names, file)
-        for line, values in rows:
+        read = [(line, values) for line, values in rows
+                if chosen is None or str(values.get(splits[file])).strip() in chosen]  # fmt: skip
+        found = (values.get(columns.image) for _, values in read)
+        root = root_of(file, [str(v).strip() for v in found if not is_null(v)], name, account)
+        for line, values in read:
             where = f"{file}, line {line}"
-            if chosen is None or str(values.get(splits[file])).strip() in chosen:
-                images.add(_row(values, columns, weights, wanted, file, where), where)
+            nulls = sum(written_nulls(values.get(column)) for column in columns.captions)
+            row = _row(values, columns, weights, wanted, root, where)
+            if nulls and not row.unwanted:
+                account.pass_over(NULLS, where, nulls)
+            images.add(row, where)
         images.check_line_breaks(file)
     return FileSource(images.rows(), name, account=account)
 
@@ -132,8 +141,26 @@ def column_of(
         return found[0]
     raise UserError(
         f"{name}: {file} has no {what} column {' or '.join(names)}; it has "
-        f"{', '.join(str(c) for c in columns)}. Name it with {what}=COLUMN."
+        f"{', '.join(str(c) for c in columns)}. {_remedy(columns, what, names, file)}"
     )
+
+
+def _remedy(columns: Collection[str], what: str, names: Collection[str], file: Any) -> str:
+    """What helps where a table has no column of an image or a caption."""
+    lower = {str(column).strip().lower() for column in columns}
+    if any(column.partition("#")[0].endswith(tuple(image_suffixes())) for column in lower):
+        return "That is no header: put a line with the names of the columns above it."
+    if what == "image" and lower & set(URL_COLUMNS):
+        url = next(c for c in columns if str(c).strip().lower() in URL_COLUMNS)
+        return (
+            f"It has addresses of images, not images: run img2dataset --url_list={file} "
+            f"--input_format={suffix_of(file)[1:]} --url_col={url} --caption_col=COLUMN "
+            "--output_format=webdataset --output_folder=DIR, and give DIR."
+        )
+    if what == "caption" and lower & set(LABEL_COLUMNS):
+        label = next(c for c in columns if str(c).strip().lower() in LABEL_COLUMNS)
+        return f"Name it with caption=COLUMN, or the classes with label={label}."
+    return f"Name it with {what}=COLUMN."
 
 
 def unwanted(wanted: Filter, values: Mapping[str, Any], captions: Sequence[str]) -> str:
@@ -149,7 +176,7 @@ def _row(
     columns: Columns,
     weights: tuple[float, ...],
     wanted: Filter,
-    file: Path,
+    root: Path,
     where: str,
 ) -> Row:
     """One row of a table, with the reason where it cannot be used."""
@@ -167,12 +194,12 @@ def _row(
         if number is None:
             return Row(where, (), unwanted=f"without an integer {column!r}")
         numbers.append(number)
-    why = unwanted(wanted, values, captions)
+    why = no_path(str(image)) or unwanted(wanted, values, captions)
     if not why and not captions and not columns.label:
         why = "without a caption"
     if why:
         return Row(where, (), unwanted=why)
-    path = os.path.normpath(file.parent / str(image).strip())
+    path = os.path.normpath(image_path(root, str(image)))
     return Row(path, captions, numbers[0], numbers[1], shares)
 
 

@@ -25,11 +25,20 @@ from mmjax.data.records import log
 from mmjax.data.repeats import TOGETHER, Same, Shown, alike, same_images
 from mmjax.data.storage import CONNECTIONS, Blocks, Range, fetch_file, is_url, read, store_file
 from mmjax.data.tar_members import BadShard, members
-from mmjax.data.texts import BadText, clean_captions, integer, read_json, txt_captions
+from mmjax.data.texts import (
+    NULLS,
+    BadText,
+    clean_captions,
+    integer,
+    lines,
+    read_json,
+    txt_captions,
+    written_nulls,
+)
 from mmjax.data.tree import passed_over
 from mmjax.errors import UserError
 
-INDEX_VERSION = 6
+INDEX_VERSION = 7
 END = 64  # bytes at the end of an image that tell most from one another
 MAX_TEXT = 1 << 20  # bytes of a .txt or .json; captions have a few hundred
 
@@ -115,7 +124,7 @@ def scan_shards(
         raise UserError(
             f"{name}: none of the pairs in {os.path.dirname(shards[0])} can be used "
             f"({account.reasons()}); is caption={','.join(fields.captions)!r} right?"
-            + "".join(f" Here, {line}." for line in account.found)
+            + "".join(f" Here, {line}." for line in account.lines() if not line.startswith("left"))
         )
     marks = np.concatenate([result.marks for result in good])
     return ShardIndex(index, account, same=_same_images(shards, index, marks, fields))
@@ -210,6 +219,9 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
             account.leave_out(str(error), f"{shard}: {key}")
             continue
         rows.append((number, *row))
+        nulls = _nulls(texts.get(key, {}), fields) if captions else 0
+        if nulls:
+            account.pass_over(NULLS, f"{shard}: {key}", nulls)
         # Regions and tags are of a pair, and not of its image.
         unite = captions and not (fields.regions or fields.tags)
         marks.append((ends[key], hash(captions) if unite else 0))
@@ -276,6 +288,14 @@ def parse_captions(
         ]
     except BadText as error:
         raise Unusable(f"with a caption that {error}") from error
+
+
+def _nulls(texts: Mapping[str, bytes], fields: Fields) -> int:
+    """How many of the captions of a pair are nulls that were written."""
+    found = written_nulls(lines(texts.get("txt", b""))) if "txt" in fields.captions else 0
+    wanted = [field[5:] for field in fields.captions if field != "txt"]
+    values = parse_json(texts.get("json")) if wanted else {}
+    return found + sum(written_nulls(values.get(field)) for field in wanted)
 
 
 def parse_tags(wanted: str, values: Mapping[str, Any]) -> str:

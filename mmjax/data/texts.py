@@ -3,11 +3,14 @@
 Every reader of captions, lines, labels and groups goes through here. Texts are UTF-8, with or
 without a byte order mark. A line ends at \\n or \\r\\n and nowhere else (U+2028, U+0085 and form
 feeds are text), and each line of a .txt is a caption of its own; a cell, a field or a feature is
-one caption, whatever line breaks it holds.
+one caption, whatever line breaks it holds. A list of texts that is written as a text, by JSON or by
+Python, is that list: several captions.
 """
 
+import ast
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,9 @@ BOM = "\ufeff"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 # What programs write for a value that is not there (pandas, JSON, SQL, Python's str).
 _NULLS = frozenset({"", "nan", "none", "null", "<na>"})
+NULLS = "captions that are nulls"  # how they are counted
+_QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+_LIST = re.compile(rf"\[\s*{_QUOTED}(?:\s*,\s*{_QUOTED})*\s*,?\s*\]", re.DOTALL)
 _TRUTHS = {"true": 1, "false": 0}
 _INT32 = np.iinfo(np.int32)
 
@@ -76,7 +82,7 @@ def is_null(value: Any) -> bool:
 
 def txt_captions(data: bytes | None) -> tuple[str, ...]:
     """The captions in a .txt: one a line. BadText."""
-    return tuple(caption for caption in map(clean, lines(data or b"")) if caption)
+    return tuple(caption for line in lines(data or b"") for caption in clean_captions(line))
 
 
 def clean_captions(value: Any) -> tuple[str, ...]:
@@ -93,7 +99,36 @@ def clean_captions(value: Any) -> tuple[str, ...]:
     ):
         raise BadText(f"is no text but {type(value).__name__}")
     text = clean(decode(value) if isinstance(value, bytes) else str(value))
+    several = _listed(text)
+    if several:
+        return clean_captions(several)
     return (text,) if text else ()
+
+
+def written_nulls(value: Any) -> int:
+    """How many of the captions in a value are nulls that were written ("None"): where others stay,
+    these are to be counted."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return sum(map(written_nulls, value))
+    if not isinstance(value, str | bytes) or not is_null(value):
+        several = _listed(value) if isinstance(value, str) else []
+        return written_nulls(several) if several else 0
+    return int(bool(strip(decode(value) if isinstance(value, bytes) else value)))
+
+
+def _listed(text: str) -> list[str]:
+    """The texts of a list that is written as a text, '["a", "b"]' or "['a', 'b']"; [] if it is
+    none."""
+    if not (text.startswith("[") and text.endswith("]")) or not _LIST.fullmatch(text):
+        return []
+    try:
+        found = json.loads(text)
+    except ValueError:
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return []
+    return found
 
 
 def integer(value: Any) -> int | None:

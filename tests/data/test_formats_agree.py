@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import encode, picture, write_tar
 
-from mmjax.data import open_source
+from mmjax.data import open_source, texts
 from mmjax.evaluation.retrieval import captions_of, retrieval_metrics
 
 BOM = "\ufeff"
@@ -40,6 +40,8 @@ CONTENT = (
     Image(encode(picture(4)), ("  ",), (), 1, 2),
     Image(encode(picture(5)), ("None",), (), 1, 3),
     Image(encode(picture(6)), ("Größe 😀", "a\tb"), ("Größe 😀", "a\tb"), 2, 4),
+    Image(encode(picture(7)), ('["a dog", "b, c"]', "['it''s']", "[sic] a"),
+          ("a dog", "b, c", "['it''s']", "[sic] a"), 2, 5),
 )  # fmt: skip
 USED = [content for content in CONTENT if content.captions]
 ROWS = [(n, content, text) for n, content in enumerate(CONTENT) for text in content.stored]
@@ -191,6 +193,8 @@ def test_images_and_captions(tmp_path, name):
     }
     assert {label for _, label, _ in found.values()} in ({-1}, {c.label for c in USED})
     assert dict(source.skipped) == left_out
+    if left_out == IN_IMAGES:  # the NaN beside another caption
+        assert texts.NULLS in source.account.unread
     for n in range(len(source)):
         assert source.captions(n) == source[n].captions
 

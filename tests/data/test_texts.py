@@ -15,6 +15,7 @@ from mmjax.data.texts import (
     lines,
     read_json,
     txt_captions,
+    written_nulls,
 )
 from mmjax.errors import UserError
 from mmjax.evaluation.words import class_words
@@ -64,10 +65,30 @@ def test_a_class_may_be_called_none(tmp_path):
         (["a", ["b", 2.5]], ("a", "b", "2.5")),
         (np.array(["a", "b"], object), ("a", "b")),
         ("\ufeffa", ("a",)),
+        ('["a", "b, \\"c\\""]', ("a", 'b, "c"')),  # a list that went through a table
+        ("['a', \"it's\",]", ("a", "it's")),
+        ("['a', 'None', '']", ("a",)),
+        ("['a' 'b']", ("['a' 'b']",)),  # Python would read 'ab'
+        ("['a', b]", ("['a', b]",)),
+        ("[1, 2]", ("[1, 2]",)),
+        ("[]", ("[]",)),
+        ("[sic] a dog", ("[sic] a dog",)),
+        ("['" * 2000 + "a" + "']" * 2000, ("['" * 2000 + "a" + "']" * 2000,)),
     ],
 )
 def test_a_field_is_a_caption_or_a_list_of_them(value, captions):
     assert clean_captions(value) == captions
+
+
+@pytest.mark.parametrize(
+    ("value", "nulls"),
+    [
+        ("None", 1), (b"nan", 1), ("", 0), (" ", 0), (None, 0), (math.nan, 0), ("none of it", 0),
+        (["a", "null", None, "<NA>"], 2), ('["a", "None"]', 1), (7, 0),
+    ],
+)  # fmt: skip
+def test_nulls_that_were_written_are_counted(value, nulls):
+    assert written_nulls(value) == nulls
 
 
 @pytest.mark.parametrize(
