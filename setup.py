@@ -1,14 +1,19 @@
 """Packaging of mmjax: metadata and extras. Tool settings are in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmjax/__init__.py").read_text("utf-8"))
+assert VERSION
+
 setup(
     name="mmjax",
-    version="0.1.0",
+    version=VERSION[1],
     description="Pretrain multimodal models in JAX, from two CPU cores to a pod.",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

@@ -25,6 +25,7 @@ from mmjax.config_file import load_config
 from mmjax.data import open_source
 from mmjax.data.images import open_image
 from mmjax.errors import UserError
+from mmjax.evaluation import report
 from mmjax.pretrained import Pretrained
 from mmjax.training import loop
 
@@ -44,7 +45,8 @@ def main(workdir: Path) -> None:
     seconds, speed = training_time(workdir)
 
     console.rule("evaluation on a style that was never trained on")
-    scores = evaluation.run(str(workdir))
+    scores = evaluation.evaluate(workdir)
+    console.print(report.table(scores))
 
     console.rule("export")
     clip = mmjax.load(workdir)

@@ -10,9 +10,9 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
+import mmjax
 from mmjax import machine, paths
 from mmjax.config_file import load_config
 from mmjax.datatools import command as data_command
@@ -148,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mmjax", description="Pretrain, evaluate and export multimodal models in JAX."
     )
+    parser.add_argument("--version", action="version", version=f"mmjax {mmjax.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, help: str, epilog: str) -> argparse.ArgumentParser:
@@ -338,33 +339,43 @@ def _embed(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def _eval(args: argparse.Namespace, _: list[str]) -> None:
     from mmjax import evaluation
+    from mmjax.evaluation import report
 
     if args.distributed:
         from mmjax.parallel import distributed
 
         distributed.initialize()
-    options = [*args.set, *(["allow_skips=true"] if args.allow_skips else [])]
-    evaluation.run(
-        args.workdir, weights=args.weights, task=args.task, data=args.data, options=options,
-        output=args.output, tokenizer=args.tokenizer,
+    keys = {}
+    for option in args.set:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise UserError(f"--set {option}: write KEY=VALUE.")
+        keys[key] = value
+    if args.allow_skips:
+        keys["allow_skips"] = "true"
+    results = evaluation.evaluate(
+        args.workdir, weights=args.weights, task=args.task, data=args.data, output=args.output,
+        tokenizer=args.tokenizer, **keys,
     )  # fmt: skip
+    import jax
+
+    if jax.process_index() == 0:
+        import rich
+
+        rich.print(report.table(results))
 
 
 def _export(args: argparse.Namespace, _: list[str]) -> None:
     from mmjax import pretrained
-    from mmjax.interop import run
 
-    if not run.detect(Path(args.workdir)):
-        raise UserError(f"{args.workdir} is not a workdir of a run, nor a checkpoint of one.")
-    pretrained.load(args.workdir).export(args.output, args.format)
+    pretrained.export(args.workdir, args.output, args.format)
     print(f"wrote {args.output}")
 
 
 def _convert(args: argparse.Namespace, _: list[str]) -> None:
     from mmjax import pretrained
 
-    loaded = pretrained.load(args.source, tokenizer=args.tokenizer)
-    loaded.export(args.target, args.format)
+    pretrained.convert(args.source, args.target, args.format, tokenizer=args.tokenizer)
     print(f"wrote {args.target}")
 
 

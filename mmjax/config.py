@@ -98,8 +98,11 @@ def key_of(path: str, config: ConfigDict) -> Key:
     raise schema.UserError(f"config.{path}: there is no such key; the nearest is config.{near}.")
 
 
-def set_key(config: ConfigDict, path: str, text: str) -> None:
-    """Sets the key at `path` to what the text of a command line stands for; UserError names it."""
+def set_key(config: ConfigDict, path: str, text: Any) -> None:
+    """Sets the key at `path` to a value, or to what a text of the command line stands for.
+
+    UserError names it.
+    """
     section, _, name = path.rpartition(".")
     parent, _, entry = section.rpartition(".")
     if parent in ENTRIES and entry not in config_at(config, parent):

@@ -13,18 +13,21 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
+from mmjax import shipped
 from mmjax.errors import UserError
 from mmjax.paths import typed, typed_values
+from mmjax.values import nearest
 
 _folders: list[str] = []  # of the configs that were read
 _INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 def load_config(file_and_arg: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of `FILE[:ARG]` with `--config.KEY=VALUE` applied, complete and locked.
+    """The config of a file or recipe with `--config.KEY=VALUE` applied, complete and locked.
 
-    The path is taken literally but for a leading `~`; FILE is the longest part before a `:` that is
-    a file. The file may import modules that lie beside it, whatever else has their names.
+    It is named `FILE[:ARG]`, or `NAME[:ARG]` of a recipe that comes with mmjax. The path is taken
+    literally but for a leading `~`; FILE is the longest part before a `:` that is a file. The file
+    may import modules that lie beside it, whatever else has their names.
 
     Raises:
       UserError: no such file, no get_config in it, an import that fails, an unknown key, or a value
@@ -44,14 +47,26 @@ def load_config(file_and_arg: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def _split(file_and_arg: str) -> tuple[Path, str | None]:
-    """The file and its argument; UserError: there is no such file."""
+    """The file, or that of a recipe, and its argument; UserError: there is none."""
     ends = [at for at, letter in enumerate(file_and_arg) if letter == ":"]
     for end in [len(file_and_arg), *reversed(ends)]:
         path = Path(typed(file_and_arg[:end]))
         if path.is_file():
             return path, file_and_arg[end + 1 :] if end in ends else None
+    name, colon, arg = file_and_arg.partition(":")
+    recipes = shipped.recipes()
+    if name in recipes:
+        return recipes[name], arg if colon else None
     file, suffix, _ = file_and_arg.partition(".py:")
-    raise UserError(f"--config={file_and_arg}: there is no file {file}{suffix.rstrip(':')}.")
+    file += suffix.rstrip(":")
+    stem = Path(file).stem
+    if "/" not in name and not file.endswith(".py"):
+        raise UserError(
+            f"--config={file_and_arg}: there is no file or recipe {name}; the nearest recipe is "
+            f"{nearest(name, recipes)}."
+        )
+    hint = f"; the recipe of that name is --config={stem}" if stem in recipes else ""
+    raise UserError(f"--config={file_and_arg}: there is no file {file}{hint}.")
 
 
 def _module(file: Path) -> ModuleType:

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,52 @@ from PIL import Image
 
 from mmjax import inference, models, paths
 from mmjax.data import BadRecord, Tokenizer, eval_transform
+from mmjax.data.images import open_image
 from mmjax.errors import UserError
-from mmjax.interop import registry
+from mmjax.interop import registry, run
 from mmjax.interop.formats import Training
 from mmjax.interop.start import grouped, start_from
 from mmjax.models import Graph
 from mmjax.parallel.mesh import batch_shards
 from mmjax.runs.workdir import inference_shapes
 
-Images = Sequence[Image.Image | np.ndarray] | np.ndarray  # arrays: uint8 [H, W, 3]
+Picture = Image.Image | np.ndarray | str | Path  # an array is uint8 [H, W, 3]; a path, of a file
+Images = Picture | Sequence[Picture]
 log = logging.getLogger("mmjax.interop")
+
+
+def export(workdir: str | Path, output: str | Path, format: str = "huggingface") -> None:
+    """Writes the weights of a run for other libraries.
+
+    Args:
+      workdir: of the run, whose newest checkpoint is written, or WORKDIR/checkpoints/STEP.
+      output: the folder to write; an earlier export there is replaced.
+      format: huggingface, open_clip, openai or big_vision.
+
+    Raises:
+      UserError: there is no run or checkpoint, or the format has no place for the model.
+    """
+    workdir = paths.typed(str(workdir))
+    if not run.detect(Path(workdir)):
+        raise UserError(f"{workdir} is not a workdir of a run, nor a checkpoint of one.")
+    load(workdir).export(output, format)
+
+
+def convert(
+    source: str | Path, target: str | Path, format: str, *, tokenizer: str | Path | None = None
+) -> None:
+    """Writes weights of any format in another.
+
+    Args:
+      source: whatever `load` takes.
+      target: the folder to write; an earlier export there is replaced.
+      format: huggingface, open_clip, openai or big_vision.
+      tokenizer: as for `load`.
+
+    Raises:
+      UserError: as of `load`, or the format has no place for the model.
+    """
+    load(source, tokenizer=tokenizer).export(target, format)
 
 
 def load(
@@ -79,6 +116,13 @@ def load(
     )
 
 
+def _picture(given: np.ndarray | str | Path) -> Image.Image:
+    """The image of an array, or in a file. BadRecord, OSError or TypeError: there is none."""
+    if not isinstance(given, str | Path):
+        return Image.fromarray(given)
+    return open_image(Path(paths.typed(str(given))).read_bytes())
+
+
 def _fitting(tokenizer: Tokenizer, model: ConfigDict, name: str) -> Tokenizer:
     rows = model.get("text", {}).get("vocab_size", 0)
     if tokenizer.vocab_size > rows:
@@ -109,28 +153,36 @@ class Pretrained:
     words: Callable[[], Tokenizer] | None
     training: Training | None = None
 
+    def __repr__(self) -> str:
+        """In a line: the architecture and where it came from."""
+        count = sum(math.prod(x.shape) for x in jax.tree.leaves(self.params))
+        model = self.config.model
+        name = model.get("name", "") or "unnamed"
+        image = f", images of {model.image.size} pixels" if "image" in model else ""
+        text = f", texts of {model.text.context_length} tokens" if "text" in model else ""
+        return f"Pretrained({name}: {count:,} parameters{image}{text}; from {self.source})"
+
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
         """None if the weights came without one. UserError: it cannot be had."""
         return self.words() if self.words else None
 
     def embed_images(self, images: Images, batch_size: int = 64) -> np.ndarray:
-        """float32 [N, D] of unit length."""
+        """float32 [N, D] of unit length, of pictures as `outputs` takes them."""
         return self.outputs(("image/embed",), images=images, batch_size=batch_size)["image/embed"]
 
-    def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
-        """float32 [N, D] of unit length."""
+    def embed_texts(self, texts: str | Sequence[str], batch_size: int = 64) -> np.ndarray:
+        """float32 [N, D] of unit length, of one text or several."""
         return self.outputs(("text/embed",), texts=texts, batch_size=batch_size)["text/embed"]
 
-    def logits(self, images: Images, texts: Sequence[str]) -> np.ndarray:
+    def logits(self, images: Images, texts: str | Sequence[str]) -> np.ndarray:
         """float32 [images, texts]: scale · cosine (+ bias); softmax over texts for CLIP, sigmoid of
         each for SigLIP."""
         scalars = tuple(name for name in ("logit/scale", "logit/bias") if name in self.given)
         of_model: Any = self.model.apply({"params": self.params}, {}, scalars)
         cosine = self.embed_images(images) @ self.embed_texts(texts).T
-        return np.asarray(of_model["logit/scale"]) * cosine + np.asarray(
-            of_model.get("logit/bias", 0.0)
-        )
+        scale, bias = of_model["logit/scale"], of_model.get("logit/bias", 0.0)
+        return np.asarray(scale * cosine + bias, np.float32)
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -142,19 +194,20 @@ class Pretrained:
         names: tuple[str, ...],
         *,
         images: Images | None = None,
-        texts: Sequence[str] | None = None,
+        texts: str | Sequence[str] | None = None,
         batch_size: int = 64,
     ) -> dict[str, np.ndarray]:
         """Any outputs of `given` for pictures or texts, e.g. ("image/features",) of a classifier.
 
         Args:
           names: outputs with a row for each example.
-          images: pictures, or uint8 arrays [H, W, 3], of any size.
-          texts: strings.
+          images: pictures, uint8 arrays [H, W, 3] or paths of files, of any size; or one of them.
+          texts: strings, or one.
           batch_size: examples that are computed at once.
 
         Raises:
-          UserError: the model has no such output, or there is no tokenizer for the texts.
+          UserError: the model has no such output, there is no tokenizer for the texts, or nothing
+            is given.
         """
         absent = [name for name in names if name not in self.given]
         if absent:
@@ -192,32 +245,53 @@ class Pretrained:
     def preprocess(self, images: Images) -> np.ndarray:
         """uint8 [N, S, S, 3] as the weights were made for; the model itself normalises.
 
-        UserError: an image whose pixels have no known scale, such as floats, or is no image.
+        UserError: there is no image, one is no image, or its pixels have no known scale, as floats.
         """
+        if isinstance(images, str | Path | Image.Image) or (
+            isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] in (3, 4)
+        ):
+            images = (images,)  # one alone
+        if len(images) == 0:
+            raise UserError("images is empty: give at least one image.")
         fit = {key: self.config.data[key] for key in ("resize", "interpolation")}
         rows = []
         for number, x in enumerate(images):
             try:
-                image = x if isinstance(x, Image.Image) else Image.fromarray(x)
+                image = x if isinstance(x, Image.Image) else _picture(x)
                 rows.append(eval_transform(image, self.config.model.image.size, **fit))
             except BadRecord as error:
                 raise UserError(f"images[{number}] {error}.") from error
-            except TypeError as error:  # of fromarray
-                what = f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else type(x)
+            except OSError as error:
                 raise UserError(
-                    f"images[{number}] is {what}: give uint8 [H, W, 3], or an image of Pillow."
+                    f"images[{number}]: {x} cannot be read: {error.strerror}."
+                ) from error
+            except (AttributeError, TypeError) as error:  # of fromarray
+                array = isinstance(x, np.ndarray)
+                what = f"{x.dtype} {list(x.shape)}" if array else f"of type {type(x).__name__}"
+                raise UserError(
+                    f"images[{number}] is {what}: give uint8 [H, W, 3], an image of Pillow or the "
+                    "path of a file."
                 ) from error
         return np.stack(rows)
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    def tokenize(self, texts: str | Sequence[str]) -> dict[str, np.ndarray]:
         """ "text" int32 and "text_mask" bool [N, L], at the full context length."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise UserError("texts is empty: give at least one text.")
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(
+                    f"texts[{number}] is of type {type(text).__name__}: give a string or a list of "
+                    "strings."
+                )
         if self.tokenizer is None:
             raise UserError(
                 f"{self.source} holds no tokenizer: copy its files beside the weights, or name its "
                 "folder, load(…, tokenizer=…)."
             )
-        text, mask = self.tokenizer.encode(texts, self.config.model.text.context_length)
-        return {"text": text, "text_mask": mask}
+        ids, mask = self.tokenizer.encode(texts, self.config.model.text.context_length)
+        return {"text": ids, "text_mask": mask}
 
     def export(self, folder: str | Path, format: str) -> None:
         """Writes it in another format, see `registry.export`."""

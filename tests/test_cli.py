@@ -140,6 +140,12 @@ def test_missing_data(config_file, tmp_path, capsys):
     assert not (tmp_path / "w").exists()
 
 
+def test_keys_of_an_evaluator_have_values(capsys):
+    assert "--set batch_size: write KEY=VALUE" in fails_with(
+        capsys, "eval", "--workdir=w", "--set", "batch_size"
+    )
+
+
 def test_workdir_without_a_run(tmp_path, capsys):
     assert "not a workdir of a run" in fails_with(
         capsys, "export", f"--workdir={tmp_path}", f"--output={tmp_path / 'o'}"

@@ -8,7 +8,7 @@ import mmjax
 ROOT = Path(mmjax.__file__).parent
 FLOORS = (
     ("errors",),
-    ("paths", "machine", "values"),
+    ("paths", "machine", "values", "shipped"),
     ("schema", "params"),
     ("parallel",),
     ("data",),
@@ -23,6 +23,7 @@ FLOORS = (
     ("teachers",),
     ("config",),
     ("config_check", "config_file"),
+    ("recipes",),
     ("training",),
     ("planning", "reporting", "datatools", "doctor"),
     ("cli",),

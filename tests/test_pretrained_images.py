@@ -11,10 +11,14 @@ from mmjax.pretrained import Pretrained
 GRAY = np.tile(np.arange(0, 256, 8, np.uint8), (32, 1))  # [32, 32]
 
 
-def preprocess(image):
+def pretrained():
     data = {"resize": "shortest", "interpolation": "bicubic"}
     config = ConfigDict({"model": {"image": {"size": 32}}, "data": data})
-    return Pretrained("it", config, None, None, None).preprocess([image])[0]
+    return Pretrained("it", config, None, {"scale": np.zeros((2, 3))}, None)
+
+
+def preprocess(image):
+    return pretrained().preprocess([image])[0]
 
 
 @pytest.mark.parametrize(
@@ -46,3 +50,37 @@ def test_every_kind_of_gray_is_the_same_gray(image):
 def test_arrays_without_a_scale_are_refused(image, message):
     with pytest.raises(UserError, match=message):
         preprocess(image)
+
+
+def test_one_image_alone_and_files(tmp_path):
+    file = tmp_path / "gray.png"
+    rgb = np.stack([GRAY] * 3, axis=2)
+    Image.fromarray(rgb).save(file)
+    for images in (rgb, Image.fromarray(rgb), file, str(file), [file], [str(file)], rgb[None]):
+        np.testing.assert_array_equal(pretrained().preprocess(images), rgb[None])
+    assert pretrained().preprocess([file, rgb, Image.fromarray(rgb)]).shape == (3, 32, 32, 3)
+    (tmp_path / "text.jpg").write_text("no image")
+    for images, message in (
+        ([], "images is empty"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "images is empty"),
+        ([None], r"images\[0\] is of type NoneType: give uint8"),
+        ([rgb, {"image": rgb}], r"images\[1\] is of type dict"),
+        (tmp_path / "absent.png", r"images\[0\]: .*absent\.png cannot be read: No such file"),
+        ([tmp_path / "text.jpg"], r"images\[0\] cannot be decoded|images\[0\] is"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pretrained().preprocess(images)
+
+
+def test_texts_that_are_none():
+    for texts, message in (
+        ([], "texts is empty"),
+        ([7], r"texts\[0\] is of type int: give a string or a list of strings"),
+        ([["a", "b"]], r"texts\[0\] is of type list"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pretrained().tokenize(texts)
+
+
+def test_what_a_notebook_shows_is_a_line():
+    assert repr(pretrained()) == "Pretrained(unnamed: 6 parameters, images of 32 pixels; from it)"

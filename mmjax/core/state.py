@@ -1,6 +1,7 @@
 """What a run carries from step to step, and how it is made straight in its shards."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,11 @@ class TrainState:
     loss_mean: jax.Array
     memory: Any = flax.struct.field(default_factory=dict)
     teachers: Any = flax.struct.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """In a line, without the arrays."""
+        count = sum(math.prod(x.shape) for x in jax.tree.leaves(self.params))
+        return f"TrainState(step={self.step}, parameters={count:,})"
 
     def eval_params(self) -> Any:
         """The model's parameters to evaluate and export: the average, where one is kept."""

@@ -5,7 +5,7 @@ with parameters as often as wanted. Counts and ranks do not depend on batch size
 """
 
 from mmjax.evaluation.accuracy import accuracy
-from mmjax.evaluation.command import run
+from mmjax.evaluation.command import evaluate
 from mmjax.evaluation.knn import knn_scores
 from mmjax.evaluation.ranks import ranks
 from mmjax.evaluation.retrieval import rank_metrics, retrieval_metrics
@@ -20,11 +20,11 @@ __all__ = [
     "accuracy",
     "build",
     "classifier",
+    "evaluate",
     "knn_scores",
     "prompts",
     "rank_metrics",
     "ranks",
     "register",
     "retrieval_metrics",
-    "run",
 ]

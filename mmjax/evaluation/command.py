@@ -1,4 +1,4 @@
-"""`mmjax eval`: evaluates the newest checkpoint of a run, or foreign weights; prints a table."""
+"""`mmjax.evaluate`, `mmjax eval`: evaluates the newest checkpoint of a run, or other weights."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import rich
 import yaml
 from ml_collections import ConfigDict
 
@@ -26,15 +25,15 @@ log = logging.getLogger("mmjax.evaluation")
 SUITE = "suite"  # a task of the command, not of a config: `data` is a YAML file of evaluators
 
 
-def run(
-    workdir: str | None = None,
+def evaluate(
+    workdir: str | Path | None = None,
     *,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     task: str | None = None,
     data: str | None = None,
-    options: Sequence[str] = (),
-    output: Sequence[str] = (),
-    tokenizer: str | None = None,
+    output: str | Path | Sequence[str | Path] = (),
+    tokenizer: str | Path | None = None,
+    **keys: Any,
 ) -> report.Results:
     """Evaluates a model, by the evaluators of its own run's config or by those named here.
 
@@ -46,10 +45,11 @@ def run(
       task: a kind of evaluators; without `data`, the config's own of that kind. "suite" takes a
         YAML file as data.
       data: path of the data, with `task`.
-      options: "KEY=VALUE" of the keys `evals.*`, set on every evaluator that runs.
-      output: files for the results, .json, .csv or .md; beside each, NAME.classes.tsv says which
-        label is which class, where there are classes.
+      output: a file or files for the results, .json, .csv or .md; beside each, NAME.classes.tsv
+        says which label is which class, where there are classes.
       tokenizer: folder or hub name of the tokenizer, where `weights` come without one.
+      **keys: keys of `config.evals.NAME`, set on every evaluator that runs: batch_size=64,
+        classes="names.txt", allow_skips=True.
 
     Returns:
       Evaluator name → metric → value.
@@ -58,11 +58,13 @@ def run(
       UserError: no run or weights there, nothing to evaluate, or an evaluator that cannot be
         built; all before the first is run.
     """
-    for file in output:
-        report.check(file)
+    files = [output] if isinstance(output, str | Path) else output
+    for file in files:
+        report.check(str(file))
+    workdir = None if workdir is None else str(workdir)
     with jax.set_mesh(make_mesh(data=1, fsdp=-1)), progress.shown():
         config, model, params, words = _model(workdir, weights, tokenizer)
-        specs = choose(config.evals, task, data, options)
+        specs = choose(config.evals, task, data, keys)
         known = workdir_classes(workdir) if workdir else ()
         subject = Subject.of(config, model, words, known)
         evaluators = {name: build(name, spec, subject) for name, spec in specs.items()}
@@ -71,15 +73,14 @@ def run(
             progress.say(f"{name}: {of.about}")
         results = {name: evaluator(params) for name, evaluator in evaluators.items()}
     if jax.process_index() == 0:
-        rich.print(report.table(results))
-        for file in output:
-            report.write(results, file)
-            classes.write(found, file)
+        for file in files:
+            report.write(results, str(file))
+            classes.write(found, str(file))
     return results
 
 
 def choose(
-    evals: Mapping[str, ConfigDict], task: str | None, data: str | None, options: Sequence[str]
+    evals: Mapping[str, ConfigDict], task: str | None, data: str | None, keys: Mapping[str, Any]
 ) -> dict[str, ConfigDict]:
     """The evaluators to run: the config's (of one task, if named), or new ones on `data`."""
     if data and not task:
@@ -95,12 +96,9 @@ def choose(
         what = f"no evaluator of task {task!r}" if task else "no evaluator"
         raise UserError(f"the config has {what}: give --task=TASK and --data=PATH.")
     for name, spec in specs.items():
-        for option in options:
-            key, separator, text = option.partition("=")
-            if not separator:
-                raise UserError(f"--set {option}: write KEY=VALUE.")
+        for key, value in keys.items():
             path = f"evals.{name}.{key}"
-            spec[key] = find(keys_at(name, spec), path).parse(path, text)
+            spec[key] = find(keys_at(name, spec), path).parse(path, value)
     return specs
 
 
@@ -128,15 +126,16 @@ def read_suite(file: str | None) -> dict[str, ConfigDict]:
 
 
 def _model(
-    workdir: str | None, weights: str | None, tokenizer: str | None
+    workdir: str | None, weights: str | Path | None, tokenizer: str | Path | None
 ) -> tuple[ConfigDict, Graph, Any, Any]:
     """(config, model, parameters, tokenizer or None). What looks at images alone needs no
     tokenizer: why there is none is a warning."""
     if (workdir is None) == (weights is None):
         raise UserError("mmjax eval needs either --workdir=DIR of a run or --weights=PATH.")
-    if workdir is not None:
+    if weights is None:
+        assert workdir is not None
         return restore_for_inference(workdir)
-    loaded = load(str(weights), tokenizer=tokenizer)
+    loaded = load(weights, tokenizer=tokenizer)
     config = ConfigDict({"seed": 0, "evals": {}, "objectives": {}, **loaded.config})
     config.data = {**entry(DATA), "augment": entry(keys_of(Augment)), **config.data}
     try:

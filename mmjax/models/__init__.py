@@ -29,7 +29,7 @@ __all__ = [
 
 
 def create(name: str) -> Graph:
-    """The named architecture (`zoo.names()`), e.g. "ViT-B/32"; UserError for an unknown name."""
+    """The architecture "ViT-B/32" or another of `zoo.list_models()`; UserError: no such name."""
     return from_config(zoo.config(name))
 
 

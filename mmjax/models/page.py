@@ -37,7 +37,7 @@ def list_all(console: Console) -> None:
     """
     print_row = functools.partial(console.print, soft_wrap=True)
     print_row(f"[bold]{_row('name', 'parameters', 'GFLOPs', 'image', 'context')}[/]")
-    for name in zoo.names():
+    for name in zoo.list_models():
         config, quick = zoo.config(name), f"{name}-quickgelu"
         print_row(_row(name, f"{count(config):,}", gflops(config), *sizes(config)))
         for weights in PUBLISHED.get(name, ()):

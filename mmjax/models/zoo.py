@@ -146,8 +146,8 @@ def default(*names: str) -> ConfigDict:
     return parts.complete({name: {"kind": kinds[name]} for name in names})
 
 
-def names() -> list[str]:
-    """All architectures; each CLIP one also exists with the suffix "-quickgelu"."""
+def list_models() -> list[str]:
+    """The names of all architectures; each CLIP one also exists with the suffix "-quickgelu"."""
     return list(ARCHITECTURES)
 
 

@@ -21,6 +21,7 @@ from mmjax.objectives.registry import (
     build,
     keys_at,
     kind_of,
+    list_objectives,
     register,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "infonce",
     "keys_at",
     "kind_of",
+    "list_objectives",
     "masked_image",
     "matching",
     "register",

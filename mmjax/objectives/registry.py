@@ -147,6 +147,11 @@ def register(kind: str) -> Callable[[Builder], Builder]:
     return add
 
 
+def list_objectives() -> list[str]:
+    """The kinds of objectives there are, for `config.objectives.NAME.kind`."""
+    return sorted(REGISTRY)
+
+
 def kind_of(name: str, entry: Mapping[str, Any]) -> str:
     """The kind of `config.objectives.NAME`; UserError names the nearest that there is."""
     kind = entry.get("kind") or name

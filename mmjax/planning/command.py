@@ -63,6 +63,20 @@ def run(
     return all(plan.fits for plan in plans.values())
 
 
+def plan(config: ConfigDict, topology: str) -> Plan:
+    """Compiles the train step of a config for hardware that is not there: will it fit, how fast?
+
+    Args:
+      config: of a run; its sources may lack their paths.
+      topology: "v5e:16x16", "v5p:4x4x8", "4*v5e:16x16" (slices), "h100:32x8" (hosts × GPUs).
+
+    Raises:
+      UserError: the config is wrong, or there is no such topology or its compiler is not installed.
+    """
+    check(config)
+    return make_plan(config, topology)
+
+
 def check(config: ConfigDict) -> None:
     """Checks a config for planning, which needs no data: sources may still lack their path."""
     config = ConfigDict(copy.deepcopy(config.to_dict()))

@@ -60,6 +60,14 @@ class Plan:
     shardings: dict[str, str]
     compile_seconds: float
 
+    def __repr__(self) -> str:
+        """What it says in short; the fields have the rest."""
+        memory = f"{self.peak_bytes / 2**30:.2f} of {self.capacity_bytes / 2**30:.2f} GiB"
+        seconds = self.roofline_seconds
+        speed = f", at least {seconds * 1e3:.1f} ms a step ({self.bound_by})" if seconds else ""
+        fits = "fits" if self.fits else "does not fit"
+        return f"Plan({self.topology}: {fits}, {memory} a device{speed})"
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

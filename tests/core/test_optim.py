@@ -210,7 +210,7 @@ def test_a_pattern_that_matches_nothing_is_named():
 
 
 def test_decay_and_muon_see_the_roles_of_every_architecture():
-    for name in models.zoo.names():
+    for name in models.zoo.list_models():
         shapes = tiny.shapes(models.create(name))
         decayed = {p for p, yes in flat(optim._is_matrix(shapes)).items() if yes}
         assert decayed == {p for p in flat(shapes) if p.endswith("kernel")}

@@ -5,12 +5,13 @@ import io
 import json
 
 import pytest
+import rich
 import small_run
 
 from mmjax import config as config_lib
 from mmjax import evaluation
 from mmjax.errors import UserError
-from mmjax.evaluation import command, progress
+from mmjax.evaluation import command, progress, report
 from mmjax.interop import registry
 from mmjax.models import Graph
 
@@ -25,15 +26,15 @@ def evals(tmp_path):
 
 
 def test_the_configs_evaluators_run_by_default(evals):
-    assert command.choose(evals, None, None, ()) == evals
+    assert command.choose(evals, None, None, {}) == evals
 
 
 def test_a_task_picks_those_of_the_config(evals):
-    assert list(command.choose(evals, "loss", None, ())) == ["held"]
+    assert list(command.choose(evals, "loss", None, {})) == ["held"]
 
 
 def test_task_and_data_make_a_new_one(evals):
-    specs = command.choose(evals, "retrieval", "new.csv", ("batch_size=32", "caption=title"))
+    specs = command.choose(evals, "retrieval", "new.csv", {"batch_size": "32", "caption": "title"})
     assert list(specs) == ["retrieval"]
     spec = specs["retrieval"]
     assert (spec.path, spec.batch_size, spec.caption) == ("new.csv", 32, "title")
@@ -42,17 +43,16 @@ def test_task_and_data_make_a_new_one(evals):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((None, "new.csv", ()), "--data needs --task"),
+        ((None, "new.csv", {}), "--data needs --task"),
         (
-            ("classification", None, ()),
+            ("classification", None, {}),
             "no evaluator of task 'classification': give --task=TASK and --data",
         ),
-        (("loss", None, ("batch_sice=3",)), r"evals\.held\.batch_sice.*batch_size"),
+        (("loss", None, {"batch_sice": 3}), r"evals\.held\.batch_sice.*batch_size"),
         (
-            ("loss", None, ("batch_size=many",)),
+            ("loss", None, {"batch_size": "many"}),
             r"evals\.held\.batch_size='many' must be an integer",
         ),
-        (("loss", None, ("batch_size",)), "write KEY=VALUE"),
     ],
 )
 def test_what_cannot_run_is_said(evals, arguments, message):
@@ -68,10 +68,11 @@ def test_results_are_printed_and_written(evals, tmp_path, monkeypatch, capsys):
     restored = (config, model, params, small_run.tokenizer())
     monkeypatch.setattr(command, "restore_for_inference", lambda workdir: restored)
     files = [tmp_path / f"results{suffix}" for suffix in (".json", ".csv", ".md")]
-    results = evaluation.run("run", output=list(map(str, files)))
+    results = evaluation.evaluate("run", output=files)
     assert results["held"]["examples"] == 8
     assert results["pairs"]["texts"] == 9
     _check_files(results, *(file.read_text() for file in files))
+    rich.print(report.table(results))
     printed = capsys.readouterr().out
     assert "image_to_text/R@1" in printed
     assert f"{100 * results['pairs']['image_to_text/R@1']:.2f} %" in printed
@@ -101,7 +102,7 @@ def test_a_suite_is_a_file_of_evaluators(tmp_path):
         "coco: {kind: retrieval, path: pairs.csv}\n"
         "digits:\n  kind: probe\n  path: tfds://mnist\n  shots: [1, 2]\n  allow_skips: true\n"
     )
-    specs = command.choose({}, "suite", str(tmp_path / "suite.yaml"), ("batch_size=32",))
+    specs = command.choose({}, "suite", str(tmp_path / "suite.yaml"), {"batch_size": "32"})
     assert {name: spec.kind for name, spec in specs.items()} == {
         "coco": "retrieval", "digits": "probe",
     }  # fmt: skip
@@ -131,7 +132,7 @@ def test_a_suite_that_is_wrong_is_said(tmp_path, text, message):
     if text is not None:
         (tmp_path / "suite.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
-        command.choose({}, "suite", str(tmp_path / "suite.yaml"), ())
+        command.choose({}, "suite", str(tmp_path / "suite.yaml"), {})
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_a_suite_that_is_wrong_is_said(tmp_path, text, message):
 )
 def test_where_results_cannot_go_is_said_first(file, message):
     with pytest.raises(UserError, match=message):
-        evaluation.run("no run", output=[file])
+        evaluation.evaluate("no run", output=[file])
 
 
 def test_bars_are_shown_on_stderr_only_when_asked_for(capsys):
@@ -156,8 +157,8 @@ def test_foreign_weights_are_evaluated(evals, tmp_path):
     tokenizer = small_run.tokenizer()
     content = {"config": config, "params": params, "tokenizer": tokenizer}
     registry.export(tmp_path / "clip", "huggingface", **content)
-    options = {"task": "retrieval", "data": evals["pairs"].path, "options": ["batch_size=8"]}
-    found = evaluation.run(weights=str(tmp_path / "clip"), **options)["retrieval"]
+    options = {"task": "retrieval", "data": evals["pairs"].path, "batch_size": 8}
+    found = evaluation.evaluate(weights=str(tmp_path / "clip"), **options)["retrieval"]
     spec = {**evals["pairs"], "batch_size": 8}
     expected = evaluation.build("r", spec, evaluation.Subject.of(config, model, tokenizer))(params)
     assert found == expected
@@ -166,7 +167,7 @@ def test_foreign_weights_are_evaluated(evals, tmp_path):
 @pytest.mark.parametrize("both", [{}, {"workdir": "a", "weights": "b"}])
 def test_either_a_run_or_weights_are_named(both):
     with pytest.raises(UserError, match="either --workdir=DIR of a run or --weights=PATH"):
-        evaluation.run(**both)
+        evaluation.evaluate(**both)
 
 
 def test_a_model_without_texts_says_so(evals):

@@ -95,7 +95,7 @@ def test_evaluators_of_a_run_on_two_hosts(specs, tmp_path):
     for line in lines:
         if line["step"] in of_step:
             of_step[line["step"]] |= line
-    alone = evaluation.run(str(workdir))
+    alone = evaluation.evaluate(str(workdir))
     assert set(alone) == set(specs)
     for name, metrics in alone.items():
         for metric, value in metrics.items():

@@ -251,10 +251,10 @@ def test_the_mapping_is_printed_and_written_beside_the_results(tmp_path, monkeyp
     config, model, params = small_run.run()
     restored = (config, model, params, small_run.tokenizer())
     monkeypatch.setattr(command, "restore_for_inference", lambda workdir: restored)
-    evaluation.run(
+    evaluation.evaluate(
         "run", task="classification", data=folders(tmp_path / "pets", PETS),
-        options=[f"classes={words(tmp_path, ['moon', 'cat', 'dog'])}", "batch_size=8"],
-        output=[str(tmp_path / "results.json")],
+        classes=words(tmp_path, ["moon", "cat", "dog"]), batch_size=8,
+        output=tmp_path / "results.json",
     )  # fmt: skip
     written = (tmp_path / "results.classes.tsv").read_text().splitlines()
     assert written == [

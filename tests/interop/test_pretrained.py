@@ -61,6 +61,9 @@ def test_pictures_and_texts_to_logits_as_in_transformers(folder):
     np.testing.assert_allclose(logits, expected.logits_per_image, atol=atol, rtol=0)
     arrays = [np.asarray(picture) for picture in pictures()]
     np.testing.assert_array_equal(clip.embed_images(arrays), clip.embed_images(pictures()))
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(clip.embed_texts(TEXTS[0]), clip.embed_texts(TEXTS[:1]))
+    assert len(repr(clip)) < 200
     # Whatever the batch, a row is its own.
     np.testing.assert_allclose(
         clip.embed_texts(TEXTS, batch_size=2), expected.text_embeds, atol=1e-5, rtol=0

@@ -89,13 +89,13 @@ def test_resnets_have_the_published_parameters_and_statistics(name):
 COCAS = {"CoCa-B/32", "CoCa-L/14"}  # tests/interop/test_open_clip.py holds them to open_clip's
 
 
-@pytest.mark.parametrize("name", sorted(set(zoo.names()) - set(RESNETS) - COCAS))
+@pytest.mark.parametrize("name", sorted(set(zoo.list_models()) - set(RESNETS) - COCAS))
 def test_parameters_are_as_many_as_in_transformers(name):
     theirs = sum(p.numel() for p in peer(zoo.config(name)).parameters())
     assert count(shapes(name)) == theirs
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.list_models())
 def test_every_parameter_has_a_role(name):
     found = set()
     for path, x in jax.tree_util.tree_leaves_with_path(shapes(name)):

@@ -31,7 +31,7 @@ def axes_of(spec, ndim):
 
 
 @pytest.mark.parametrize(("fsdp", "tensor"), MESHES)
-@pytest.mark.parametrize("name", models.zoo.names())
+@pytest.mark.parametrize("name", models.zoo.list_models())
 def test_every_parameter_has_a_layout_that_divides(name, fsdp, tensor):
     sizes = {"data": 2, "fsdp": fsdp, "tensor": tensor}
     model = models.create(name)

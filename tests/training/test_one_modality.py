@@ -70,13 +70,13 @@ def test_an_image_model_trains_on_class_folders_without_a_tokenizer(classes, tmp
     assert not (tmp_path / "one" / "tokenizer").exists()
     workdir = str(tmp_path / "one")
     assert restore_for_inference(workdir)[3] is None
-    held = evaluation.run(workdir, task="loss", data=classes, options=["batch_size=8"])
+    held = evaluation.evaluate(workdir, task="loss", data=classes, batch_size=8)
     assert held["loss"]["examples"] == 8
-    beside = [f"train={classes}/../data", "k=3", "batch_size=8"]
-    found = evaluation.run(workdir, task="knn", data=classes, options=beside)
+    beside = {"train": f"{classes}/../data", "k": 3, "batch_size": 8}
+    found = evaluation.evaluate(workdir, task="knn", data=classes, **beside)
     assert 0 <= found["knn"]["top1"] <= 1
     with pytest.raises(UserError, match="this model has no part 'text'"):
-        evaluation.run(workdir, task="retrieval", data="generated:8")
+        evaluation.evaluate(workdir, task="retrieval", data="generated:8")
     loaded = mmjax.load(workdir)
     assert loaded.tokenizer is None
     assert loaded.embed_images([np.zeros((9, 9, 3), np.uint8)]).shape == (1, 32)
@@ -122,6 +122,6 @@ def test_a_text_model_reads_no_images(tmp_path, monkeypatch):
     eight, _ = losses(config, tmp_path / "eight", 8, monkeypatch)
     assert eight == pytest.approx(one, rel=1e-5)
     assert [row["data/substituted"] for row in rows if "loss" in row] == [0] * 3
-    path, options = str(tmp_path / "pairs.csv"), ["batch_size=8"]
-    held = evaluation.run(str(tmp_path / "one"), task="loss", data=path, options=options)
+    path = str(tmp_path / "pairs.csv")
+    held = evaluation.evaluate(tmp_path / "one", task="loss", data=path, batch_size=8)
     assert held["loss"]["loss"] > 0

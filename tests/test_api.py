@@ -1,0 +1,88 @@
+"""`import mmjax`: what it offers, that it is quick, and that type checkers see the same."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmjax
+from mmjax.errors import UserError
+
+
+def test_all_that_dir_shows_is_there():
+    names = [name for name in dir(mmjax) if not name.startswith("__")]
+    assert {"load", "train", "evaluate", "plan", "export", "convert", "recipe", "config"} <= {
+        *names
+    }
+    for name in names:
+        value = getattr(mmjax, name)
+        module, _, attribute = mmjax._HOMES[name].partition(":")
+        found = importlib.import_module(module)
+        assert value is (getattr(found, attribute) if attribute else found)
+        assert value.__doc__
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        mmjax.trian  # noqa: B018
+
+
+def test_type_checkers_see_the_same():
+    """What is imported for type checkers is what `__getattr__` imports."""
+    tree = ast.parse(Path(mmjax.__file__).read_text())
+    (block,) = (
+        node for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )  # fmt: skip
+    typed = {}
+    for node in block.body:
+        for alias in node.names:
+            assert alias.asname == alias.name  # an explicit re-export
+            of_package = node.module == "mmjax"
+            typed[alias.name] = f"mmjax.{alias.name}" if of_package else (
+                f"{node.module}:{alias.name}"
+            )  # fmt: skip
+    assert typed == mmjax._HOMES
+    assert (Path(mmjax.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["train", "--help"]])
+def test_help_needs_no_jax(argv):
+    code = f"""
+import sys
+from mmjax import cli
+try:
+    cli.main({argv!r})
+except SystemExit as stopped:
+    assert stopped.code == 0
+heavy = {{"jax", "flax", "grain", "transformers", "rich", "PIL"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if argv == ["--version"]:
+        assert done.stdout == f"mmjax {mmjax.__version__}\n"
+
+
+def test_recipes_by_name():
+    assert {"clip_vit_b16", "pairs", "demo"} <= set(mmjax.list_recipes())
+    config = mmjax.recipe("clip_vit_b16:smoke", batch_size=8, **{"optim.lr": 2})
+    assert (config.batch_size, config.optim.lr, config.total_steps) == (8, 2.0, 6)
+    config.optim.warmup_steps = 3  # a key that there is
+    with pytest.raises(AttributeError):
+        config.optim.warmup = 3
+    with pytest.raises(UserError, match=r"config\.optim\.lrr.* nearest is config\.optim\.lr"):
+        mmjax.recipe("pairs", **{"optim.lrr": 1})
+    with pytest.raises(UserError, match=r"config\.batch_size=0 must be"):
+        mmjax.recipe("pairs", batch_size=0)
+    with pytest.raises(
+        UserError, match=r"no file or recipe clip_vit_b17; the nearest .* clip_vit_b16"
+    ):
+        mmjax.recipe("clip_vit_b17:smoke")
+    with pytest.raises(UserError, match=r"no file nowhere/pairs\.py; .* --config=pairs"):
+        mmjax.recipe("nowhere/pairs.py:smoke")
+
+
+def test_lists_of_names():
+    assert {"ViT-B/16", "tiny"} <= set(mmjax.list_models())
+    assert {"clip", "siglip", "mlm"} <= set(mmjax.list_objectives())
