@@ -35,6 +35,9 @@ def replaced(folder: str | Path, is_ours: Callable[[Path], bool]) -> Iterator[Pa
         new = temporary / "new"
         new.mkdir()
         yield new
+        mode = new.stat().st_mode & 0o666  # what the umask allows: safetensors gives 0600
+        for file in filter(Path.is_file, new.rglob("*")):
+            file.chmod(mode)
         if folder.exists():
             strangers = sorted({p.name for p in folder.iterdir()} - {p.name for p in new.iterdir()})
             if strangers:

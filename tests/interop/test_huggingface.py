@@ -250,6 +250,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path):
 
     (folder / "thesis.txt").unlink()
     write(first)
+    assert len({p.stat().st_mode & 0o666 for p in [folder, *folder.iterdir()]}) == 1  # the umask's
     write(second)
     weights = load(folder).state_dict()
     np.testing.assert_array_equal(

@@ -92,9 +92,8 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
     architecture = architecture_for(config.model)
     state = architecture.family.write(params, config.model)
     settings = architecture.write_config(config.model, tokenizer)
-    safetensors.numpy.save_file(
-        state, folder / "model.safetensors", metadata={"format": "pt", "producer": "mmjax"}
-    )
+    # One key of metadata: several would lie in another order in every process.
+    safetensors.numpy.save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     # Defaults too: they have changed before.
     text = settings.to_json_string(use_diff=False)
     (folder / "config.json").write_text(text, encoding="utf-8")

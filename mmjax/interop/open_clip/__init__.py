@@ -94,9 +94,8 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
         "preprocess_cfg": settings_lib.write_preprocess(config),
     }
     (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    safetensors.numpy.save_file(
-        state, folder / WEIGHTS[0], metadata={"format": "pt", "producer": "mmjax"}
-    )
+    # One key of metadata: several would lie in another order in every process.
+    safetensors.numpy.save_file(state, folder / WEIGHTS[0], metadata={"format": "pt"})
     if tokenizer is not None:
         tokenizer.save(folder)
 
