@@ -257,6 +257,26 @@ def test_slurm_submission(cloud):
     assert "is a TPU" in run(submit, "--topology=v5e:4x4", "--", *RUN).stderr
 
 
+@pytest.mark.parametrize(
+    ("topology", "status", "said"),
+    [
+        ("rtx4090:4x8", 0, "--nodes=4 --gpus-per-node=8"),
+        ("2x1", 0, "--nodes=2 --gpus-per-node=1"),
+        ("h100:4x8", 0, "--nodes=4 --gpus-per-node=8"),
+        ("v5e:4x4", 2, "is a TPU"),
+        ("rtx4090", 2, "write GENERATION:SHAPE"),
+    ],
+)
+def test_slurm_takes_any_gpu_without_a_plan(topology, status, said):
+    submit = LAUNCH / "slurm" / "submit.sh"
+    done = subprocess.run(
+        [submit, f"--topology={topology}", "--no-plan", "--dry-run", "--", "sleep", "1"],
+        capture_output=True, text=True, env=os.environ | {"PYTHON": sys.executable},
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    assert said in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("status", [0, 9, 75])
 def test_slurm_job_goes_back_into_the_queue_when_it_has_saved(cloud, monkeypatch, status):
     cloud("srun", f"exit {status}\n")
