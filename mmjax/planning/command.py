@@ -162,13 +162,21 @@ def describe(console: Console, plan: Plan) -> None:
         f"than {(plan.roofline_seconds or 0) * 1e3:,.1f} ms, {plan.examples_per_second or 0:,.0f} "
         f"examples/s over all devices, MFU {plan.mfu_bound or 0:.0%}."
     )
-    steps = plan.total_steps * plan.devices  # of one device each
-    hours = steps * (plan.roofline_seconds or 0) / 3600
-    least = f"{hours:,.2f} hours" if hours < 48 else f"{hours / 24:,.1f} days"
+    seconds = plan.total_steps * (plan.roofline_seconds or 0)
+    flops = plan.total_steps * plan.devices * plan.hardware_flops
     console.print(
-        f"The whole run, {plan.total_steps:,} steps: {steps * plan.hardware_flops:.1e} FLOP, "
-        f"no less than {least} of one device."
+        f"The whole run, {plan.total_steps:,} steps: {flops:.1e} FLOP, at least "
+        f"{_long(seconds)} on these {plan.devices:,} devices ({_long(seconds * plan.devices)} of "
+        "one)."
     )
+
+
+def _long(seconds: float) -> str:
+    """A time as people say it: minutes, hours or days."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.1f} seconds"
 
 
 def comparison(plans: dict[str, Plan]) -> Table:

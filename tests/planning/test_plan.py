@@ -93,8 +93,15 @@ def test_json_has_the_stable_keys(eight, tmp_path, capsys):
     assert "image/blocks/attention/query/kernel" in printed
     assert f"Bound by {found['bound_by']}" in printed
     steps = config().total_steps * 8
-    flops, hours = steps * found["hardware_flops"], steps * found["roofline_seconds"] / 3600
-    assert f"steps: {flops:.1e} FLOP, no less than {hours:,.2f} hours" in printed
+    flops, seconds = steps * found["hardware_flops"], steps * found["roofline_seconds"]
+    run_and_one = f"{command._long(seconds / 8)} on these 8 devices ({command._long(seconds)} of"
+    assert f"steps: {flops:.1e} FLOP, at least {run_and_one}" in " ".join(printed.split())
+
+
+def test_times_are_said_as_people_say_them():
+    said = [command._long(seconds) for seconds in (0.25, 119, 121, 7300, 60_480, 345_600)]
+    assert said == ["0.2 seconds", "119.0 seconds", "2.0 minutes", "2.0 hours", "16.8 hours",
+                    "4.0 days"]  # fmt: skip
 
 
 def test_what_does_not_fit_is_named_with_what_to_try(eight, tmp_path, capsys):
