@@ -63,6 +63,8 @@ def what_it_is(head: bytes) -> str:
     found = stand_in(head[:HEAD])
     if found:
         return f"{found}: {_STAND_INS[found]}"
+    if head.startswith(b"PK\x03\x04") and b"[Content_Types].xml" in head[:HEAD]:
+        return "an Excel workbook or another document of Office: save it as CSV"
     for start, what in _STARTS:
         if head.startswith(start):
             return what

@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV and JSON lines: read as they are meant, or refused with file and line.
+"""Rows of CSV, TSV and JSON (lines or a list): read as they are meant, or refused with the line.
 
 No row is dropped and no cell runs into the next: a table whose rows do not fit its header is an
 error, since what is meant nobody can tell.
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mmjax.data.account import Account
-from mmjax.data.texts import BadText, decode, read_json
+from mmjax.data.texts import BadText, decode, read_json, read_json_list
 from mmjax.errors import UserError
 
 _DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
 _QUOTES = 'write a quote inside of a cell twice ("") and put that cell into quotes'
+
+JSON = (".jsonl", ".ndjson", ".json")  # objects, one a line or in one list
 
 Row = tuple[int, Mapping[str, Any]]  # line of the file, counted from 1; cells by column
 
@@ -34,8 +36,11 @@ def read_table(file: Path, name: str, account: Account) -> tuple[list[str], list
         raise UserError(f"{name}: {file} cannot be read: {error.strerror}.") from error
     if not text.strip():
         raise UserError(f"{name}: {file} is empty; it needs a header line and rows.")
-    if file.suffix.lower() in (".jsonl", ".ndjson"):
-        rows = list(_json_rows(text, file, name))
+    if file.suffix.lower() in JSON:
+        read = _json_list if text.lstrip().startswith("[") else _json_rows
+        rows = list(read(text, file, name))
+        if not rows:
+            raise UserError(f"{name}: {file} holds no JSON object: it needs one an image.")
         return list(dict.fromkeys(column for _, row in rows for column in row)), rows
     return _cells(text, file, name, account)
 
@@ -51,6 +56,18 @@ def _json_rows(text: str, file: Path, name: str) -> Iterator[Row]:
         if not isinstance(values, dict):
             raise UserError(f"{name}: {file}, line {number}, is no JSON object but {line[:40]!r}.")
         yield number, values
+
+
+def _json_list(text: str, file: Path, name: str) -> Iterator[Row]:
+    try:
+        rows = list(read_json_list(text))
+    except ValueError as error:
+        raise UserError(f"{name}: {file} is no JSON ({error}).") from error
+    for number, values in rows:
+        if not isinstance(values, dict):
+            said = repr(values)[:40]
+            raise UserError(f"{name}: {file}, line {number}, is no JSON object but {said}.")
+    return iter(rows)
 
 
 def _cells(text: str, file: Path, name: str, account: Account) -> tuple[list[str], list[Row]]:

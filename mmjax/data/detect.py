@@ -12,6 +12,7 @@ from mmjax.data import storage
 from mmjax.data.account import Account
 from mmjax.data.contents import head_of, is_image, suffix_of, what_it_is
 from mmjax.data.parquet_file import has_images
+from mmjax.data.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS
 from mmjax.data.tree import files_under, passed_over, walk
 from mmjax.errors import UserError
 
@@ -21,6 +22,7 @@ _SHARDS = {"tar": ".tar", "arrayrecord": ".array_record", "parquet": ".parquet"}
 _CALLED = {"arrayrecord": "whole ArrayRecord file", "parquet": "Parquet that can be read",
            "csv": "table", "text": "text", "json": "JSON"}  # fmt: skip
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+BEGINNING = 1 << 16  # bytes of a JSON file that tell what it holds
 LOOKED_AT = 8  # Parquet files that may say that there are images in them
 _PACKED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".zst", ".zip", ".7z", ".rar")
 
@@ -127,10 +129,41 @@ def _of_file(file: str) -> str:
             return kind
     suffix = suffix_of(name)
     if suffix == ".json" and Path(file).is_file():
-        with open(file, "rb") as content:  # Karpathy's images have their split, COCO's not
-            karpathy = name.startswith("dataset") or b'"split"' in content.read(1 << 16)
-        return "karpathy" if karpathy else "coco"
+        return _of_json(file, name)
+    if suffix == ".txt" and Path(file).is_file() and _is_table(file):
+        return "csv"
     return _BY_SUFFIX.get(suffix, "")
+
+
+def _of_json(file: str, name: str) -> str:
+    with open(file, "rb") as content:
+        head = content.read(BEGINNING)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    line, _, more = text.partition(b"\n")
+    if text.startswith(b"[") or (more.lstrip().startswith(b"{") and line.rstrip().endswith(b"}")):
+        return "jsonl"  # objects, in a list or one a line
+    # Karpathy's images have their split, COCO's not.
+    return "karpathy" if name.startswith("dataset") or b'"split"' in head else "coco"
+
+
+def _is_table(file: str) -> bool:
+    """Whether a .txt begins with a header as Flickr8k's captions.txt does: image,caption."""
+    line = head_of(file).partition(b"\n")[0].decode("utf-8-sig", "ignore").lower()
+    cells = ({cell.strip() for cell in line.split(delimiter)} for delimiter in ",\t;|")
+    wanted = {*CAPTION_COLUMNS, *LABEL_COLUMNS}
+    return any(found & set(IMAGE_COLUMNS) and found & wanted for found in cells)
+
+
+def metadata_of(folder: Path, name: str) -> Path | None:
+    """The table of the images in a folder, as Hugging Face's imagefolder calls it, if there is one.
+
+    UserError: there are two.
+    """
+    found = [folder / f"metadata{suffix}" for suffix in (".csv", ".jsonl")]
+    there = [file for file in found if file.is_file()]
+    if len(there) > 1:
+        raise UserError(f"{name}: {folder} has metadata.csv and metadata.jsonl: name one of them.")
+    return there[0] if there else None
 
 
 def _of_folder(folder: Path, name: str) -> Detected:
@@ -156,6 +189,10 @@ def _of_folder(folder: Path, name: str) -> Detected:
         return Detected("arrayrecord", f"{record.name} is in the folder")
     if with_images:
         return Detected("parquet", f"{Path(with_images).name} in the folder has images")
+    table = metadata_of(folder, name)
+    if table:
+        kind = _BY_SUFFIX[suffix_of(table)]
+        return Detected(kind, f"{table.name} is in the folder, the table of its images")
     image = next(filter(is_image, walk(folder, Account())), None)
     if image:
         beside = f", and {Path(parquet[0]).name} has none in it" if parquet else ""

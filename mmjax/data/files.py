@@ -22,6 +22,8 @@ from mmjax.data.texts import NULLS, BadText, lines, txt_captions, written_nulls
 from mmjax.data.tree import files_under, folders_in
 from mmjax.errors import UserError
 
+_TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")  # what may hold captions of other files
+
 
 class Row(NamedTuple):
     path: str
@@ -103,14 +105,7 @@ def open_folder(folder: Path, name: str) -> FileSource:
         if suffix_of(path) == ".txt" and texts.setdefault(_stem(path), path) != path:
             account.leave_out("texts of an image that has another", path)
     if texts.keys().isdisjoint(map(_stem, images)):
-        if images and all(p.parent == folder for p in images):
-            kinds = (".csv", ".tsv", ".jsonl", ".json")
-            tables = [p.name for kind in kinds for p in others if suffix_of(p) == kind]
-            hint = f", or name the table that is in it, {tables[0]}" if tables else ""
-            raise UserError(
-                f"{name}: {folder} holds images but no captions; put x.txt beside x.jpg, or the "
-                f"images into one subfolder a class{hint}."
-            )
+        _check_classes(folder, images, others, name)
         return open_classes(folder, in_order(folders_in(folder)), name)
     first = next(path for path in map(texts.get, map(_stem, images)) if path)
     account.found.append(f"captions are the lines of the .txt beside each image, as {first}")
@@ -145,6 +140,30 @@ def open_classes(folder: Path, classes: Sequence[str], name: str) -> FileSource:
     if empty:
         account.found.append(f"{len(empty):,} folders hold no image (first: {classes[empty[0]]!r})")
     return FileSource(rows, name, classes, account)
+
+
+def _check_classes(folder: Path, images: Sequence[Path], others: Sequence[Path], name: str) -> None:
+    """UserError: images without texts are in no subfolders, or in one that is no class, as the
+    captions beside it show."""
+    inside = {path.relative_to(folder).parts[0] for path in images if path.parent != folder}
+    stems = {path.with_suffix("") for path in images} | set(images)
+    of_images = [path for path in others if path.with_suffix("") in stems]
+    tables = [path for kind in _TABLES for path in others if suffix_of(path) == kind
+              and path not in of_images and path.stem.lower() not in ("readme", "license")
+              and (inside or kind != ".txt")]  # fmt: skip
+    hint = f", or name the table that is in it, {tables[0].relative_to(folder)}" if tables else ""
+    if of_images:
+        hint += f"; {of_images[0].name} is not read: write its caption into x.txt"
+    if images and not inside:
+        raise UserError(
+            f"{name}: {folder} holds images but no captions; put x.txt beside x.jpg, or the images "
+            f"into one subfolder a class{hint}."
+        )
+    if len(inside) == 1 and (tables or of_images):
+        raise UserError(
+            f"{name}: the images of {folder} are all in {min(inside)}/, which would be one class, "
+            f"and no x.txt is beside x.jpg: put it there{hint}."
+        )
 
 
 def _sorted_out(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:

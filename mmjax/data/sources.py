@@ -16,7 +16,7 @@ from mmjax.data import storage
 from mmjax.data.account import Account, account_of, report
 from mmjax.data.array_record import open_array_record, open_tfds
 from mmjax.data.coco import open_coco, open_karpathy
-from mmjax.data.detect import check_contents, detect, files_of, shards_of
+from mmjax.data.detect import check_contents, detect, files_of, metadata_of, shards_of
 from mmjax.data.dropped import without
 from mmjax.data.files import open_folder
 from mmjax.data.filters import Filter
@@ -209,7 +209,8 @@ _IN_FOLDERS = ("tar", "folder", "parquet", "arrayrecord")  # kinds whose path ma
 
 def _is_divided(path: Path) -> bool:
     """Whether the subfolders of a path may be splits: nothing else says what it holds."""
-    if not path.is_dir() or (path / "dataset_info.json").exists():
+    tables = ("dataset_info.json", "metadata.csv", "metadata.jsonl")
+    if not path.is_dir() or any((path / file).exists() for file in tables):
         return False
     return not any(any(path.glob(p)) for p in ("*.tar", "*.parquet", "*.array_record*"))
 
@@ -236,11 +237,18 @@ _COLUMNS = "image caption caption_weights label group split"
 @register("jsonl", keys=f"{_COLUMNS} filter")
 @register("csv", keys=f"{_COLUMNS} filter")
 def _table(spec: ConfigDict, name: str, split: Split) -> Source:
-    tables = [Path(file) for file in split.files(files_of(spec.path, name))]
+    folder = Path(spec.path) if Path(spec.path).is_dir() else None
+    if folder:
+        table = metadata_of(folder, name)
+        if not table:
+            raise UserError(f"{name}: the folder {folder} has no metadata.csv: name the table.")
+        tables = [table]
+    else:
+        tables = [Path(file) for file in split.files(files_of(spec.path, name))]
     check_contents(tables, "csv", name)
     return open_table(
         tables, spec.caption, spec.image, spec.label, spec.group, name,
-        Filter(spec.filter, name), split, tuple(spec.caption_weights),
+        Filter(spec.filter, name), split, tuple(spec.caption_weights), folder,
     )  # fmt: skip
 
 

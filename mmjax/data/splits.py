@@ -109,6 +109,11 @@ def split_column(columns: Collection[str], filtered: Collection[str] = ()) -> st
     return "" if found in filtered else found
 
 
+def is_split(name: str) -> bool:
+    """Whether something is called as a split is."""
+    return bool(_meaning(name))
+
+
 def _meaning(name: str) -> str:
     """train, val or test; "" if it is no name of a split. train2017 is one."""
     return _MEANS.get(re.sub(r"[-_]?\d{4}$", "", name.strip().lower()), "")

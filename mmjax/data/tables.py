@@ -1,19 +1,20 @@
 """Tables of images as plain files: CSV, TSV and JSON lines, a row for each caption or image."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmjax.data import delimited
 from mmjax.data.account import Account
-from mmjax.data.contents import image_suffixes, suffix_of
+from mmjax.data.contents import image_suffixes, is_image, suffix_of
 from mmjax.data.files import FileSource, Row
 from mmjax.data.filters import Filter, Lacking
 from mmjax.data.image_paths import image_path, no_path, root_of
 from mmjax.data.records import weigh
-from mmjax.data.splits import Split, split_column
+from mmjax.data.splits import Split, is_split, split_column
 from mmjax.data.texts import NULLS, BadText, clean_captions, integer, is_null, written_nulls
+from mmjax.data.tree import files_under
 from mmjax.errors import UserError
 
 IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path",
@@ -46,38 +47,72 @@ def open_table(
     wanted: Filter,
     split: Split,
     weights: tuple[float, ...] = (),
+    folder: Path | None = None,
 ) -> FileSource:
-    """CSV, TSV or JSON lines; image paths are relative to the table's folder (`root_of`).
+    """CSV, TSV, JSON lines or lists; image paths are relative to the table's folder (`root_of`).
 
     Several rows with the same image are one record with several captions. `caption` may name
     several columns, separated by commas, with `weights` for them; "" finds the columns by their
-    usual names. `wanted` sees all columns of a row. A column `split` says which rows are read.
+    usual names. `wanted` sees all columns of a row. A column `split` says which rows are read. The
+    tables are those of a `folder`, if one is given, whose other files are counted.
 
     Raises:
       UserError: a table cannot be read for certain, lacks a column, or gives an image two labels.
     """
     images, account = _Images(name), Account()
-    tables = [(file, *delimited.read_table(file, name, account)) for file in files]
-    splits = {file: split_column(names, wanted.names()) for file, names, _ in tables}
-    divided = [(row.get(splits[file])) for file, _, rows in tables if splits[file]
-               for _, row in rows]  # fmt: skip
-    chosen = split.rows(divided, f"the column split of {files[0]}")
-    for file, names, rows in tables:
+    tables = []
+    for file in files:
+        names, rows = delimited.read_table(file, name, account)
         columns = columns_of(names, caption, image, label, group, file, name)
+        tables.append((file, names, rows, columns))
+    splits = {file: _split_of(names, rows, columns, wanted, folder)
+              for file, names, rows, columns in tables}  # fmt: skip
+    divided = [of(values) for file, _, rows, _ in tables if (of := splits[file])
+               for _, values in rows]  # fmt: skip
+    chosen = split.rows(divided, f"the splits of {files[0]}")
+    named: set[str] = set()
+    for file, names, rows, columns in tables:
         say_columns(account, columns, names, file)
-        read = [(line, values) for line, values in rows
-                if chosen is None or str(values.get(splits[file])).strip() in chosen]  # fmt: skip
-        found = (values.get(columns.image) for _, values in read)
+        found = (values.get(columns.image) for _, values in rows)
         root = root_of(file, [str(v).strip() for v in found if not is_null(v)], name, account)
-        for line, values in read:
+        for line, values in rows:
             where = f"{file}, line {line}"
+            if folder:
+                named.add(os.path.normpath(image_path(root, str(values.get(columns.image)))))
+            of = splits[file]
+            if chosen is not None and str(of and of(values)).strip() not in chosen:
+                continue
             nulls = sum(written_nulls(values.get(column)) for column in columns.captions)
             row = _row(values, columns, weights, wanted, root, where)
             if nulls and not row.unwanted:
                 account.pass_over(NULLS, where, nulls)
             images.add(row, where)
         images.check_line_breaks(file)
+    for path in files_under(folder, account) if folder else ():
+        if is_image(path) and os.path.normpath(path) not in named:
+            account.leave_out(f"images that {files[0].name} does not name", path)
+        elif not is_image(path) and path not in files:
+            account.unrecognised(suffix_of(path), path)
     return FileSource(images.rows(), name, account=account)
+
+
+def _split_of(
+    names: Collection[str],
+    rows: Sequence[delimited.Row],
+    columns: Columns,
+    wanted: Filter,
+    folder: Path | None,
+) -> Callable[[Mapping[str, Any]], Any] | None:
+    """What tells the split of a row: a column, or, in the table of a folder, the subfolder that the
+    image is in, where all are called as splits; None: nothing does."""
+    column = split_column(names, wanted.names())
+
+    def subfolder(values: Mapping[str, Any]) -> str:
+        return str(values.get(columns.image)).removeprefix("./").partition("/")[0]
+
+    if not column and folder and all(is_split(subfolder(values)) for _, values in rows):
+        return subfolder
+    return (lambda values: values.get(column)) if column else None
 
 
 def columns_of(

@@ -227,6 +227,8 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
         marks.append((ends[key], hash(captions) if unite else 0))
     if number == 0:
         account.found += _json_fields(shard, texts)
+        if not fields.label and any("cls" in spans for spans in pairs.values()):
+            account.found.append(f"{shard} has class numbers in .cls: label=cls reads them")
     return ShardIndex(np.array(rows, fields.dtype), account, np.array(marks, MARK))
 
 

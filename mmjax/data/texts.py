@@ -11,6 +11,7 @@ import ast
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ _NULLS = frozenset({"", "nan", "none", "null", "<na>"})
 NULLS = "captions that are nulls"  # how they are counted
 _QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
 _LIST = re.compile(rf"\[\s*{_QUOTED}(?:\s*,\s*{_QUOTED})*\s*,?\s*\]", re.DOTALL)
+_SPACE = re.compile(r"[ \t\r\n]*")
 _TRUTHS = {"true": 1, "false": 0}
 _INT32 = np.iinfo(np.int32)
 
@@ -159,6 +161,34 @@ def read_json(data: bytes) -> Any:
         return json.loads(data, object_pairs_hook=_once)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def read_json_list(text: str) -> Iterator[tuple[int, Any]]:
+    """The items of a JSON list, each with the line that it begins in, counted from 1.
+
+    ValueError: it is none, or repeats a key.
+    """
+    decoder = json.JSONDecoder(object_pairs_hook=_once)
+    at, line, seen = _space(text, text.index("[") + 1), 1, 0
+    while not text.startswith("]", at):
+        line, seen = line + text.count("\n", seen, at), at
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+        yield line, value
+        at = _space(text, at)
+        if text.startswith(",", at):
+            at = _space(text, at + 1)
+        elif not text.startswith("]", at):
+            raise ValueError(f"a comma or ] is missing: line {text.count(chr(10), 0, at) + 1}")
+    if text[at + 1 :].strip():
+        raise ValueError(f"more follows its end in line {text.count(chr(10), 0, at) + 1}")
+
+
+def _space(text: str, at: int) -> int:
+    """Where something begins that is no white space of JSON."""
+    return at + len(found[0]) if (found := _SPACE.match(text, at)) else at
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

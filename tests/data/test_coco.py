@@ -46,7 +46,7 @@ def test_what_is_wrong_with_the_json_is_named(tmp_path):
         UserError, match=r"000\.jpg and 2 others of .* are not in .*train2017; set image"
     ):
         open_source({"path": str(path)})
-    for content in ("[]", '{"images": [{"id": 3}], "annotations": []}', "[1"):
+    for content in ("{}", '{"images": [{"id": 3}], "annotations": []}', "{1"):
         path.write_text(content)
         with pytest.raises(UserError, match=r"captions_train2017\.json is no(t)? JSON (as|\()"):
             open_source({"path": str(path)})

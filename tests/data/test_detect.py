@@ -139,7 +139,7 @@ def test_what_a_file_is_instead_is_said(tmp_path, file, content, message):
     [
         ({}, "and no images, but nothing"),
         ({"a.tar.gz": gzip.compress(b"x")}, r"a\.tar\.gz, which is compressed by gzip"),
-        ({"metadata.csv": b"image,text\n"}, r"Give the table that is in it, .*metadata\.csv"),
+        ({"captions.csv": b"image,text\n"}, r"Give the table that is in it, .*captions\.csv"),
         ({"dataset_info.json": b"{}", "data-0.arrow": b""}, "as datasets.save_to_disk writes it"),
         ({"x.heic": b"?"}, r"but 1 other files \(first: .*x\.heic\)"),
         ({".hidden/x.jpg": JPEG}, "but nothing"),
@@ -209,6 +209,120 @@ def test_where_captions_of_pairs_are_is_said(tmp_path):
         (tmp_path / "f" / name).write_bytes(content)
     found = open_source({"path": str(tmp_path / "f")}).account.found
     assert found[1].endswith(f"as {tmp_path}/f/00002.txt")
-    (tmp_path / "f" / "00002.txt").rename(tmp_path / "f" / "metadata.csv")
-    with pytest.raises(UserError, match=r"or name the table that is in it, metadata\.csv"):
+    (tmp_path / "f" / "00002.txt").rename(tmp_path / "f" / "captions.csv")
+    with pytest.raises(UserError, match=r"or name the table that is in it, captions\.csv"):
         open_source({"path": str(tmp_path / "f")})
+
+
+def images_in(*folders, count=2):
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        for n in range(count):
+            (folder / f"{n}.jpg").write_bytes(JPEGS[n])
+
+
+TABLE = {
+    "csv": "file_name,text\n{0},a\n{1},b\n",
+    "jsonl": '{{"file_name": "{0}", "text": "a"}}\n{{"file_name": "{1}", "text": ["b"]}}\n',
+}
+
+
+@pytest.mark.parametrize("suffix", TABLE)
+@pytest.mark.parametrize("names", [("0.jpg", "1.jpg"), ("cat/0.jpg", "dog/1.jpg")])
+def test_hugging_faces_metadata_is_the_table_of_its_folder(tmp_path, suffix, names):
+    images_in(*{(tmp_path / name).parent for name in names})
+    (tmp_path / f"metadata.{suffix}").write_text(TABLE[suffix].format(*names))
+    (tmp_path / "README.md").write_text("about")
+    source = open_source({"path": str(tmp_path)})
+    assert [source.captions(n) for n in range(len(source))] == [("a",), ("b",)]
+    unnamed = 2 if "cat/0.jpg" in names else 0
+    assert sum(source.skipped.values()) == unnamed
+    assert source.account.unread == {"of a kind that is not read (.md)": 1}
+
+
+@pytest.mark.parametrize(("split", "caption"), [("", "a"), ("test", "b")])
+@pytest.mark.parametrize("where", ["root", "each"])
+def test_metadata_of_divided_folders_is_read_by_split(tmp_path, split, caption, where):
+    images_in(tmp_path / "train", tmp_path / "test", count=1)
+    if where == "root":
+        rows = "file_name,text\ntrain/0.jpg,a\ntest/0.jpg,b\n"
+        (tmp_path / "metadata.csv").write_text(rows)
+    else:
+        for folder, text in (("train", "a"), ("test", "b")):
+            (tmp_path / folder / "metadata.csv").write_text(f"file_name,text\n0.jpg,{text}\n")
+    source = open_source({"path": str(tmp_path), "split": split})
+    assert [source.captions(n) for n in range(len(source))] == [(caption,)]
+    assert not source.skipped
+
+
+def test_two_tables_of_a_folder_are_refused(tmp_path):
+    images_in(tmp_path)
+    for suffix, text in TABLE.items():
+        (tmp_path / f"metadata.{suffix}").write_text(text.format("0.jpg", "1.jpg"))
+    with pytest.raises(UserError, match=r"metadata\.csv and metadata\.jsonl: name one"):
+        open_source({"path": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ("captions.csv", "one class, .*name the table that is in it, captions.csv"),
+        ("texts/0.txt", "one class, .*name the table that is in it, texts/0.txt"),
+        ("images/0.json", "one class, .*0.json is not read: write its caption into x.txt"),
+        ("images/0.caption", "one class, .*0.caption is not read"),
+        ("images/0.jpg.txt", "one class, .*0.jpg.txt is not read"),
+    ],
+)
+def test_one_folder_of_images_beside_captions_is_no_class(tmp_path, beside, said):
+    images_in(tmp_path / "images")
+    (tmp_path / beside).parent.mkdir(exist_ok=True)
+    (tmp_path / beside).write_text("a caption")
+    with pytest.raises(UserError, match=said):
+        open_source({"path": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("a.json", '[{"image": "0.jpg", "caption": ["a"]},\n {"image": "1.jpg", "caption": "b"}]'),
+        ("a.json", '{"image": "0.jpg", "caption": "a"}\n{"image": "1.jpg", "caption": "b"}\n'),
+        ("a.jsonl", '\ufeff [{"image": "0.jpg", "caption": "a"},{"image":"1.jpg","text":"b"}]'),
+        ("captions.txt", "image,caption\n0.jpg,a\n1.jpg,b\n"),
+        ("captions.txt", "filename\tlabel\ttext\r\n0.jpg\t1\ta\r\n1.jpg\t2\tb\r\n"),
+    ],
+)
+def test_tables_are_told_by_what_they_hold(tmp_path, file, text):
+    images_in(tmp_path)
+    (tmp_path / file).write_text(text)
+    columns = "caption,text" if '"text":"b"' in text else ""
+    source = open_source({"path": str(tmp_path / file), "caption": columns})
+    assert [source.captions(n) for n in range(len(source))] == [("a",), ("b",)]
+
+
+def test_a_txt_of_sentences_is_no_table(tmp_path):
+    (tmp_path / "a.txt").write_text("an image, with a caption\nimage: none\n")
+    assert len(open_source({"path": str(tmp_path / "a.txt")})) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"image": "0.jpg"},\n\n 7]', "line 3, is no JSON object but 7"),
+        (
+            '[{"image": "0.jpg"}\n {"image": "1.jpg"}]',
+            "a comma or . is missing: line 2",
+        ),
+        ('[{"image": "0.jpg"}', "a comma or . is missing: line 1"),
+        ('[{"image": "0.jpg"},', "is no JSON .Expecting value"),
+        ('[{"image": "0.jpg"}] [', "is no JSON .more follows its end in line 1"),
+        ('[{"image": "0.jpg", "image": "1.jpg"}]', "the key 'image' is repeated"),
+        ("[]", "holds no JSON object"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"images": [], "annotations": [{"bbox": []}]}', "and in annotations bbox"),
+        ('{"data": [{"image": "0.jpg"}]}', "but has data; for a list of objects"),
+    ],
+)
+def test_json_that_is_no_table_is_refused(tmp_path, text, said):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        open_source({"path": str(tmp_path / "a.json")})

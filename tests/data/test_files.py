@@ -135,7 +135,7 @@ def test_karpathys_images_may_lie_elsewhere_and_flat(tmp_path):
     [
         ('{"images": [{"split": "dev"}]}', r"has no split 'train', but dev"),
         ('{"images": [{"split": "train"}]}', r"is no JSON of Karpathy's splits \(KeyError"),
-        ("[1]", "is no JSON of Karpathy's splits"),
+        ('{"images": [1]}', "is no JSON of Karpathy's splits"),
         ("{", r"dataset_coco\.json is no JSON \("),
     ],
 )
