@@ -1,5 +1,6 @@
 """Where the images are that a table names: its paths are seen from its folder, or from near it."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from mmjax.errors import UserError
 
 SAMPLE = 16  # images that say in which folder they are
 LONGEST = 4096  # bytes of a path that an operating system takes
+SHORT = 100  # characters that no encoded image has
+_BASE64 = ("/9j/", "iVBORw0KGgo")  # how a JPEG and a PNG begin
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
@@ -20,7 +23,8 @@ def no_path(text: str) -> str:
     """Why a text cannot be the path of an image, or ""."""
     if _ADDRESS.match(text) and not text.startswith("file://"):
         return "whose image is an address (URL), which img2dataset fetches"
-    if len(text.encode("utf-8", "replace")) > LONGEST:
+    encoded = len(text) > SHORT and text.startswith(_BASE64)
+    if encoded or len(text.encode("utf-8", "replace")) > LONGEST:
         return "whose image is a long text (base64?) in place of a path or bytes"
     return ""
 
@@ -34,7 +38,7 @@ def image_path(root: Path, text: str) -> Path:
     if text.startswith("file://"):
         return Path(unquote(re.sub(r"^file://(localhost)?", "", text)))
     path = root / text
-    return root / text.replace("\\", "/") if "\\" in text and not path.exists() else path
+    return root / text.replace("\\", "/") if "\\" in text and not os.path.exists(path) else path
 
 
 def sample(paths: Sequence[str]) -> list[str]:
@@ -45,10 +49,7 @@ def sample(paths: Sequence[str]) -> list[str]:
 
 def how_many(folder: Path, paths: Iterable[str]) -> int:
     """How many of some paths are files, as seen from a folder."""
-    try:
-        return sum(image_path(folder, path).is_file() for path in paths)
-    except (OSError, ValueError):  # no file can have such a name
-        return 0
+    return sum(os.path.isfile(image_path(folder, path)) for path in paths)
 
 
 def root_of(file: Path, paths: Sequence[str], name: str, account: Account) -> Path:

@@ -18,12 +18,14 @@ from mmjax.data import storage
 from mmjax.data.account import Account, Accounted
 from mmjax.data.filters import Filter
 from mmjax.data.identity import digest, relative
+from mmjax.data.image_paths import image_path, no_path, root_of
 from mmjax.data.parquet_file import (
+    Images,
     columns_of_bytes,
+    images_of,
     open_file,
     read_columns,
     rows_of,
-    without_image,
 )
 from mmjax.data.records import BadRecord, Record, Texts, unreadable, weigh
 from mmjax.data.repeats import Same, same_in
@@ -43,6 +45,7 @@ class ParquetSource(Accounted):
         groups: list[tuple[str, int]],
         rows: np.ndarray,
         columns: Sequence[Columns],
+        roots: Sequence[str],
         weights: tuple[float, ...],
         block: int,
         name: str,
@@ -53,6 +56,7 @@ class ParquetSource(Accounted):
         self.classes = tuple(classes)  # their names in order of label; () if they have none
         self._groups = groups  # (file, number in it)
         self._columns, self._weights = columns, weights  # columns of each group: files may differ
+        self._roots = roots  # of each group: where paths of images are seen from
         self._rows = rows  # [records, 2]: number of the group, row in it
 
     def __len__(self) -> int:
@@ -61,7 +65,8 @@ class ParquetSource(Accounted):
     def __getitem__(self, index: int) -> Record:
         file, row, columns, values = self._values(index)
         key = f"{file}: row {row}"
-        image = _image(values[columns.image], file, key)
+        root = self._roots[int(self._rows[int(index)][0])]
+        image = _image(values[columns.image], root, key)
         return Record(
             key=key,
             parts={"image": image, "text": self._texts(values, columns)},
@@ -132,6 +137,7 @@ def open_parquet(
     rows: list[np.ndarray] = []
     account = Account()
     columns: list[Columns] = []  # of each group
+    roots: list[str] = []  # of each group
     classes: tuple[str, ...] | None = None
     chosen = split.rows(_splits(files, wanted), f"the column split of {files[0]}")
     for file in files:
@@ -152,6 +158,7 @@ def open_parquet(
         classes = of_file
         say_columns(account, found, names, file, columns_of_bytes(opened.schema_arrow))
         column = split_column(names, wanted.names()) if chosen is not None else ""
+        root = ""  # of the paths of images, once there are any
         small = {*found.all(), column, *(wanted.names() & set(names))} - {found.image, ""}
         for number, length in enumerate(lengths):
             keep = np.ones(length, bool)
@@ -165,20 +172,24 @@ def open_parquet(
                         account.leave_out(why, f"{file}: row {row} of row group {number}")
                     elif nulls := sum(written_nulls(values[c]) for c in found.captions):
                         account.pass_over(NULLS, f"{file}: row {row} of row group {number}", nulls)
-            lacking = keep & without_image(opened, file, number, found.image, name)
-            keep &= ~lacking
-            for row in np.flatnonzero(lacking).tolist():
-                account.leave_out("without an image", f"{file}: row {row} of row group {number}")
+            images = images_of(opened, file, number, found.image, name)
+            if images.paths and not root and not storage.is_url(file):
+                root = str(root_of(Path(file), list(images.paths.values()), name, account))
+            for row in np.flatnonzero(keep).tolist():
+                if why := _no_image(images, row, root):
+                    keep[row] = False
+                    account.leave_out(why, f"{file}: row {row} of row group {number}")
             kept = np.flatnonzero(keep)
             rows.append(np.stack([np.full(len(kept), len(groups)), kept], axis=1).astype(np.int32))
             groups.append((file, number))
             columns.append(found)
+            roots.append(root or os.path.dirname(file))
     if not sum(map(len, rows)):
         why = "; ".join(account.lines()) or "there are none"
         raise UserError(f"{name}: no usable row in {files[0]} ({why}).")
     block = max(map(len, rows))
     return ParquetSource(
-        groups, np.concatenate(rows), columns, weights, block, name, account, classes or ()
+        groups, np.concatenate(rows), columns, roots, weights, block, name, account, classes or ()
     )
 
 
@@ -230,22 +241,35 @@ def _read_group(file: str, number: int, columns: tuple[str, ...]) -> Any:
     return open_file(file).read_row_group(number, list(columns))
 
 
-def _image(value: Any, file: str, key: str) -> bytes:
+def _no_image(images: Images, row: int, root: str) -> str:
+    """Why a row has no image, or ""; remote ones are not looked for."""
+    if images.lacking[row]:
+        return "without an image"
+    path = images.paths.get(row)
+    if not path or not root or storage.is_url(path):
+        return ""
+    if why := no_path(path):
+        return why
+    return "" if os.path.isfile(image_path(Path(root), path)) else "whose image file is missing"
+
+
+def _image(value: Any, root: str, key: str) -> bytes:
     if isinstance(value, dict):  # Hugging Face's Image
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) and value:
         return value
     if not isinstance(value, str) or not value:
         raise BadRecord(f"{key} has no image")
-    path = value if storage.is_url(value) else os.path.join(os.path.dirname(file), value)
-    if not storage.is_url(path):
+    if not storage.is_url(value) and not storage.is_url(root):
+        path = image_path(Path(root), value)
         try:
-            return Path(path).read_bytes()
+            return path.read_bytes()
         except OSError as error:
             raise unreadable(f"{key}: {path}", error) from error
-    data = storage.fetch_file(path)
+    where = value if storage.is_url(value) else os.path.join(root, value)
+    data = storage.fetch_file(where)
     if data is None:
-        raise BadRecord(f"{key}: {path} cannot be read")
+        raise BadRecord(f"{key}: {where} cannot be read")
     return data
 
 

@@ -1,6 +1,7 @@
 """What one Parquet file holds, told without reading its images where that is possible."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,19 +69,70 @@ def columns_of_bytes(schema: Any) -> list[str]:
     return [field.name for field in schema if holds(field.type)]
 
 
-def without_image(opened: Any, file: str, number: int, column: str, name: str) -> np.ndarray:
-    """Which rows of a row group have no image: bool [rows].
+class Images(NamedTuple):
+    """Of a row group: which rows have no image, bool [rows]; row → path, of those that are files of
+    their own."""
 
-    The images are looked at only where the file does not say that none of them is null.
+    lacking: np.ndarray
+    paths: Mapping[int, str]
+
+
+def images_of(opened: Any, file: str, number: int, column: str, name: str) -> Images:
+    """What the images of a row group are.
+
+    Encoded images are looked at only where the file does not say that none of them is null.
+    UserError: the column holds something else.
     """
+    kind = opened.schema_arrow.field(column).type
+    if not _of_images(kind):
+        raise UserError(
+            f"{name}: the column {column} of {file} holds {str(kind)[:80]}, and an image is bytes, "
+            "a path or {bytes, path}: name another with image=COLUMN."
+        )
     group = opened.metadata.row_group(number)
     chunks = [group.column(n) for n in range(group.num_columns)]
     stored = [c for c in chunks if c.path_in_schema in (column, f"{column}.bytes")]
     known = (c.statistics for c in stored)
-    if stored and all(k and k.has_null_count and not k.null_count for k in known):
-        return np.zeros(group.num_rows, bool)
+    full = stored and all(k and k.has_null_count and not k.null_count for k in known)
+    if full and not _is_text(kind):
+        return Images(np.zeros(group.num_rows, bool), {})
     table = read_columns(opened, file, number, [column], name)
-    return _lacks(table.column(0).combine_chunks())
+    values = table.column(0).combine_chunks()
+    return Images(_lacks(values), _paths(values))
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(is_of(kind) for is_of in (pa.types.is_string, pa.types.is_large_string))
+
+
+def _of_images(kind: Any) -> bool:
+    """Whether values of a type may be images."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return bool({"bytes", "path"} & {field.name for field in kind})
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    of_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return pa.types.is_null(kind) or _is_text(kind) or any(is_of(kind) for is_of in of_bytes)
+
+
+def _paths(values: Any) -> dict[int, str]:
+    """Row → path, of an array of pyarrow; of a struct, where it has no bytes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    fields = {field.name for field in values.type} if pa.types.is_struct(values.type) else set()
+    without = np.ones(len(values), bool)
+    if "bytes" in fields:
+        without = _lacks(pc.struct_field(values, "bytes"))
+    if "path" in fields:
+        values = pc.struct_field(values, "path")
+    elif fields or not _is_text(values.type):
+        return {}
+    return {row: values[row].as_py() for row in np.flatnonzero(without & ~_lacks(values)).tolist()}
 
 
 def _lacks(values: Any) -> np.ndarray:

@@ -101,8 +101,43 @@ def test_files_that_are_none_and_columns_that_lack(tmp_path, images):
     assert dict(source.skipped) == {"without an image": 2}
     assert [source[n].parts["image"] for n in range(len(source))] == images[2:]
     write(tmp_path / "d.parquet", np.arange(10))
-    with pytest.raises(BadRecord, match="has no image"):
-        open_source({"path": str(tmp_path / "d.parquet")})[0]
+    with pytest.raises(
+        UserError, match=r"column image of .*d\.parquet holds int64, and an image is"
+    ):
+        open_source({"path": str(tmp_path / "d.parquet")})
+    for value in ([b"a"], {"url": "x"}, [[0, 1], [2, 3]], 0.5):
+        write(tmp_path / "e.parquet", [value] * 10)
+        with pytest.raises(UserError, match=r"e\.parquet holds .*: name another with image=COLUMN"):
+            open_source({"path": str(tmp_path / "e.parquet")})
+
+
+@pytest.mark.parametrize("struct", [False, True])
+@pytest.mark.parametrize("folder", [".", "pix"])
+def test_images_that_are_files_are_found_and_missing_ones_counted(tmp_path, struct, folder):
+    (tmp_path / "pix").mkdir()
+    for n in range(2):
+        (tmp_path / "pix" / f"{n}.png").write_bytes(encode(picture(n)))
+    at = "pix/" if folder == "." else ""
+    paths = [
+        f"{at}0.png",
+        f"{at}no.png",
+        f"{at}1.png".replace("/", "\\"),
+        "/9j/" + "4AAQ" * 500,
+        "",
+    ]
+    images = [{"bytes": None, "path": path} for path in paths] if struct else paths
+    pq.write_table(
+        pa.table({"image": images, "caption": list("abcde")}), tmp_path / "a.parquet",
+        row_group_size=2,
+    )  # fmt: skip
+    source = open_source({"path": str(tmp_path / "a.parquet")})
+    assert dict(source.skipped) == {
+        "whose image file is missing": 1,
+        "whose image is a long text (base64?) in place of a path or bytes": 1,
+        "without an image": 1,
+    }
+    assert [source.captions(n) for n in range(2)] == [("a",), ("c",)]
+    assert [source[n].parts["image"] for n in range(2)] == [encode(picture(n)) for n in range(2)]
 
 
 FLIPS = int(os.environ.get("MMJAX_FUZZ", "60"))
