@@ -19,6 +19,7 @@ from rich.markup import escape
 from mmjax import config_check, data, evaluation, models
 from mmjax.core.state import TrainState, init_state, model_params, with_params
 from mmjax.data import vocabulary
+from mmjax.data.doubt import doubts
 from mmjax.errors import UserError
 from mmjax.evaluation import Evaluator
 from mmjax.evaluation.classes import of_evaluators
@@ -119,6 +120,9 @@ def prepare(
     evaluated = of_evaluators(evaluators)
     labels.write(folder, classes | {f"evals.{name}": of.rows for name, of in evaluated.items()})
     said += [f"config.evals.{name}: {of.about}" for name, of in evaluated.items()]
+    rows_of_batch = config.batch_size * (config.data.pack or 1)
+    pairs = tokenizer is not None and len(modalities) > 1
+    said += doubts(sources, rows_of_batch, pairs)
 
     # State: the newest checkpoint, or a fresh start.
     checkpoints = Checkpoints(folder, config.checkpoint)

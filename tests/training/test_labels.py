@@ -150,3 +150,10 @@ def test_who_learns_from_no_labels_is_not_asked_for_them(tmp_path):
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         assert labels.count_classes(assemble(config, mesh)) == 0
+
+
+def test_a_batch_of_more_than_all_examples_is_said(tmp_path, capsys):
+    config = config_of(train=folders(tmp_path / "set", ["a", "b", "c"]))
+    with prepared(config, tmp_path / "run"):
+        pass
+    assert "3 examples are fewer than a batch" in " ".join(capsys.readouterr().out.split())
