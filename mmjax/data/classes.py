@@ -16,6 +16,7 @@ import numpy as np
 
 from mmjax.data.account import Accounted, account_of
 from mmjax.data.records import BadRecord, Record, Source
+from mmjax.data.texts import clean, is_null
 from mmjax.errors import UserError
 
 NAMED = 3  # in a message
@@ -152,6 +153,23 @@ def of_tsv(text: str) -> dict[str, list[Class]]:
         one = Class(int(row["label"]), row["folder"], row["class"])
         found.setdefault(row["of"], []).append(one)
     return found
+
+
+def names_in(labels: Iterable[object]) -> dict[str, int]:
+    """Class → its label, where labels are stored as the names of classes, in order; {} where any is
+    a number, or something else than a text."""
+    found = {label if isinstance(label, str) else None for label in labels if not is_null(label)}
+    if None in found or any(map(_numeric, filter(None, found))):
+        return {}
+    return {name: label for label, name in enumerate(in_order({clean(n) for n in found if n}))}
+
+
+def _numeric(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return clean(text).casefold() in ("true", "false")
+    return True
 
 
 class Relabelled(Accounted):

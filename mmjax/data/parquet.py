@@ -6,7 +6,7 @@ groups hold thousands of images, `mmjax data convert` to ArrayRecord serves rand
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from mmjax import machine
 from mmjax.data import storage
 from mmjax.data.account import Account, Accounted
+from mmjax.data.classes import names_in
 from mmjax.data.filters import Filter
 from mmjax.data.identity import digest, relative
 from mmjax.data.image_paths import image_path, no_path, root_of
@@ -30,8 +31,8 @@ from mmjax.data.parquet_file import (
 from mmjax.data.records import BadRecord, Record, Texts, unreadable, weigh
 from mmjax.data.repeats import Same, same_in
 from mmjax.data.splits import Split, split_column
-from mmjax.data.tables import Columns, columns_of, say_columns, unwanted
-from mmjax.data.texts import NULLS, BadText, clean_captions, integer, written_nulls
+from mmjax.data.tables import Columns, column_of, columns_of, say_columns, unwanted
+from mmjax.data.texts import NULLS, BadText, clean, clean_captions, integer, written_nulls
 from mmjax.errors import UserError
 
 GROUPS = 4  # row groups that a process keeps
@@ -50,10 +51,14 @@ class ParquetSource(Accounted):
         block: int,
         name: str,
         account: Account,
-        classes: Sequence[str] = (),
+        classes: Sequence[str],
+        named: Mapping[str, int],
     ):
         self.name, self.account, self.block = name, account, block
-        self.classes = tuple(classes)  # their names in order of label; () if they have none
+        self._named = named  # class → label, where the rows have names for labels
+        self.classes = tuple(
+            classes or named
+        )  # their names in order of label; () if they have none
         self._groups = groups  # (file, number in it)
         self._columns, self._weights = columns, weights  # columns of each group: files may differ
         self._roots = roots  # of each group: where paths of images are seen from
@@ -70,8 +75,8 @@ class ParquetSource(Accounted):
         return Record(
             key=key,
             parts={"image": image, "text": self._texts(values, columns)},
-            label=_integer(values, columns.label, key),
-            group=_integer(values, columns.group, key),
+            label=_integer(values, columns.label, key, self._named),
+            group=_integer(values, columns.group, key, {}),
         )
 
     def identity(self) -> str:
@@ -120,7 +125,7 @@ def open_parquet(
 
     Args:
       caption: columns, comma-separated; "" finds one, as it does for `image`.
-      label, group: columns of integers; "" for none.
+      label, group: columns of integers, label also of names of classes; "" for none.
       wanted: sees the columns that it names, and the captions.
       split: which values of a column `split` are read.
 
@@ -139,7 +144,9 @@ def open_parquet(
     columns: list[Columns] = []  # of each group
     roots: list[str] = []  # of each group
     classes: tuple[str, ...] | None = None
-    chosen = split.rows(_splits(files, wanted), f"the column split of {files[0]}")
+    divided = _values_of(files, lambda names: split_column(names, wanted.names()))
+    chosen = split.rows(set(map(str, divided)), f"the column split of {files[0]}")
+    named = names_in(_values_of(files, lambda names: _label_of(names, label, name)))
     for file in files:
         try:
             opened = open_file(file)
@@ -167,7 +174,7 @@ def open_parquet(
                 for row, values in enumerate(rows_of(table, file, name)):
                     if chosen is not None and str(values.get(column)).strip() not in chosen:
                         keep[row] = False
-                    elif why := _unwanted(values, found, wanted):
+                    elif why := _unwanted(values, found, wanted, named):
                         keep[row] = False
                         account.leave_out(why, f"{file}: row {row} of row group {number}")
                     elif nulls := sum(written_nulls(values[c]) for c in found.captions):
@@ -189,7 +196,16 @@ def open_parquet(
         raise UserError(f"{name}: no usable row in {files[0]} ({why}).")
     block = max(map(len, rows))
     return ParquetSource(
-        groups, np.concatenate(rows), columns, roots, weights, block, name, account, classes or ()
+        groups,
+        np.concatenate(rows),
+        columns,
+        roots,
+        weights,
+        block,
+        name,
+        account,
+        classes or (),
+        named,
     )
 
 
@@ -202,23 +218,32 @@ def _class_names(schema: Any, label: str) -> tuple[str, ...]:
         return ()
 
 
-def _splits(files: Sequence[str], wanted: Filter) -> set[str]:
-    """The values of the column `split`, where the first file has one."""
-    values: set[str] = set()
+def _label_of(names: Sequence[str], label: str, name: str) -> str:
+    try:
+        return column_of(names, label, (), "label", "", name) if label else ""
+    except UserError:  # open_parquet says so
+        return ""
+
+
+def _values_of(files: Sequence[str], find: Callable[[Sequence[str]], str]) -> list[Any]:
+    """The values of a column, each once for a file; [] where the first file has no such column."""
+    values: list[Any] = []
     for file in files:
         try:
             opened = open_file(file)
-            column = split_column(opened.schema_arrow.names, wanted.names())
+            column = find(opened.schema_arrow.names)
             if not column:
                 break
-            values.update(map(str, opened.read([column]).column(0).unique().to_pylist()))
+            values += opened.read([column]).column(0).unique().to_pylist()
         except Exception as error:  # open_parquet says what is wrong with it
             machine.raise_problem(f"{file} cannot be read", error)
             break
     return values
 
 
-def _unwanted(values: dict[str, Any], columns: Columns, wanted: Filter) -> str:
+def _unwanted(
+    values: dict[str, Any], columns: Columns, wanted: Filter, named: Mapping[str, int]
+) -> str:
     """Why a row is left out, or "". `values` are without the image."""
     try:
         found = sum((clean_captions(values[column]) for column in columns.captions), ())
@@ -226,13 +251,13 @@ def _unwanted(values: dict[str, Any], columns: Columns, wanted: Filter) -> str:
         return f"with a caption that {error}"
     if not found and not columns.label:
         return "without a caption"
-    for column in filter(None, (columns.label, columns.group)):
+    for column, known in ((columns.label, named), (columns.group, {})):
         try:
-            number = integer(values[column])
+            number = _number(values, column, known)
         except (TypeError, ValueError, OverflowError):
             number = None
         if number is None:
-            return f"without an integer {column!r}"
+            return f"without {'a' if known else 'an integer'} {column!r}"
     return unwanted(wanted, values, found)
 
 
@@ -273,8 +298,16 @@ def _image(value: Any, root: str, key: str) -> bytes:
     return data
 
 
-def _integer(values: dict[str, Any], column: str, key: str) -> int:
-    number = integer(values[column]) if column else -1
+def _integer(values: dict[str, Any], column: str, key: str, known: Mapping[str, int]) -> int:
+    number = _number(values, column, known)
     if number is None:
         raise BadRecord(f"{key} has no integer in {column!r}, the file changed")
     return number
+
+
+def _number(values: dict[str, Any], column: str, known: Mapping[str, int]) -> int | None:
+    """A label or group, -1 where none is asked for, None where there is none; `known` are the names
+    of classes."""
+    if not column:
+        return -1
+    return known.get(clean(str(values[column]))) if known else integer(values[column])

@@ -49,7 +49,8 @@ class Records:
         the usual.
       tags: Where names of the objects in an image are: json:FIELD (tar); '' is none.
       regions: A pair of a tar is KEY.npy, region features [n, F], instead of an image.
-      label: Field, column or feature of the class number; '' is none.
+      label: Field, column or feature of the class number, or of the class's name (tables and
+        Parquet); '' is none.
       group: Field or column of the group id; equal ids are positives; '' is none.
       split: What to read of data that is divided (TFDS, Karpathy's JSON, a column split, folders
         train/ and test/, files train-… and test-…), e.g. val or train+val; '' is train.

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from mmjax.data import delimited
 from mmjax.data.account import Account
+from mmjax.data.classes import names_in
 from mmjax.data.contents import image_suffixes, is_image, suffix_of
 from mmjax.data.files import FileSource, Row
 from mmjax.data.filters import Filter, Lacking
 from mmjax.data.image_paths import image_path, no_path, root_of
 from mmjax.data.records import weigh
 from mmjax.data.splits import Split, is_split, split_column
-from mmjax.data.texts import NULLS, BadText, clean_captions, integer, is_null, written_nulls
+from mmjax.data.texts import NULLS, BadText, clean, clean_captions, integer, is_null, written_nulls
 from mmjax.data.tree import files_under
 from mmjax.errors import UserError
 
@@ -54,7 +55,8 @@ def open_table(
     Several rows with the same image are one record with several captions. `caption` may name
     several columns, separated by commas, with `weights` for them; "" finds the columns by their
     usual names. `wanted` sees all columns of a row. A column `split` says which rows are read. The
-    tables are those of a `folder`, if one is given, whose other files are counted.
+    tables are those of a `folder`, if one is given, whose other files are counted. Labels are
+    integers, or names of classes, which are numbered in order.
 
     Raises:
       UserError: a table cannot be read for certain, lacks a column, or gives an image two labels.
@@ -71,6 +73,8 @@ def open_table(
                for _, values in rows]  # fmt: skip
     chosen = split.rows(divided, f"the splits of {files[0]}")
     named: set[str] = set()
+    classes = names_in(values.get(columns.label) for _, _, rows, columns in tables if label
+                       for _, values in rows)  # fmt: skip
     for file, names, rows, columns in tables:
         say_columns(account, columns, names, file)
         found = (values.get(columns.image) for _, values in rows)
@@ -83,7 +87,7 @@ def open_table(
             if chosen is not None and str(of and of(values)).strip() not in chosen:
                 continue
             nulls = sum(written_nulls(values.get(column)) for column in columns.captions)
-            row = _row(values, columns, weights, wanted, root, where)
+            row = _row(values, columns, weights, wanted, root, where, classes)
             if nulls and not row.unwanted:
                 account.pass_over(NULLS, where, nulls)
             images.add(row, where)
@@ -93,7 +97,7 @@ def open_table(
             account.leave_out(f"images that {files[0].name} does not name", path)
         elif not is_image(path) and path not in files:
             account.unrecognised(suffix_of(path), path)
-    return FileSource(images.rows(), name, account=account)
+    return FileSource(images.rows(), name, list(classes), account)
 
 
 def _split_of(
@@ -213,6 +217,7 @@ def _row(
     wanted: Filter,
     root: Path,
     where: str,
+    classes: Mapping[str, int],
 ) -> Row:
     """One row of a table, with the reason where it cannot be used."""
     try:
@@ -224,10 +229,10 @@ def _row(
         return Row(where, (), unwanted=f"with a caption that {error}")
     captions, shares = weigh(fields, weights)
     numbers = []
-    for column in (columns.label, columns.group):
-        number = _integer(values, column, where)
+    for column, known in ((columns.label, classes), (columns.group, {})):
+        number = _integer(values, column, where, known)
         if number is None:
-            return Row(where, (), unwanted=f"without an integer {column!r}")
+            return Row(where, (), unwanted=f"without {'a' if known else 'an integer'} {column!r}")
         numbers.append(number)
     why = no_path(str(image)) or unwanted(wanted, values, captions)
     if not why and not captions and not columns.label:
@@ -238,10 +243,14 @@ def _row(
     return Row(path, captions, numbers[0], numbers[1], shares)
 
 
-def _integer(values: Mapping[str, Any], column: str, where: str) -> int | None:
-    """-1 where none is asked for, None where the row has none."""
+def _integer(
+    values: Mapping[str, Any], column: str, where: str, known: Mapping[str, int]
+) -> int | None:
+    """-1 where none is asked for, None where the row has none; `known` are the names of classes."""
     if not column:
         return -1
+    if known:
+        return known.get(clean(str(values.get(column))))
     try:
         return integer(values.get(column))
     except (TypeError, ValueError, OverflowError) as error:

@@ -14,6 +14,7 @@ from mmjax.data.classes import (
     describe,
     in_order,
     match,
+    names_in,
     of_tsv,
     to_tsv,
 )
@@ -163,3 +164,16 @@ def test_relabelled_records_of_no_class_are_bad_and_named(tmp_path):
         BadRecord, match=r"zebra/a\.png is of 'zebra', which is none of the classes"
     ):
         found[2]
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        (["dog", " cat ", None, "", "dog"], {"cat": 0, "dog": 1}),
+        (["10th", "2nd"], {"10th": 0, "2nd": 1}),
+        (["1", "2"], {}), (["cat", "2"], {}), (["1.5", "cat"], {}), (["True", "False"], {}),
+        ([1, 2], {}), (["cat", 1], {}), ([["cat"]], {}), ([], {}), ([None, "nan"], {}),
+    ],
+)  # fmt: skip
+def test_labels_that_are_names_are_numbered(values, classes):
+    assert names_in(values) == classes

@@ -40,8 +40,9 @@ def test_columns_can_be_named(images):
         open_source({"path": str(images / "a.csv")})
     with pytest.raises(UserError, match="no caption column middle"):
         open_source({**spec, "caption": "middle"})
-    with pytest.raises(UserError, match="line 2: no integer in column 'short'"):
-        open_source({**spec, "label": "short"})
+    by_name = open_source({**spec, "label": "short", "caption": "long"})
+    assert by_name.classes == ("a", "c")
+    assert [by_name[n].label for n in range(2)] == [0, 1]
 
 
 def test_rows_that_cannot_be_used_are_counted(images):

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pictures import encode, picture
 
@@ -155,3 +157,20 @@ def test_labels_may_be_written_as_programs_do(images):
     assert dict(source.skipped) == {"without an integer 'label'": 1}
     with pytest.raises(UserError, match=r"line 2: no integer in column 'label'"):
         read(images, "image,label\n0.jpg,3000000000\n", label="label")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_labels_may_be_names_of_classes(images, kind):
+    """As folders are: numbered in order, over all files and splits alike."""
+    labels = {"a": ["dog", "cat"], "b": ["", "emu"]}
+    for name, pair in labels.items():
+        files = ["0.jpg", "1.jpg"] if name == "a" else ["2.jpg", "3.jpg"]
+        if kind == "csv":
+            rows = "".join(f"{file},{one}\n" for file, one in zip(files, pair, strict=True))
+            (images / f"{name}.csv").write_text("image,Label\n" + rows)
+        else:
+            pq.write_table(pa.table({"image": files, "Label": pair}), images / f"{name}.parquet")
+    source = open_source({"path": str(images / f"*.{kind}"), "label": "label"})
+    assert source.classes == ("cat", "dog", "emu")
+    assert [source[n].label for n in range(len(source))] == [1, 0, 2]
+    assert dict(source.skipped) == {"without a 'Label'": 1}
