@@ -52,4 +52,4 @@ def get_config(arg=None):
     )
     config.checkpoint.every = 250
     config.log.every = 25
-    return config_lib.smoke(config) if arg == "smoke" else config
+    return config_lib.variant(config, arg)

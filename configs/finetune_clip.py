@@ -41,4 +41,4 @@ def get_config(arg=None):
     config.data.workers = 2
 
     config.checkpoint.every = 250
-    return config_lib.smoke(config) if arg == "smoke" else config
+    return config_lib.variant(config, None if config.init_from.source else arg)

@@ -34,4 +34,4 @@ def get_config(arg=None):
     config.data.workers = 1
 
     config.checkpoint.every = 250
-    return config_lib.smoke(config) if arg == "smoke" else config
+    return config_lib.variant(config, arg)

@@ -44,4 +44,4 @@ def get_config(arg=None):
     config.data.workers = 16
 
     config.checkpoint.every = 5_000
-    return config_lib.smoke(config) if arg == "smoke" else config
+    return config_lib.variant(config, arg)

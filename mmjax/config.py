@@ -183,8 +183,22 @@ def _descriptions() -> Iterator[str]:
             yield from (key.describe(f"{section}.*.{key.name}") for key in own)
 
 
+def variant(config: ConfigDict, arg: str | None) -> ConfigDict:
+    """What FILE:ARG stands for: the config itself without an ARG, its `smoke` form for "smoke".
+
+    UserError: another ARG.
+    """
+    if arg not in (None, "smoke"):
+        raise schema.UserError(
+            f"the config takes no argument {arg!r}, only 'smoke': a few steps on generated data."
+        )
+    return smoke(config) if arg else config
+
+
 def smoke(config: ConfigDict) -> ConfigDict:
     """The same run made small: a few steps of tiny towers on generated pairs, on any machine.
+
+    Sources keep their names, so that a path given on the command line is tried in their place.
 
     Objectives, optimizer, schedule and evaluators stay what they are, so that `configs/x.py:smoke`
     tries all of a recipe but its size.
@@ -201,8 +215,11 @@ def smoke(config: ConfigDict) -> ConfigDict:
     model.dtype = "float32"  # "auto" would start the devices, before the processes of a job meet
     reads = {kind for kind, _ in models.inputs(model).values()}
     regions, tags = "regions" in reads, "generated" if "tags" in reads else ""
-    source = entry("data.train", path="generated:64", regions=regions, tags=tags)
-    config.data.train = {"generated": source}
+    weights = {name: spec.weight for name, spec in config.data.train.items()}
+    for name, weight in (weights or {"generated": 1.0}).items():
+        config.data.train[name] = entry(
+            "data.train", path="generated:64", regions=regions, tags=tags, weight=weight
+        )
     config.data.workers = min(config.data.workers, 1)
     config.data.pack = min(config.data.pack, 2)
     config.data.tokenizer = "captions:600"

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,46 @@ def test_recipes_by_name():
         mmjax.recipe("nowhere/pairs.py:smoke")
 
 
+@pytest.mark.parametrize("name", ["pairs", "clip_kd", "bert_base", "finetune_clip"])
+def test_smoke_is_the_only_variant_and_keeps_the_names_of_the_data(name):
+    whole, small = mmjax.recipe(name), mmjax.recipe(f"{name}:smoke")
+    assert set(small.data.train) == set(whole.data.train)
+    assert {source.path for source in small.data.train.values()} == {"generated:64"}
+    source = sorted(whole.data.train)[0]
+    mine = mmjax.recipe(f"{name}:smoke", **{f"data.train.{source}.path": "mine.csv"})
+    assert mine.data.train[source].path == "mine.csv"
+    if name != "finetune_clip":  # its argument names weights
+        with pytest.raises(UserError, match="takes no argument 'smok', only 'smoke'"):
+            mmjax.recipe(f"{name}:smok")
+
+
 def test_lists_of_names():
     assert {"ViT-B/16", "tiny"} <= set(mmjax.list_models())
     assert {"clip", "siglip", "mlm"} <= set(mmjax.list_objectives())
+
+
+def test_the_example_that_trains_on_own_arrays(tmp_path, monkeypatch, capsys):
+    """As it is written for users, of the recipe's smoke form."""
+    root = Path(__file__).parents[1]
+    pages = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    blocks = [
+        block for page in pages
+        for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+        if "from_records(" in block and "mmjax.train(" in block
+    ]  # fmt: skip
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    small = blocks[0].replace('"pairs", total_steps=100', '"pairs:smoke", total_steps=2')
+    assert small != blocks[0]
+    scope = {}
+    exec(small, scope)
+    assert (tmp_path / "runs" / "arrays" / "checkpoints" / "2").is_dir()
+    assert "image_to_text/R@1" in capsys.readouterr().out
+    assert repr(scope["clip"]).startswith("Pretrained(ViT-tiny/8-64 (smoke): ")
+    state = mmjax.train(scope["config"], "runs/arrays")  # has ended
+    assert repr(state).startswith("TrainState(step=2, parameters=")
+    scope["config"].data.train.pairs.path = mmjax.data.from_records(
+        zip(scope["images"][:2], "ab", strict=True)
+    )
+    with pytest.raises(UserError, match=r"other records in config\.data\.train\.pairs"):
+        mmjax.train(scope["config"], "runs/arrays")

@@ -86,7 +86,7 @@ def test_distributed_joins_the_processes_before_training(config_file, monkeypatc
 
     calls = []
     monkeypatch.setattr(distributed, "initialize", lambda *_: calls.append("join"))
-    monkeypatch.setattr(loop, "train", lambda config, workdir, command: calls.append(workdir))
+    monkeypatch.setattr(loop, "train", lambda config, workdir, **_: calls.append(workdir))
     cli.main(["train", f"--config={config_file}:smoke", "--workdir=w", "--distributed"])
     assert calls == ["join", "w"]
 

@@ -2,6 +2,7 @@
 
 from mmjax.data.augment import Augment
 from mmjax.data.images import eval_transform
+from mmjax.data.in_memory import from_records
 from mmjax.data.order import Address, Order
 from mmjax.data.pipeline import train_batches, train_columns, train_order
 from mmjax.data.records import BadRecord, Record, Source, Texts
@@ -20,6 +21,7 @@ __all__ = [
     "Tokenizer",
     "eval_batches",
     "eval_transform",
+    "from_records",
     "load_tokenizer",
     "open_source",
     "open_sources",

@@ -41,6 +41,8 @@ def detect(path: str, kinds: Collection[str], name: str) -> Detected:
     """
     if path.startswith("generated:"):
         return Detected("generated", "the path says so")
+    if path.startswith("records:"):
+        return Detected("records", "the path says so")
     if path.startswith("tfds://"):
         return Detected("tfds", "the path says so")
     files = files_of(path, name)

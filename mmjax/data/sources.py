@@ -21,6 +21,7 @@ from mmjax.data.dropped import without
 from mmjax.data.files import open_folder
 from mmjax.data.filters import Filter
 from mmjax.data.generated import open_generated
+from mmjax.data.in_memory import open_records
 from mmjax.data.label_key import find_label
 from mmjax.data.lines import LineSource
 from mmjax.data.parquet import open_parquet
@@ -42,7 +43,7 @@ class Records:
     Attributes:
       path: Where the pairs are: a folder, file, glob, brace range (cc3m/{00000..00331}.tar), URL
         (gs://, s3://, https://: tar and Parquet), tfds://NAME[/CONFIG][?data_dir=…&split=…],
-        generated:N.
+        generated:N, records:NAME (of mmjax.data.from_records).
       image: Column or feature of the image, or the folder of a coco or karpathy file as seen from
         the file; '' is the kind's usual one.
       caption: Where captions are, comma-separated: txt,json:FIELD (tar), columns, features; '' is
@@ -80,7 +81,8 @@ class TrainSource(Records):
 
     Attributes:
       kind: What the records are stored as (tar, csv, jsonl, coco, karpathy, parquet, folder, tfds,
-        arrayrecord, text, generated, or one that was registered); auto finds it from the path.
+        arrayrecord, text, generated, records, or one that was registered); auto finds it from the
+        path.
       weight: Share in the mixture of sources.
       caption_weights: How often to take a caption of each part of caption, e.g. (0.3, 0.7); ():
         any of them.
@@ -313,6 +315,11 @@ def _text(spec: ConfigDict, name: str, split: Split) -> Source:
 @register("generated", keys="tags regions")
 def _generated(spec: ConfigDict, name: str) -> Source:
     return open_generated(spec.path, name, tags=bool(spec.tags), regions=spec.regions)
+
+
+@register("records")
+def _records(spec: ConfigDict, name: str) -> Source:
+    return open_records(spec.path, name)
 
 
 def _one(spec: ConfigDict, name: str) -> Path:

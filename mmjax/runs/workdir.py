@@ -171,7 +171,8 @@ def make_tokenizer(
     if of_weights is None:
         raise UserError(
             f"config.data.tokenizer=init_from, but config.init_from.source="
-            f"{config.init_from.source!r} has no tokenizer: name one."
+            f"{config.init_from.source!r} has no tokenizer: name weights that have one "
+            "(--config=finetune_clip:WEIGHTS or --config.init_from.source=WEIGHTS), or a tokenizer."
         )
     return of_weights()
 
