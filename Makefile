@@ -5,12 +5,13 @@
 # make test-recipes   the smoke run of every config (five minutes)
 # make test-faults   fifty more processes killed at random moments (a quarter of an hour)
 # make test-fuzz   2,000 damaged tables, JSON files and tars each, for the 200 of make test (minutes)
+# make docs   the documentation, build/docs/index.html; links and doctests are checked
 # make test-pods, make golden   compile the recipes for their slices (a quarter of an hour)
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types unit test-long test-recipes test-tfds test-faults test-fuzz test-pods golden format clean
+.PHONY: demo test lint types unit test-long test-recipes test-tfds test-faults test-fuzz test-pods golden docs format clean
 
 # Huge pages: XLA on CPU allocates a step's temporaries anew, and zeroing small pages takes time.
 demo: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
@@ -55,6 +56,10 @@ test-pods: $(VENV)/test.installed
 
 golden: $(VENV)/test.installed
 	$(BIN)/python tests/planning/goldens.py
+
+docs: $(VENV)/docs.installed
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs build/docs
+	$(BIN)/python -m sphinx --fail-on-warning -b doctest docs build/doctest
 
 format: $(VENV)/test.installed
 	$(BIN)/ruff check --fix .

@@ -52,6 +52,7 @@ setup(
         "benchmarks": ["torch==2.13.0", "webdataset"],
         "dedup": ["imagehash"],
         "demo": ["matplotlib", "resvg-py"],
+        "docs": ["furo>=2025.12.19", "myst-nb>=1.4.0", "sphinx>=9.0.4", "sphinx-copybutton>=0.5.2"],
         "parquet": ["pyarrow"],
         "remote": ["aiohttp", "gcsfs", "s3fs"],
         "report": ["jinja2", "matplotlib"],

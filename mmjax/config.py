@@ -129,7 +129,11 @@ def entry(section: str, /, **values: Any) -> ConfigDict:
     """A named entry of a section ("model", "data.train", "objectives", "teachers", "evals"):
     `values` over the defaults. Where the kind is not among them it is the entry's name.
 
+    >>> from mmjax.config import default, entry
+    >>> config = default()
     >>> config.data.train.mine = entry("data.train", path="pairs.csv")
+    >>> config.data.train.mine.weight
+    1.0
     """
     keys = kinds(section).get(values.get("kind", ""), ENTRIES[section])
     return schema.entry(keys, values)

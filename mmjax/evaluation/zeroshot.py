@@ -27,7 +27,12 @@ from mmjax.inference import on_mesh
 
 
 def prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Every template filled with every class name, all of the first class first."""
+    """Every template filled with every class name, all of the first class first.
+
+    >>> from mmjax.evaluation import prompts
+    >>> prompts(["cat", "dog"], ["a photo of a {}.", "a drawing of a {}."])[:2]
+    ['a photo of a cat.', 'a drawing of a cat.']
+    """
     return [template.replace("{}", name) for name in classes for template in templates]
 
 

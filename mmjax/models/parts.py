@@ -64,9 +64,11 @@ def register(*kinds: str) -> Callable[[Module], Module]:
     """Adds a Linen module as these kinds of parts; its fields are the keys `config.model.NAME.*`.
 
     Fields `embed_dim` and `dtype` are the model's. A module may have the class attributes
+
       derived: (its section, config.model) → the fields named in DERIVED, which are no keys;
       check: (name, its section, config.model) → raises UserError, which names the remedy;
       SMOKE: key → what a smoke run makes of its value;
+
     and, where it reads columns of the batch, `modality`, the kind of modality that makes them.
     """
 

@@ -152,7 +152,12 @@ def list_models() -> list[str]:
 
 
 def config(name: str) -> ConfigDict:
-    """The `model` config of a named architecture; UserError names the nearest one."""
+    """The `model` config of a named architecture; UserError names the nearest one.
+
+    >>> from mmjax.models import zoo
+    >>> zoo.config("ViT-B/16").image.patch_size
+    16
+    """
     base = name.removesuffix(_QUICK)
     is_clip = base.startswith(("ViT-", "RN", "tiny")) and "siglip" not in base
     if base not in ARCHITECTURES or (base != name and not is_clip):

@@ -32,6 +32,12 @@ def clip_loss(
     """Symmetric InfoNCE (Radford et al., 2021), a float32 scalar.
 
     L = 1/2B Σ_i [ lse_j(s·x_i·y_j) − s·x_i·y_i + lse_j(s·x_j·y_i) − s·x_i·y_i ]
+
+    >>> import jax.numpy as jnp
+    >>> from mmjax.objectives.contrastive import clip_loss
+    >>> x = jnp.eye(4)
+    >>> print(clip_loss(x, x, 0.0).round(4), clip_loss(x, x, 100.0))  # ln 4, and all told apart
+    1.3863 0.0
     """
     _check_pairs(image_embed, text_embed)
     if _take_ring(implementation, image_embed, text_embed):

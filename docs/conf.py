@@ -1,0 +1,40 @@
+"""Sphinx: `make docs` builds docs/ into build/docs, with warnings as errors."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+import generate  # noqa: E402 - beside this file
+
+project = "mmjax"
+author = "the mmjax authors"
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["generated"]  # included by other pages
+html_theme = "furo"
+html_title = "mmjax"
+html_theme_options = {"source_directory": "docs/"}
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # notebooks are committed with their outputs: make notebooks
+
+default_role = "code"  # docstrings write `x` as Markdown does
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+python_use_unqualified_type_names = True
+napoleon_use_rtype = False
+copybutton_prompt_text = "$ "
+copybutton_only_copy_prompt_lines = False
+doctest_test_doctest_blocks = "default"  # >>> in docstrings
+
+
+def setup(app):
+    app.connect("builder-inited", lambda app: generate.write(Path(app.srcdir) / "generated"))
