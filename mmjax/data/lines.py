@@ -37,7 +37,7 @@ class LineSource(Accounted):
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Record:
-        return Record(f"{self.name}: line {index}", {"text": Texts(self.captions(index))})
+        return Record(f"{self.name}: text {index + 1}", {"text": Texts(self.captions(index))})
 
     def identity(self) -> str:
         """See `data/identity.py`."""

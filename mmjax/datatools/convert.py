@@ -24,6 +24,7 @@ from rich.progress import track
 
 from mmjax.data import BadRecord, Record, open_source, sources
 from mmjax.data.array_record import write_array_record
+from mmjax.data.classes import classes_of
 from mmjax.data.records import log, read_records
 from mmjax.data.storage import expand
 from mmjax.datatools.tfrecord import read_tfrecords
@@ -32,6 +33,7 @@ from mmjax.schema import entry
 
 _SUFFIXES = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"GIF8", "gif"))
 TOGETHER = 64
+CLASSES = "classes.txt"  # a name a line, in order of label
 
 
 def run(
@@ -57,7 +59,8 @@ def run(
     if shard_size < 1:
         raise UserError(f"--shard_size={shard_size}: 1 at least.")
     bad: list[str] = []
-    records = _labelled(_records(spec, bad), label_offset)
+    classes: list[str] = []
+    records = _labelled(_records(spec, bad, classes), label_offset)
     shutil.rmtree(part, ignore_errors=True)  # of an earlier conversion that was interrupted
     part.mkdir(parents=True)
     count = 0
@@ -70,11 +73,17 @@ def run(
     if not count:
         shutil.rmtree(part)
         raise UserError(f"{spec['path']}: no record can be used ({'; '.join(bad[:3])}).")
+    names = bool(classes) and not label_offset
+    if names:  # nothing else would say which number is which class
+        (part / CLASSES).write_text("".join(f"{one}\n" for one in classes), encoding="utf-8")
     part.rename(folder)
     captions = ", caption=json:captions for all captions of an image" if to == "tar" else ""
     Console(soft_wrap=True, highlight=False).print(
-        f"{count:,} records in {output}{captions}; {len(bad):,} could not be used", markup=False
-    )
+        f"{count:,} records in {output}{captions}; {len(bad):,} could not be used"
+        + (f"; the names of its {len(classes):,} classes are in {folder / CLASSES}, by label"
+           if names else ""),
+        markup=False,
+    )  # fmt: skip
     return count
 
 
@@ -83,7 +92,7 @@ def write_tar(path: Path, records: Iterable[Record], first: int) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for key, record in enumerate(map(_encoded, records), start=first):
             image = record.parts["image"]
-            suffix = next((s for start, s in _SUFFIXES if image.startswith(start)), "png")
+            suffix = _suffix(image)
             about: dict[str, Any] = {"captions": list(record.captions), "source": record.key}
             about |= {"label": record.label} if record.label >= 0 else {}
             about |= {"group": record.group} if record.group >= 0 else {}
@@ -97,8 +106,23 @@ def write_tar(path: Path, records: Iterable[Record], first: int) -> None:
                 tar.addfile(info, io.BytesIO(content))
 
 
-def _records(spec: Mapping[str, Any], bad: list[str]) -> Iterator[Record]:
-    """Those that can be read; why the others cannot goes to `bad` and the log."""
+def _suffix(image: bytes) -> str:
+    """What a file of an image is called: as other programs, too, tell what is in it."""
+    known = next((suffix for start, suffix in _SUFFIXES if image.startswith(start)), "")
+    if known:
+        return known
+    try:
+        kind = Image.open(io.BytesIO(image)).format
+    except Exception:  # it is bad, and stays so
+        return "png"
+    suffixes = sorted(s[1:] for s, of in Image.registered_extensions().items() if of == kind)
+    usual = str(kind).lower()
+    return usual if usual in suffixes else (suffixes or ["png"])[0]
+
+
+def _records(spec: Mapping[str, Any], bad: list[str], classes: list[str]) -> Iterator[Record]:
+    """Those that can be read; why the others cannot goes to `bad` and the log, what the source
+    calls its classes to `classes`."""
     path = str(spec["path"])
     name = path.rpartition("/")[2]
     if (".tfrecord" in name or re.search(r"-of-\d+$", name)) and not Path(path).is_dir():
@@ -108,6 +132,7 @@ def _records(spec: Mapping[str, Any], bad: list[str]) -> Iterator[Record]:
         found: Iterable[Record | BadRecord] = read_tfrecords(files, *features)
     else:
         source = open_source(spec)
+        classes += classes_of(source)
         starts = range(0, len(source), TOGETHER)
         found = (
             record

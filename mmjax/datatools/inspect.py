@@ -18,6 +18,7 @@ from rich.table import Table
 
 from mmjax.data import BadRecord, Record, Source, open_source
 from mmjax.data.account import Account, account_of, unreported
+from mmjax.data.classes import Class, classes_of, describe
 from mmjax.data.images import MAX_PIXELS, WHITE, check_size, composite, decode
 from mmjax.data.records import read_records
 from mmjax.errors import UserError
@@ -77,21 +78,24 @@ def examine(
             try:
                 if isinstance(record, BadRecord):
                     raise record
-                image = _decode(record)
+                image = _decode(record) if "image" in record.parts else None
             except BadRecord as error:
                 bad.append(str(error))
+                continue
+            numbers["captions"].append(len(record.captions))
+            numbers["caption length"] += [len(caption) for caption in record.captions]
+            labels[record.label] += record.label >= 0
+            if image is None:
+                formats[f"of {' and '.join(record.parts)} without an image"] += 1
                 continue
             height, width = image.shape[:2]
             numbers["width"].append(width)
             numbers["height"].append(height)
             numbers["aspect"].append(max(width, height) / min(width, height))
-            numbers["captions"].append(len(record.captions))
-            numbers["caption length"] += [len(caption) for caption in record.captions]
             stored = record.parts["image"]
             if isinstance(stored, bytes):
                 numbers["bytes"].append(len(stored))
             formats[_format(stored)] += 1
-            labels[record.label] += record.label >= 0
             if index in tile_at:
                 tiles.append((image, (*record.captions, f"label {record.label}")[0]))
     classes = sorted(label for label, n in labels.items() if n)
@@ -103,6 +107,7 @@ def examine(
         "bad": len(bad),
         "bad members": bad[:NAMED],
         "formats": dict(formats.most_common()),
+        "classes": list(classes_of(source)),
         "labels": [classes[0], classes[-1], len(classes)] if classes else [],
         "distributions": {name: _quantiles(values) for name, values in numbers.items() if values},
     }
@@ -174,6 +179,9 @@ def _print(facts: Mapping[str, Any]) -> None:
     if facts["labels"]:
         low, high, count = facts["labels"]
         console.print(f"  {count:,} classes among them, {low} to {high}")
+    if facts["classes"]:
+        rows = [Class(label, one, one) for label, one in enumerate(facts["classes"])]
+        console.print(f"  {describe(rows)}", markup=False)
     if facts["bad"]:
         console.print(f"  [red]{facts['bad']:,} of them cannot be used:[/]")
         for problem in facts["bad members"]:
@@ -181,4 +189,5 @@ def _print(facts: Mapping[str, Any]) -> None:
     table = Table("", *(next(iter(facts["distributions"].values()), {})))
     for name, values in facts["distributions"].items():
         table.add_row(name, *(f"{value:,.10g}" for value in values.values()))
-    console.print(table)
+    if facts["distributions"]:
+        console.print(table)

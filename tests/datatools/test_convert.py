@@ -166,3 +166,31 @@ def test_keys_of_the_source_are_checked():
                              ("timeout=soon", "must be a number above 0")):  # fmt: skip
         with pytest.raises(UserError, match=message):
             read_spec("a", [setting])
+
+
+def test_the_names_of_classes_go_with_their_numbers(tmp_path, capsys):
+    for number, name in enumerate(("bee", "ant")):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "0.png").write_bytes(encode(picture(number)))
+    for to in ("tar", "arrayrecord"):
+        out = tmp_path / to
+        convert.run({"path": str(tmp_path / "set")}, str(out), to, shard_size=9)
+        assert (out / "classes.txt").read_text() == "ant\nbee\n"
+        assert f"the names of its 2 classes are in {out}/classes.txt" in capsys.readouterr().out
+    label = {"path": str(tmp_path / "tar"), "label": "json:label"}
+    assert open_source(label)[0].label == 0
+    convert.run(label, str(tmp_path / "again"), "tar", shard_size=9)
+    assert not (tmp_path / "again" / "classes.txt").exists()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_members_have_the_suffix_of_what_they_are(tmp_path, kind):
+    (tmp_path / "set").mkdir()
+    suffix = {"JPEG": "jpg", "TIFF": "tiff"}.get(kind, kind.lower())
+    data = encode(picture(0), kind)
+    (tmp_path / "set" / f"0.{suffix}").write_bytes(data)
+    (tmp_path / "set" / "0.txt").write_text("a")
+    convert.run({"path": str(tmp_path / "set")}, str(tmp_path / "out"), "tar", shard_size=9)
+    record = open_source({"path": str(tmp_path / "out")})[0]
+    assert record.key.endswith(f"000000000.{suffix}")
+    assert record.parts["image"] == data

@@ -49,3 +49,19 @@ def test_mistakes_have_their_sentence(arguments, message, capsys):
         main(["data", "inspect", *arguments])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_texts_without_images_and_names_of_classes_are_told(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("one\n\nthree words here\n")
+    facts = tmp_path / "facts.json"
+    main(["data", "inspect", str(tmp_path / "a.txt"), f"--json={facts}"])
+    printed = capsys.readouterr().out
+    assert "read 2: 2 of text without an image" in printed
+    told = json.loads(facts.read_text())
+    assert told["bad"] == 0
+    assert told["distributions"].keys() == {"captions", "caption length"}
+    for name in ("ant", "bee"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "0.png").write_bytes(encode(picture(0)))
+    main(["data", "inspect", str(tmp_path / "set")])
+    assert "2 classes: ant → 0, bee → 1" in capsys.readouterr().out
