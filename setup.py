@@ -2,12 +2,27 @@
 
 import re
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "mmjax/__init__.py").read_text("utf-8"))
 assert VERSION
+
+
+class BuildPy(build_py):
+    """Puts what is at the top of the repository into the package (`mmjax/shipped.py`)."""
+
+    def run(self) -> None:
+        super().run()
+        for name in () if self.editable_mode else ("configs", "launch"):
+            copytree(
+                ROOT / name, Path(self.build_lib, "mmjax", name), dirs_exist_ok=True,
+                ignore=ignore_patterns("__pycache__"),
+            )  # fmt: skip
+
 
 setup(
     name="mmjax",
@@ -15,10 +30,31 @@ setup(
     description="Pretrain multimodal models in JAX, from two CPU cores to a pod.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The mmjax authors",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["CLIP", "SigLIP", "JAX", "Flax", "multimodal", "contrastive learning", "pretraining"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["mmjax", "mmjax.*"]),
+    # So that an editable install is this folder on sys.path: `import mmjax` works beside the clone,
+    # too, where the clone itself looks like a package (one without __init__.py).
+    package_dir={"": "."},
     package_data={"mmjax": ["**/*.txt", "**/*.json", "**/*.html", "py.typed"]},
+    cmdclass={"build_py": BuildPy},
     # The oldest releases that the tests have run with, the newest ones for Python 3.11.
     install_requires=[
         "absl-py>=2.5.1",

@@ -7,7 +7,7 @@ it is first used: `import mmjax` and `mmjax --help` are quick.
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Name → where it is: a module, or MODULE:ATTRIBUTE. Below, the same for type checkers and editors.
 _HOMES = {

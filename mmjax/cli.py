@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import mmjax
-from mmjax import machine, paths
+from mmjax import machine, paths, shipped
 from mmjax.config_file import load_config
 from mmjax.datatools import command as data_command
 from mmjax.errors import Preempted, UserError
@@ -72,6 +72,11 @@ _MODELS_EXAMPLE = """\
 examples:
   mmjax models
   mmjax models ViT-B/16
+"""
+_LAUNCH_EXAMPLE = """\
+example:
+  mmjax launch --copy launch
+  launch/slurm/submit.sh --help
 """
 _REPORT_EXAMPLE = """\
 example:
@@ -252,6 +257,14 @@ def _parser() -> argparse.ArgumentParser:
     zoo = command("models", _models, "List the named architectures, or show one.", _MODELS_EXAMPLE)
     zoo.add_argument("name", nargs="?", help="one of them, as a tree of parameters")
 
+    launch = command(
+        "launch", _launch, "Scripts that start a run on TPU VMs, GKE, SLURM or several processes.",
+        _LAUNCH_EXAMPLE,
+    )  # fmt: skip
+    what = launch.add_mutually_exclusive_group(required=True)
+    what.add_argument("--list", action="store_true", help="print their names")
+    what.add_argument("--copy", metavar="DIR", help="write them into a new folder")
+
     report = command("report", _report, "A run as one HTML page.", _REPORT_EXAMPLE)
     report.add_argument("--workdir", metavar="DIR", required=True, help="of the run")
     report.add_argument("--output", metavar="FILE", help="default: report.html in the workdir")
@@ -383,6 +396,14 @@ def _models(args: argparse.Namespace, _: list[str]) -> None:
     from mmjax.models import page
 
     page.run(args.name)
+
+
+def _launch(args: argparse.Namespace, _: list[str]) -> None:
+    if args.list:
+        print("\n".join(shipped.launch_files()))
+        return
+    written = shipped.copy_launch(args.copy)
+    print(f"wrote {len(written)} files into {args.copy}; start with {args.copy}/README.md")
 
 
 def _report(args: argparse.Namespace, _: list[str]) -> None:
