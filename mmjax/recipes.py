@@ -17,9 +17,10 @@ def list_recipes() -> list[str]:
 def recipe(name: str, /, **overrides: Any) -> ConfigDict:
     """The config of a recipe, complete: each of its keys may be set, and no other.
 
-    >>> config = recipe("clip_vit_b16", batch_size=4096, **{"optim.lr": 5e-4})
-    >>> config.optim.lr
-    0.0005
+    >>> import mmjax
+    >>> config = mmjax.recipe("clip_vit_b16", batch_size=4096, **{"optim.lr": 5e-4})
+    >>> config.batch_size, config.optim.lr
+    (4096, 0.0005)
 
     Args:
       name: NAME[:ARG] of `list_recipes`, e.g. "clip_vit_b16:smoke", or a config file FILE[:ARG].

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import mmjax
+from mmjax import config as config_lib
 from mmjax.errors import UserError
 
 
@@ -95,6 +97,11 @@ def test_smoke_is_the_only_variant_and_keeps_the_names_of_the_data(name):
     if name != "finetune_clip":  # its argument names weights
         with pytest.raises(UserError, match="takes no argument 'smok', only 'smoke'"):
             mmjax.recipe(f"{name}:smok")
+
+
+def test_no_key_of_an_evaluator_is_an_argument_of_evaluate():
+    keys = {key.name for kind in config_lib.kinds("evals").values() for key in kind}
+    assert not keys & set(inspect.signature(mmjax.evaluate).parameters)
 
 
 def test_lists_of_names():

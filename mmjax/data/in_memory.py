@@ -26,7 +26,13 @@ _KEPT: dict[str, Sequence[Any]] = {}
 def from_records(records: Iterable[Any], name: str = "records") -> str:
     """The path of records that this program has: "records:NAME".
 
+    >>> import mmjax
+    >>> import numpy as np
+    >>> images, texts = np.zeros((2, 8, 8, 3), np.uint8), ["a cat", "a dog"]
+    >>> config = mmjax.recipe("pairs")
     >>> config.data.train.pairs.path = mmjax.data.from_records(zip(images, texts))
+    >>> config.data.train.pairs.path
+    'records:records'
 
     A record is (image, text); a mapping of "image", "text" (or "caption"), "label", "group" and
     what else the model's parts read; a text or an image alone; or a `Record`. An image is a uint8
