@@ -40,7 +40,7 @@ from tables import show
 
 from mmjax import config as config_lib
 from mmjax import data, models
-from mmjax.data import modalities, tar_index
+from mmjax.data import modalities, tar_index, tar_pair
 from mmjax.data.augment import Crop
 from mmjax.data.modalities import Modality
 
@@ -276,7 +276,7 @@ def million(folder: Path, markdown: bool) -> None:
         write_tar(shards[0], [jpeg(photograph(0, 16, 16))] * (MILLION // 64))
         for shard in shards[1:]:
             shard.hardlink_to(shards[0])
-    stamp, fields = (shards[0].stat().st_size, ""), tar_index.Fields()
+    stamp, fields = (shards[0].stat().st_size, ""), tar_pair.Fields()
     cpu = time.process_time()
     for _ in range(3):
         tar_index.scan_shard(0, str(shards[0]), fields, stamp)

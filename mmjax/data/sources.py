@@ -30,7 +30,7 @@ from mmjax.data.repeats import united
 from mmjax.data.splits import NoSplits, Split
 from mmjax.data.tables import open_table
 from mmjax.data.tar import open_tar
-from mmjax.data.tar_index import Fields
+from mmjax.data.tar_pair import Fields
 from mmjax.errors import UserError
 from mmjax.schema import RESUMABLE, SAME_RECORDS, checked, keys_of
 from mmjax.values import COUNT_OR_0, NAMES, NATURAL, POSITIVE, SHARE

@@ -18,18 +18,10 @@ from mmjax.data.account import Account, Accounted
 from mmjax.data.identity import digest, relative
 from mmjax.data.records import BadRecord, Record, Texts, weigh
 from mmjax.data.repeats import Same
-from mmjax.data.tar_index import (
-    Fields,
-    Unusable,
-    find_index,
-    index_name,
-    parse_captions,
-    parse_json,
-    parse_tags,
-    scan_shards,
-    write_index,
-)
+from mmjax.data.tar_index import scan_shards
+from mmjax.data.tar_kept import find_index, index_name, write_index
 from mmjax.data.tar_members import BLOCK
+from mmjax.data.tar_pair import Fields, Unusable, parse_captions, parse_json, parse_tags
 from mmjax.errors import UserError
 
 

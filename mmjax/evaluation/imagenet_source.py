@@ -21,7 +21,7 @@ from mmjax.data.classes import in_order, is_number
 from mmjax.data.files import open_classes
 from mmjax.data.sources import KEYS
 from mmjax.data.tar import open_tar
-from mmjax.data.tar_index import Fields
+from mmjax.data.tar_pair import Fields
 from mmjax.data.tree import folders_in
 from mmjax.errors import UserError
 from mmjax.evaluation.words import class_words, wnids
