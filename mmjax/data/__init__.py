@@ -1,5 +1,6 @@
 """Data: sources of records, their order, the modalities that read them, batches."""
 
+from mmjax.data import kinds  # noqa: F401 - registers them
 from mmjax.data.augment import Augment
 from mmjax.data.images import eval_transform
 from mmjax.data.in_memory import from_records

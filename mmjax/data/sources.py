@@ -1,4 +1,4 @@
-"""Opens data by its path: tar shards, tables, Parquet, folders, TFDS, ArrayRecord, text lines.
+"""Opens data by its path: what kind of data there is (`kinds.py` has those of this package).
 
 `open_source` takes one entry of `data.train`; what is wrong with the data and can be
 known without reading all of it is a `UserError` here.
@@ -13,24 +13,14 @@ from ml_collections import ConfigDict
 
 from mmjax import machine, paths
 from mmjax.data import storage
-from mmjax.data.account import Account, account_of, report
-from mmjax.data.array_record import open_array_record, open_tfds
-from mmjax.data.coco import open_coco, open_karpathy
-from mmjax.data.detect import check_contents, detect, files_of, metadata_of, shards_of
+from mmjax.data.account import account_of, report
+from mmjax.data.detect import detect
 from mmjax.data.dropped import without
-from mmjax.data.files import open_folder
 from mmjax.data.filters import Filter
-from mmjax.data.generated import open_generated
-from mmjax.data.in_memory import open_records
 from mmjax.data.label_key import find_label
-from mmjax.data.lines import LineSource
-from mmjax.data.parquet import open_parquet
 from mmjax.data.records import Source
 from mmjax.data.repeats import united
 from mmjax.data.splits import NoSplits, Split
-from mmjax.data.tables import open_table
-from mmjax.data.tar import open_tar
-from mmjax.data.tar_pair import Fields
 from mmjax.errors import UserError
 from mmjax.schema import RESUMABLE, SAME_RECORDS, checked, keys_of
 from mmjax.values import COUNT_OR_0, NAMES, NATURAL, POSITIVE, SHARE
@@ -218,127 +208,6 @@ def _is_divided(path: Path) -> bool:
     return not any(any(path.glob(p)) for p in ("*.tar", "*.parquet", "*.array_record*"))
 
 
-@register("tar", remote=True, keys="caption caption_weights tags regions label group split filter "
-          "bad_shards timeout")  # fmt: skip
-def _tar(spec: ConfigDict, name: str, split: Split) -> Source:
-    captions, wanted = _tar_captions(spec.caption, name), Filter(spec.filter, name)
-    fields = Fields(
-        captions, spec.label, spec.group, wanted, _tar_tags(spec.tags, name), spec.regions
-    )
-    account = Account()
-    source = open_tar(
-        split.files(shards_of(spec.path, "tar", name, account)), fields, name,
-        weights=tuple(spec.caption_weights), bad_shards=spec.bad_shards, timeout=spec.timeout,
-    )  # fmt: skip
-    source.account.add(account)
-    return source
-
-
-_COLUMNS = "image caption caption_weights label group split"
-
-
-@register("jsonl", keys=f"{_COLUMNS} filter")
-@register("csv", keys=f"{_COLUMNS} filter")
-def _table(spec: ConfigDict, name: str, split: Split) -> Source:
-    folder = Path(spec.path) if Path(spec.path).is_dir() else None
-    if folder:
-        table = metadata_of(folder, name)
-        if not table:
-            raise UserError(f"{name}: the folder {folder} has no metadata.csv: name the table.")
-        tables = [table]
-    else:
-        tables = [Path(file) for file in split.files(files_of(spec.path, name))]
-    check_contents(tables, "csv", name)
-    return open_table(
-        tables, spec.caption, spec.image, spec.label, spec.group, name,
-        Filter(spec.filter, name), split, tuple(spec.caption_weights), folder,
-    )  # fmt: skip
-
-
-@register("coco", keys="image")
-def _coco(spec: ConfigDict, name: str) -> Source:
-    return open_coco(_json(spec, name), spec.image, name)
-
-
-@register("karpathy", keys="image split")
-def _karpathy(spec: ConfigDict, name: str, split: Split) -> Source:
-    return open_karpathy(_json(spec, name), spec.image, split, name)
-
-
-@register("parquet", remote=True, keys=f"{_COLUMNS} filter")
-def _parquet(spec: ConfigDict, name: str, split: Split) -> Source:
-    account = Account()
-    files = split.files(shards_of(spec.path, "parquet", name, account))
-    check_contents(files, "parquet", name)
-    source = open_parquet(
-        files, spec.caption, spec.image, spec.label, spec.group, name,
-        Filter(spec.filter, name), split, tuple(spec.caption_weights),
-    )  # fmt: skip
-    source.account.add(account)
-    return source
-
-
-@register("folder", keys="split")
-def _folder(spec: ConfigDict, name: str, split: Split) -> Source:
-    del split  # _open has chosen the folder
-    return open_folder(_one(spec, name), name)
-
-
-@register("tfds", remote=True, keys=_COLUMNS)
-def _tfds(spec: ConfigDict, name: str, split: Split) -> Source:
-    path = spec.path.removeprefix("tfds://")
-    return open_tfds(
-        path, split, spec.caption, spec.image, spec.label, spec.group, name,
-        tuple(spec.caption_weights),
-    )  # fmt: skip
-
-
-@register("arrayrecord", keys=_COLUMNS)
-def _array_record(spec: ConfigDict, name: str, split: Split) -> Source:
-    account = Account()
-    files = split.files(shards_of(spec.path, "arrayrecord", name, account))
-    check_contents(files, "arrayrecord", name)
-    source = open_array_record(
-        files, spec.caption, spec.image, spec.label, spec.group, name, tuple(spec.caption_weights)
-    )
-    source.account.add(account)
-    return source
-
-
-@register("text", keys="split")
-def _text(spec: ConfigDict, name: str, split: Split) -> Source:
-    files = [Path(file) for file in split.files(files_of(spec.path, name))]
-    check_contents(files, "text", name)
-    return LineSource(files, name)
-
-
-@register("generated", keys="tags regions")
-def _generated(spec: ConfigDict, name: str) -> Source:
-    return open_generated(spec.path, name, tags=bool(spec.tags), regions=spec.regions)
-
-
-@register("records")
-def _records(spec: ConfigDict, name: str) -> Source:
-    return open_records(spec.path, name)
-
-
-def _one(spec: ConfigDict, name: str) -> Path:
-    """The file or folder of a kind that has one."""
-    files = files_of(spec.path, name)
-    if len(files) > 1:
-        raise UserError(
-            f"{name}: {spec.path} names {len(files)} files, {files[0]} and others: make each a "
-            "source of its own."
-        )
-    return Path(files[0])
-
-
-def _json(spec: ConfigDict, name: str) -> Path:
-    file = _one(spec, name)
-    check_contents([file], "json", name)
-    return file
-
-
 def _weights(spec: ConfigDict, name: str) -> None:
     fields, weights = spec.caption.split(","), spec.caption_weights
     if weights and (len(weights) != len(fields) or min(weights) < 0 or not sum(weights)):
@@ -346,19 +215,3 @@ def _weights(spec: ConfigDict, name: str) -> None:
             f"{name}: caption_weights={tuple(weights)} should have a share for each of the "
             f"{len(fields)} parts of caption={spec.caption!r}."
         )
-
-
-def _tar_captions(caption: str, name: str) -> tuple[str, ...]:
-    fields = tuple(field.strip() for field in (caption or "txt").split(","))
-    for field in fields:
-        if field != "txt" and not field.startswith("json:"):
-            raise UserError(
-                f'{name}: caption={field!r} of tar shards must be "txt" or "json:FIELD".'
-            )
-    return fields
-
-
-def _tar_tags(tags: str, name: str) -> str:
-    if tags and not tags.startswith("json:"):
-        raise UserError(f'{name}: tags={tags!r} of tar shards must be "json:FIELD".')
-    return tags.removeprefix("json:")
