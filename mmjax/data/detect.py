@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mmjax.data import storage
 from mmjax.data.account import Account
 from mmjax.data.contents import head_of, is_image, suffix_of, what_it_is
+from mmjax.data.delimited import read_table
 from mmjax.data.parquet_file import has_images
 from mmjax.data.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS
 from mmjax.data.tree import files_under, passed_over, walk
@@ -34,8 +35,8 @@ class Detected(NamedTuple):
     by: str
 
 
-def detect(path: str, kinds: Collection[str], name: str) -> Detected:
-    """The kind of what lies at a path, glob or brace range, one of `kinds`.
+def detect(path: str, kinds: Collection[str], name: str, labels: bool = False) -> Detected:
+    """The kind of what lies at a path, glob or brace range, one of `kinds`; `labels` are wanted.
 
     UserError: nothing is there, or nobody can tell.
     """
@@ -48,7 +49,7 @@ def detect(path: str, kinds: Collection[str], name: str) -> Detected:
     files = files_of(path, name)
     there = [file for file in files if storage.is_url(file) or Path(file).exists()]
     if Path(there[0]).is_dir():
-        return _of_folder(Path(there[0]), name)
+        return _of_folder(Path(there[0]), name, labels)
     found: dict[str, str] = {}  # kind → the first file of it
     for file in there:
         found.setdefault(_of_file(file), file)
@@ -156,8 +157,9 @@ def _is_table(file: str) -> bool:
     return any(found & set(IMAGE_COLUMNS) and found & wanted for found in cells)
 
 
-def metadata_of(folder: Path, name: str) -> Path | None:
-    """The table of the images in a folder, as Hugging Face's imagefolder calls it, if there is one.
+def metadata_of(folder: Path, name: str, labels: bool = False) -> Path | None:
+    """The table of the images in a folder, as Hugging Face's imagefolder calls it, if there is one;
+    where `labels` are wanted, one that has them: else the folders in it say the classes.
 
     UserError: there are two.
     """
@@ -165,10 +167,13 @@ def metadata_of(folder: Path, name: str) -> Path | None:
     there = [file for file in found if file.is_file()]
     if len(there) > 1:
         raise UserError(f"{name}: {folder} has metadata.csv and metadata.jsonl: name one of them.")
+    if labels and there:
+        columns, _ = read_table(there[0], name, Account())
+        there = there if "label" in {str(column).strip().lower() for column in columns} else []
     return there[0] if there else None
 
 
-def _of_folder(folder: Path, name: str) -> Detected:
+def _of_folder(folder: Path, name: str, labels: bool) -> Detected:
     here = sorted(p for p in folder.iterdir() if p.is_file() and not passed_over(p.name))
 
     def first(kind: str, among: Sequence[Path] = here) -> Path | None:
@@ -191,7 +196,7 @@ def _of_folder(folder: Path, name: str) -> Detected:
         return Detected("arrayrecord", f"{record.name} is in the folder")
     if with_images:
         return Detected("parquet", f"{Path(with_images).name} in the folder has images")
-    table = metadata_of(folder, name)
+    table = metadata_of(folder, name, labels)
     if table:
         kind = _BY_SUFFIX[suffix_of(table)]
         return Detected(kind, f"{table.name} is in the folder, the table of its images")

@@ -14,13 +14,16 @@ from ml_collections import ConfigDict
 from mmjax import machine, paths
 from mmjax.data import storage
 from mmjax.data.account import account_of, report
-from mmjax.data.detect import detect
+from mmjax.data.classes import in_order
+from mmjax.data.detect import detect, metadata_of
 from mmjax.data.dropped import without
+from mmjax.data.files import open_classes
 from mmjax.data.filters import Filter
 from mmjax.data.label_key import find_label
 from mmjax.data.records import Source
 from mmjax.data.repeats import united
 from mmjax.data.splits import NoSplits, Split
+from mmjax.data.tree import folders_in
 from mmjax.errors import UserError
 from mmjax.schema import RESUMABLE, SAME_RECORDS, checked, keys_of
 from mmjax.values import COUNT_OR_0, NAMES, NATURAL, POSITIVE, SHARE
@@ -160,9 +163,9 @@ def _open(spec: ConfigDict, name: str, unset: str, labels: bool) -> Source:
     _weights(spec, name)
     Filter(spec.filter, name)  # one that cannot be read is said before a path that is not there
     split = Split(spec.split, unset, name)
-    if spec.kind in ("auto", *_IN_FOLDERS) and _is_divided(Path(spec.path)):
+    if spec.kind in ("auto", *_IN_FOLDERS) and _is_divided(Path(spec.path), name, labels):
         spec.path = str(split.folder(Path(spec.path)))
-    detected = detect(spec.path, KINDS, name) if spec.kind == "auto" else None
+    detected = detect(spec.path, KINDS, name, labels) if spec.kind == "auto" else None
     kind = detected.kind if detected else spec.kind
     able = KINDS[kind]
     _check_keys(spec, kind, able, name)
@@ -172,7 +175,10 @@ def _open(spec: ConfigDict, name: str, unset: str, labels: bool) -> Source:
         )
     if labels and not spec.label and "label" in able.keys:
         spec.label = find_label(kind, spec.path, name)
-    source = able.open(spec, name, *([split] if "split" in able.keys else []))
+    if labels and kind == "folder" and folders_in(Path(spec.path)):  # texts are not asked for
+        source: Source = open_classes(Path(spec.path), in_order(folders_in(Path(spec.path))), name)
+    else:
+        source = able.open(spec, name, *([split] if "split" in able.keys else []))
     if spec.split and not split.known:
         raise NoSplits(
             f"{name}: split={spec.split}: {spec.path} is not divided: it has no column split, no "
@@ -200,10 +206,11 @@ def _check_keys(spec: ConfigDict, kind: str, able: Kind, name: str) -> None:
 _IN_FOLDERS = ("tar", "folder", "parquet", "arrayrecord")  # kinds whose path may be a folder
 
 
-def _is_divided(path: Path) -> bool:
+def _is_divided(path: Path, name: str, labels: bool) -> bool:
     """Whether the subfolders of a path may be splits: nothing else says what it holds."""
-    tables = ("dataset_info.json", "metadata.csv", "metadata.jsonl")
-    if not path.is_dir() or any((path / file).exists() for file in tables):
+    if not path.is_dir() or (path / "dataset_info.json").exists():
+        return False
+    if metadata_of(path, name, labels):
         return False
     return not any(any(path.glob(p)) for p in ("*.tar", "*.parquet", "*.array_record*"))
 

@@ -89,11 +89,19 @@ def scan_shards(
     if not len(index):
         raise UserError(
             f"{name}: none of the pairs in {os.path.dirname(shards[0])} can be used "
-            f"({account.reasons()}); is caption={','.join(fields.captions)!r} right?"
+            f"({account.reasons()}); {_doubtful(account, fields)}"
             + "".join(f" Here, {line}." for line in account.lines() if not line.startswith("left"))
         )
     marks = np.concatenate([result.marks for result in good])
     return ShardIndex(index, account, same=_same_images(shards, index, marks, fields))
+
+
+def _doubtful(account: Account, fields: Fields) -> str:
+    """The key that is to be looked at where none of the pairs can be used."""
+    whys = list(account.left_out)
+    if fields.label and any("integer" in why and fields.label in why for why in whys):
+        return f"is label={fields.label!r} right, a field or member of whole numbers?"
+    return f"is caption={','.join(fields.captions)!r} right?"
 
 
 def _same_images(

@@ -12,6 +12,9 @@ from mmjax.errors import UserError
 IMAGENET = Path(__file__).parent / "imagenet"  # SOURCE.txt there says whose words these are
 
 
+_NUMBERED = re.compile(r"[0-9]+\s*[,;:]\s*\S")  # "0,cat": a table, and no name
+
+
 class ClassWords(NamedTuple):
     """The names of classes in order of label, and what data calls them; () if it does the same."""
 
@@ -32,7 +35,13 @@ def class_words(given: str, name: str) -> ClassWords:
         )
     if given == "imagenet":
         return ClassWords(read_lines(IMAGENET / "classes.txt", name), wnids())
-    lines = [re.split(r"\s*\t\s*", line) for line in read_lines(Path(given), name)]
+    whole = read_lines(Path(given), name)
+    if all(_NUMBERED.match(line) for line in whole):
+        raise UserError(
+            f"evals.{name}: the lines of {given} begin with numbers, as {whole[0]!r}: write NAME "
+            "on each line, or ID<tab>NAME."
+        )
+    lines = [re.split(r"\s*\t\s*", line) for line in whole]
     columns = len(lines[0])
     for number, line in enumerate(lines, start=1):
         if len(line) != columns or columns > 2:

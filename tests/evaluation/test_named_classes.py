@@ -315,3 +315,31 @@ def test_retrieval_counts_each_line_of_a_text_as_a_caption(tmp_path):
     )
     assert shards == folder
     assert (shards["images"], shards["texts"]) == (2, 6)
+
+
+def test_where_classes_are_wanted_texts_beside_images_are_not_asked_for(tmp_path):
+    """Folders say the classes, captions in them or a table of captions notwithstanding."""
+    path = folders(tmp_path / "pets", ["dog", "cat"])
+    names = words(tmp_path, PETS)
+    (tmp_path / "pets" / "cat" / "0.txt").write_text("a caption")
+    (tmp_path / "pets" / "metadata.csv").write_text("file_name,text\ncat/0.jpg,a caption\n")
+    assert by_key(build(kind="classification", path=path, classes=names)) == {"cat": 0, "dog": 1}
+    (tmp_path / "pets" / "cat" / "0.txt").unlink()
+    rows = "".join(f"{one}/{n}.jpg,{one}\n" for one, ns in (("cat", (0, 1)), ("dog", (2, 3)))
+                   for n in ns)  # fmt: skip
+    (tmp_path / "pets" / "metadata.csv").write_text("file_name,label\n" + rows)
+    evaluator = build(kind="classification", path=path, classes=names)
+    assert by_key(evaluator) == {"cat": 0, "dog": 1}
+    assert evaluator._source.account.found[0].startswith("read as csv")
+
+
+def test_lines_of_a_table_are_no_names(tmp_path):
+    with pytest.raises(UserError, match="begin with numbers, as '0,cat': write NAME on each"):
+        class_words(words(tmp_path, ["0,cat", "1,dog"]), "e")
+    assert class_words(words(tmp_path, ["1, 2 or 3", "dog"]), "e").names == ["1, 2 or 3", "dog"]
+
+
+def test_labels_of_tars_that_are_no_numbers_are_said(tmp_path):
+    write_tar(tmp_path / "0.tar", [("0.jpg", jpeg(0)), ("0.cls", b"cat")])
+    with pytest.raises(UserError, match="is label='cls' right, a field or member of whole numbers"):
+        build(kind="classification", path=str(tmp_path / "0.tar"), classes=words(tmp_path, PETS))
