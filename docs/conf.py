@@ -9,6 +9,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 import generate  # noqa: E402 - beside this file
 
 project = "mmjax"
+html_show_copyright = False
 author = "the mmjax authors"
 extensions = [
     "myst_nb",

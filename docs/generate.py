@@ -17,7 +17,7 @@ from mmjax import evaluation, objectives
 from mmjax.config_file import load_config
 from mmjax.data import sources
 from mmjax.models import parts
-from mmjax.schema import REQUIRED, SAME_RECORDS, Key
+from mmjax.schema import ADJUSTABLE, REQUIRED, SAME_RECORDS, Key
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,6 +72,8 @@ def key_table(keys: Iterable[Key]) -> list[str]:
         meaning = markdown(key.meaning)
         if key.resumable:
             meaning += " *May change on resume.*"
+        elif ADJUSTABLE in key.marks:
+            meaning += " *May change on resume with --adjust.*"
         elif SAME_RECORDS in key.marks:
             meaning += " *May change on resume if the records stay the same.*"
         rows.append((f"`{key.name}`", default, markdown(str(key.values)), meaning))

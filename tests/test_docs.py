@@ -20,7 +20,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from mmjax import cli, config_check, evaluation, models
+from mmjax import cli, config_check, evaluation, models, shipped
 from mmjax import config as config_lib
 from mmjax.config_file import load_config
 from mmjax.data import sources, train_tokenizer
@@ -256,11 +256,10 @@ def check_mmjax(words: list[str]) -> None:
     overrides = [word for word in rest if word.startswith("--config.")]
     assert rest == overrides
     for file in filter(None, (getattr(args, "config", None), getattr(args, "compare", None))):
-        name = file.partition(":")[0]
-        if name.startswith("configs/"):
-            load_config(
-                str(ROOT / file) if file.endswith(":smoke") else str(ROOT / name), overrides
-            )
+        name, _, arg = file.partition(":")
+        name = name.removeprefix("configs/").removesuffix(".py")
+        if name in shipped.recipes() or file.startswith("configs/"):
+            load_config(f"{name}:smoke" if arg == "smoke" else name, overrides)
         else:
             check_overrides(overrides)
     if getattr(args, "topology", None):
