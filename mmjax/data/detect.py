@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from mmjax.data import storage
 from mmjax.data.account import Account
+from mmjax.data.columns import CAPTION_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS
 from mmjax.data.contents import head_of, is_image, suffix_of, what_it_is
 from mmjax.data.delimited import read_table
 from mmjax.data.parquet_file import has_images
-from mmjax.data.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS
 from mmjax.data.tree import files_under, passed_over, walk
 from mmjax.errors import UserError
 

@@ -4,9 +4,8 @@ A row group is what Parquet reads at once, so `block` says how many rows to visi
 groups hold thousands of images, `mmjax data convert` to ArrayRecord serves random access better.
 """
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,24 @@ from mmjax import machine
 from mmjax.data import storage
 from mmjax.data.account import Account, Accounted
 from mmjax.data.classes import names_in
+from mmjax.data.columns import Columns, column_of, columns_of, say_columns
 from mmjax.data.filters import Filter
 from mmjax.data.identity import digest, relative
 from mmjax.data.image_paths import image_path, no_path, root_of
 from mmjax.data.parquet_file import (
     Images,
+    class_names,
     columns_of_bytes,
     images_of,
     open_file,
     read_columns,
     rows_of,
+    values_of,
 )
 from mmjax.data.records import BadRecord, Record, Texts, unreadable, weigh
 from mmjax.data.repeats import Same, same_in
 from mmjax.data.splits import Split, split_column
-from mmjax.data.tables import Columns, column_of, columns_of, say_columns, unwanted
+from mmjax.data.tables import unwanted
 from mmjax.data.texts import NULLS, BadText, clean, clean_captions, integer, written_nulls
 from mmjax.errors import UserError
 
@@ -144,9 +146,9 @@ def open_parquet(
     columns: list[Columns] = []  # of each group
     roots: list[str] = []  # of each group
     classes: tuple[str, ...] | None = None
-    divided = _values_of(files, lambda names: split_column(names, wanted.names()))
+    divided = values_of(files, lambda names: split_column(names, wanted.names()))
     chosen = split.rows(set(map(str, divided)), f"the column split of {files[0]}")
-    named = names_in(_values_of(files, lambda names: _label_of(names, label, name)))
+    named = names_in(values_of(files, lambda names: _label_of(names, label, name)))
     for file in files:
         try:
             opened = open_file(file)
@@ -156,7 +158,7 @@ def open_parquet(
             machine.raise_problem(f"{name}: {file} cannot be read", error)
             raise UserError(f"{name}: {file} is no Parquet that can be read ({error}).") from error
         found = columns_of(names, caption, image, label, group, file, name)
-        of_file = _class_names(opened.schema_arrow, found.label)
+        of_file = class_names(opened.schema_arrow, found.label)
         if classes not in (None, of_file):
             raise UserError(
                 f"{name}: {file} and {files[0]} name the classes of {found.label!r} differently: "
@@ -209,36 +211,11 @@ def open_parquet(
     )
 
 
-def _class_names(schema: Any, label: str) -> tuple[str, ...]:
-    """The names of a ClassLabel, as Hugging Face's datasets keeps them; () where there are none."""
-    try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        return tuple(map(str, features[label]["names"]))
-    except (TypeError, KeyError, ValueError):
-        return ()
-
-
 def _label_of(names: Sequence[str], label: str, name: str) -> str:
     try:
         return column_of(names, label, (), "label", "", name) if label else ""
     except UserError:  # open_parquet says so
         return ""
-
-
-def _values_of(files: Sequence[str], find: Callable[[Sequence[str]], str]) -> list[Any]:
-    """The values of a column, each once for a file; [] where the first file has no such column."""
-    values: list[Any] = []
-    for file in files:
-        try:
-            opened = open_file(file)
-            column = find(opened.schema_arrow.names)
-            if not column:
-                break
-            values += opened.read([column]).column(0).unique().to_pylist()
-        except Exception as error:  # open_parquet says what is wrong with it
-            machine.raise_problem(f"{file} cannot be read", error)
-            break
-    return values
 
 
 def _unwanted(

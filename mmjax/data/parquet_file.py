@@ -1,13 +1,14 @@
 """What one Parquet file holds, told without reading its images where that is possible."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mmjax import machine
 from mmjax.data import storage
-from mmjax.data.tables import IMAGE_COLUMNS
+from mmjax.data.columns import IMAGE_COLUMNS
 from mmjax.errors import UserError
 
 
@@ -149,3 +150,28 @@ def _lacks(values: Any) -> np.ndarray:
     if any(is_of(values.type) for is_of in kinds):
         values = pc.if_else(pc.equal(pc.binary_length(values), 0), None, values)
     return pc.is_null(values).to_numpy(zero_copy_only=False)
+
+
+def class_names(schema: Any, label: str) -> tuple[str, ...]:
+    """The names of a ClassLabel, as Hugging Face's datasets keeps them; () where there are none."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[label]["names"]))
+    except (TypeError, KeyError, ValueError):
+        return ()
+
+
+def values_of(files: Sequence[str], find: Callable[[Sequence[str]], str]) -> list[Any]:
+    """The values of a column, each once for a file; [] where the first file has no such column."""
+    values: list[Any] = []
+    for file in files:
+        try:
+            opened = open_file(file)
+            column = find(opened.schema_arrow.names)
+            if not column:
+                break
+            values += opened.read([column]).column(0).unique().to_pylist()
+        except Exception as error:  # open_parquet says what is wrong with it
+            machine.raise_problem(f"{file} cannot be read", error)
+            break
+    return values

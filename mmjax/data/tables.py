@@ -3,11 +3,12 @@
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmjax.data import delimited
 from mmjax.data.account import Account
 from mmjax.data.classes import names_in
+from mmjax.data.columns import Columns, columns_of, say_columns
 from mmjax.data.contents import image_suffixes, is_image, suffix_of
 from mmjax.data.files import FileSource, Row
 from mmjax.data.filters import Filter, Lacking
@@ -17,25 +18,6 @@ from mmjax.data.splits import Split, is_split, split_column
 from mmjax.data.texts import NULLS, BadText, clean, clean_captions, integer, is_null, written_nulls
 from mmjax.data.tree import files_under
 from mmjax.errors import UserError
-
-IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path",
-                 "jpg", "jpeg", "png", "webp", "img")  # fmt: skip
-LABEL_COLUMNS = ("label", "labels", "class", "class_id", "target")
-CAPTION_COLUMNS = ("caption", "captions", "title", "text")
-URL_COLUMNS = ("url", "urls", "image_url", "img_url", "link")
-
-
-class Columns(NamedTuple):
-    """Which columns of a table hold what; () and "" where it has none."""
-
-    image: str
-    captions: tuple[str, ...]
-    label: str
-    group: str
-
-    def all(self) -> list[str]:
-        """Each once, sorted."""
-        return sorted({self.image, *self.captions, self.label, self.group} - {""})
 
 
 def open_table(
@@ -117,89 +99,6 @@ def _split_of(
     if not column and folder and all(is_split(subfolder(values)) for _, values in rows):
         return subfolder
     return (lambda values: values.get(column)) if column else None
-
-
-def columns_of(
-    names: Collection[str], caption: str, image: str, label: str, group: str, file: Any, name: str
-) -> Columns:
-    """The columns of a table that has these names. UserError: one is not there."""
-    of_image = column_of(names, image, IMAGE_COLUMNS, "image", file, name)
-    captions: tuple[str, ...] = ()
-    # A table of class numbers needs no captions.
-    if caption or not label or {n.strip().lower() for n in names}.intersection(CAPTION_COLUMNS):
-        captions = tuple(
-            column_of(names, field, CAPTION_COLUMNS, "caption", file, name)
-            for field in caption.split(",")
-        )
-    return Columns(
-        of_image,
-        captions,
-        column_of(names, label, (), "label", file, name) if label else "",
-        column_of(names, group, (), "group", file, name) if group else "",
-    )
-
-
-def say_columns(
-    account: Account,
-    columns: Columns,
-    names: Collection[str],
-    file: Any,
-    more: Collection[str] = (),
-) -> None:
-    """Tells an account which columns of a table are read, and which others might be, once for all
-    tables that are alike; `more` are columns that hold images, whatever they are called."""
-    captions = ", ".join(columns.captions) or "no column"
-    text = f"images are in the column {columns.image}, captions in {captions}"
-    text += f", labels in {columns.label}" if columns.label else ""
-    text += f", groups in {columns.group}" if columns.group else ""
-    for key, usual in (("image", (*IMAGE_COLUMNS, *more)), ("caption", CAPTION_COLUMNS),
-                       ("label", LABEL_COLUMNS)):  # fmt: skip
-        others = [n for n in names if n.strip().lower() in usual or n in usual]
-        others = [n for n in others if n not in columns.all()]
-        text += f"; also there: {', '.join(others)} ({key}=… takes it)" if others else ""
-    if not any(line.startswith(text) for line in account.found):
-        account.found.append(f"{text}, as {file} has them")
-
-
-def column_of(
-    columns: Collection[str], wanted: str, usual: tuple[str, ...], what: str, file: Any, name: str
-) -> str:
-    """The column of that name, or the first of the usual names. UserError: there is none."""
-    by_lower: dict[str, list[str]] = {}
-    for column in columns:
-        by_lower.setdefault(str(column).strip().lower(), []).append(column)
-    names = (wanted.strip(),) if wanted else usual
-    for column in names:
-        found = [column] if column in columns else by_lower.get(column.lower(), [])
-        if not found:
-            continue
-        if len(found) > 1:
-            raise UserError(
-                f"{name}: {file} has the columns {' and '.join(found)}: set {what} to one of them."
-            )
-        return found[0]
-    raise UserError(
-        f"{name}: {file} has no {what} column {' or '.join(names)}; it has "
-        f"{', '.join(str(c) for c in columns)}. {_remedy(columns, what, names, file)}"
-    )
-
-
-def _remedy(columns: Collection[str], what: str, names: Collection[str], file: Any) -> str:
-    """What helps where a table has no column of an image or a caption."""
-    lower = {str(column).strip().lower() for column in columns}
-    if any(column.partition("#")[0].endswith(tuple(image_suffixes())) for column in lower):
-        return "That is no header: put a line with the names of the columns above it."
-    if what == "image" and lower & set(URL_COLUMNS):
-        url = next(c for c in columns if str(c).strip().lower() in URL_COLUMNS)
-        return (
-            f"It has addresses of images, not images: run img2dataset --url_list={file} "
-            f"--input_format={suffix_of(file)[1:]} --url_col={url} --caption_col=COLUMN "
-            "--output_format=webdataset --output_folder=DIR, and give DIR."
-        )
-    if what == "caption" and lower & set(LABEL_COLUMNS):
-        label = next(c for c in columns if str(c).strip().lower() in LABEL_COLUMNS)
-        return f"Name it with caption=COLUMN, or the classes with label={label}."
-    return f"Name it with {what}=COLUMN."
 
 
 def unwanted(wanted: Filter, values: Mapping[str, Any], captions: Sequence[str]) -> str:
