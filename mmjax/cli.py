@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -108,11 +109,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, value in vars(args).items():
             setattr(args, name, paths.typed_values(value))
         args.command = shlex.join(["mmjax", *argv])
-        overrides = [arg for arg in rest if arg.startswith("--config.")]
-        unknown = [arg for arg in rest if arg not in overrides]
-        if unknown or (overrides and args.run not in (_train, _plan, _embed)):
-            parser.error(f"unrecognized argument {(unknown or overrides)[0]}")
-        args.run(args, overrides)
+        args.run(args, _overrides(args, rest, argv))
+        sys.stdout.flush()  # a closed pipe is found here, and not when Python ends
     except Preempted as error:
         print(f"mmjax: {error}", file=sys.stderr)
         sys.exit(error.status)
@@ -130,6 +128,43 @@ def main(argv: Sequence[str] | None = None) -> None:
             _leave(2)
         traceback.print_exc()
         _leave(1)
+
+
+def _overrides(args: argparse.Namespace, rest: list[str], argv: list[str]) -> list[str]:
+    """The --config.KEY=VALUE among the arguments that the parser left.
+
+    --KEY=VALUE of a command that has --set is one of these. UserError: there is another argument,
+    or one is given twice.
+    """
+    overrides = [arg for arg in rest if arg.startswith("--config.")]
+    unknown = [arg for arg in rest if arg not in overrides]
+    if hasattr(args, "set"):  # of eval and data
+        keys = [arg for arg in unknown if arg.startswith("--") and "=" in arg]
+        unknown = [arg for arg in unknown if arg not in keys]
+        for arg in keys:
+            key, _, value = arg.removeprefix("--").partition("=")
+            args.set.append(f"{key.replace('-', '_')}={value}")
+    configured = args.run in (_train, _plan, _embed)
+    if unset := [arg for arg in overrides if "=" not in arg]:
+        raise UserError(f"{unset[0]}: write {unset[0]}=VALUE.")
+    if unknown or (overrides and not configured):
+        wrong = (unknown or overrides)[0]
+        is_key = configured and wrong.startswith("--") and "=" in wrong
+        raise UserError(
+            f"unrecognized argument {wrong}"
+            + (f"; a key of the config is set by --config.{wrong[2:]}" if is_key else "")
+            + ": mmjax --help and mmjax COMMAND --help list what there is."
+        )
+    given = Counter(arg.partition("=")[0] for arg in argv if arg.startswith("--"))
+    given += Counter(f"--set {key.partition('=')[0]}" for key in getattr(args, "set", ()))
+    for name, times in given.items():
+        several = isinstance(getattr(args, name[2:], None), list)  # it may be repeated
+        if times > 1 and not several:
+            raise UserError(
+                f"{name} is given {times} times: give it once, in quotes if the shell would expand "
+                "its braces or wildcards."
+            )
+    return overrides
 
 
 def _leave(status: int) -> NoReturn:
@@ -164,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    train = command("train", _train, "Train a config, or go on with it.", _TRAIN_EXAMPLE)
+    train = command("train", _train, "Train from a config; resumes automatically.", _TRAIN_EXAMPLE)
     train.add_argument("--config", metavar="FILE[:ARG]", help="Python file with get_config(arg)")
     train.add_argument("--workdir", metavar="DIR", help="checkpoints, metrics, tokenizer go here")
     _add_joining(train)
@@ -172,13 +207,19 @@ def _parser() -> argparse.ArgumentParser:
         "--adjust", action="store_true",
         help="resume with other values of total_steps, optim.lr and the like than the run had",
     )  # fmt: skip
-    train.add_argument("--keys", action="store_true", help="list every config key and stop")
+    train.add_argument(
+        "--keys",
+        action="store_true",
+        help="list every config key (with --config: its values) and stop",
+    )
 
     doctor = command(
         "doctor", _doctor, "Measure this machine or job: devices, network, storage, clocks.",
         _DOCTOR_EXAMPLE,
     )  # fmt: skip
-    doctor.add_argument("--workdir", metavar="DIR", help="where storage is tried; default: is not")
+    doctor.add_argument(
+        "--workdir", metavar="DIR", help="folder whose storage is tested (default: none)"
+    )
     doctor.add_argument("--json", metavar="FILE", help="write the report there, too")
     _add_joining(doctor)
 
@@ -201,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", metavar="FILE", help="write the numbers there, too")
 
     embed = command(
-        "embed", _embed, "Write the embeddings of a config's teachers beside its data.",
+        "embed", _embed, "Precompute teacher embeddings of the training data.",
         _EMBED_EXAMPLE,
     )  # fmt: skip
     embed.add_argument("--config", metavar="FILE[:ARG]", required=True, help="as for train")
@@ -211,9 +252,13 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     evaluate = command("eval", _eval, "Evaluate a run, or other libraries' weights.", _EVAL_EXAMPLE)
-    evaluate.add_argument("--workdir", metavar="DIR", help="of a run: its newest checkpoint")
     evaluate.add_argument(
-        "--weights", metavar="PATH", help="or weights in any format that convert reads, or hub name"
+        "--workdir", metavar="DIR", help="of a run; its newest checkpoint is evaluated"
+    )
+    evaluate.add_argument(
+        "--weights",
+        metavar="PATH",
+        help="weights in any format that mmjax convert reads, or a hub name",
     )
     evaluate.add_argument("--tokenizer", metavar="PATH", help=_TOKENIZER)
     evaluate.add_argument(
@@ -276,11 +321,13 @@ def _add_joining(parser: argparse.ArgumentParser) -> None:
         "--distributed", action="store_true",
         help="one process of several (TPU pod, SLURM, Kubernetes, Open MPI): join the others first",
     )  # fmt: skip
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where the "
-                        "cluster does not say")  # fmt: skip
-    parser.add_argument("--processes", type=argument(int, COUNT), metavar="N", help="of the job")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, if "
+                        "the cluster does not provide it")  # fmt: skip
     parser.add_argument(
-        "--process", type=argument(int, NATURAL), metavar="I", help="this one's number, from 0"
+        "--processes", type=argument(int, COUNT), metavar="N", help="number of processes"
+    )
+    parser.add_argument(
+        "--process", type=argument(int, NATURAL), metavar="I", help="index of this process, from 0"
     )
 
 
@@ -298,7 +345,10 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.keys:
         from mmjax import config as config_lib
 
-        print(config_lib.describe())
+        if args.config:
+            print(config_lib.resolved(load_config(args.config, overrides)))
+        else:
+            print(config_lib.describe())
         return
     if not args.config or not args.workdir:
         raise UserError(
@@ -376,6 +426,8 @@ def _eval(args: argparse.Namespace, _: list[str]) -> None:
         import rich
 
         rich.print(report.table(results))
+        for file in args.output:
+            print(f"wrote {file}")
 
 
 def _export(args: argparse.Namespace, _: list[str]) -> None:

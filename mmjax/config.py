@@ -14,6 +14,7 @@ from mmjax import evaluation, models, objectives, schema
 from mmjax.core.optim import Optim
 from mmjax.data import Augment, sources
 from mmjax.data.keys import KEYS as DATA
+from mmjax.errors import UserError
 from mmjax.evaluation.spec import Evaluation
 from mmjax.interop.start import InitFrom
 from mmjax.models import parts
@@ -24,7 +25,7 @@ from mmjax.runs.metrics import Log
 from mmjax.runs.profile import Profile
 from mmjax.schema import ADJUSTABLE, RESUMABLE, Key, Keys, keys_of, kind_of
 from mmjax.teachers.teacher import Keys as TeacherKeys
-from mmjax.values import COUNT, NATURAL
+from mmjax.values import COUNT, NATURAL, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +95,8 @@ def key_of(path: str, config: ConfigDict) -> Key:
     if found and (section.rpartition(".")[0] in ENTRIES or any(key.name == name for key in found)):
         return schema.find(found, path)
     known = [f"{s}.{key.name}".lstrip(".") for s, keys in SECTIONS.items() for key in keys]
-    near = schema.nearest(path, known)
-    raise schema.UserError(f"config.{path}: there is no such key; the nearest is config.{near}.")
+    near = nearest(path, known)
+    raise UserError(f"config.{path}: there is no such key; the nearest is config.{near}.")
 
 
 def set_key(config: ConfigDict, path: str, text: Any) -> None:
@@ -106,7 +107,7 @@ def set_key(config: ConfigDict, path: str, text: Any) -> None:
     section, _, name = path.rpartition(".")
     parent, _, entry = section.rpartition(".")
     if parent in ENTRIES and entry not in config_at(config, parent):
-        raise schema.UserError(
+        raise UserError(
             f"config.{path}={text}: the config has no config.{section}; add the entry to its file "
             "(see mmjax.config.entry), or set one of its keys."
         )
@@ -156,6 +157,15 @@ def describe() -> str:
     return "\n".join((schema.CONVENTION, *_descriptions()))
 
 
+def resolved(config: ConfigDict) -> str:
+    """All keys of a config with their values, a line each; * marks those that are no default."""
+    lines = []
+    for path, value in schema.leaves(config):
+        default = key_of(path, config).default
+        lines.append(f"{' ' if value == default else '*'} config.{path} = {value!r}")
+    return "\n".join(lines)
+
+
 def to_json(config: ConfigDict) -> str:
     """The config as indented JSON; `from_json` reads it back, tuples as tuples."""
     return upgrades.dump(config)
@@ -193,7 +203,7 @@ def variant(config: ConfigDict, arg: str | None) -> ConfigDict:
     UserError: another ARG.
     """
     if arg not in (None, "smoke"):
-        raise schema.UserError(
+        raise UserError(
             f"the config takes no argument {arg!r}, only 'smoke': a few steps on generated data."
         )
     return smoke(config) if arg else config

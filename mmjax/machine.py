@@ -14,12 +14,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
 from mmjax.errors import UserError
 
-SHARED = Path("/dev/shm")
+DEVICES = Path("/dev")
+SHARED = DEVICES / "shm"
 FEW_FILES, MANY_FILES = 1024, 65536  # open files: worth a warning; more is never needed
 LITTLE_SHARED = 1 << 28  # bytes, worth a warning: a container has 64 MB if nobody says otherwise
 _ASCII = str.maketrans({"→": "->", "×": "x", "…": "...", "–": "-", "−": "-", "·": "*", "≤": "<=",
@@ -70,6 +72,9 @@ def raise_problem(what: str, error: BaseException) -> None:
 def prepare() -> None:
     """Makes the best of this process's machine; for the start of a command.
 
+    Where libtpu is installed for `mmjax plan`, and there is no accelerator, JAX is told that there
+    is none: libtpu would look for a TPU, and complain at length.
+
     Its limit of open files is raised as far as it may be; the console takes every text; and an
     XDG_CACHE_HOME that is empty or relative counts as not set, as its specification wants it.
     """
@@ -77,6 +82,8 @@ def prepare() -> None:
     wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if "JAX_PLATFORMS" not in os.environ and not accelerators() and find_spec("libtpu"):
+        os.environ["JAX_PLATFORMS"] = "cpu"
     if not os.path.isabs(os.environ.get("XDG_CACHE_HOME", "/")):
         del os.environ["XDG_CACHE_HOME"]
     if home() is None and "XDG_CACHE_HOME" not in os.environ:
@@ -85,6 +92,13 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="mmjax")
+
+
+def accelerators() -> bool:
+    """Whether this machine has a TPU or GPU, by its device files, or a TPU by its environment."""
+    files = ("accel[0-9]*", "vfio/[0-9]*", "nvidia*", "dxg", "kfd")
+    of_tpu = any(name.startswith("TPU_") for name in os.environ)
+    return of_tpu or any(any(DEVICES.glob(pattern)) for pattern in files)
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:

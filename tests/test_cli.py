@@ -150,3 +150,65 @@ def test_workdir_without_a_run(tmp_path, capsys):
     assert "not a workdir of a run" in fails_with(
         capsys, "export", f"--workdir={tmp_path}", f"--output={tmp_path / 'o'}"
     )
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["train", "--config.data.train.pairs.path=a.tar", "--config.data.train.pairs.path=b.tar"],
+         "--config.data.train.pairs.path"),
+        (["train", "--workdir=a", "--workdir=a"], "--workdir"),
+        (["eval", "--data=a.csv", "--data=b.csv", "--data=c.csv"], "--data"),
+        (["eval", "--set", "classes=a", "--set=classes=b"], "--set classes"),
+        (["eval", "--batch-size=1", "--set", "batch_size=2"], "--set batch_size"),
+        (["data", "inspect", "x", "--caption=a", "--caption=b"], "--caption"),
+    ],
+)  # fmt: skip
+def test_what_is_given_twice_is_refused(argv, name, capsys):
+    """As a shell makes of path={00000..00001}.tar that is not in quotes."""
+    error = fails_with(capsys, *argv)
+    assert re.search(rf"{re.escape(name)} is given [23] times: .* in quotes", error)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("train --batch_size=64", "--batch_size=64; a key of the config is set by --config.batch_"),
+        ("train --config.batch_size 64", "--config.batch_size: write --config.batch_size=VALUE"),
+        ("models --config.seed=1", "unrecognized argument --config.seed=1: mmjax --help"),
+        ("eval --verbose", "unrecognized argument --verbose: mmjax --help"),
+    ],
+)
+def test_how_a_key_is_set_is_said(argv, said, capsys):
+    assert said in fails_with(capsys, *argv.split())
+
+
+def test_keys_of_an_evaluator_are_options_of_eval(monkeypatch, capsys, tmp_path):
+    from mmjax import evaluation
+
+    given = {}
+    monkeypatch.setattr(evaluation, "evaluate", lambda *args, **keys: given.update(keys) or {})
+    cli.main(
+        ["eval", "--workdir=w", "--task=knn", "--batch-size=8", "--classes=a=b.txt", "--set", "k=3",
+         "--allow-skips", f"--output={tmp_path / 'a.json'}", f"--output={tmp_path / 'b.md'}"]
+    )  # fmt: skip
+    assert (given["batch_size"], given["classes"], given["k"]) == ("8", "a=b.txt", "3")
+    assert given["allow_skips"] == "true"
+    assert f"wrote {tmp_path / 'a.json'}\nwrote {tmp_path / 'b.md'}\n" in capsys.readouterr().out
+
+
+def test_the_values_of_a_config_are_listed(config_file, capsys):
+    cli.main(["train", "--keys", f"--config={config_file}", "--config.optim.lr=0.5"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "* config.optim.lr = 0.5" in lines
+    assert "  config.batch_size = 256" in lines
+    assert "* config.model.name = 'tiny'" in lines
+
+
+def test_a_reader_that_has_enough_ends_the_command():
+    done = subprocess.run(
+        f"{sys.executable} -m mmjax train --keys | head -1", shell=True, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("0 switches off")
+    assert done.stderr == ""

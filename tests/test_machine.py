@@ -322,3 +322,25 @@ def test_the_doctor_says_all_of_it(tmp_path):
     assert any("no more than 200 files" in problem for problem in lacking)
     assert any("XDG_DATA_HOME is ''" in problem for problem in lacking)
     assert all(problem in said.replace("\n", "") for problem in lacking)
+
+
+@pytest.mark.parametrize("file", ["accel0", "vfio/0", "nvidia0", "nvidiactl", "kfd", None])
+def test_jax_is_told_that_there_is_no_accelerator(file, tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("TPU_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("JAX_PLATFORMS", "")  # so that it is put back in the end
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setattr(machine, "DEVICES", tmp_path)
+    monkeypatch.setattr(machine, "find_spec", lambda name: name == "libtpu")
+    (tmp_path / "vfio").mkdir()
+    if file:
+        (tmp_path / file).touch()
+    machine.prepare()
+    assert os.environ.get("JAX_PLATFORMS") == (None if file else "cpu")
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    machine.prepare()
+    assert os.environ["JAX_PLATFORMS"] == "tpu"
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)  # no libtpu is installed
+    machine.prepare()
+    assert "JAX_PLATFORMS" not in os.environ

@@ -197,11 +197,10 @@ def stored(key: str, image: Any) -> bytes | np.ndarray:
         return image
     is_plain = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
     if is_plain and image.shape[2] in (3, 4):
-        return image
+        return np.asarray(image)
     try:
-        return np.asarray(
-            eight_bits(image if isinstance(image, Image.Image) else Image.fromarray(image))
-        )
+        opened = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        return np.asarray(eight_bits(opened))
     except BadRecord as error:
         raise BadRecord(f"{key} {error}") from error
     except (AttributeError, TypeError) as error:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 from ml_collections import ConfigDict
+from rich.markup import escape
 
 from mmjax import config_check, data, machine
 from mmjax.core.state import TrainState
@@ -66,7 +67,9 @@ def train(
             run.line,
         )
         cleanup.callback(watch.close)
-        return steps(run, watch, clock, preemption, folder)
+        state = steps(run, watch, clock, preemption, folder)
+        run.line.say(f"finished at step {int(state.step):,}; the run is in {escape(str(folder))}")
+        return state
 
 
 def steps(
