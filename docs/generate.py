@@ -106,7 +106,7 @@ def recipes_page() -> str:
         name = path.stem
         title, *rest = paragraphs(path)
         config = load_config(str(path))
-        examples = f"{config.total_steps * config.batch_size / 1e6:,.1f} M"
+        examples = f"{config.total_steps * config.batch_size / 1e9:.3g} B"
         kinds = ", ".join(f"`{objective}`" for objective in config.objectives)
         link = f"[{name}](#{name.replace('_', '-')})"
         rows.append((link, config.model.name, kinds, f"{config.batch_size:,}", examples))

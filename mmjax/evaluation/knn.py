@@ -65,7 +65,7 @@ class Knn(OfFeatures):
 
 
 class NearestNeighbours:
-    """Evaluator of two sources of images with labels (`Features`)."""
+    """Classifies images by the labels of their k nearest neighbours in a training set."""
 
     def __init__(self, name: str, spec: Any, subject: Subject):
         self._k, self._temperature = spec.k, spec.temperature

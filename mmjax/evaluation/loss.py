@@ -35,7 +35,7 @@ from mmjax.parallel.mesh import batch_shards, local_rows, put_batch
 
 
 class HeldOutLoss:
-    """Evaluator of the weighted total and its parts, with each record's first caption."""
+    """The loss of the objectives on held-out records, with each record's first caption."""
 
     def __init__(self, name: str, spec: Any, subject: Subject):
         model, tokenizer = subject.model, subject.tokenizer

@@ -86,7 +86,7 @@ class ProbeKeys(OfFeatures):
 
 
 class Probe:
-    """Evaluator of two sources of images with labels (`Features`)."""
+    """Linear probe: a linear classifier on frozen image features, full or with few shots."""
 
     def __init__(self, name: str, spec: Any, subject: Subject):
         self._features = Features(name, spec, subject)

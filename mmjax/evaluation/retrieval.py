@@ -91,7 +91,7 @@ class RetrievalKeys(Evaluation):
 
 
 class Retrieval:
-    """Evaluator of a source of images (or what else a part of the model reads) with captions.
+    """Retrieval of texts by images (or what else a part reads) and of images by texts.
 
     With distinct texts as candidates, text → image asks for any image of that caption.
     """

@@ -79,7 +79,10 @@ class ImageNet(Classification):
 
 
 class ZeroShot:
-    """Evaluator of a source of images with labels; its keys are those of `Classification`."""
+    """Zero-shot classification: which class, in a prompt, is closest to each labelled image.
+
+    Its keys are those of `Classification`.
+    """
 
     def __init__(
         self,
@@ -142,7 +145,9 @@ class ZeroShot:
 
 
 def imagenet(name: str, spec: Any, subject: Subject) -> ZeroShot:
-    """Evaluator of ImageNet-1k, -V2, -A, -R or -Sketch: `open_imagenet` says in what layouts.
+    """Zero-shot classification of ImageNet-1k, -V2, -A, -R or -Sketch.
+
+    `open_imagenet` says in what layouts they are read.
 
     Sets of fewer classes (-A and -R) restrict the classifier to these unless the spec has a
     `subset`. Its keys are those of `ImageNet`.
