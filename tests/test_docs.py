@@ -26,6 +26,7 @@ from mmjax.config_file import load_config
 from mmjax.data import sources, train_tokenizer
 from mmjax.datatools.command import read_spec
 from mmjax.errors import UserError
+from mmjax.evaluation.command import read_suite
 from mmjax.interop import registry
 from mmjax.parallel.hardware import parse_topology
 from mmjax.schema import find
@@ -37,7 +38,7 @@ SHELL = (ROOT / "CONTRIBUTING.md", ROOT / "launch/README.md", ROOT / "benchmarks
 BLOCK = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: .+ -->\s*\Z")
 LANGUAGES = {"python", "sh", "text", "yaml", ""}  # others are Sphinx's {…}
-TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 class Block(NamedTuple):
@@ -134,8 +135,9 @@ def check_keys(config: Any) -> None:
             config_lib.key_of(path, config).check(path, value)
 
 
+API = ROOT / "docs/reference/api.md"
 DOCUMENTED = re.findall(
-    r"auto(?:function|class|module):: ([\w.]+)", (ROOT / "docs/reference/api.md").read_text()
+    r"auto(?:function|class|module):: ([\w.]+)", API.read_text(encoding="utf-8")
 )
 
 
@@ -148,6 +150,15 @@ def test_examples_of_docstrings_are_right(name, quick):
         runner.run(example)
     assert thing.__doc__
     assert runner.failures == 0
+
+
+SUITES = [block for block in BLOCKS if block.language == "yaml"]
+
+
+@pytest.mark.parametrize("block", SUITES, ids=str)
+def test_suites_are_right(block, tmp_path):
+    (tmp_path / "suite.yaml").write_text(block.text)
+    assert read_suite(str(tmp_path / "suite.yaml"))
 
 
 # Shell
@@ -229,7 +240,7 @@ def check_pip(words: list[str]) -> None:
 
 
 def extras() -> set[str]:
-    tree = ast.parse((ROOT / "setup.py").read_text())
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     (found,) = [
         keyword.value
         for node in ast.walk(tree)
@@ -253,8 +264,7 @@ def check_mmjax(words: list[str]) -> None:
     """Flags parse; config files, keys, kinds, formats and topologies exist."""
     words = [word for word in words if word != "…"]
     args, rest = cli._parser().parse_known_args(words)
-    overrides = [word for word in rest if word.startswith("--config.")]
-    assert rest == overrides
+    overrides = cli._overrides(args, rest, words)
     for file in filter(None, (getattr(args, "config", None), getattr(args, "compare", None))):
         name, _, arg = file.partition(":")
         name = name.removeprefix("configs/").removesuffix(".py")
