@@ -28,7 +28,7 @@ examples:
 
 Any key is set by --config.KEY=VALUE (mmjax train --keys lists them all, with their ranges). A tuple
 is written a,b or (a,b) or ["a","b"], and a alone is a tuple of one; true and false are written so.
-The same command again goes on from the newest checkpoint in the workdir.
+Run the same command again to resume from the newest checkpoint in the workdir.
 """
 _PLAN_EXAMPLE = """\
 examples:
@@ -55,7 +55,7 @@ example:
 
 Every teacher of the config (config.teachers.NAME.source) sees config.data.copies augmented copies
 of each training example. Training with the same seed, augmentation and number of copies reads them.
-Any key is set by --config.KEY=VALUE. Interrupted, the same command goes on.
+Any key is set by --config.KEY=VALUE. Run the same command again after an interruption.
 """
 _EVAL_EXAMPLE = """\
 examples:

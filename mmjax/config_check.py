@@ -52,7 +52,7 @@ def validate(config: ConfigDict) -> None:
             )
     if not any(entry.weight for entry in config.objectives.values()):
         raise UserError(
-            "config.objectives trains nothing: add one with a weight above 0, e.g. "
+            "config.objectives has no objective with a weight above 0: add one, e.g. "
             "config.objectives.clip = entry('objectives')."
         )
     if not config.data.train:
@@ -126,7 +126,7 @@ def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
             raise UserError(
                 f"config.{key}={batch} does not divide over {devices} devices (data × fsdp)"
                 + (f" and {parts} microbatches" if share > devices else "")
-                + f"; the nearest that does is {near}."
+                + f"; the nearest valid value is {near}."
             )
     for name, part in sections(config.model).items():
         heads = part.get("heads", 0)  # of some kinds; a fusion's are those of its text tower
@@ -197,8 +197,8 @@ def validate_teachers(
     for teacher in teachers:
         if teacher not in asked and not config.teachers[teacher].start:
             raise UserError(
-                f"config.teachers.{teacher} teaches nothing: name it in the `teachers` of an "
-                "objective, e.g. distill_similarity, or remove it."
+                f"config.teachers.{teacher} is used by no objective: name it in the `teachers` of "
+                "one, e.g. distill_similarity, or remove it."
             )
     for name, (objective, _) in built.items():
         for view, outputs in objective.all_requires():

@@ -100,7 +100,10 @@ BAD = {
         lambda c: c.data.train.update(more=config_lib.entry("data.train")),
         r"config\.data\.train\.more\.path must be given",
     ),
-    "no objective": (lambda c: c.objectives.clip.update(weight=0.0), "trains nothing"),
+    "no objective": (
+        lambda c: c.objectives.clip.update(weight=0.0),
+        "no objective with a weight above 0",
+    ),
     "no data": (lambda c: setattr(c.data, "train", {}), r"config\.data\.train has no source"),
     "source without a share": (
         lambda c: c.data.train.pairs.update(weight=0.0),
@@ -192,7 +195,7 @@ def test_batch_that_does_not_divide_the_mesh(config):
         config_check.validate_on_mesh(config, sizes)
     config.update(batch_size=128)
     config.optim.microbatches = 32
-    with pytest.raises(UserError, match=r"and 32 microbatches; the nearest that does is 256"):
+    with pytest.raises(UserError, match=r"and 32 microbatches; the nearest valid value is 256"):
         config_check.validate_on_mesh(config, sizes)
 
 

@@ -163,7 +163,7 @@ def open_tfds(
         builder = _tfds_builder(path, options.get("data_dir"))
         if not builder.data_path.exists():
             raise UserError(
-                f"{name}: the TFDS dataset {path} is not prepared in {builder.data_path}: give its "
+                f"{name}: the TFDS dataset {path} was not found in {builder.data_path}: give its "
                 'data_dir, or prepare it with file_format="array_record" (imagenet2012: '
                 "python -m mmjax.data.build_imagenet)."
             )

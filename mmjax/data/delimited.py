@@ -116,7 +116,7 @@ def _parse(
             elif "expected after" in problem:
                 problem = "has text after the quote that closes a cell"
             else:
-                problem = f"is no CSV ({problem})"
+                problem = f"is not valid CSV ({problem})"
             raise UserError(f"{name}: {file}, line {number}, {problem}: {_QUOTES}.") from error
         if len(cells) > 1 or "".join(read).strip():
             yield number, cells

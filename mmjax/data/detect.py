@@ -230,8 +230,8 @@ def _of_folder(folder: Path, name: str, labels: bool) -> Detected:
 
 def _no_random_access(path: str, name: str) -> UserError:
     return UserError(
-        f"{name}: TFRecord is no random access: run mmjax data convert {path} DIR --to=arrayrecord "
-        "once, and give DIR."
+        f"{name}: TFRecord files cannot be read at random: run mmjax data convert {path} DIR "
+        "--to=arrayrecord once, and give DIR."
     )
 
 

@@ -61,7 +61,7 @@ class FileSource(Accounted):
                 self._sizes.append(size)
         if not self._rows:
             why = "; ".join(self.account.lines())
-            raise UserError(f"{name}: no usable image: {why or 'there is none at all'}.")
+            raise UserError(f"{name}: no usable image: {why or 'the folder holds no images'}.")
 
     def __len__(self) -> int:
         return len(self._rows)

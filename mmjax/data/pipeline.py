@@ -258,7 +258,9 @@ def _watch(batches: Generator[Batch], max_bad: float, counts: Counter[str]) -> G
             for problem in problems:
                 if problem not in named and len(named) < NAMED:  # once, not every epoch
                     named.add(problem)
-                    log.warning("%s; another record stands in (%d so far)", problem, bad)
+                    log.warning(
+                        "%s; replaced by another record (%d replacements so far)", problem, bad
+                    )
             if bad > max_bad * max(seen, BAD_WINDOW):
                 raise UserError(
                     f"{bad} of {seen} examples could not be used, more than data.max_bad="

@@ -41,7 +41,7 @@ def fetch(name: str) -> Path:
     except Exception as error:  # each kind of failure has its own class, and offline mode, too
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
-            f"{name!r} is no file or folder here, and cannot be had from the hub ({reason}): "
+            f"No file or folder {name!r}, and the Hugging Face Hub did not provide it ({reason}): "
             "name a folder of weights, or fetch them where there is a network with "
             f"`hf download {name} --local-dir DIR`."
         ) from error

@@ -38,8 +38,8 @@ class Fusion(nn.Module):
 
     Attributes:
       of: The two towers whose tokens meet, the image's first.
-      depth: Layers that fuse, made as the text tower's; 0: a joint head alone; where both towers
-        have depth 0 it is early fusion, and all layers are these.
+      depth: Number of fusion layers, of the text tower's shape; 0: only a joint head; if both
+        towers have depth 0, these are all the layers (early fusion).
       n_bottlenecks: bottleneck: how many tokens both streams share.
     """
 

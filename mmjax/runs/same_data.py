@@ -53,8 +53,8 @@ def check(workdir: epath.Path, found: Marks, old: ConfigDict, new: ConfigDict) -
         if began is None and moved:
             raise UserError(
                 f"{workdir} holds a run with config.data.train.{name}.{changes}, begun before "
-                "fingerprints of data were kept: give it back that value, or start in another "
-                "--workdir."
+                "fingerprints of data were kept: use that value to resume, or choose another "
+                "--workdir to start over."
             )
         if began is not None and began != mark:
             raise UserError(
@@ -62,5 +62,5 @@ def check(workdir: epath.Path, found: Marks, old: ConfigDict, new: ConfigDict) -
                 f"({began['records']:,} then, {mark['records']:,} now, fingerprint "
                 f"{began['fingerprint']}, not {mark['fingerprint']})"
                 + (f"; then it had {changes}" if moved else f", path={now.path}")
-                + ": give it back those records, or start in another --workdir."
+                + ": use those records to resume, or choose another --workdir to start over."
             )

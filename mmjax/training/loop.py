@@ -67,8 +67,10 @@ def train(
             run.line,
         )
         cleanup.callback(watch.close)
+        before = int(run.state.step)
         state = steps(run, watch, clock, preemption, folder)
-        run.line.say(f"finished at step {int(state.step):,}; the run is in {escape(str(folder))}")
+        if int(state.step) > before:  # of a finished run it was said at the start
+            run.line.say(f"finished at step {int(state.step):,}; all is in {escape(str(folder))}")
         return state
 
 
@@ -167,7 +169,7 @@ def diverged(
     what = "not finite" + (" or jumped" if config.optim.max_spike else "")
     return UserError(
         f"The loss was {what} in the {count} steps up to {step}, which changed no parameter (their "
-        f"records: {path}); the checkpoints in {workdir} are intact: go on with a lower "
+        f"records: {path}); the checkpoints in {workdir} are intact: continue with a lower "
         "config.optim.lr or config.optim.grad_clip=1.0 in a new --workdir."
     )
 

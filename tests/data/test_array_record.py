@@ -124,7 +124,7 @@ def test_tfds_splits_and_features(prepared):
         ({"path": "tfds://no_such_dataset"}, "cannot read the TFDS dataset no_such_dataset"),
         (
             {"path": "tfds://imagenet2012?data_dir=nowhere"},
-            "imagenet2012 is not prepared in nowhere.*build_imagenet",
+            "imagenet2012 was not found in nowhere.*build_imagenet",
         ),
         ({"path": "tfds://tiny?dir=x"}, "take data_dir and split, not 'dir'"),
     ]:

@@ -222,7 +222,7 @@ def test_images_need_no_tokenizer_and_texts_take_another(tmp_path, monkeypatch):
 
 def test_a_hub_name_while_offline(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"'openai/nothing' is no file or folder here.*hf download"):
+    with pytest.raises(UserError, match=r"No file or folder 'openai/nothing', and .*hf download"):
         mmjax.load("openai/nothing")
     with pytest.raises(UserError, match=r"nowhere: there is no such file or folder"):
         mmjax.load("./nowhere")

@@ -262,7 +262,7 @@ def test_an_unknown_teacher_and_an_idle_one_are_named(tmp_path):
     )
     config = base()
     config.teachers.big = config_lib.entry("teachers", source="random:tiny")
-    wrong(config, tmp_path, r"config\.teachers\.big teaches nothing")
+    wrong(config, tmp_path, r"config\.teachers\.big is used by no objective")
     config.teachers.big.source = ""
     wrong(config, tmp_path, r"config\.teachers\.big names no teacher")
     config.teachers.big.source = "random:tyni"

@@ -57,7 +57,7 @@ def read(path: Path) -> Weights:
     architecture = _architecture_of(settings, path)
     files = given or [path / name for name in WEIGHTS if (path / name).is_file()]
     if not files:
-        raise UserError(f"{path} holds no weights: one of {', '.join(WEIGHTS)} is wanted.")
+        raise UserError(f"{path} holds no weights: one of {', '.join(WEIGHTS)} is expected.")
     tensors = architecture.names(open_tensors(files[0]))
     try:
         model = architecture.read_config(settings, tensors)
