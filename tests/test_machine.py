@@ -295,7 +295,7 @@ def test_outputs_on_a_disk_that_is_full_or_read_only(tmp_path, mount, expected):
 
 
 def test_a_reader_that_has_enough_is_no_error():
-    command = f"{sys.executable} -m mmjax train --keys | head -1"
+    command = f"'{sys.executable}' -m mmjax train --keys | head -1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.stderr, len(done.stdout.splitlines())) == ("", 1)
 

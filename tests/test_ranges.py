@@ -26,6 +26,8 @@ UNDER_ENTRIES = {
     for key in keys
 }
 KEYS = UNDER_SECTIONS | UNDER_ENTRIES
+# Other tests register kinds while they run.
+KINDS = {section: tuple(config_lib.kinds(section)) for section in config_lib.ENTRIES}
 
 
 def numbers(values: Values) -> list[Values]:
@@ -82,7 +84,7 @@ def config():
     """A config with an entry of every kind, whose keys are then the walked ones."""
     config = config_lib.default()
     for section in config_lib.ENTRIES:
-        kinds = config_lib.kinds(section)
+        kinds = KINDS[section]
         for kind in kinds or ("some",):
             values = {"kind": kind} if kinds else {}
             config_lib.config_at(config, section)[kind] = config_lib.entry(section, **values)

@@ -27,7 +27,7 @@ def strained():
     def breakable():
         def loss(outputs, batch, own):
             x = batch["label"].astype(jnp.float32).mean() * outputs["plain"]["logit/scale"]
-            return jnp.sqrt(x), {"x": x}
+            return -jnp.sqrt(x), {"x": x}
 
         return Objective({"plain": ("logit/scale",)}, loss)
 
@@ -37,7 +37,7 @@ def strained():
         freeze=("image/blocks/0/", "text/token_embed", "text/norm_post"),
         lr_scale=(("image/", 0.5), ("image/blocks/1/mlp", 0.25), ("logit_scale", 1000.0)),
     )
-    config.objectives.breakable = config_lib.entry("objectives", weight=-5.0)
+    config.objectives.breakable = config_lib.entry("objectives", weight=5.0)
     config.model.logit.max = 20.0
     run = tiny.run(config)
     del objectives.REGISTRY["breakable"]
@@ -178,7 +178,7 @@ def test_the_scale_is_clamped_after_the_update(strained):
 def test_metrics_hold_every_part_of_the_loss(strained):
     _, _, metrics = strained
     first = metrics[0]
-    parts = first["loss/clip"] - 5 * first["loss/breakable"]
+    parts = first["loss/clip"] + 5 * first["loss/breakable"]
     assert first["loss"] == pytest.approx(parts, rel=1e-6)
     assert first["breakable/x"] == pytest.approx(10.0, rel=1e-6)
 

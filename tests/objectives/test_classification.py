@@ -249,13 +249,13 @@ def test_a_run_learns_the_classes_of_its_batch():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"loss": "hinge"}, "loss is one of softmax, sigmoid"),
+        ({"loss": "hinge"}, "loss='hinge' must be one of softmax"),
         ({"label_smoothing": 1.0}, r"label_smoothing=1\.0"),
         ({"mixup": -0.2}, r"mixup=-0\.2"),
     ],
 )
 def test_bad_options_are_named(options, said):
-    with pytest.raises(UserError, match=rf"config\.objectives\.{NAME}: .*{said}"):
+    with pytest.raises(UserError, match=rf"config\.objectives\.{NAME}\.{said}"):
         build(**options)
 
 

@@ -232,8 +232,12 @@ def test_what_does_not_fit_is_named():
         build("distill_tokens").local(outputs((30, 8), (31, 8)), {}, Own())
     with pytest.raises(UserError, match=r"width 8 and those of teacher 'teacher' 6: set .*width"):
         build("distill_hidden").loss(outputs((30, 8), (30, 6)), {}, Own())
-    with pytest.raises(ValueError, match="above 0"):
-        build("distill_tokens", temperature=0.0)
+    config = config_lib.default().objectives
+    config.distill_tokens = config_lib.entry("objectives", temperature=0.0)
+    with pytest.raises(
+        UserError, match=r"distill_tokens\.temperature=0\.0 must be a number above 0"
+    ):
+        objectives.build(config)
     with pytest.raises(ValueError, match="one or more"):
         build("distill_hidden", teachers=())
 

@@ -252,14 +252,14 @@ def test_a_tokenizer_without_a_mask_token_wants_a_row():
 
 @pytest.mark.parametrize(
     ("name", "options", "said"),
-    [("mlm", {"rate": 0.0}, "rate=0.0"), ("mlm", {"random": 0.3}, "are shares of a whole"),
-     ("caption", {"parallel": 2.0}, "parallel=2.0"),
-     ("caption", {"parallel": 0.5, "prefix": 0.5}, "set one of them to 0")],
+    [("mlm", {"rate": 0.0}, r"\.rate=0\.0"), ("mlm", {"random": 0.3}, ".* more than 1 together"),
+     ("caption", {"parallel": 2.0}, r"\.parallel=2\.0"),
+     ("caption", {"parallel": 0.5, "prefix": 0.5}, ": .*set one of them to 0")],
 )  # fmt: skip
 def test_bad_options_are_named(name, options, said):
     config = config_lib.default().objectives
     config[name] = config_lib.entry("objectives", **options)
-    with pytest.raises(ValueError, match=rf"config\.objectives\.{name}: .*{said}"):
+    with pytest.raises(ValueError, match=rf"config\.objectives\.{name}{said}"):
         objectives.build(config, tiny.config().model)
 
 

@@ -172,7 +172,7 @@ def test_mesh_may_change_on_resume(whole_run, tmp_path, monkeypatch):
 
 def test_run_that_diverges_stops_and_keeps_its_checkpoints(tmp_path):
     config = small_config(max_nonfinite=3)
-    config.model.logit.initial = float("inf")
+    config.objectives.clip.weight = 3e38  # times a loss above 1.2 no float32
     with pytest.raises(UserError, match=r"not finite in the 3 steps up to 3.*lower config"):
         loop.train(config, tmp_path)
     named = json.loads((tmp_path / "skipped_batches.json").read_text())
@@ -185,7 +185,7 @@ def test_run_that_diverges_stops_and_keeps_its_checkpoints(tmp_path):
 def test_run_without_one_good_step_fails_however_short(tmp_path):
     config = small_config()
     config.update(total_steps=2)
-    config.model.logit.initial = float("inf")
+    config.objectives.clip.weight = 3e38  # times a loss above 1.2 no float32
     with pytest.raises(UserError, match="not finite in the 2 steps up to 2"):
         loop.train(config, tmp_path)
 
