@@ -81,7 +81,7 @@ def spec(tmp_path):
 
 def test_equals_one_plain_batch(spec):
     _, _, params = small_run.run()
-    source = open_source(spec | {"label": "class"})
+    source = open_source({"path": spec["path"], "label": "class"})
     read = [modalities.Image("image", 32)]
     images = next(eval_batches(source, read, batch_size=21, rows=np.arange(21)))
     texts = [
@@ -114,7 +114,7 @@ def test_classes_of_one_name_tie_exactly(spec, tmp_path):
     _, _, params = small_run.run()
     (tmp_path / "classes.txt").write_text("\n".join(["moon"] * 6))
     metrics = build(spec | {"batch_size": 5})(params)
-    source = open_source(spec | {"label": "class"})
+    source = open_source({"path": spec["path"], "label": "class"})
     labels = np.array([source[number].label for number in range(len(source))])
     assert metrics["top1"] == pytest.approx(np.mean(labels == 0))  # the lowest class always wins
     assert metrics["top5"] == pytest.approx(np.mean(labels < 5))
