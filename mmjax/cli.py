@@ -22,19 +22,21 @@ from mmjax.values import COUNT, NATURAL, argument
 
 _TRAIN_EXAMPLE = """\
 examples:
-  mmjax train --config=configs/demo.py --workdir=runs/demo
-  mmjax train --config=configs/demo.py:smoke --workdir=/tmp/smoke
-  mmjax train --config=configs/pairs.py --config.data.train.pairs.path=captions.csv --workdir=runs/a
+  mmjax train --config=pairs:smoke --workdir=/tmp/smoke
+  mmjax train --config=pairs --config.data.train.pairs.path=captions.csv --workdir=runs/a
+  mmjax train --config=my/config.py --workdir=runs/b
 
-Any key is set by --config.KEY=VALUE (mmjax train --keys lists them all, with their ranges). A tuple
+pairs is a recipe (mmjax.list_recipes(), configs/ in the repository); NAME:smoke runs a few steps of
+it on generated data. Any key is set by --config.KEY=VALUE (mmjax train --keys lists them all, with
+their ranges; with --config=NAME, its values). A tuple
 is written a,b or (a,b) or ["a","b"], and a alone is a tuple of one; true and false are written so.
 Run the same command again to resume from the newest checkpoint in the workdir.
 """
 _PLAN_EXAMPLE = """\
 examples:
-  mmjax plan --config=configs/clip_vit_b16.py --topology=v5e:16x16
-  mmjax plan --config=configs/clip_vit_b16.py --topology=h100:4x8 --sweep=mesh=32x1x1,4x8x1
-  mmjax plan --config=configs/clip_vit_b16.py --compare=configs/siglip_b16.py --topology=v5e:8x8
+  mmjax plan --config=clip_vit_b16 --topology=v5e:16x16
+  mmjax plan --config=clip_vit_b16 --topology=h100:4x8 --sweep=mesh=32x1x1,4x8x1
+  mmjax plan --config=clip_vit_b16 --compare=siglip_b16 --topology=v5e:8x8
 
 No accelerator is needed: libtpu (pip install 'mmjax[tpu]') or the CUDA wheels (pip install
 'mmjax[gpu]') bring the compiler. Any key is set by --config.KEY=VALUE. The exit status is 1 when
@@ -49,8 +51,8 @@ The exit status is 1 when something looks wrong. Put the report into a bug repor
 """
 _EMBED_EXAMPLE = """\
 example:
-  mmjax embed --config=configs/mobileclip_reinforced.py --output=runs/embeddings
-  mmjax train --config=configs/mobileclip_reinforced.py --workdir=runs/student \\
+  mmjax embed --config=mobileclip_reinforced --output=runs/embeddings
+  mmjax train --config=mobileclip_reinforced --workdir=runs/student \\
       --config.teachers.teacher.cached=runs/embeddings/teacher
 
 Every teacher of the config (config.teachers.NAME.source) sees config.data.copies augmented copies
@@ -62,6 +64,8 @@ examples:
   mmjax eval --workdir=runs/demo
   mmjax eval --workdir=runs/demo --task=retrieval --data=my/captions.csv
   mmjax eval --weights=openai/clip-vit-base-patch32 --task=imagenet --data=tfds://imagenet2012
+  mmjax eval --workdir=runs/demo/checkpoints/500 --task=classification --data=photos \\
+      --classes=names.txt --batch_size=64
   mmjax eval --workdir=runs/demo --task=suite --data=suite.yaml --output=robustness.md
 """
 _EXPORT_EXAMPLE = """\
@@ -200,7 +204,11 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     train = command("train", _train, "Train from a config; resumes automatically.", _TRAIN_EXAMPLE)
-    train.add_argument("--config", metavar="FILE[:ARG]", help="Python file with get_config(arg)")
+    train.add_argument(
+        "--config",
+        metavar="NAME[:ARG]",
+        help="a recipe of mmjax, or a Python file with get_config(arg)",
+    )
     train.add_argument("--workdir", metavar="DIR", help="checkpoints, metrics, tokenizer go here")
     _add_joining(train)
     train.add_argument(
@@ -227,12 +235,12 @@ def _parser() -> argparse.ArgumentParser:
         "plan", _plan, "Compile a config for hardware that is not there: will it fit, how fast?",
         _PLAN_EXAMPLE,
     )  # fmt: skip
-    plan.add_argument("--config", metavar="FILE[:ARG]", required=True, help="as for train")
+    plan.add_argument("--config", metavar="NAME[:ARG]", required=True, help="as for train")
     plan.add_argument(
         "--topology", metavar="NAME", required=True,
         help="v5e:16x16, v5p:4x4x8, v6e:8x8, 4*v5e:16x16 (slices), h100:32x8 (hosts × GPUs)",
     )  # fmt: skip
-    plan.add_argument("--compare", metavar="FILE[:ARG]", help="another config, side by side")
+    plan.add_argument("--compare", metavar="NAME[:ARG]", help="another config, side by side")
     plan.add_argument(
         "--sweep",
         metavar="KEY=A,B,…",
@@ -245,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
         "embed", _embed, "Precompute teacher embeddings of the training data.",
         _EMBED_EXAMPLE,
     )  # fmt: skip
-    embed.add_argument("--config", metavar="FILE[:ARG]", required=True, help="as for train")
+    embed.add_argument("--config", metavar="NAME[:ARG]", required=True, help="as for train")
     embed.add_argument("--output", metavar="DIR", required=True, help="a folder for each teacher")
     embed.add_argument(
         "--distributed", action="store_true", help="one process of several: join the others first"
@@ -253,7 +261,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command("eval", _eval, "Evaluate a run, or other libraries' weights.", _EVAL_EXAMPLE)
     evaluate.add_argument(
-        "--workdir", metavar="DIR", help="of a run; its newest checkpoint is evaluated"
+        "--workdir", metavar="DIR", help="of a run (its newest checkpoint), or DIR/checkpoints/STEP"
     )
     evaluate.add_argument(
         "--weights",

@@ -18,7 +18,9 @@ from mmjax.evaluation.tasks import build, keys_at
 from mmjax.models import Graph
 from mmjax.parallel.mesh import make_mesh
 from mmjax.pretrained import load
-from mmjax.runs.workdir import restore_for_inference, workdir_classes
+from mmjax.runs.checkpoint import checkpoint_steps
+from mmjax.runs.local_path import workdir_path
+from mmjax.runs.workdir import at_step, restore_for_inference, workdir_classes
 from mmjax.schema import entry, find, keys_of, kind_of
 
 log = logging.getLogger("mmjax.evaluation")
@@ -40,7 +42,7 @@ def evaluate(
     The parameters are split over all devices (axis fsdp), so that what was trained fits.
 
     Args:
-      workdir: of a run, whose newest checkpoint is evaluated; or
+      workdir: of a run, whose newest checkpoint is evaluated, or WORKDIR/checkpoints/STEP; or
       weights: whatever `mmjax.load` takes: other libraries' weights, a hub name.
       task: a kind of evaluators; without `data`, the config's own of that kind. "suite" takes a
         YAML file as data.
@@ -65,7 +67,12 @@ def evaluate(
     with jax.set_mesh(make_mesh(data=1, fsdp=-1)), progress.shown():
         config, model, params, words = _model(workdir, weights, tokenizer)
         specs = choose(config.evals, task, data, keys)
-        known = workdir_classes(workdir) if workdir else ()
+        known: tuple[str, ...] = ()
+        if workdir:
+            folder, step = at_step(workdir)
+            known = workdir_classes(folder)
+            newest = max(checkpoint_steps(workdir_path(folder)), default=0)
+            progress.say(f"evaluating step {step or newest:,} of {folder}")
         subject = Subject.of(config, model, words, known)
         evaluators = {name: build(name, spec, subject) for name, spec in specs.items()}
         found = classes.of_evaluators(evaluators)

@@ -47,6 +47,7 @@ def open_weights(path: str | Path) -> Weights:
 def find(source: str | Path) -> Weights:
     """The weights of what `mmjax.load` takes, of which no parameter is read yet."""
     here = Path(source).exists() or not str(source) or str(source).startswith((".", "/", "~"))
+    here = here or run.detect(Path(source))  # a run, though not that step of it
     if here:
         return open_weights(source)
     weights = open_weights(hub.fetch(str(source)))

@@ -306,12 +306,17 @@ def restore_params(
 ) -> Any:
     """The parameters of a run's checkpoint (of `step`; None is the newest), laid out as `abstract`.
 
-    UserError: there is no checkpoint in the workdir, or it cannot be read.
+    UserError: there is no checkpoint in the workdir or none of `step`, or it cannot be read.
     """
     folder, steps = workdir / FOLDER, checkpoint_steps(workdir)
     if not steps:
         raise UserError(f"There is no checkpoint in {folder}: train first, or name another one.")
     step = steps[-1] if step is None else step
+    if step not in steps:
+        raise UserError(
+            f"There is no checkpoint of step {step:,} in {folder}: choose one of "
+            f"{', '.join(map(str, steps))}."
+        )
     path, item = folder / str(step), "ema" if ema else "params"
     try:
         found = _restore(path, {item: abstract}, ("params", "rest", "ema")[: 3 if ema else 2])

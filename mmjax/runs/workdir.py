@@ -24,7 +24,7 @@ from mmjax.errors import UserError
 from mmjax.models import Graph, parts
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import rules
-from mmjax.runs.checkpoint import checkpoint_steps, restore_params
+from mmjax.runs.checkpoint import FOLDER, checkpoint_steps, restore_params
 from mmjax.runs.local_path import workdir_path
 from mmjax.runs.lock import locked
 from mmjax.runs.upgrades import dump, load
@@ -131,6 +131,13 @@ def workdir_classes(workdir: str | epath.PathLike) -> tuple[str, ...]:
     return tuple(one.folder for one in next(trained, []))
 
 
+def at_step(path: str | Path) -> tuple[str, int | None]:
+    """The workdir and the step of WORKDIR/checkpoints/STEP; of another path itself, and None."""
+    named = Path(path)
+    is_step = named.name.isdigit() and named.parent.name == FOLDER
+    return (str(named.parent.parent), int(named.name)) if is_step else (str(path), None)
+
+
 def saved_tokenizer(workdir: epath.Path, config: ConfigDict) -> Callable[[], data.Tokenizer] | None:
     """Loads WORKDIR/tokenizer; None for a model without texts, which needs none."""
     reads_texts = parts.vocabularies(config.model)
@@ -180,14 +187,17 @@ def make_tokenizer(
 def restore_for_inference(
     workdir: str,
 ) -> tuple[ConfigDict, Graph, Any, data.Tokenizer | None]:
-    """(config, model, parameters, tokenizer) of a run; the averaged parameters if it keeps them.
+    """(config, model, parameters, tokenizer) of a run, or of WORKDIR/checkpoints/STEP; the averaged
+    parameters if it keeps them.
 
     A model without texts has no tokenizer. The parameters lie on the current mesh (`jax.set_mesh`),
     or on the first device without one.
     """
-    folder = workdir_path(workdir)
+    of_run, step = at_step(workdir)
+    folder = workdir_path(of_run)
     config = read_config(folder)
-    params = restore_params(folder, inference_shapes(config.model), ema=config.optim.ema > 0)
+    shapes = inference_shapes(config.model)
+    params = restore_params(folder, shapes, ema=config.optim.ema > 0, step=step)
     load = saved_tokenizer(folder, config)
     return config, models.from_config(config.model), params, load and load()
 

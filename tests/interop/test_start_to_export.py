@@ -12,6 +12,7 @@ from mmjax.data import train_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import shapes
+from mmjax.runs.workdir import restore_for_inference
 from mmjax.training import loop
 
 CAPTIONS = ["a red cat on a mat", "two dogs run", "the moon over a dark sea at night"]
@@ -66,8 +67,14 @@ def test_a_checkpoint_of_the_run(run):
     first = mmjax.load(run / "checkpoints" / "1")
     assert first.training.steps == 1
     newest = mmjax.load(run)
-    kernel = [np.asarray(x.params["text"]["head"]["kernel"]) for x in (first, newest)]
+    of_eval = restore_for_inference(str(run / "checkpoints" / "1"))[2]
+    trees = (first.params, newest.params, of_eval)
+    kernel = [np.asarray(params["text"]["head"]["kernel"]) for params in trees]
     assert np.abs(kernel[0] - kernel[1]).max() > 0
+    np.testing.assert_array_equal(kernel[0], kernel[2])
+    for read in (mmjax.load, restore_for_inference):
+        with pytest.raises(UserError, match=r"no checkpoint of step 7 .*: choose one of 1, 2"):
+            read(str(run / "checkpoints" / "7"))
 
 
 @pytest.mark.parametrize("format", sorted(registry.FORMATS))
