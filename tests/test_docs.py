@@ -29,6 +29,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation.command import read_suite
 from mmjax.interop import registry
 from mmjax.parallel.hardware import parse_topology
+from mmjax.planning.command import check
 from mmjax.schema import find
 
 ROOT = Path(__file__).parents[1]
@@ -120,7 +121,7 @@ def test_python_runs(page, folder, quick, monkeypatch):
             check_keys(config)
         if get_config := names.pop("get_config", None):
             for arg in (None, "smoke"):
-                config_check.validate(config_lib.complete(get_config(arg)))
+                check(get_config(arg))
 
 
 def fresh() -> Any:
