@@ -20,6 +20,7 @@ import pytest
 import tiny
 from PIL import Image
 
+import mmjax
 from mmjax import cli, config_check, evaluation, models, shipped
 from mmjax import config as config_lib
 from mmjax.config_file import load_config
@@ -140,6 +141,12 @@ API = ROOT / "docs/reference/api.md"
 DOCUMENTED = re.findall(
     r"auto(?:function|class|module):: ([\w.]+)", API.read_text(encoding="utf-8")
 )
+
+
+def test_the_public_functions_are_documented():
+    functions = {f"mmjax.{name}" for name in dir(mmjax) if callable(getattr(mmjax, name))}
+    documented = {id(pkgutil.resolve_name(name)) for name in DOCUMENTED}
+    assert [f for f in functions if id(pkgutil.resolve_name(f)) not in documented] == []
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
