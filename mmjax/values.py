@@ -290,5 +290,6 @@ def _unquoted(item: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The one of `known` that is spelled most like `name`."""
-    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
+    """The one of `known` that is spelled most like `name`, in capitals or not."""
+    folded = {other.casefold(): other for other in known}
+    return folded[difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.0)[0]]

@@ -107,6 +107,8 @@ def test_no_key_of_an_evaluator_is_an_argument_of_evaluate():
 def test_lists_of_names():
     assert {"ViT-B/16", "tiny"} <= set(mmjax.list_models())
     assert {"clip", "siglip", "mlm"} <= set(mmjax.list_objectives())
+    with pytest.raises(UserError, match=r"'vit-b-32'; the nearest is 'ViT-B/32'"):
+        mmjax.models.zoo.config("vit-b-32")
 
 
 def test_the_example_that_trains_on_own_arrays(tmp_path, monkeypatch, capsys):
