@@ -7,6 +7,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 import generate  # noqa: E402 - beside this file
+from docutils import nodes  # noqa: E402
 
 project = "mmjax"
 html_show_copyright = False
@@ -32,10 +33,20 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 python_use_unqualified_type_names = True
 napoleon_use_rtype = False
+napoleon_use_ivar = True
+smartquotes = False  # docstrings quote values and options
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = False
 doctest_test_doctest_blocks = "default"  # >>> in docstrings
 
 
+def _dashes(app, doctree):
+    """What smartquotes would do of Sphinx's own text, and to no option in a docstring."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
+
+
 def setup(app):
+    app.connect("doctree-read", _dashes)
     app.connect("builder-inited", lambda app: generate.write(Path(app.srcdir) / "generated"))

@@ -73,7 +73,7 @@ def key_table(keys: Iterable[Key]) -> list[str]:
         if key.resumable:
             meaning += " *May change on resume.*"
         elif ADJUSTABLE in key.marks:
-            meaning += " *May change on resume with --adjust.*"
+            meaning += " *May change on resume with* `--adjust`."
         elif SAME_RECORDS in key.marks:
             meaning += " *May change on resume if the records stay the same.*"
         rows.append((f"`{key.name}`", default, markdown(str(key.values)), meaning))

@@ -164,7 +164,11 @@ class Pretrained:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """None if the weights came without one. UserError: it cannot be had."""
+        """Of the weights; None if they came without one.
+
+        Raises:
+          UserError: it cannot be loaded.
+        """
         return self.words() if self.words else None
 
     def embed_images(self, images: Images, batch_size: int = 64) -> np.ndarray:
