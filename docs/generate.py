@@ -20,6 +20,11 @@ from mmjax.models import parts
 from mmjax.schema import ADJUSTABLE, REQUIRED, SAME_RECORDS, Key
 
 ROOT = Path(__file__).parents[1]
+CITATION = r"[A-Z]\w+ et al\.,? \(?\d{4}"
+RESULT = (  # in the docstring of a recipe: 70.2 % zero-shot ImageNet, a perplexity of 3.99, …
+    r"(\d+\.\d+ / )?\d+\.\d+ % [^.;,(]*?(?= in their| with | where | after |[.;,(])"
+    r"|perplexity of \d\.\d+|\d+\.\d+ on [A-Z]\w+"
+)
 
 
 def write(folder: Path) -> None:
@@ -106,14 +111,24 @@ def recipes_page() -> str:
         name = path.stem
         title, *rest = paragraphs(path)
         config = load_config(str(path))
-        examples = f"{config.total_steps * config.batch_size / 1e9:.3g} B"
+        seen = config.total_steps * config.batch_size
+        examples = f"{seen / 1e9:.3g} B" if seen >= 1e9 else f"{seen / 1e6:.3g} M"
         kinds = ", ".join(f"`{objective}`" for objective in config.objectives)
         link = f"[{name}](#{name.replace('_', '-')})"
-        rows.append((link, config.model.name, kinds, f"{config.batch_size:,}", examples))
+        cited = (
+            found_in(rest, CITATION).replace("(", "").replace(".,", "."),
+            found_in(rest, RESULT),
+        )
+        rows.append((link, config.model.name, kinds, f"{config.batch_size:,}", examples, *cited))
         sections += [f"## {name}", "", f"{title} (`configs/{name}.py`)", ""]
         sections += [line for text in rest for line in (text, "")]
-    columns = ("recipe", "architecture", "objectives", "batch", "examples seen")
+    columns = ("recipe", "architecture", "objectives", "batch", "examples", "source", "published")
     return "\n".join([*table(columns, rows), *sections])
+
+
+def found_in(paragraphs: list[str], pattern: str) -> str:
+    found = re.search(pattern, " ".join(" ".join(paragraphs).split()))
+    return found[0].strip() if found else ""
 
 
 def paragraphs(path: Path) -> list[str]:

@@ -1,71 +1,31 @@
-"""The code in README and docs/ runs, its commands are right, and what the pages name is there.
+"""The commands in README and docs/ are right: they parse, and what they name exists.
 
-A block of Python runs, in the order of its page, in a folder with the files that the pages speak
-of. A block of shell is read command by command: flags parse, config keys exist and take the value,
-files of the repository exist. A block that cannot run says why in a comment on the line before it:
-<!-- not run: needs PyTorch -->.
+A block of shell is read command by command: flags parse, config keys exist and take the value,
+files of the repository exist. A command whose output is an error is checked to end with it.
 """
 
 import ast
-import doctest
 import itertools
-import pkgutil
 import re
 import shlex
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import pytest
-import tiny
-from PIL import Image
+from docs_pages import BLOCK, BLOCKS, OTHERS, PAGES, ROOT, Block, fresh
 
-import mmjax
-from mmjax import cli, config_check, evaluation, models, shipped
+from mmjax import cli, evaluation, shipped
 from mmjax import config as config_lib
 from mmjax.config_file import load_config
-from mmjax.data import sources, train_tokenizer
 from mmjax.datatools.command import read_spec
 from mmjax.errors import UserError
 from mmjax.evaluation.command import read_suite
 from mmjax.interop import registry
 from mmjax.parallel.hardware import parse_topology
-from mmjax.planning.command import check
 from mmjax.schema import find
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-PAGES = [page for page in PAGES if "generated" not in page.parts]
-SHELL = (ROOT / "CONTRIBUTING.md", ROOT / "launch/README.md", ROOT / "benchmarks/README.md", *PAGES)
-BLOCK = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-NOT_RUN = re.compile(r"<!-- not run: .+ -->\s*\Z")
-LANGUAGES = {"python", "sh", "text", "yaml", ""}  # others are Sphinx's {…}
 TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-
-
-class Block(NamedTuple):
-    page: Path
-    line: int
-    language: str
-    text: str
-    runs: bool
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-def blocks_of(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8")
-    found = []
-    for match in BLOCK.finditer(text):
-        line = text.count("\n", 0, match.start()) + 1
-        runs = not NOT_RUN.search(text[: match.start()])
-        found.append(Block(page, line, match[2], match[3], runs))
-    return found
-
-
-BLOCKS = [block for page in dict.fromkeys(SHELL) for block in blocks_of(page)]
-PYTHON = [block for block in BLOCKS if block.page in PAGES and block.language == "python"]
+LANGUAGES = {"python", "sh", "text", "yaml", ""}  # others are Sphinx's {…}
+SUITES = [block for block in BLOCKS if block.language == "yaml"]
 
 
 def test_every_block_is_of_a_known_language():
@@ -73,103 +33,10 @@ def test_every_block_is_of_a_known_language():
     assert odd == []
 
 
-# Python
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """What the pages speak of: images, tables of them, and weights where they have a run."""
-    folder = tmp_path_factory.mktemp("docs")
-    texts = [f"a {name}" for name in ("cat", "dog", "owl", "fox")]
-    rows = ["image,caption"]
-    for number, text in enumerate(texts):
-        name = f"{text[2:]}.jpg"
-        Image.new("RGB", (40, 40), (number * 60, 90, 200)).save(folder / name)
-        rows.append(f"{name},{text}")
-    for name in ("captions.csv", "held_out.csv"):
-        (folder / name).write_text("\n".join(rows) + "\n")
-    words = train_tokenizer(texts * 2, 540)
-    config = tiny.config()
-    config.model.text.update(vocab_size=words.vocab_size, unroll=False)
-    model = models.from_config(config.model)
-    registry.export(folder / "runs/mine", "huggingface", config=config, params=tiny.params(model),
-                    tokenizer=words)  # fmt: skip
-    return folder
-
-
-@pytest.fixture
-def quick():
-    """Compiles in a part of the time; what the blocks compute stays the same."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.parametrize("page", dict.fromkeys(b.page for b in PYTHON), ids=lambda p: p.stem)
-def test_python_runs(page, folder, quick, monkeypatch):
-    """A page's blocks in order, with their names; each that sets keys sets right ones."""
-    monkeypatch.chdir(folder)
-    names: dict[str, Any] = {"entry": config_lib.entry}
-    for block in PYTHON:
-        if block.page != page:
-            continue
-        code = compile("\n" * block.line + block.text, str(page), "exec")
-        if not block.runs:
-            continue
-        config = names["config"] = fresh()
-        exec(code, names)
-        if "config." in block.text and "get_config" not in block.text:
-            check_keys(config)
-        if get_config := names.pop("get_config", None):
-            for arg in (None, "smoke"):
-                check(get_config(arg))
-
-
-def fresh() -> Any:
-    """A config to set keys of, such as those of most recipes."""
-    return config_lib.complete(load_config(str(ROOT / "configs/pairs.py")))
-
-
-def check_keys(config: Any) -> None:
-    """UserError: a key does not exist, or does not take its value."""
-    for path, value in config_check.leaves(config):
-        if value is not None:
-            config_lib.key_of(path, config).check(path, value)
-
-
-API = ROOT / "docs/reference/api.md"
-DOCUMENTED = re.findall(
-    r"auto(?:function|class|module):: ([\w.]+)", API.read_text(encoding="utf-8")
-)
-
-
-def test_the_public_functions_are_documented():
-    functions = {f"mmjax.{name}" for name in dir(mmjax) if callable(getattr(mmjax, name))}
-    documented = {id(pkgutil.resolve_name(name)) for name in DOCUMENTED}
-    assert [f for f in functions if id(pkgutil.resolve_name(f)) not in documented] == []
-
-
-@pytest.mark.parametrize("name", DOCUMENTED)
-def test_examples_of_docstrings_are_right(name, quick):
-    thing = pkgutil.resolve_name(name)
-    examples = doctest.DocTestFinder(recurse=True).find(thing, name, globs={})
-    runner = doctest.DocTestRunner()
-    for example in examples:
-        runner.run(example)
-    assert thing.__doc__
-    assert runner.failures == 0
-
-
-SUITES = [block for block in BLOCKS if block.language == "yaml"]
-
-
 @pytest.mark.parametrize("block", SUITES, ids=str)
 def test_suites_are_right(block, tmp_path):
     (tmp_path / "suite.yaml").write_text(block.text)
     assert read_suite(str(tmp_path / "suite.yaml"))
-
-
-# Shell
 
 
 class Command(NamedTuple):
@@ -198,7 +65,7 @@ def written() -> list[Command]:
     for block in BLOCKS:
         if block.language in ("sh", "text", "") and block.runs:
             found += commands(block)
-    for page in SHELL:
+    for page in (*OTHERS, *PAGES):
         text = BLOCK.sub("", page.read_text(encoding="utf-8"))
         found += [Command(page.name, shlex.split(command)) for command in INDENTED.findall(text)]
     return found
@@ -306,22 +173,7 @@ def check_overrides(overrides: list[str]) -> None:
         config_lib.set_key(config, path, text)
 
 
-# Names in the text
-
 INLINE = re.compile(r"`(mmjax|python|pytest|make) ([^`]+)`")
-KEY = re.compile(r"`(?:--)?config\.(?!json)([a-z0-9_.]+)(?:=[^`]*)?`")
-FILE = re.compile(
-    r"[`(]((?:mmjax|configs|benchmarks|launch|tests|demo|docs)/[\w./-]+?)(?:::\w+)?[`)\s]"
-)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_what_a_page_names_is_there(page):
-    text = page.read_text(encoding="utf-8")
-    missing = [name for name in FILE.findall(text) if not (ROOT / name).exists()]
-    missing += [path for path in KEY.findall(text) if not is_key(path)]
-    missing += [link for link in links(text) if not (page.parent / link).exists()]
-    assert missing == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -349,36 +201,6 @@ def check_flags(words: list[str]) -> None:
     assert {flag for flag in flags if not flag.startswith("--config.")} <= known
 
 
-def links(text: str) -> list[str]:
-    """Files that a page links, shows or includes."""
-    prose = BLOCK.sub("", text)
-    found = re.findall(r"\]\(([^)#\s]+)(?:#[\w-]*)?\)", prose)
-    found += re.findall(r"^```\{include\} (\S+)", text, re.MULTILINE)
-    return [link for link in found if "://" not in link and "generated/" not in link]
-
-
-def is_key(path: str) -> bool:
-    """Whether it is a key, a section, or of an entry with any name."""
-    section, _, name = path.rpartition(".")
-    if path in config_lib.SECTIONS or path in config_lib.ENTRIES:
-        return True
-    if any(key.name == name for key in config_lib.SECTIONS.get(section, ())):
-        return True
-    for parent, common in config_lib.ENTRIES.items():
-        if path.startswith(f"{parent}."):
-            entry, _, key = path.removeprefix(f"{parent}.").partition(".")
-            every = [*common, *(k for keys in config_lib.kinds(parent).values() for k in keys)]
-            return bool(entry) and (not key or any(k.name == key for k in every))
-    return False
-
-
 def test_every_extra_is_documented():
     table = (ROOT / "docs/installation.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)) == extras()
-
-
-def test_every_kind_of_source_is_named():
-    """docs/guide/data.md says what a path may be; a kind that it does not know is not found."""
-    text = (ROOT / "docs/guide/data.md").read_text(encoding="utf-8").lower()
-    said = {"csv": "csv", "jsonl": "json lines", "tar": "tar shards", "text": "text file"}
-    assert [kind for kind in sources.KINDS if said.get(kind, kind) not in text] == []
