@@ -154,7 +154,8 @@ def test_all_checkpoints_damaged_is_an_error_and_deletes_nothing(whole_run, tmp_
 
 
 def test_another_config_is_refused(whole_run):
-    with pytest.raises(UserError, match=r"config\.optim\.b1=0\.9, and this command has 0\.8.*another --workdir"):
+    said = r"config\.optim\.b1=0\.9, and this command has 0\.8.*another --workdir"
+    with pytest.raises(UserError, match=said):
         loop.train(small_config(b1=0.8), whole_run[0])
 
 
