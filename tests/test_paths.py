@@ -173,6 +173,7 @@ COMMANDS = {
     "data inspect": ("~/pairs/", f"--json=~/{ALL}.facts.json", f"--sheet=~/{ALL}.png"),
     "data convert": ("~/pairs/", f"~/{ALL}.tars/", "--to=tar"),
     "data dedup": ("~/pairs/", "--against=~/pairs", f"--output=~/{ALL}.drop.json"),
+    "launch": ("--copy", f"~/{ALL}.scripts/"),
     "embed": (
         "--config=~/c.py:embed", "--config.data.train.pairs.path=~/pairs",
         "--config.data.copies=1", f"--config.teachers.big.source=~/{ALL}",

@@ -143,8 +143,9 @@ def _lacks(values: Any) -> np.ndarray:
 
     if pa.types.is_struct(values.type):
         fields = [field.name for field in values.type if field.name in ("bytes", "path")]
-        lacking = [_lacks(pc.struct_field(values, field)) for field in fields]
-        return np.logical_and.reduce(lacking) if fields else np.zeros(len(values), bool)
+        if not fields:
+            return np.zeros(len(values), bool)
+        return np.all([_lacks(pc.struct_field(values, field)) for field in fields], axis=0)
     kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string,
              pa.types.is_large_string)  # fmt: skip
     if any(is_of(values.type) for is_of in kinds):

@@ -176,7 +176,7 @@ def diverged(
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that the second launch starts at once."""
-    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+    if getattr(jax.config, "jax_compilation_cache_dir", None):  # newer stubs alone know it
         return
     if folder := machine.cache_folder("xla"):
         jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -128,6 +128,7 @@ def test_what_an_export_says_is_what_the_library_does(tmp_path, caplog, tokenize
 
 
 def test_a_format_with_a_tokenizer_of_its_own_says_so(tmp_path, caplog, tokenizer):
+    assert torch.save  # what the format is written by
     for format, changes in (("openai", {"heads": 1, "mlp_dim": 256, "width": 64}),):
         config = model_of(tokenizer("trained"), activation="quick_gelu")
         config.model.image.update(changes, activation="quick_gelu")

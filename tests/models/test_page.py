@@ -18,7 +18,7 @@ def test_one_architecture_is_shown_with_shapes(capsys):
 
 
 def test_a_row_an_architecture(capsys, monkeypatch):
-    monkeypatch.setattr(zoo, "names", lambda: ["ViT-B/32", "RN50", "tiny"])
+    monkeypatch.setattr(zoo, "list_models", lambda: ["ViT-B/32", "RN50", "tiny"])
     cli.main(["models"])
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines if line}
@@ -29,7 +29,7 @@ def test_a_row_an_architecture(capsys, monkeypatch):
 
 
 def test_it_fits_a_terminal_of_80_columns(capsys, monkeypatch):
-    monkeypatch.setattr(zoo, "names", lambda: ["bert-base-uncased"])
+    monkeypatch.setattr(zoo, "list_models", lambda: ["bert-base-uncased"])
     monkeypatch.setattr(page, "PUBLISHED", {"bert-base-uncased": [w for f in PUBLISHED.values()
                                                                   for w in f]})  # fmt: skip
     page.list_all(Console(width=80, highlight=False, color_system=None))
