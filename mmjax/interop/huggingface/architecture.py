@@ -1,7 +1,9 @@
 """What a module of this package says about one class of transformers, and rows they all share."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -52,12 +54,25 @@ def read_back(
 
     def back(model: ConfigDict) -> ConfigDict:
         names = dict.fromkeys(row.theirs for row in rows(model))
-        found = read_config(write_config(model, None).to_dict(), names)
+        with _quiet():
+            found = read_config(write_config(model, None).to_dict(), names)
         if "image" in found:  # preprocessor_config.json
             found.image.update(mean=model.image.mean, std=model.image.std)
         return found
 
     return back
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers compares a config with its own defaults, and warns of those."""
+    logger = logging.getLogger("transformers.configuration_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def norm(ours: str, theirs: str) -> list[Row]:
