@@ -57,11 +57,11 @@ def generate(
       UserError: the model cannot predict tokens one after another, or the length is beyond it.
     """
     parts = _parts(model, of)
-    text = model.module(parts.text)
+    text = model.module(parts.tower)
     length = length or text.context_length
     if not 2 <= length <= text.context_length:
         raise UserError(
-            f"length={length}: texts have 2 to config.model.{parts.text}.context_length="
+            f"length={length}: texts have 2 to config.model.{parts.tower}.context_length="
             f"{text.context_length} tokens."
         )
     return _generate(
@@ -70,11 +70,12 @@ def generate(
 
 
 class Parts(NamedTuple):
-    """Names of the parts that predict tokens; a text tower alone has no fusion."""
+    """Names of the parts that predict tokens: a text tower, a fusion, and the other tower that it
+    reads; a text tower alone has no fusion."""
 
-    text: str
+    tower: str
     fusion: str = ""
-    image: str = ""
+    other: str = ""
 
 
 def _parts(model: Graph, of: str | None) -> Parts:
@@ -85,15 +86,15 @@ def _parts(model: Graph, of: str | None) -> Parts:
     if len(able) > 1:
         raise UserError(f"Several parts of this model predict tokens: choose of= from {able}.")
     parts, causal = Parts(*able or [""]), True
-    if parts.text in fusions:
-        fusion = modules[parts.text]
+    if parts.tower in fusions:
+        fusion = modules[parts.tower]
         image, text = fusion.of
-        parts = Parts(text, parts.text, image)
+        parts = Parts(text, parts.tower, image)
         causal = fusion.style != "bottleneck" and not isinstance(modules[image], RegionTower)
-    if parts.text not in texts or not modules[parts.text].mlm_head or not causal:
+    if parts.tower not in texts or not modules[parts.tower].mlm_head or not causal:
         raise UserError(
             "This model cannot generate text: it needs a text tower with "
-            f"config.model.{parts.text or 'text'}.mlm_head=True, no bottleneck fusion, and "
+            f"config.model.{parts.tower or 'text'}.mlm_head=True, no bottleneck fusion, and "
             "pictures, not regions."
         )
     return parts
@@ -107,7 +108,7 @@ def _generate(model, parts, params, batch, start_id, end_id, length, beams, leng
     rows = next(iter(batch.values())).shape[0]
     image, images = None, 0
     if parts.fusion:
-        name = f"{parts.image}/tokens"
+        name = f"{parts.other}/tokens"
         image = jnp.repeat(apply(batch, (name,))[name], beams, axis=0)
         images = image.shape[1] if model.module(parts.fusion).style == "concat" else 0
     decode = functools.partial(apply, parts=parts, images=images, method=_decode)
@@ -177,7 +178,7 @@ def _decode(
       images: image tokens that come before the text in the fusion's stream.
       image: the image tower's "tokens", at position 0 only; the cache has them after that.
     """
-    text: Any = getattr(model, parts.text)
+    text: Any = getattr(model, parts.tower)
     position = jnp.asarray(position, jnp.int32)
     layers = cache["text"]
     length = layers["own"][0].shape[2] if layers else text.context_length
@@ -194,7 +195,7 @@ def _decode(
 
 def empty_cache(model: Graph, parts: Parts, rows: int, length: int, images: int) -> dict[str, Any]:
     """Zeros for the keys and values of every layer: of texts, and of the fusion's stream."""
-    text, joint = model.module(parts.text), model.module(parts.fusion)
+    text, joint = model.module(parts.tower), model.module(parts.fusion)
 
     def own(depth: int, positions: int) -> dict[str, Any]:
         x = jnp.zeros((depth, rows, positions, text.heads, text.width // text.heads), text.dtype)
