@@ -203,12 +203,3 @@ def test_the_values_of_a_config_are_listed(config_file, capsys):
     assert "* config.optim.lr = 0.5" in lines
     assert "  config.batch_size = 256" in lines
     assert "* config.model.name = 'tiny'" in lines
-
-
-def test_a_reader_that_has_enough_ends_the_command():
-    done = subprocess.run(
-        f"{sys.executable} -m mmjax train --keys | head -1", shell=True, capture_output=True,
-        text=True,
-    )  # fmt: skip
-    assert done.stdout.startswith("0 switches off")
-    assert done.stderr == ""

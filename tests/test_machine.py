@@ -298,6 +298,7 @@ def test_a_reader_that_has_enough_is_no_error():
     command = f"'{sys.executable}' -m mmjax train --keys | head -1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.stderr, len(done.stdout.splitlines())) == ("", 1)
+    assert done.stdout.startswith("0 switches off")
 
 
 def test_what_strikes_anywhere_is_one_sentence(monkeypatch, capsys):
