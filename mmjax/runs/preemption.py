@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -40,7 +39,7 @@ class Preemption:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             message = "\nstopping: saves after this step (Ctrl-C again to quit without saving)\n"
-            os.write(sys.stderr.fileno(), message.encode())  # print may be in the middle of a line
+            os.write(2, message.encode())  # print may be in the middle of a line
         if jax.distributed.is_initialized():
             os.kill(os.getpid(), signal.SIGTERM)
         self.by = signal.Signals(number)

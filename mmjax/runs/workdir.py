@@ -64,11 +64,7 @@ def open_workdir(
             workdir.mkdir(parents=True, exist_ok=True)
             cleanup.enter_context(locked(workdir))
             if not begun:
-                for stale in (
-                    "tokenizer",
-                    "tokenizer.tmp",
-                    "lengths",
-                ):  # made from the old config's data
+                for stale in ("tokenizer", "tokenizer.tmp", "lengths"):  # of the old config's data
                     (workdir / stale).rmtree(missing_ok=True)
             temporary = workdir / "config.json.tmp"
             temporary.write_text(dump(config))
