@@ -6,10 +6,11 @@ folder a class and a file of class names, training and test set) they are matche
 
 import csv
 import dataclasses
+import functools
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -173,27 +174,37 @@ def _numeric(text: str) -> bool:
 
 
 class Relabelled(Accounted):
-    """A source whose labels are mapped by a table int [n]; records of a class with -1 are bad."""
+    """A source whose records get their label from `label_of`, which raises BadRecord where there is
+    none; a function that data workers can be sent."""
 
-    def __init__(self, source: Source, labels: np.ndarray):
+    def __init__(self, source: Source, label_of: Callable[[Record], int]):
         self.name, self.account = source.name, account_of(source)
-        self._source, self._labels = source, labels
+        self._source, self._label_of = source, label_of
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
         record = self._source[index]
-        if not 0 <= record.label < len(self._labels):
-            return record
-        label = int(self._labels[record.label])
-        if label < 0:
-            name = classes_of(self._source)[record.label]
-            raise BadRecord(f"{record.key} is of {name!r}, which is none of the classes")
-        return dataclasses.replace(record, label=label)
+        return dataclasses.replace(record, label=self._label_of(record))
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._source.captions(index)
+
+
+def mapped(source: Source, labels: np.ndarray) -> Relabelled:
+    """The source with its labels mapped by a table int [n]; records of a class with -1 are bad."""
+    return Relabelled(source, functools.partial(_by_table, labels, classes_of(source)))
+
+
+def _by_table(labels: np.ndarray, classes: Sequence[str], record: Record) -> int:
+    if not 0 <= record.label < len(labels):
+        return record.label
+    label = int(labels[record.label])
+    if label < 0:
+        name = classes[record.label]
+        raise BadRecord(f"{record.key} is of {name!r}, which is none of the classes")
+    return label
 
 
 def classes_of(source: Source) -> tuple[str, ...]:

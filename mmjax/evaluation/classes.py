@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from mmjax.data import Source
-from mmjax.data.classes import Class, Relabelled, classes_of, describe, match, some, to_tsv
+from mmjax.data.classes import Class, classes_of, describe, mapped, match, some, to_tsv
 from mmjax.errors import UserError
 
 BESIDE = ".classes.tsv"  # results.json has results.classes.tsv beside it
@@ -70,7 +70,7 @@ def named(
                 "leave their images out by --allow-skips."
             )
         about += f"; {others}, and their images are left out"
-    return Relabelled(source, labels), Classes(rows, about)
+    return mapped(source, labels), Classes(rows, about)
 
 
 def as_trained(
@@ -102,7 +102,7 @@ def as_trained(
             "--allow-skips."
         )
     labels = np.array([label.get(folder, -1) for folder in folders], np.int32)
-    return Relabelled(source, labels), Classes(rows, f"{describe(rows)}, as in training, by name")
+    return mapped(source, labels), Classes(rows, f"{describe(rows)}, as in training, by name")
 
 
 def sorted_labels(labels: np.ndarray) -> list[tuple[int, int]]:

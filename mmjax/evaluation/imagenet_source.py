@@ -4,7 +4,7 @@ Labels follow the sorted WordNet ids (imagenet/wnids.txt). A layout that is not 
 refused, since a wrong order of classes would give a number and no error.
 """
 
-import dataclasses
+import functools
 import io
 import json
 import re
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from mmjax.data import BadRecord, Record, Source, open_source
-from mmjax.data.account import Accounted, account_of, report
-from mmjax.data.classes import in_order, is_number
+from mmjax.data.account import report
+from mmjax.data.classes import Relabelled, in_order, is_number
 from mmjax.data.files import open_classes
 from mmjax.data.sources import KEYS
 from mmjax.data.tar import open_tar
@@ -90,7 +90,7 @@ def open_validation_tar(tar: Path, name: str) -> Source:
     if not tar.is_file():
         raise UserError(f"{name}: there is no file {tar}.")
     labels = _devkit_labels(tar.parent, name)
-    return Numbered(open_tar([str(tar)], Fields(captions=()), name), labels)
+    return numbered(open_tar([str(tar)], Fields(captions=()), name), labels)
 
 
 def open_real(source: Source, file: Path, name: str) -> tuple[Source, list[tuple[int, ...]]]:
@@ -115,36 +115,27 @@ def open_real(source: Source, file: Path, name: str) -> tuple[Source, list[tuple
         raise UserError(
             f"evals.{name}.real: {file} has the label {wrong[0]}; labels are 0 to {CLASSES - 1}."
         )
-    numbered = Numbered(source, np.arange(len(answers), dtype=np.int32))
+    relabelled = numbered(source, np.arange(len(answers), dtype=np.int32))
     try:
-        numbered[0]
+        relabelled[0]
     except BadRecord as error:
         raise UserError(f"evals.{name}.real: {error}, as ReaL labels need.") from error
-    return numbered, answers
+    return relabelled, answers
 
 
-class Numbered(Accounted):
+def numbered(source: Source, labels: np.ndarray) -> Source:
     """Validation images with labels looked up by the number in their file names."""
+    return Relabelled(source, functools.partial(_by_number, labels))
 
-    def __init__(self, source: Source, labels: np.ndarray):
-        self.name, self.account = source.name, account_of(source)
-        self._source, self._labels = source, labels
 
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> Record:
-        record = self._source[index]
-        found = _NUMBER.search(record.key)
-        if not found:
-            raise BadRecord(f"{record.key} has no number as ILSVRC2012_val_00000001 has")
-        number = int(found[1])
-        if not 1 <= number <= len(self._labels):
-            raise BadRecord(f"{record.key} is not one of {len(self._labels)} labelled images")
-        return dataclasses.replace(record, label=int(self._labels[number - 1]))
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        return self._source.captions(index)
+def _by_number(labels: np.ndarray, record: Record) -> int:
+    found = _NUMBER.search(record.key)
+    if not found:
+        raise BadRecord(f"{record.key} has no number as ILSVRC2012_val_00000001 has")
+    number = int(found[1])
+    if not 1 <= number <= len(labels):
+        raise BadRecord(f"{record.key} is not one of {len(labels)} labelled images")
+    return int(labels[number - 1])
 
 
 def _class_folders(folder: Path) -> tuple[list[str], int]:

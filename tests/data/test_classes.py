@@ -9,10 +9,10 @@ from pictures import encode, picture
 from mmjax.data import BadRecord, open_source
 from mmjax.data.classes import (
     Class,
-    Relabelled,
     about_order,
     describe,
     in_order,
+    mapped,
     match,
     names_in,
     of_tsv,
@@ -158,7 +158,7 @@ def test_hidden_folders_are_no_classes_and_empty_ones_are_said(tmp_path):
 
 def test_relabelled_records_of_no_class_are_bad_and_named(tmp_path):
     source = open_source({"path": str(images(tmp_path, ["cat", "dog", "zebra"]))})
-    found = Relabelled(source, np.array([5, 2, -1], np.int32))
+    found = mapped(source, np.array([5, 2, -1], np.int32))
     assert [found[n].label for n in range(2)] == [5, 2]
     with pytest.raises(
         BadRecord, match=r"zebra/a\.png is of 'zebra', which is none of the classes"
