@@ -26,6 +26,7 @@ FLOORS = (
     ("recipes",),
     ("training",),
     ("planning", "reporting", "datatools", "doctor"),
+    ("options",),
     ("cli",),
     ("__main__", "__init__"),
 )

@@ -14,7 +14,7 @@ import pytest
 from awkward import ALL, NAMES
 from PIL import Image
 
-from mmjax import cli, paths
+from mmjax import options, paths
 from mmjax.data import open_source
 from mmjax.datatools import convert
 from mmjax.errors import UserError
@@ -236,6 +236,6 @@ def test_a_run_is_where_it_was_to_be_and_nowhere_else(home):
 
 def test_every_command_that_takes_a_path_is_among_those_above():
     """Of plan and doctor, which compile and measure for long, tests have cases of their own."""
-    (commands,) = (action for action in cli._parser()._actions if action.choices)
+    (commands,) = (action for action in options.parser()._actions if action.choices)
     tried = {command.split()[0] for command in COMMANDS}
     assert set(commands.choices) - {"models", "plan", "doctor"} == tried

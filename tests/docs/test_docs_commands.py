@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from docs_pages import BLOCK, BLOCKS, OTHERS, PAGES, ROOT, Block, fresh
 
-from mmjax import cli, evaluation, shipped
+from mmjax import cli, evaluation, options, shipped
 from mmjax import config as config_lib
 from mmjax.config_file import load_config
 from mmjax.datatools.command import read_spec
@@ -138,7 +138,7 @@ def check_files(words: list[str]) -> None:
 def check_mmjax(words: list[str]) -> None:
     """Flags parse; config files, keys, kinds, formats and topologies exist."""
     words = [word for word in words if word != "…"]
-    args, rest = cli._parser().parse_known_args(words)
+    args, rest = options.parser().parse_known_args(words)
     overrides = cli._overrides(args, rest, words)
     for file in filter(None, (getattr(args, "config", None), getattr(args, "compare", None))):
         name, _, arg = file.partition(":")
@@ -190,7 +190,7 @@ def test_commands_in_sentences_are_right(page):
 
 
 def check_flags(words: list[str]) -> None:
-    parser = cli._parser()
+    parser = options.parser()
     while nested := [a.choices for a in parser._actions if isinstance(a.choices, dict)]:
         if not words or words[0].startswith("-"):
             break

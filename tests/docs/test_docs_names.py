@@ -7,8 +7,8 @@ import pytest
 from docs_pages import BLOCK, PAGES, ROOT
 
 import mmjax
-from mmjax import cli
 from mmjax import config as config_lib
+from mmjax import options
 from mmjax.data import sources
 
 KEY = re.compile(r"`(?:--)?config\.(?!json)([a-z0-9_.]+)(?:=[^`]*)?`")
@@ -88,5 +88,5 @@ def test_generated_recipes_say_what_the_docstrings_do(generate):
 
 
 def test_generated_commands_are_found(generate):
-    text = cli._parser().format_help()
+    text = options.parser().format_help()
     assert {"train", "eval", "data"} <= set(generate.commands_in(text))
