@@ -305,7 +305,7 @@ def test_what_strikes_anywhere_is_one_sentence(monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("deep inside") from OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(cli, "_models", fail)
+    monkeypatch.setitem(cli._DOORS, "models", fail)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["models"])
     assert stopped.value.code == 2
