@@ -241,7 +241,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
     for name, teacher in config.teachers.items():
         start = teacher.start
-        source = "random:tiny" if "image" in config.model else "random:tiny-bert"
+        source = "random:tiny" if "image" in reads else "random:tiny-bert"
         config.teachers[name] = entry("teachers", source=source, start=start)
     for name, spec in config.evals.items():
         kind = kind_of(name, spec)

@@ -10,7 +10,7 @@ from mmjax import objectives
 from mmjax.errors import UserError
 from mmjax.evaluation.tasks import keys_at
 from mmjax.models.parts import check_model, kind_at, sections, vocabularies
-from mmjax.models.text import ignores_padding
+from mmjax.models.towers.text import ignores_padding
 from mmjax.objectives.registry import EMA, PLAIN, frozen_of, is_frozen, teacher_of
 from mmjax.runs import profile
 from mmjax.schema import ADJUSTABLE, SAME_RECORDS, Keys, kind_of, leaves

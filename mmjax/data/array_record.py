@@ -16,7 +16,8 @@ import msgpack
 
 from mmjax import machine
 from mmjax.data.account import Account, Accounted
-from mmjax.data.records import BadRecord, Record, unreadable, weigh
+from mmjax.data.columns import Asked
+from mmjax.data.records import BadRecord, Record, pair, unreadable, weigh
 from mmjax.data.repeats import Same, same_in
 from mmjax.data.splits import Split
 from mmjax.data.texts import clean_captions, integer
@@ -76,21 +77,10 @@ class ConvertedSource(Accounted):
         self._elements = self._open()
 
 
-def open_array_record(
-    files: list[str],
-    caption: str,
-    image: str,
-    label: str,
-    group: str,
-    name: str,
-    weights: tuple[float, ...] = (),
-) -> ConvertedSource:
-    """Bare ArrayRecord files of msgpack maps; `caption` (comma-separated), `image`, `label` and
-    `group` name other fields than these."""
-    convert = partial(
-        _from_msgpack, captions=(caption or "caption").split(","), image=image or "image",
-        label=label, group=group, weights=weights,
-    )  # fmt: skip
+def open_array_record(files: list[str], asked: Asked, name: str) -> ConvertedSource:
+    """Bare ArrayRecord files of msgpack maps; fields that were not asked for are called `caption`,
+    `image`, `label` and `group`."""
+    convert = partial(_from_msgpack, asked=asked)
     for file in files:
         if Path(file).stat().st_size == 0:
             raise UserError(f"{name}: {file} is empty; write it again or remove it.")
@@ -98,7 +88,8 @@ def open_array_record(
     try:
         size = sum(Path(file).stat().st_size for file in files)
         source = ConvertedSource(elements, convert, name, size=size)
-        _check_fields(elements(), [*caption.split(","), image, label, group], files[0], name)
+        named = (*asked.caption.split(","), asked.image, asked.label, asked.group)
+        _check_fields(elements(), named, files[0], name)
         return source
     except UserError:
         raise
@@ -133,21 +124,15 @@ def write_array_record(path: str | Path, records: Iterable[Record]) -> None:
 def open_tfds(
     path: str,
     split: Split,
-    caption: str,
-    image: str,
-    label: str,
-    group: str,
+    asked: Asked,
     name: str,
-    weights: tuple[float, ...] = (),
 ) -> ConvertedSource:
     """A dataset that TFDS has prepared with file_format="array_record".
 
     Args:
       path: `name[/config][:version][?data_dir=…&split=…]`, or the folder of a prepared dataset.
       split: as TFDS slices them, `train[:90%]`; where the user set none, the one in the path.
-      caption, image, label, group: features, nested ones as `captions/text`; "" finds image,
-        caption and label by their usual names.
-      weights: how often to take a caption of each of the named features.
+      asked: features, nested ones as `captions/text`; a label is found by its usual name, too.
 
     Raises:
       UserError: the dataset or split is not there, or not in the array_record format.
@@ -168,23 +153,23 @@ def open_tfds(
                 "python -m mmjax.data.build_imagenet)."
             )
         features = sorted(builder.info.features or ())
-        image = image or "image"
+        image = asked.image or "image"
         if image not in features:
             raise UserError(
                 f"{name}: {path} has no feature {image!r}; it has {', '.join(features)}."
             )
-        label = label or ("label" if "label" in features else "")
-        captions = caption.split(",") if caption else TFDS_CAPTIONS
+        label = asked.label or ("label" if "label" in features else "")
+        captions = asked.caption.split(",") if asked.caption else TFDS_CAPTIONS
         lacking = [c for c in captions if c.partition("/")[0] not in features]
-        if caption and lacking:
+        if asked.caption and lacking:
             raise UserError(
                 f"{name}: {path} has no feature {lacking[0]!r}; it has {', '.join(features)}."
             )
-        captions = [c for c in captions if c not in lacking and (caption or _is_text(builder, c))]
+        captions = [c for c in captions
+                    if c not in lacking and (asked.caption or _is_text(builder, c))]  # fmt: skip
         elements = partial(_tfds_elements, path, options.get("data_dir"), chosen, image)
-        convert = partial(
-            _from_tfds, captions=captions, weights=weights, image=image, label=label, group=group
-        )
+        found = asked._replace(image=image, label=label)
+        convert = partial(_from_tfds, captions=captions, asked=found)
         feature = builder.info.features[label] if label in features else None
         classes = getattr(feature, "names", None) or ()
         return ConvertedSource(elements, convert, name, classes, int(builder.info.dataset_size))
@@ -225,26 +210,17 @@ def _tfds_elements(path: str, data_dir: str | None, split: str, image: str) -> A
     return _tfds_builder(path, data_dir).as_data_source(split=split, decoders=decoders)
 
 
-def _from_msgpack(
-    data: bytes,
-    key: str,
-    captions: list[str],
-    image: str,
-    label: str,
-    group: str,
-    weights: tuple[float, ...],
-) -> Record:
-    values = msgpack.unpackb(data)
+def _from_msgpack(data: bytes, key: str, asked: Asked) -> Record:
+    values, image = msgpack.unpackb(data), asked.image or "image"
     if not isinstance(values, dict) or not isinstance(values.get(image), bytes):
         raise BadRecord(f"{key} is no msgpack map with an image in {image!r}")
-    texts = weigh([clean_captions(values.get(field.strip())) for field in captions], weights)
-    return Record(
-        key=f"{key} ({values['key']})" if "key" in values else key,
-        parts={"image": values[image], "text": texts},
-        # These may be there without being asked for; a field that was asked for must be.
-        label=_integer(values, label or "label", key, optional=not label),
-        group=_integer(values, group or "group", key, optional=not group),
-    )
+    fields = (asked.caption or "caption").split(",")
+    texts = weigh([clean_captions(values.get(field.strip())) for field in fields], asked.weights)
+    name = f"{key} ({values['key']})" if "key" in values else key
+    # These may be there without being asked for; a field that was asked for must be.
+    label = _integer(values, asked.label or "label", key, optional=not asked.label)
+    group = _integer(values, asked.group or "group", key, optional=not asked.group)
+    return pair(name, values[image], texts, label, group)
 
 
 def _integer(values: dict[str, Any], field: str, key: str, *, optional: bool = False) -> int:
@@ -260,25 +236,13 @@ def _integer(values: dict[str, Any], field: str, key: str, *, optional: bool = F
     return -1 if number is None else number
 
 
-def _from_tfds(
-    example: dict[str, Any],
-    key: str,
-    captions: list[str],
-    weights: tuple[float, ...],
-    image: str,
-    label: str,
-    group: str,
-) -> Record:
+def _from_tfds(example: dict[str, Any], key: str, captions: list[str], asked: Asked) -> Record:
     found = [clean_captions(_nested(example, feature.split("/"))) for feature in captions]
     if isinstance(example.get("file_name"), bytes | str):  # as ImageNet's: 'n01440764_42.JPEG'
         file = example["file_name"]
         key = f"{key} ({file.decode() if isinstance(file, bytes) else file})"
-    return Record(
-        key=key,
-        parts={"image": example[image], "text": weigh(found, weights)},
-        label=_integer(example, label, key),
-        group=_integer(example, group, key),
-    )
+    label, group = (_integer(example, field, key) for field in (asked.label, asked.group))
+    return pair(key, example[asked.image], weigh(found, asked.weights), label, group)
 
 
 def _nested(value: Any, path: list[str]) -> Any:

@@ -14,6 +14,17 @@ CAPTION_COLUMNS = ("caption", "captions", "title", "text")
 URL_COLUMNS = ("url", "urls", "image_url", "img_url", "link")
 
 
+class Asked(NamedTuple):
+    """What the keys of a source name its columns; "" is one of the usual names, for a label or a
+    group none. `caption` may be several, separated by commas, with `weights` for them."""
+
+    caption: str
+    image: str
+    label: str
+    group: str
+    weights: tuple[float, ...]
+
+
 class Columns(NamedTuple):
     """Which columns of a table hold what; () and "" where it has none."""
 
@@ -27,10 +38,9 @@ class Columns(NamedTuple):
         return sorted({self.image, *self.captions, self.label, self.group} - {""})
 
 
-def columns_of(
-    names: Collection[str], caption: str, image: str, label: str, group: str, file: Any, name: str
-) -> Columns:
+def columns_of(names: Collection[str], asked: Asked, file: Any, name: str) -> Columns:
     """The columns of a table that has these names. UserError: one is not there."""
+    caption, image, label, group, _ = asked
     of_image = column_of(names, image, IMAGE_COLUMNS, "image", file, name)
     captions: tuple[str, ...] = ()
     # A table of class numbers needs no captions.

@@ -22,7 +22,7 @@ class Draw:
     def __init__(self, seed: int, address: Address, record: Record):
         first = example_rng(seed, address)
         self.address = address
-        self.caption = _caption(record.parts.get("text", Texts()), first)
+        self.caption = _caption(record.texts, first)
         self._seed, self._streams = seed, {"image": first}
         self._made: dict[str, Any] = {}
 

@@ -17,7 +17,7 @@ from mmjax.data.account import Account, Accounted
 from mmjax.data.classes import about_order, in_order
 from mmjax.data.contents import HEAD, head_of, is_image, suffix_of, what_it_is
 from mmjax.data.identity import common_folder, digest
-from mmjax.data.records import Record, Texts, unreadable
+from mmjax.data.records import Record, Texts, pair, unreadable
 from mmjax.data.texts import NULLS, BadText, lines, txt_captions, written_nulls
 from mmjax.data.tree import files_under, folders_in
 from mmjax.errors import UserError
@@ -72,8 +72,8 @@ class FileSource(Accounted):
             image = Path(row.path).read_bytes()
         except OSError as error:
             raise unreadable(row.path, error) from error
-        parts = {"image": image, "text": Texts(self.captions(index), row.weights)}
-        return Record(row.path, parts, row.label, row.group)
+        texts = Texts(self.captions(index), row.weights)
+        return pair(row.path, image, texts, row.label, row.group)
 
     def identity(self) -> str:
         """See `data/identity.py`."""

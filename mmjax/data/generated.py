@@ -1,11 +1,13 @@
 """Generated pictures of coloured shapes with captions, for smoke runs and tests."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 
 from mmjax.data.account import Account, Accounted
 from mmjax.data.identity import digest
-from mmjax.data.records import Record, Texts
+from mmjax.data.records import Record, Texts, pair
 from mmjax.errors import UserError
 
 COLOURS = {
@@ -43,13 +45,14 @@ class GeneratedSource(Accounted):
         radius = int(rng.integers(SIDE // 6, SIDE // 3))
         centre = rng.integers(radius, SIDE - radius, 2)
         _draw(image, shape, centre, radius, COLOURS[colour])
-        parts = {"image": image, "text": Texts(self.captions(index))}
+        others: dict[str, Any] = {}
         if self._tags:
-            parts["tags"] = f"{colour} {shape}"
+            others["tags"] = f"{colour} {shape}"
         if self._regions:
-            parts["regions"] = _regions(colour, shape, centre, radius, rng)
+            others["regions"] = _regions(colour, shape, centre, radius, rng)
         label = index % (len(COLOURS) * len(SHAPES))
-        return Record(f"{self.name}: record {index}", parts, label)
+        texts = Texts(self.captions(index))
+        return pair(f"{self.name}: record {index}", image, texts, label, **others)
 
     def identity(self) -> str:
         """See `data/identity.py`."""

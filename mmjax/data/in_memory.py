@@ -5,6 +5,7 @@ wherever a path of data goes: a source of a config, an evaluation.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,8 @@ class InMemory(Accounted):
 
     def __getitem__(self, index: int) -> Record:
         record = self._parsed(index)
-        if "image" not in record.parts:
-            return record
-        image = stored(record.key, record.parts["image"])
-        return Record(record.key, {**record.parts, "image": image}, record.label, record.group)
+        images = {n: stored(record.key, x) for n, x in record.parts.items() if n == "image"}
+        return replace(record, parts={**record.parts, **images})
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._parsed(index).captions

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from mmjax.data.account import Account
 from mmjax.data.array_record import open_array_record, open_tfds
 from mmjax.data.coco import open_coco, open_karpathy
+from mmjax.data.columns import Asked
 from mmjax.data.detect import check_contents, files_of, metadata_of, shards_of
 from mmjax.data.files import open_folder
 from mmjax.data.filters import Filter
@@ -54,10 +55,7 @@ def _table(spec: ConfigDict, name: str, split: Split) -> Source:
     else:
         tables = [Path(file) for file in split.files(files_of(spec.path, name))]
     check_contents(tables, "csv", name)
-    return open_table(
-        tables, spec.caption, spec.image, spec.label, spec.group, name,
-        Filter(spec.filter, name), split, tuple(spec.caption_weights), folder,
-    )  # fmt: skip
+    return open_table(tables, _asked(spec), name, Filter(spec.filter, name), split, folder)
 
 
 @register("coco", keys="image")
@@ -75,10 +73,7 @@ def _parquet(spec: ConfigDict, name: str, split: Split) -> Source:
     account = Account()
     files = split.files(shards_of(spec.path, "parquet", name, account))
     check_contents(files, "parquet", name)
-    source = open_parquet(
-        files, spec.caption, spec.image, spec.label, spec.group, name,
-        Filter(spec.filter, name), split, tuple(spec.caption_weights),
-    )  # fmt: skip
+    source = open_parquet(files, _asked(spec), name, Filter(spec.filter, name), split)
     source.account.add(account)
     return source
 
@@ -92,10 +87,7 @@ def _folder(spec: ConfigDict, name: str, split: Split) -> Source:
 @register("tfds", remote=True, keys=_COLUMNS)
 def _tfds(spec: ConfigDict, name: str, split: Split) -> Source:
     path = spec.path.removeprefix("tfds://")
-    return open_tfds(
-        path, split, spec.caption, spec.image, spec.label, spec.group, name,
-        tuple(spec.caption_weights),
-    )  # fmt: skip
+    return open_tfds(path, split, _asked(spec), name)
 
 
 @register("arrayrecord", keys=_COLUMNS)
@@ -103,9 +95,7 @@ def _array_record(spec: ConfigDict, name: str, split: Split) -> Source:
     account = Account()
     files = split.files(shards_of(spec.path, "arrayrecord", name, account))
     check_contents(files, "arrayrecord", name)
-    source = open_array_record(
-        files, spec.caption, spec.image, spec.label, spec.group, name, tuple(spec.caption_weights)
-    )
+    source = open_array_record(files, _asked(spec), name)
     source.account.add(account)
     return source
 
@@ -125,6 +115,11 @@ def _generated(spec: ConfigDict, name: str) -> Source:
 @register("records")
 def _records(spec: ConfigDict, name: str) -> Source:
     return open_records(spec.path, name)
+
+
+def _asked(spec: ConfigDict) -> Asked:
+    weights = tuple(spec.caption_weights)
+    return Asked(spec.caption, spec.image, spec.label, spec.group, weights)
 
 
 def _one(spec: ConfigDict, name: str) -> Path:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 
 GROUP = 8  # enough for first fit to leave little room
-PER_TOKEN = {"text/tokens", "text/lm_head", "text/logits"}  # outputs that know no rows
+PER_TOKEN = {"tokens", "lm_head", "logits"}  # outputs of a part that know no rows
 
 
 class Packed(NamedTuple):
@@ -79,8 +79,8 @@ def check(config: ConfigDict, objectives: Mapping[str, Any]) -> None:
         problem = "is not for a tower that sees its padding; set its mask_padding=True"
     for name, (objective, _) in objectives.items():
         outputs: Sequence[str] = [o for names in objective.requires.values() for o in names]
-        if not problem and set(outputs) - PER_TOKEN:
-            wanted = min(set(outputs) - PER_TOKEN)
-            problem = f"does not go with objectives.{name}, which reads one {wanted} a row"
+        of_rows = [output for output in outputs if output.partition("/")[2] not in PER_TOKEN]
+        if not problem and of_rows:
+            problem = f"does not go with objectives.{name}, which reads one {min(of_rows)} a row"
     if problem:
         raise UserError(f"config.data.pack={config.data.pack} {problem}.")

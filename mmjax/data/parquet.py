@@ -16,7 +16,7 @@ from mmjax import machine
 from mmjax.data import storage
 from mmjax.data.account import Account, Accounted
 from mmjax.data.classes import names_in
-from mmjax.data.columns import Columns, column_of, columns_of, say_columns
+from mmjax.data.columns import Asked, Columns, column_of, columns_of, say_columns
 from mmjax.data.filters import Filter
 from mmjax.data.identity import digest, relative
 from mmjax.data.image_paths import image_path, no_path, root_of
@@ -30,7 +30,7 @@ from mmjax.data.parquet_file import (
     rows_of,
     values_of,
 )
-from mmjax.data.records import BadRecord, Record, Texts, unreadable, weigh
+from mmjax.data.records import BadRecord, Record, Texts, pair, unreadable, weigh
 from mmjax.data.repeats import Same, same_in
 from mmjax.data.splits import Split, split_column
 from mmjax.data.tables import unwanted
@@ -74,12 +74,9 @@ class ParquetSource(Accounted):
         key = f"{file}: row {row}"
         root = self._roots[int(self._rows[int(index)][0])]
         image = _image(values[columns.image], root, key)
-        return Record(
-            key=key,
-            parts={"image": image, "text": self._texts(values, columns)},
-            label=_integer(values, columns.label, key, self._named),
-            group=_integer(values, columns.group, key, {}),
-        )
+        label = _integer(values, columns.label, key, self._named)
+        group = _integer(values, columns.group, key, {})
+        return pair(key, image, self._texts(values, columns), label, group)
 
     def identity(self) -> str:
         """See `data/identity.py`."""
@@ -114,20 +111,15 @@ class ParquetSource(Accounted):
 
 def open_parquet(
     files: list[str],
-    caption: str,
-    image: str,
-    label: str,
-    group: str,
+    asked: Asked,
     name: str,
     wanted: Filter,
     split: Split,
-    weights: tuple[float, ...] = (),
 ) -> ParquetSource:
     """Parquet files, here or remote. The image column holds bytes, {bytes, path} or paths.
 
     Args:
-      caption: columns, comma-separated; "" finds one, as it does for `image`.
-      label, group: columns of integers, label also of names of classes; "" for none.
+      asked: its label is a column of integers or of names of classes.
       wanted: sees the columns that it names, and the captions.
       split: which values of a column `split` are read.
 
@@ -148,7 +140,7 @@ def open_parquet(
     classes: tuple[str, ...] | None = None
     divided = values_of(files, lambda names: split_column(names, wanted.names()))
     chosen = split.rows(set(map(str, divided)), f"the column split of {files[0]}")
-    named = names_in(values_of(files, lambda names: _label_of(names, label, name)))
+    named = names_in(values_of(files, lambda names: _label_of(names, asked.label, name)))
     for file in files:
         try:
             opened = open_file(file)
@@ -157,7 +149,7 @@ def open_parquet(
         except Exception as error:  # pyarrow and each store have their own kinds
             machine.raise_problem(f"{name}: {file} cannot be read", error)
             raise UserError(f"{name}: {file} is no Parquet that can be read ({error}).") from error
-        found = columns_of(names, caption, image, label, group, file, name)
+        found = columns_of(names, asked, file, name)
         of_file = class_names(opened.schema_arrow, found.label)
         if classes not in (None, of_file):
             raise UserError(
@@ -202,7 +194,7 @@ def open_parquet(
         np.concatenate(rows),
         columns,
         roots,
-        weights,
+        asked.weights,
         block,
         name,
         account,

@@ -44,12 +44,23 @@ class Record:
         return self.parts[field]
 
     @property
+    def texts(self) -> Texts:
+        return self.parts.get("text", Texts())
+
+    @property
     def captions(self) -> tuple[str, ...]:
-        return self.parts.get("text", Texts()).captions
+        return self.texts.captions
 
     def group_or(self, number: int) -> int:
         """The group, or, below 0, a number of its own: -1 would make all others positives."""
         return self.group if self.group >= 0 else -1 - number % (1 << 31)
+
+
+def pair(
+    key: str, image: Any, texts: Texts, label: int = -1, group: int = -1, **others: Any
+) -> Record:
+    """The record of an image, as it is stored, with what is said about it."""
+    return Record(key, {"image": image, "text": texts, **others}, label, group)
 
 
 class BadRecord(Exception):  # noqa: N818 - it is caught and counted, rarely raised to a user

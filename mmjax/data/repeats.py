@@ -9,6 +9,7 @@ of other labels or groups and those that repeat the captions, too, which are `mm
 
 import hashlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -155,12 +156,11 @@ def _unite(records: Sequence[Record | BadRecord]) -> Record | BadRecord:
     for record in records:
         if isinstance(record, BadRecord):
             return record
-        texts.append(record.parts.get("text", Texts()))
+        texts.append(record.texts)
     first = records[0]
     assert isinstance(first, Record)
     if len(records) == 1:
         return first
-    captions, weights = (sum((text[n] for text in texts), ()) for n in range(2))
-    return Record(
-        first.key, {**first.parts, "text": Texts(captions, weights)}, first.label, first.group
-    )
+    captions = tuple(caption for text in texts for caption in text.captions)
+    weights = tuple(weight for text in texts for weight in text.weights)
+    return replace(first, parts={**first.parts, "text": Texts(captions, weights)})

@@ -8,7 +8,7 @@ from typing import Any
 from mmjax.data import delimited
 from mmjax.data.account import Account
 from mmjax.data.classes import names_in
-from mmjax.data.columns import Columns, columns_of, say_columns
+from mmjax.data.columns import Asked, Columns, columns_of, say_columns
 from mmjax.data.contents import image_suffixes, is_image, suffix_of
 from mmjax.data.files import FileSource, Row
 from mmjax.data.filters import Filter, Lacking
@@ -22,23 +22,18 @@ from mmjax.errors import UserError
 
 def open_table(
     files: Sequence[Path],
-    caption: str,
-    image: str,
-    label: str,
-    group: str,
+    asked: Asked,
     name: str,
     wanted: Filter,
     split: Split,
-    weights: tuple[float, ...] = (),
     folder: Path | None = None,
 ) -> FileSource:
     """CSV, TSV, JSON lines or lists; image paths are relative to the table's folder (`root_of`).
 
-    Several rows with the same image are one record with several captions. `caption` may name
-    several columns, separated by commas, with `weights` for them; "" finds the columns by their
-    usual names. `wanted` sees all columns of a row. A column `split` says which rows are read. The
-    tables are those of a `folder`, if one is given, whose other files are counted. Labels are
-    integers, or names of classes, which are numbered in order.
+    Several rows with the same image are one record with several captions. `wanted` sees all columns
+    of a row. A column `split` says which rows are read. The tables are those of a `folder`, if one
+    is given, whose other files are counted. Labels are integers, or names of classes, which are
+    numbered in order.
 
     Raises:
       UserError: a table cannot be read for certain, lacks a column, or gives an image two labels.
@@ -47,7 +42,7 @@ def open_table(
     tables = []
     for file in files:
         names, rows = delimited.read_table(file, name, account)
-        columns = columns_of(names, caption, image, label, group, file, name)
+        columns = columns_of(names, asked, file, name)
         tables.append((file, names, rows, columns))
     splits = {file: _split_of(names, rows, columns, wanted, folder)
               for file, names, rows, columns in tables}  # fmt: skip
@@ -55,7 +50,7 @@ def open_table(
                for _, values in rows]  # fmt: skip
     chosen = split.rows(divided, f"the splits of {files[0]}")
     named: set[str] = set()
-    classes = names_in(values.get(columns.label) for _, _, rows, columns in tables if label
+    classes = names_in(values.get(columns.label) for _, _, rows, columns in tables if asked.label
                        for _, values in rows)  # fmt: skip
     for file, names, rows, columns in tables:
         say_columns(account, columns, names, file)
@@ -69,7 +64,7 @@ def open_table(
             if chosen is not None and str(of and of(values)).strip() not in chosen:
                 continue
             nulls = sum(written_nulls(values.get(column)) for column in columns.captions)
-            row = _row(values, columns, weights, wanted, root, where, classes)
+            row = _row(values, columns, asked.weights, wanted, root, where, classes)
             if nulls and not row.unwanted:
                 account.pass_over(NULLS, where, nulls)
             images.add(row, where)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from tensorboardX.crc32c import crc32c
 
-from mmjax.data import BadRecord, Record, Texts
+from mmjax.data.records import BadRecord, Record, Texts, pair
 from mmjax.data.texts import BadText, clean_captions
 from mmjax.errors import UserError
 
@@ -92,7 +92,7 @@ def _record(example: Example, key: str, image: str, caption: str, label: str) ->
     labels = next((example[f] for f in ((label,) if label else LABELS) if example.get(f)), [-1])
     if not isinstance(labels[0], int):
         raise BadRecord(f"{key} has a label that is no integer")
-    return Record(key, {"image": found[0], "text": Texts(captions)}, labels[0])
+    return pair(key, found[0], Texts(captions), labels[0])
 
 
 def _open(file: str) -> BinaryIO:

@@ -15,7 +15,7 @@ from mmjax.evaluation.skips import report_unreadable
 from mmjax.evaluation.spec import Subject
 from mmjax.inference import Columns
 from mmjax.models import Graph
-from mmjax.models.text import ignores_padding
+from mmjax.models.towers.text import ignores_padding
 
 
 @dataclass(frozen=True)

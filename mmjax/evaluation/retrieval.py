@@ -20,6 +20,7 @@ from mmjax.evaluation.skips import open_test
 from mmjax.evaluation.spec import Evaluation, Subject
 from mmjax.evaluation.words import read_lines
 from mmjax.inference import on_mesh
+from mmjax.models.towers import PAIR
 
 TOP = (1, 5, 10)
 
@@ -28,7 +29,7 @@ def retrieval_metrics(
     image_embed: np.ndarray,
     text_embed: np.ndarray,
     pairs: np.ndarray,
-    names: tuple[str, str] = ("image", "text"),
+    names: tuple[str, str] = PAIR,
 ) -> dict[str, float]:
     """Metrics of both directions.
 
@@ -86,7 +87,7 @@ class RetrievalKeys(Evaluation):
         of one text a line: these, and captions that are not among them.
     """
 
-    of: tuple[str, str] = ("image", "text")
+    of: tuple[str, str] = PAIR
     candidates: str = ""
 
 

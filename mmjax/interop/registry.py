@@ -14,7 +14,7 @@ from mmjax.interop import big_vision, hub, huggingface, open_clip, openai, run
 from mmjax.interop.folder import replaced
 from mmjax.interop.formats import Format, Training, Weights
 from mmjax.interop.texts import differing, sentence
-from mmjax.models.text import ignores_padding
+from mmjax.models.towers.text import ignores_padding
 
 log = logging.getLogger("mmjax.interop")
 

@@ -18,7 +18,7 @@ from mmjax.errors import UserError
 from mmjax.interop.formats import Weights, shapes
 from mmjax.interop.resize import resize_positions, resize_text_positions
 from mmjax.models.parts import of_model
-from mmjax.models.vision import has_class_token
+from mmjax.models.towers.vision import has_class_token
 from mmjax.params import role
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
 from mmjax.values import PATTERN

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from mmjax.errors import UserError
 from mmjax.models.fusion import Fusion
 from mmjax.models.graph import Graph
-from mmjax.models.regions import RegionTower
-from mmjax.models.text import TextTower
+from mmjax.models.towers.regions import RegionTower
+from mmjax.models.towers.text import TextTower
 
 
 class Generated(NamedTuple):
@@ -180,11 +180,11 @@ def _decode(
     """
     text: Any = getattr(model, parts.tower)
     position = jnp.asarray(position, jnp.int32)
-    layers = cache["text"]
+    layers = cache["tower"]
     length = layers["own"][0].shape[2] if layers else text.context_length
     known = jnp.arange(length)[None, :] <= position
     result = text(("tokens",), token, known, cache=layers, position=position)
-    tokens, new = result["tokens"], {"text": result["cache"], "fusion": cache["fusion"]}
+    tokens, new = result["tokens"], {"tower": result["cache"], "fusion": cache["fusion"]}
     if parts.fusion:
         at = position if image is not None else position + images
         fusion: Any = getattr(model, parts.fusion)
@@ -202,4 +202,4 @@ def empty_cache(model: Graph, parts: Parts, rows: int, length: int, images: int)
         return {"own": (x, x)} if depth else {}
 
     fusion = own(joint.depth, images + length) if joint else {}
-    return {"text": own(text.depth, length), "fusion": fusion}
+    return {"tower": own(text.depth, length), "fusion": fusion}

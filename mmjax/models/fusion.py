@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 from mmjax.models.attention import may_see
 from mmjax.models.graph import Function
+from mmjax.models.heads import pool_tokens
 from mmjax.models.layers import Block, Cache, Dense, layer_norm, repeat, stack
 from mmjax.models.parts import register, sections
-from mmjax.models.text import pool_tokens
+from mmjax.models.towers import PAIR
 from mmjax.values import COUNT, NATURAL
 
 normal = nn.initializers.normal
@@ -58,7 +59,7 @@ class Fusion(nn.Module):
     class_token: bool  # of the image tower
     dtype: jnp.dtype
     style: str
-    of: tuple[str, str] = ("image", "text")
+    of: tuple[str, str] = PAIR
     depth: Annotated[int, NATURAL] = 6
     n_bottlenecks: Annotated[int, COUNT] = 4
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.errors import UserError
+from mmjax.models.towers import PAIR
 from mmjax.objectives.registry import PLAIN, Objective, register
 from mmjax.parallel import ring
 
@@ -218,7 +219,7 @@ def _scalars(
 
 @register("clip")
 def clip(
-    of: tuple[str, str] = ("image", "text"),
+    of: tuple[str, str] = PAIR,
     scale: str = "logit",
     implementation: Implementation = "auto",
 ) -> Objective:
@@ -241,7 +242,7 @@ def clip(
 
 @register("siglip")
 def siglip(
-    of: tuple[str, str] = ("image", "text"),
+    of: tuple[str, str] = PAIR,
     scale: str = "logit",
     implementation: Implementation = "auto",
 ) -> Objective:

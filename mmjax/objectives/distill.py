@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.errors import UserError
+from mmjax.models.towers import PAIR
 from mmjax.objectives import contrastive
 from mmjax.objectives.contrastive import Implementation, pair_outputs
 from mmjax.objectives.registry import PLAIN, TEACHER, Objective, Outputs, Own, register
@@ -120,7 +121,7 @@ def agreement(
 @register("distill_similarity")
 def distill_similarity(
     teachers: tuple[str, ...] = ("teacher",),
-    of: tuple[str, str] = ("image", "text"),
+    of: tuple[str, str] = PAIR,
     scale: str = "logit",
     temperature: Annotated[float, POSITIVE_OR_0] = 0.0,
     implementation: Implementation = "auto",
@@ -161,7 +162,7 @@ def distill_similarity(
 @register("distill_logits")
 def distill_logits(
     teachers: tuple[str, ...] = ("teacher",),
-    of: tuple[str, str] = ("image", "text"),
+    of: tuple[str, str] = PAIR,
     scale: str = "logit",
     alpha: Annotated[float, NATURAL] = 1.0,
     temperature: Annotated[float, POSITIVE] = 1.0,
@@ -201,7 +202,7 @@ def distill_logits(
 def distill_feature(
     name: str,
     teachers: tuple[str, ...] = ("teacher",),
-    of: tuple[str, ...] = ("image", "text"),
+    of: tuple[str, ...] = PAIR,
     distance: Literal["mse", "cosine"] = "mse",
     project: bool = False,
 ) -> Objective:
@@ -232,7 +233,7 @@ def distill_feature(
 def distill_interactive(
     name: str,
     teachers: tuple[str, ...] = ("teacher",),
-    of: tuple[str, str] = ("image", "text"),
+    of: tuple[str, str] = PAIR,
     scale: str = "logit",
     project: bool = False,
     implementation: Implementation = "auto",

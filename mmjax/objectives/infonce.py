@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 
+from mmjax.models.towers import PAIR
 from mmjax.objectives.contrastive import (
     Implementation,
     infonce_loss,
@@ -24,7 +25,7 @@ from mmjax.values import COUNT_OR_0, POSITIVE_OR_0
 
 @register("infonce")
 def infonce(
-    of: tuple[str, str] = ("image", "text"),
+    of: tuple[str, str] = PAIR,
     scale: str = "logit",
     direction: Literal["forward", "backward", "both"] = "forward",
     temperature: Annotated[float, POSITIVE_OR_0] = 0.0,

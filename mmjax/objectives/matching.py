@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from mmjax.models.towers import PAIR
 from mmjax.objectives.contrastive import pair_outputs, similarity
 from mmjax.objectives.registry import PLAIN, Batch, Objective, Outputs, View, register
 
@@ -19,7 +20,7 @@ from mmjax.objectives.registry import PLAIN, Batch, Objective, Outputs, View, re
 def matching(
     name: str,
     negatives: Literal["hard", "uniform", "tags"] = "hard",
-    of: tuple[str, str] = ("image", "text"),
+    of: tuple[str, str] = PAIR,
     fusion: str = "fusion",
     scale: str = "logit",
     model: ConfigDict | None = None,

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.errors import UserError
-from mmjax.models.text import LmHead
+from mmjax.models.heads import LmHead
 from mmjax.models.tokens import NO_TARGET, TokenNll, token_nll
 from mmjax.objectives.registry import LOCAL, Batch, Objective, View, register
 from mmjax.values import SHARE, Range

@@ -20,7 +20,7 @@ from mmjax.interop import formats, registry, start
 from mmjax.interop.open_clip import FAMILY, tables, timm
 from mmjax.interop.open_clip import config as settings_lib
 from mmjax.models.parts import part
-from mmjax.models.text import ignores_padding
+from mmjax.models.towers.text import ignores_padding
 
 EOT = 511
 VISION = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 16}

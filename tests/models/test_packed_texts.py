@@ -9,8 +9,8 @@ import tiny
 from mmjax import models
 from mmjax.data import packing
 from mmjax.models import zoo
-from mmjax.models.text import positions_in_segments
 from mmjax.models.tokens import token_nll
+from mmjax.models.towers.text import positions_in_segments
 
 V, L, TEXTS, ROWS = 48, 16, 12, 8
 

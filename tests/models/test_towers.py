@@ -10,7 +10,7 @@ import tiny
 from pytorch import torch
 
 from mmjax import models
-from mmjax.models import vision
+from mmjax.models.towers import vision
 from mmjax.params import path_string
 
 

@@ -10,29 +10,34 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 from mmjax.models.graph import Function
+from mmjax.models.heads import (
+    POOLED,
+    Head,
+    MapPool,
+    QueryPool,
+    check_head,
+    check_heads,
+    normal,
+    project,
+    tower_outputs,
+)
 from mmjax.models.layers import (
     Activation,
-    Attention,
     Dense,
     Kernel,
-    Mlp,
     Remat,
     Unroll,
     layer_norm,
     stack,
-    unit_length,
 )
 from mmjax.models.parts import register
 from mmjax.parallel.mesh import constrain
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
 from mmjax.values import COUNT, NATURAL, POSITIVE, SHARE, Range
 
-normal = nn.initializers.normal
-Head = Literal["linear", "linear_bias", "tanh", "none"]
 Mean = Annotated[tuple[float, float, float], SHAPE_FREE, SHARE]
 Deviation = Annotated[tuple[float, float, float], SHAPE_FREE, POSITIVE]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
-POOLED = {"features", "embed"}  # outputs of one vector an example
 
 
 @register("vit")
@@ -276,82 +281,6 @@ class PatchKernel(nn.Module):
 def has_class_token(pool: str) -> bool:
     """Whether an image tower of this `config.model.image.pool` has a token beside its patches."""
     return pool in ("cls", "queries")
-
-
-class QueryPool(nn.Module):
-    """Attention of learned queries [Q, D] over tokens [B, N, W]: the first `count` answers,
-    [B, count, D]."""
-
-    queries: int
-    heads: int
-    embed_dim: int
-    norm_eps: float
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, count: int) -> jax.Array:
-        query = self.param("query_embed", normal(1.0), (self.queries, self.embed_dim))[:count]
-        query = layer_norm(self.norm_eps, self.dtype, "norm_query")(query.astype(x.dtype))
-        query = jnp.broadcast_to(query, (x.shape[0], *query.shape))
-        x = layer_norm(self.norm_eps, self.dtype, "norm_tokens")(x)
-        return Attention(self.heads, self.dtype, name="attention")(query, x)[0]
-
-
-class MapPool(nn.Module):
-    """Multi-head attention pooling (Lee et al., 2019; as in big_vision): [B, N, W] -> [B, W]."""
-
-    heads: int
-    mlp_dim: int
-    activation: str
-    norm_eps: float
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        width = x.shape[-1]
-        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, width))
-        query = jnp.broadcast_to(probe.astype(x.dtype), (x.shape[0], 1, width))
-        y, _ = Attention(self.heads, self.dtype, name="attention")(query, x)
-        z = layer_norm(self.norm_eps, self.dtype, "norm")(y)
-        return (y + Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(z))[:, 0]
-
-
-def check_heads(key: str, spec: ConfigDict) -> None:
-    """UserError: the heads do not divide the width of a part, `key` in the config."""
-    if spec.width % spec.heads:
-        raise UserError(f"{key}: heads={spec.heads} does not divide width={spec.width}.")
-
-
-def check_head(key: str, spec: ConfigDict, model: ConfigDict) -> None:
-    """UserError: a projection that keeps the width, and another size of embeddings."""
-    if spec.head in ("none", "tanh") and spec.width != model.embed_dim:
-        raise UserError(
-            f"{key}.head={spec.head!r} wants width={spec.width} equal to config.model.embed_dim="
-            f"{model.embed_dim}; or set head='linear'."
-        )
-
-
-def tower_outputs(depth: int) -> tuple[str, ...]:
-    """What a tower gives: without layers it is an embedding for a joint, and pools nothing."""
-    return ("tokens", "features", "embed") if depth else ("tokens",)
-
-
-def project(pooled: jax.Array, head: str, embed_dim: int, dtype: jnp.dtype) -> dict[str, jax.Array]:
-    """The projection into the shared space: "features" [B, W] -> [B, D], and "embed", the same at
-    unit length.
-
-    `head` is "linear", "linear_bias", "none", or "tanh": linear with bias, then tanh, the pooler of
-    BERT and of Hugging Face's ViT.
-    """
-    if head != "none":
-        dense = nn.Dense(
-            embed_dim, use_bias=head != "linear", dtype=dtype, name="head",
-            kernel_init=normal(pooled.shape[-1] ** -0.5),
-        )  # fmt: skip
-        pooled = dense(pooled)
-    if head == "tanh":
-        pooled = jnp.tanh(pooled)
-    return {"features": pooled, "embed": unit_length(pooled)}
 
 
 def sincos_2d(side: int, width: int, temperature: float = 10_000.0) -> np.ndarray:

@@ -4,7 +4,6 @@
 from typing import Annotated, Any, ClassVar, Literal
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +12,22 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 from mmjax.models.attention import may_see
 from mmjax.models.graph import Function
+from mmjax.models.heads import (
+    POOLED,
+    Head,
+    LmHead,
+    MlmHead,
+    check_head,
+    check_heads,
+    masked_mean,
+    normal,
+    pool_tokens,
+    project,
+    tower_outputs,
+)
 from mmjax.models.layers import (
-    ACTIVATIONS,
     Activation,
     Cache,
-    Dense,
     Kernel,
     Norm,
     Remat,
@@ -26,19 +36,8 @@ from mmjax.models.layers import (
     stack,
 )
 from mmjax.models.parts import register, sections
-from mmjax.models.tokens import Unembedding
-from mmjax.models.vision import (
-    POOLED,
-    Head,
-    check_head,
-    check_heads,
-    project,
-    tower_outputs,
-)
 from mmjax.schema import SHAPE_FREE
 from mmjax.values import COUNT, NATURAL, POSITIVE
-
-normal = nn.initializers.normal
 
 
 @register("transformer")
@@ -291,68 +290,8 @@ def to_first_end(text: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.arange(text.shape[1]) <= is_end.argmax(axis=1, keepdims=True)
 
 
-def pool_tokens(x: jax.Array, mask: jax.Array, pool: str) -> jax.Array:
-    """[B, L, W] -> [B, W] by a text tower's `pool`: the first token (cls), the last (last), the
-    mean of the real ones, else the last real one."""
-    if pool == "mean":
-        return masked_mean(x, mask)
-    if pool in ("eot", "appended"):
-        last = mask.sum(axis=1) - 1
-        return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-    return x[:, 0] if pool == "cls" else x[:, -1]
-
-
-def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B, L, W] -> [B, W], the mean of the tokens where `mask` is True."""
-    weights = mask[:, :, None].astype(x.dtype)
-    return (x * weights).sum(axis=1) / weights.sum(axis=1)
-
-
 def positions_in_segments(segment: jax.Array) -> jax.Array:
     """int32 [B, L] -> int32 [B, L]: how many tokens of the same run of numbers come before."""
     index = jnp.broadcast_to(jnp.arange(segment.shape[1]), segment.shape)
     begins = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     return index - jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
-
-
-class MlmHead(nn.Module):
-    """BERT's masked-language head (Devlin et al., 2019): a layer, then the token embedding again.
-
-    [..., W] -> [..., V]: norm(activation(dense(x))) · embeddingᵀ + bias.
-    """
-
-    width: int
-    vocab_size: int
-    activation: str
-    norm_eps: float
-    dtype: jnp.dtype
-
-    def setup(self):
-        init = normal(self.width**-0.5)
-        self.dense = Dense(self.width, dtype=self.dtype, kernel_init=init)
-        self.norm = layer_norm(self.norm_eps, self.dtype)
-        self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
-
-    def __call__(self, tokens: jax.Array, embed: nn.Embed) -> jax.Array:
-        return embed.attend(self.hidden(tokens)) + self.bias.astype(self.dtype)
-
-    def hidden(self, tokens: jax.Array) -> jax.Array:
-        """[..., W] -> what meets the embedding, [..., W]."""
-        return self.norm(ACTIVATIONS[self.activation](self.dense(tokens)))
-
-
-class LmHead(flax.struct.PyTreeNode):
-    """What makes logits of a vocabulary out of tokens: the head's own parameters, and the token
-    embedding [V, W] that it shares."""
-
-    params: Any
-    embedding: jax.Array
-    module: MlmHead = flax.struct.field(pytree_node=False)
-
-    def hidden(self, tokens: jax.Array) -> jax.Array:
-        """[..., W] -> what meets the unembedding, [..., W]."""
-        hidden: Any = self.module.apply({"params": self.params}, tokens, method="hidden")
-        return hidden
-
-    def unembedding(self) -> Unembedding:
-        return Unembedding(self.embedding, self.params["bias"])

@@ -15,20 +15,10 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 from mmjax.models.attention import attend
 from mmjax.models.graph import Function
+from mmjax.models.heads import POOLED, Head, check_head, normal, project, tower_outputs
 from mmjax.models.layers import Dense, Kernel
 from mmjax.models.parts import register
-from mmjax.models.vision import (
-    MEAN,
-    POOLED,
-    STD,
-    Deviation,
-    Head,
-    Mean,
-    check_head,
-    normal,
-    project,
-    tower_outputs,
-)
+from mmjax.models.towers.vision import MEAN, STD, Deviation, Mean
 from mmjax.parallel.mesh import constrain
 from mmjax.schema import SHAPE_FREE
 from mmjax.values import COUNT

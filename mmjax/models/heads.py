@@ -1,0 +1,153 @@
+"""What comes after the layers of a tower: pooling, the projection, the head of a vocabulary."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from mmjax.errors import UserError
+from mmjax.models.layers import ACTIVATIONS, Attention, Dense, Mlp, layer_norm, unit_length
+from mmjax.models.tokens import Unembedding
+
+Head = Literal["linear", "linear_bias", "tanh", "none"]
+POOLED = {"features", "embed"}  # outputs of one vector an example
+normal = nn.initializers.normal
+
+
+def tower_outputs(depth: int) -> tuple[str, ...]:
+    """What a tower gives: without layers it is an embedding for a joint, and pools nothing."""
+    return ("tokens", "features", "embed") if depth else ("tokens",)
+
+
+def check_heads(key: str, spec: ConfigDict) -> None:
+    """UserError: the heads do not divide the width of a part, `key` in the config."""
+    if spec.width % spec.heads:
+        raise UserError(f"{key}: heads={spec.heads} does not divide width={spec.width}.")
+
+
+def check_head(key: str, spec: ConfigDict, model: ConfigDict) -> None:
+    """UserError: a projection that keeps the width, and another size of embeddings."""
+    if spec.head in ("none", "tanh") and spec.width != model.embed_dim:
+        raise UserError(
+            f"{key}.head={spec.head!r} wants width={spec.width} equal to config.model.embed_dim="
+            f"{model.embed_dim}; or set head='linear'."
+        )
+
+
+def project(pooled: jax.Array, head: str, embed_dim: int, dtype: jnp.dtype) -> dict[str, jax.Array]:
+    """The projection into the shared space: "features" [B, W] -> [B, D], and "embed", the same at
+    unit length.
+
+    `head` is "linear", "linear_bias", "none", or "tanh": linear with bias, then tanh, the pooler of
+    BERT and of Hugging Face's ViT.
+    """
+    if head != "none":
+        dense = nn.Dense(
+            embed_dim, use_bias=head != "linear", dtype=dtype, name="head",
+            kernel_init=normal(pooled.shape[-1] ** -0.5),
+        )  # fmt: skip
+        pooled = dense(pooled)
+    if head == "tanh":
+        pooled = jnp.tanh(pooled)
+    return {"features": pooled, "embed": unit_length(pooled)}
+
+
+def pool_tokens(x: jax.Array, mask: jax.Array, pool: str) -> jax.Array:
+    """[B, L, W] -> [B, W] by a text tower's `pool`: the first token (cls), the last (last), the
+    mean of the real ones, else the last real one."""
+    if pool == "mean":
+        return masked_mean(x, mask)
+    if pool in ("eot", "appended"):
+        last = mask.sum(axis=1) - 1
+        return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+    return x[:, 0] if pool == "cls" else x[:, -1]
+
+
+def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """[B, L, W] -> [B, W], the mean of the tokens where `mask` is True."""
+    weights = mask[:, :, None].astype(x.dtype)
+    return (x * weights).sum(axis=1) / weights.sum(axis=1)
+
+
+class QueryPool(nn.Module):
+    """Attention of learned queries [Q, D] over tokens [B, N, W]: the first `count` answers,
+    [B, count, D]."""
+
+    queries: int
+    heads: int
+    embed_dim: int
+    norm_eps: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, count: int) -> jax.Array:
+        query = self.param("query_embed", normal(1.0), (self.queries, self.embed_dim))[:count]
+        query = layer_norm(self.norm_eps, self.dtype, "norm_query")(query.astype(x.dtype))
+        query = jnp.broadcast_to(query, (x.shape[0], *query.shape))
+        x = layer_norm(self.norm_eps, self.dtype, "norm_tokens")(x)
+        return Attention(self.heads, self.dtype, name="attention")(query, x)[0]
+
+
+class MapPool(nn.Module):
+    """Multi-head attention pooling (Lee et al., 2019; as in big_vision): [B, N, W] -> [B, W]."""
+
+    heads: int
+    mlp_dim: int
+    activation: str
+    norm_eps: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, width))
+        query = jnp.broadcast_to(probe.astype(x.dtype), (x.shape[0], 1, width))
+        y, _ = Attention(self.heads, self.dtype, name="attention")(query, x)
+        z = layer_norm(self.norm_eps, self.dtype, "norm")(y)
+        return (y + Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(z))[:, 0]
+
+
+class MlmHead(nn.Module):
+    """BERT's masked-language head (Devlin et al., 2019): a layer, then the token embedding again.
+
+    [..., W] -> [..., V]: norm(activation(dense(x))) · embeddingᵀ + bias.
+    """
+
+    width: int
+    vocab_size: int
+    activation: str
+    norm_eps: float
+    dtype: jnp.dtype
+
+    def setup(self):
+        init = normal(self.width**-0.5)
+        self.dense = Dense(self.width, dtype=self.dtype, kernel_init=init)
+        self.norm = layer_norm(self.norm_eps, self.dtype)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
+
+    def __call__(self, tokens: jax.Array, embed: nn.Embed) -> jax.Array:
+        return embed.attend(self.hidden(tokens)) + self.bias.astype(self.dtype)
+
+    def hidden(self, tokens: jax.Array) -> jax.Array:
+        """[..., W] -> what meets the embedding, [..., W]."""
+        return self.norm(ACTIVATIONS[self.activation](self.dense(tokens)))
+
+
+class LmHead(flax.struct.PyTreeNode):
+    """What makes logits of a vocabulary out of tokens: the head's own parameters, and the token
+    embedding [V, W] that it shares."""
+
+    params: Any
+    embedding: jax.Array
+    module: MlmHead = flax.struct.field(pytree_node=False)
+
+    def hidden(self, tokens: jax.Array) -> jax.Array:
+        """[..., W] -> what meets the unembedding, [..., W]."""
+        hidden: Any = self.module.apply({"params": self.params}, tokens, method="hidden")
+        return hidden
+
+    def unembedding(self) -> Unembedding:
+        return Unembedding(self.embedding, self.params["bias"])
