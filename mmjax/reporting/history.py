@@ -8,6 +8,8 @@ from mmjax.errors import UserError
 from mmjax.runs.goodput import CAUSES, Account, read_rows
 
 Series = tuple[list[int], list[float]]  # steps ascending, values
+# A multiple of the step, and of examples_per_second: their curves would show nothing more.
+MULTIPLES = {"data/examples", "examples_per_second_per_device", "tflops_per_second_per_device"}
 
 
 def read_history(workdir: epath.Path) -> dict[str, Series]:
@@ -48,12 +50,12 @@ def groups(history: dict[str, Series]) -> dict[str, list[str]]:
     """The metrics that belong into one plot, by its title: what is read together is drawn together.
 
     The parts of the loss share a plot, which comes first, and so do the shares of an evaluator
-    ("coco/image_to_text/R@1" and "…/R@5"); all else has its own. What never changed, or was
-    measured once, makes no curve.
+    ("coco/image_to_text/R@1" and "…/R@5"); all else has its own. What never changed, was measured
+    once, or is a multiple of another, makes no curve.
     """
     plots: dict[str, list[str]] = {"loss": []}
     for name, (_, values) in history.items():
-        if len(set(values)) == 1:
+        if len(set(values)) == 1 or name in MULTIPLES:
             continue
         title, _, metric = name.rpartition("/")
         if name == "loss" or title == "loss":

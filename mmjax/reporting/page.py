@@ -60,9 +60,11 @@ def run(workdir: str, output: str | None = None) -> Path:
 
 
 def latest(history: dict[str, Series]) -> list[tuple[str, str, str]]:
-    """(metric, step, value) of each metric's last value."""
+    """(metric, step, value) of each metric's last value; the step is "" if it is the run's last."""
+    last = max(steps[-1] for steps, _ in history.values())
     return [
-        (name, f"{steps[-1]:,}", f"{values[-1]:,.6g}") for name, (steps, values) in history.items()
+        (name, "" if steps[-1] == last else f"at step {steps[-1]:,}", f"{values[-1]:,.6g}")
+        for name, (steps, values) in history.items()
     ]
 
 
@@ -76,10 +78,16 @@ def duration(seconds: float) -> str:
 
 
 def differences(config: ConfigDict) -> list[tuple[str, Any, Any]]:
-    """(key, value, default) of the keys whose value is not the default."""
+    """(key, value, default) of the keys whose value is not the default.
+
+    The default is "" of what has none, or is of a kind that only the run's own code registers.
+    """
     rows = []
     for path, value in leaves(config):
-        default = config_lib.key_of(path, config).default
+        try:
+            default = config_lib.key_of(path, config).default
+        except UserError:
+            default = REQUIRED
         default = "" if default is REQUIRED else default
         if value != default:
             rows.append((path, value, default))

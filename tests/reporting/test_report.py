@@ -86,7 +86,15 @@ def test_steps_gone_over_again_count_once_and_a_torn_line_not_at_all(tmp_path):
 def test_plots_hold_what_is_read_together():
     curve = ([1, 2], [0.0, 1.0])
     still = ([1, 2], [0.0, 0.0])
-    names = ["lr", "loss", "loss/clip", "coco/i2t/R@1", "coco/i2t/R@5", "coco/i2t/mean_rank"]
+    names = [
+        "lr",
+        "data/examples",
+        "loss",
+        "loss/clip",
+        "coco/i2t/R@1",
+        "coco/i2t/R@5",
+        "coco/i2t/mean_rank",
+    ]
     history = dict.fromkeys(names, curve) | {"nonfinite": still}
     assert groups(history) == {
         "loss": ["loss/clip"],
@@ -108,3 +116,15 @@ def test_missing_library_names_the_extra(run, monkeypatch, capsys):
         cli.main(["report", f"--workdir={run}"])
     assert stopped.value.code == 2
     assert "mmjax[report]" in capsys.readouterr().err
+
+
+def test_keys_of_a_kind_that_is_registered_elsewhere_are_shown():
+    config = config_lib.default()
+    config.objectives.spread = {"kind": "of_a_config_file", "t": 2.0}
+    rows = page.differences(config)
+    assert ("objectives.spread.t", 2.0, "") in rows
+
+
+def test_a_step_is_said_where_it_is_not_the_last():
+    history = {"loss": ([1, 9], [5.0, 4.0]), "coco/R@1": ([5], [0.25])}
+    assert page.latest(history) == [("loss", "", "4"), ("coco/R@1", "at step 5", "0.25")]
