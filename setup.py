@@ -78,6 +78,7 @@ setup(
         "safetensors>=0.8.0",
         "scipy>=1.17.1",
         "sentencepiece>=0.2.3",
+        "shtab>=1.13.0",
         "simplejpeg>=1.9.0",
         "tensorboardX>=2.6.5",
         "tensorflow-datasets>=4.9.10",

@@ -18,8 +18,8 @@ import numpy as np
 from tables import show
 
 from mmjax import config as config_lib
+from mmjax import embedding
 from mmjax.config_file import load_config
-from mmjax.teachers import command
 from mmjax.training import loop
 
 VIEWS = 8
@@ -47,7 +47,7 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {"teacher": [result(teacher)]}
     for seed in range(args.seeds):
         embeds = args.runs / f"embeddings-{args.steps}-{seed}"
-        command.embed(student(seed, args.steps, str(teacher)), str(embeds))
+        embedding.embed(student(seed, args.steps, str(teacher)), str(embeds))
         for name, source, cached in (
             ("student alone", "", ""),
             ("distilled, teacher online", str(teacher), ""),

@@ -15,6 +15,9 @@ _HOMES = {
     "config": "mmjax.config",
     "convert": "mmjax.pretrained:convert",
     "data": "mmjax.data",
+    "datatools": "mmjax.datatools",
+    "doctor": "mmjax.checkup:doctor",
+    "embed": "mmjax.embedding:embed",
     "errors": "mmjax.errors",
     "evaluate": "mmjax.evaluation:evaluate",
     "evaluation": "mmjax.evaluation",
@@ -28,18 +31,22 @@ _HOMES = {
     "objectives": "mmjax.objectives",
     "plan": "mmjax.planning.command:plan",
     "recipe": "mmjax.recipes:recipe",
+    "report": "mmjax.reporting.command:report",
     "train": "mmjax.training:train",
     "training": "mmjax.training",
 }
 if TYPE_CHECKING:
     from mmjax import config as config
     from mmjax import data as data
+    from mmjax import datatools as datatools
     from mmjax import errors as errors
     from mmjax import evaluation as evaluation
     from mmjax import interop as interop
     from mmjax import models as models
     from mmjax import objectives as objectives
     from mmjax import training as training
+    from mmjax.checkup import doctor as doctor
+    from mmjax.embedding import embed as embed
     from mmjax.evaluation import evaluate as evaluate
     from mmjax.models.zoo import list_models as list_models
     from mmjax.objectives import list_objectives as list_objectives
@@ -50,6 +57,7 @@ if TYPE_CHECKING:
     from mmjax.pretrained import load as load
     from mmjax.recipes import list_recipes as list_recipes
     from mmjax.recipes import recipe as recipe
+    from mmjax.reporting.command import report as report
     from mmjax.training import train as train
 
 

@@ -9,13 +9,11 @@ import os
 import shlex
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mmjax import machine, options, paths, shipped
+from mmjax import machine, options, paths, shipped, terminal
 from mmjax.config_file import load_config
-from mmjax.datatools import command as data_command
 from mmjax.errors import Preempted, UserError
 
 
@@ -26,15 +24,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     machine.prepare()
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = options.parser()
-    # What was found in the data, and what of it is not read, is said at the start.
-    logging.getLogger("mmjax.data").setLevel(logging.INFO)
     try:
-        args, rest = parser.parse_known_args(argv)
+        args, rest = options.parse(argv)
         for name, value in vars(args).items():
             setattr(args, name, paths.typed_values(value))
         args.command = shlex.join(["mmjax", *argv])
-        _DOORS[args.door](args, _overrides(args, rest, argv))
+        overrides = options.overrides(args, rest, argv)
+        with terminal.sentences() as args.log:
+            _DOORS[args.door](args, overrides)
         sys.stdout.flush()  # a closed pipe is found here, and not when Python ends
     except Preempted as error:
         print(f"mmjax: {error}", file=sys.stderr)
@@ -55,43 +52,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         _leave(1)
 
 
-def _overrides(args: argparse.Namespace, rest: list[str], argv: list[str]) -> list[str]:
-    """The --config.KEY=VALUE among the arguments that the parser left.
-
-    --KEY=VALUE of a command that has --set is one of these. UserError: there is another argument,
-    or one is given twice.
-    """
-    overrides = [arg for arg in rest if arg.startswith("--config.")]
-    unknown = [arg for arg in rest if arg not in overrides]
-    if hasattr(args, "set"):  # of eval and data
-        keys = [arg for arg in unknown if arg.startswith("--") and "=" in arg]
-        unknown = [arg for arg in unknown if arg not in keys]
-        for arg in keys:
-            key, _, value = arg.removeprefix("--").partition("=")
-            args.set.append(f"{key.replace('-', '_')}={value}")
-    configured = hasattr(args, "config")
-    if unset := [arg for arg in overrides if "=" not in arg]:
-        raise UserError(f"{unset[0]}: write {unset[0]}=VALUE.")
-    if unknown or (overrides and not configured):
-        wrong = (unknown or overrides)[0]
-        is_key = configured and wrong.startswith("--") and "=" in wrong
-        raise UserError(
-            f"unrecognized argument {wrong}"
-            + (f"; a key of the config is set by --config.{wrong[2:]}" if is_key else "")
-            + ": mmjax --help and mmjax COMMAND --help list what there is."
-        )
-    given = Counter(arg.partition("=")[0] for arg in argv if arg.startswith("--"))
-    given += Counter(f"--set {key.partition('=')[0]}" for key in getattr(args, "set", ()))
-    for name, times in given.items():
-        several = isinstance(getattr(args, name[2:], None), list)  # it may be repeated
-        if times > 1 and not several:
-            raise UserError(
-                f"{name} is given {times} times: give it once, in quotes if the shell would expand "
-                "its braces or wildcards."
-            )
-    return overrides
-
-
 def _leave(status: int) -> NoReturn:
     """Ends a failed process, at once where there are others: JAX's way out would wait for them."""
     if (jax := sys.modules.get("jax")) and jax.distributed.is_initialized():
@@ -109,14 +69,27 @@ def _quit(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _join(args: argparse.Namespace) -> None:
+def _join(args: argparse.Namespace) -> bool:
+    """Joins the other processes, if there are any; whether this one prints for all."""
     given = (args.coordinator, args.processes, args.process)
-    if args.distributed:
-        from mmjax.parallel import distributed
+    if not args.distributed:
+        if any(value is not None for value in given):
+            raise UserError("--coordinator, --processes and --process need --distributed.")
+        return True
+    if not machine.accelerators() or os.environ.get("JAX_PLATFORMS") == "cpu":
+        terminal.keep_stdout()
+    from mmjax.parallel import distributed
 
-        distributed.initialize(*given)
-    elif any(value is not None for value in given):
-        raise UserError("--coordinator, --processes and --process need --distributed.")
+    job = distributed.initialize(*given)
+    if job.process:
+        args.log.setLevel(logging.WARNING)  # process 0 says what is the same on all
+    return job.process == 0
+
+
+def _wrote(*files: object) -> None:
+    for file in files:
+        if file:
+            print(f"wrote {file}")
 
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -136,17 +109,27 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     from mmjax.parallel import xla_flags
 
     xla_flags.apply(deterministic=config.deterministic)
-    _join(args)
+    prints = _join(args)
     from mmjax.training import loop
 
-    loop.train(config, args.workdir, command=args.command, adjust=args.adjust)
+    state = loop.train(config, args.workdir, command=args.command, adjust=args.adjust)
+    if prints:
+        run = shlex.quote(args.workdir)
+        what = "" if config.evals else " --task=TASK --data=PATH"
+        print(f"newest checkpoint: {args.workdir}/checkpoints/{int(state.step)}")
+        print(f"next: mmjax eval --workdir={run}{what}")
+        print(f"      mmjax report --workdir={run}")
 
 
 def _doctor(args: argparse.Namespace, _: list[str]) -> None:
-    _join(args)
-    from mmjax import doctor
+    prints = _join(args)
+    from mmjax import checkup
 
-    if not doctor.run(args.workdir, args.json):
+    report = checkup.doctor(args.workdir, json=args.json)
+    if prints:
+        checkup.show(terminal.console(), report)
+        _wrote(args.json)
+    if report["warnings"]:
         sys.exit(1)
 
 
@@ -159,67 +142,93 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
         configs, args.topology, sweep=args.sweep, json_file=args.json,
         print_shardings=args.print_shardings,
     )  # fmt: skip
+    _wrote(args.json)
     if not fits:
         sys.exit(1)
 
 
 def _embed(args: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(args.config, overrides)
-    if args.distributed:
-        from mmjax.parallel import distributed
+    prints = _join(args)
+    from mmjax import embedding
 
-        distributed.initialize()
-    from mmjax import config_check
-    from mmjax.parallel import mesh
-    from mmjax.teachers import command
-
-    config_check.validate(config)
-    config_check.validate_on_mesh(config, dict(mesh.make_mesh(**config.mesh).shape))
-    command.embed(config, args.output)
+    folders = embedding.embed(config, args.output)
+    if prints:
+        _wrote(*folders)
+        of_teachers = [f"--config.teachers.{folder.name}.cached={folder}" for folder in folders]
+        command = ["mmjax", "train", f"--config={args.config}", *overrides, *of_teachers]
+        print(f"next: {shlex.join(command)} --workdir=DIR")
 
 
 def _eval(args: argparse.Namespace, _: list[str]) -> None:
+    prints = _join(args)
     from mmjax import evaluation
     from mmjax.evaluation import report
 
-    if args.distributed:
-        from mmjax.parallel import distributed
-
-        distributed.initialize()
-    keys = {}
-    for option in args.set:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise UserError(f"--set {option}: write KEY=VALUE.")
-        keys[key] = value
-    if args.allow_skips:
-        keys["allow_skips"] = "true"
+    keys = options.keys(args.set) | ({"allow_skips": "true"} if args.allow_skips else {})
     results = evaluation.evaluate(
         args.workdir, weights=args.weights, task=args.task, data=args.data, output=args.output,
         tokenizer=args.tokenizer, **keys,
     )  # fmt: skip
-    import jax
-
-    if jax.process_index() == 0:
-        import rich
-
-        rich.print(report.table(results))
-        for file in args.output:
-            print(f"wrote {file}")
+    if prints:
+        terminal.console().print(report.table(results))
+        _wrote(*args.output)
 
 
 def _export(args: argparse.Namespace, _: list[str]) -> None:
     from mmjax import pretrained
 
     pretrained.export(args.workdir, args.output, args.format)
-    print(f"wrote {args.output}")
+    _wrote(args.output)
 
 
 def _convert(args: argparse.Namespace, _: list[str]) -> None:
     from mmjax import pretrained
 
     pretrained.convert(args.source, args.target, args.format, tokenizer=args.tokenizer)
-    print(f"wrote {args.target}")
+    _wrote(args.target)
+
+
+def _inspect(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax.datatools import inspection
+
+    facts = inspection.inspect(
+        args.path, samples=args.samples, sheet=args.sheet, json=args.json, **options.keys(args.set)
+    )
+    inspection.show(terminal.console(), facts)
+    _wrote(args.sheet, args.json)
+
+
+def _dedup(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax import datatools
+
+    found = datatools.dedup(
+        args.path, output=args.output, against=args.against, distance=args.distance,
+        workers=args.workers, **options.keys(args.set),
+    )  # fmt: skip
+    print(
+        f"{len(found['drop']):,} of {found['records']:,} records repeat another, "
+        f"{found['from_tests']:,} of them images of the test sets; {found['unreadable']:,} could "
+        "not be read"
+    )
+    _wrote(args.output)
+    print(f"next: mmjax train with --config.data.train.NAME.drop={shlex.quote(args.output)}")
+
+
+def _data_convert(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax.datatools import conversion
+
+    done = conversion.convert(
+        args.path, args.output, to=args.to, shard_size=args.shard_size,
+        label_offset=args.label_offset, **options.keys(args.set),
+    )  # fmt: skip
+    print(f"{done.records:,} records; {done.bad:,} could not be used")
+    _wrote(args.output)
+    if done.classes:
+        names = os.path.join(args.output, conversion.CLASSES)
+        print(f"the names of its {done.classes:,} classes are in {names}, by label")
+    if args.to == "tar":
+        print("caption=json:captions reads all captions of an image")
 
 
 def _models(args: argparse.Namespace, _: list[str]) -> None:
@@ -237,11 +246,15 @@ def _launch(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _report(args: argparse.Namespace, _: list[str]) -> None:
-    try:
-        from mmjax.reporting import page
-    except ImportError as error:
-        raise UserError("mmjax report needs its libraries: pip install 'mmjax[report]'.") from error
-    print(f"wrote {page.run(args.workdir, args.output)}")
+    from mmjax.reporting import command
+
+    _wrote(command.report(args.workdir, args.output))
+
+
+def _completion(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax import completion
+
+    print(completion.script(args.shell))
 
 
 _DOORS = {
@@ -252,10 +265,13 @@ _DOORS = {
     "eval": _eval,
     "export": _export,
     "convert": _convert,
-    "data": data_command.run,
+    "data inspect": _inspect,
+    "data dedup": _dedup,
+    "data convert": _data_convert,
     "models": _models,
     "launch": _launch,
     "report": _report,
+    "completion": _completion,
 }
 
 

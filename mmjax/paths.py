@@ -41,6 +41,15 @@ def typed_values(value: Any) -> Any:
     return [typed_values(item) for item in value] if isinstance(value, list) else value
 
 
+def check_file(option: str, file: str | Path) -> None:
+    """UserError: no file of that name can be written, as there is no such folder; said before the
+    work whose result `option` is to hold."""
+    if Path(file).is_dir():
+        raise UserError(f"{option}={file} is a folder: name a file.")
+    if not Path(file).absolute().parent.is_dir():
+        raise UserError(f"{option}={file} cannot be written: there is no such folder.")
+
+
 def matches(path: str) -> list[str]:
     """The files that a path names here, in order; [] if it is a pattern that matches nothing.
 

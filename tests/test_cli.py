@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -33,16 +34,6 @@ def fails_with(capsys, *argv):
     error = capsys.readouterr().err
     assert "Traceback" not in error
     return error
-
-
-@pytest.mark.parametrize("command", ["train", "embed", "eval", "export"])
-def test_help_has_examples(command, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        cli.main([command, "--help"])
-    assert stopped.value.code == 0
-    text = capsys.readouterr().out
-    assert f"mmjax {command} --" in text
-    assert "--workdir" in text
 
 
 def test_module_and_console_script_are_the_same():
@@ -80,15 +71,27 @@ def test_missing_flags_and_unknown_flags(config_file, capsys):
     )
 
 
-def test_distributed_joins_the_processes_before_training(config_file, monkeypatch):
+@pytest.mark.parametrize("process", [0, 1])
+def test_distributed_joins_the_processes_before_training(process, config_file, monkeypatch, capsys):
     from mmjax.parallel import distributed
     from mmjax.training import loop
 
     calls = []
-    monkeypatch.setattr(distributed, "initialize", lambda *_: calls.append("join"))
-    monkeypatch.setattr(loop, "train", lambda config, workdir, **_: calls.append(workdir))
+
+    def initialize(*given):
+        calls.append("join")
+        return distributed.Job("host:1", 2, process)
+
+    def train(config, workdir, **_):
+        calls.append(workdir)
+        return types.SimpleNamespace(step=6)
+
+    monkeypatch.setattr(distributed, "initialize", initialize)
+    monkeypatch.setattr(loop, "train", train)
     cli.main(["train", f"--config={config_file}:smoke", "--workdir=w", "--distributed"])
     assert calls == ["join", "w"]
+    said = "newest checkpoint: w/checkpoints/6\nnext: mmjax eval --workdir=w --task=TASK"
+    assert capsys.readouterr().out.startswith(said) == (process == 0)
 
 
 @pytest.mark.parametrize("option", ["optim.grad_clip=-1", "log.every=0", "checkpoint.keep=0"])
@@ -113,8 +116,8 @@ def test_a_value_outside_of_its_range_stops_before_the_first_step(
         ("data inspect x --samples=-1", "argument --samples: '-1' must be .* 1 or more, or 0"),
         ("data dedup x --output=y --distance=65", "argument --distance: '65' must be .* 0 to 64"),
         ("data dedup x --output=y --workers=-1", "argument --workers: '-1' must be"),
-        ("data convert x y --to=tar --shard_size=0", "argument --shard_size: '0' must be"),
-        ("data convert x y --to=tar --label_offset=a", "argument --label_offset: 'a' must be"),
+        ("data convert x y --to=tar --shard_size=0", "argument --shard-size: '0' must be"),
+        ("data convert x y --to=tar --label_offset=a", "argument --label-offset: 'a' must be"),
     ],
 )
 def test_numbers_of_commands_have_ranges_too(argv, said, capsys):

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from mmjax import doctor
+import mmjax
+from mmjax import checkup
 from mmjax.errors import UserError
+from mmjax.runs.local_path import workdir_path
 
 LOCAL = Path(__file__).parents[1] / "launch" / "local.py"
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    return doctor.examine(str(tmp_path_factory.mktemp("workdir")))
+    return checkup.examine(str(tmp_path_factory.mktemp("workdir")))
 
 
 def test_one_process_with_eight_devices(report):
@@ -29,6 +31,19 @@ def test_one_process_with_eight_devices(report):
     assert 1e5 < host["read"] < 1e12
     assert abs(host["clock_skew"]) < 1e-6
     assert not list(Path(report["workdir"]).iterdir())
+
+
+def test_it_leaves_nothing_that_it_made(tmp_path):
+    """The workdir was not there, nor its parents; one that was there stays."""
+    (tmp_path / "there").mkdir()
+    for folder in ("not/there/yet", "there", "there/run"):
+        rates = checkup.measured_storage(workdir_path(tmp_path / folder))
+        assert min(rates) > 1e5
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+def test_its_own_version_is_that_of_the_code():
+    assert checkup.versions()["mmjax"] == mmjax.__version__
 
 
 def test_every_process_is_in_the_report(tmp_path):
@@ -46,17 +61,19 @@ def test_every_process_is_in_the_report(tmp_path):
     assert abs(found["hosts"][1]["clock_skew"]) < 0.5  # one clock, read at two moments
     assert "4 × cpu (cpu) in 2 process(es)" in done.stdout
     assert done.returncode == bool(found["warnings"])
+    assert f"wrote {file}" in done.stdout
+    assert not (tmp_path / "w").exists()
 
 
 def test_what_looks_wrong_is_said(report):
     sick = copy.deepcopy(report)
     sick["hosts"] = [copy.deepcopy(report["hosts"][0]) for _ in range(4)]
-    assert doctor.warnings(sick) == report["warnings"] == []
+    assert checkup.warnings(sick) == report["warnings"] == []
     sick["hosts"][1]["matmul"] /= 2
     sick["hosts"][2]["clock_skew"] = -3.0
     sick["hosts"][3]["versions"]["jax"] = "0.1"
     sick["hosts"][3]["free"]["/tmp"] = 10**9
-    said = "\n".join(doctor.warnings(sick))
+    said = "\n".join(checkup.warnings(sick))
     assert "process 1 " in said
     assert "computes at 50% of the median" in said
     assert "is -3.0 s off: run NTP" in said
@@ -64,10 +81,12 @@ def test_what_looks_wrong_is_said(report):
     assert "1.0 GB are free in /tmp" in said
     sick = copy.deepcopy(report)
     sick["peak"] = 10 * report["hosts"][0]["matmul"]
-    assert "% of the published peak" in doctor.warnings(sick)[0]
+    assert "% of the published peak" in checkup.warnings(sick)[0]
 
 
 def test_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written and read"):
-        doctor.examine(str(tmp_path / "file" / "w"))
+        mmjax.doctor(tmp_path / "file" / "w")
+    with pytest.raises(UserError, match=r"--json=.* cannot be written: there is no such folder"):
+        mmjax.doctor(json=tmp_path / "no" / "doctor.json")

@@ -8,7 +8,7 @@ import mmjax
 ROOT = Path(mmjax.__file__).parent
 FLOORS = (
     ("errors",),
-    ("paths", "machine", "values", "shipped"),
+    ("paths", "machine", "values", "shipped", "terminal", "examples"),
     ("schema", "params"),
     ("parallel",),
     ("data",),
@@ -25,8 +25,9 @@ FLOORS = (
     ("config_check", "config_file"),
     ("recipes",),
     ("training",),
-    ("planning", "reporting", "datatools", "doctor"),
+    ("planning", "reporting", "datatools", "checkup", "embedding"),
     ("options",),
+    ("completion",),
     ("cli",),
     ("__main__", "__init__"),
 )

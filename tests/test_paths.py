@@ -48,12 +48,12 @@ def write_pairs(folder, count=4):
 
 
 def tar(folder, pairs):
-    convert.run({"path": str(pairs)}, str(folder / "out"), "tar", shard_size=9)
+    convert(str(pairs), str(folder / "out"), to="tar")
     return folder / "out" / "00000.tar"
 
 
 def array_record(folder, pairs):
-    convert.run({"path": str(pairs)}, str(folder / "out"), "arrayrecord", shard_size=9)
+    convert(str(pairs), str(folder / "out"), to="arrayrecord")
     return folder / "out" / "00000.array_record"
 
 

@@ -1,1 +1,7 @@
-"""`mmjax data inspect | dedup | convert`: looking at data, cleaning it, and changing its format."""
+"""Looking at data, cleaning it, and changing its format: `mmjax data inspect | dedup | convert`."""
+
+from mmjax.datatools.conversion import convert
+from mmjax.datatools.deduplication import dedup
+from mmjax.datatools.inspection import inspect
+
+__all__ = ["convert", "dedup", "inspect"]

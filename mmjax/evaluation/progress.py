@@ -27,7 +27,9 @@ def shown() -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    off = not console.is_terminal and not console.is_jupyter  # a file would get an empty line
+    with progress.Progress(*columns, console=console, transient=True, disable=off) as bars:
         token = _BARS.set(bars)
         try:
             yield

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
 from mmjax.errors import UserError
-from mmjax.interop import big_vision, hub, huggingface, open_clip, openai, run
+from mmjax.interop import FORMAT_NAMES, big_vision, hub, huggingface, open_clip, openai, run
 from mmjax.interop.folder import replaced
 from mmjax.interop.formats import Format, Training, Weights
 from mmjax.interop.texts import differing, sentence
@@ -18,10 +18,10 @@ from mmjax.models.towers.text import ignores_padding
 
 log = logging.getLogger("mmjax.interop")
 
-# In the order in which a source is tried: LAION's folders are open_clip's and Hugging Face's at
-# once, and open_clip's config says more.
-_ALL = (openai.FORMAT, open_clip.FORMAT, huggingface.FORMAT, big_vision.FORMAT)
-FORMATS: dict[str, Format] = {format.name: format for format in _ALL}
+_FORMATS = (openai.FORMAT, open_clip.FORMAT, huggingface.FORMAT, big_vision.FORMAT)
+FORMATS: dict[str, Format] = {
+    name: next(format for format in _FORMATS if format.name == name) for name in FORMAT_NAMES
+}
 _MARK = "tags: [mmjax]"  # in the model card of every export, and how an earlier one is known
 
 

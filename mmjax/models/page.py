@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.tree import Tree
 
-from mmjax import models
+from mmjax import models, terminal
 from mmjax.models import zoo
 from mmjax.models.flops import forward_flops
 from mmjax.models.published import PUBLISHED
@@ -21,9 +21,7 @@ def run(name: str | None = None) -> None:
     Raises:
       UserError: there is no such architecture; the nearest is named.
     """
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160  # a file or a pipe cuts no columns
+    console = terminal.console()
     if name is None:
         list_all(console)
     else:

@@ -11,9 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmjax import config as config_lib
-from mmjax import config_check
+from mmjax import config_check, terminal
 from mmjax.errors import UserError
 from mmjax.models import parts
+from mmjax.paths import check_file
 from mmjax.planning.plan import Plan, make_plan
 
 GIB = 2**30
@@ -36,15 +37,15 @@ def run(
     Raises:
       UserError: what cannot be planned, in a sentence.
     """
+    if json_file:
+        check_file("--json", json_file)
     for config in configs.values():
         check(config)
     if sweep:
         if len(configs) > 1:
             raise UserError("mmjax plan takes --sweep or --compare, not both.")
         configs = variants(next(iter(configs.values())), sweep)
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 160  # a file or a pipe cuts no columns
+    console = terminal.console()
     plans: dict[str, Plan] = {}
     for name, config in configs.items():
         with console.status(f"compiling {name} for {topology} (a minute or two)"):

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from etils import epath
 from ml_collections import ConfigDict
 
 from mmjax import config as config_lib
 from mmjax.errors import UserError
+from mmjax.paths import check_file
 from mmjax.reporting import curves, pictures
 from mmjax.reporting.history import Series, groups, read_history, read_times
 from mmjax.runs.checkpoint import checkpoint_steps
@@ -16,15 +18,10 @@ from mmjax.runs.workdir import read_config
 from mmjax.schema import REQUIRED, leaves
 
 
-def run(workdir: str, output: str | None = None) -> Path:
-    """Writes the page of the run in `workdir`; to WORKDIR/report.html, or to `output`.
-
-    A run that has no checkpoint yet, or whose evaluation data is not there, has no sample
-    retrievals, and the page says why.
-
-    Raises:
-      UserError: no run is there, or it has not logged a step.
-    """
+def write(workdir: str, output: str | None = None) -> epath.Path:
+    """Writes the page; see `mmjax.report`."""
+    if output:
+        check_file("--output", output)
     folder = workdir_path(workdir)
     config, history = read_config(folder), read_history(folder)
     evaluator, samples = "", list[pictures.Sample]()
@@ -54,7 +51,7 @@ def run(workdir: str, output: str | None = None) -> Path:
         candidates=pictures.CANDIDATES,
         config=differences(config),
     )
-    path = Path(output or folder / "report.html")
+    path = epath.Path(output) if output else folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
 

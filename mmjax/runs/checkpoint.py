@@ -10,6 +10,7 @@ function of (seed, step). Teachers are not in it: they are read from their sourc
 import contextlib
 import dataclasses
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
@@ -29,6 +29,7 @@ from mmjax.errors import UserError
 from mmjax.runs import readback
 from mmjax.values import COUNT, COUNT_OR_0
 
+log = logging.getLogger("mmjax.runs")
 FOLDER = "checkpoints"
 
 
@@ -136,7 +137,7 @@ class Checkpoints:
             if found is not None:
                 self._set_aside([step for step, _ in damaged])
                 return _state(found)
-            logging.warning("checkpoint %d is damaged: %s", step, problem)
+            log.warning("checkpoint %d is damaged: %s", step, problem)
             damaged.append((step, problem))
         if damaged:
             step, problem = damaged[0]

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import getpass
 import json
+import logging
 import os
 import socket
 import threading
@@ -16,11 +17,11 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from absl import logging
 from etils import epath
 
 from mmjax.errors import UserError
 
+log = logging.getLogger("mmjax.runs")
 NAME = "lock.json"
 LEAVING = 3.0  # seconds that what is left of a killed job may take to go
 RENEW = 20.0  # seconds between two time stamps of the owner
@@ -52,7 +53,7 @@ def _on_disk(path: epath.Path, owner: dict[str, Any]) -> Iterator[None]:
                 file.seek(0)
                 raise _taken(path, file.read()) from None
             except OSError as error:  # a network file system without locks
-                logging.warning("%s cannot be locked (%s): start one job at a time", path, error)
+                log.warning("%s cannot be locked (%s): start one job at a time", path, error)
             break
         file.truncate(0)
         file.write(json.dumps(owner))

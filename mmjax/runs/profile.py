@@ -1,19 +1,20 @@
 """XProf traces of a few steps: what the devices and the host did, for TensorBoard's profiler."""
 
 import dataclasses
+import logging
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
 from etils import epath
 
 from mmjax.errors import UserError
 from mmjax.runs.goodput import Clock
 from mmjax.runs.observers import Observer
 
+log = logging.getLogger("mmjax.runs")
 FOLDER = "profile"
 
 
@@ -67,7 +68,7 @@ class Profiler(Observer):
                     target.write_bytes(file.read_bytes())
             shutil.rmtree(self._tracing)
         self._tracing = ""
-        logging.info("the trace is in %s: tensorboard --logdir=%s", self._folder, self._folder)
+        log.info("the trace is in %s: tensorboard --logdir=%s", self._folder, self._folder)
 
 
 def parse(steps: str) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Says where a run hangs: host, step and phase, when nothing has moved for a while."""
 
+import logging
 import socket
 import sys
 import threading
@@ -7,9 +8,10 @@ import time
 import traceback
 
 import jax
-from absl import logging
 
 from mmjax.runs.observers import Observer
+
+log = logging.getLogger("mmjax.runs")
 
 
 class Watchdog(Observer):
@@ -39,7 +41,7 @@ class Watchdog(Observer):
                 # Again after twice the time, so that a log shows that it lasts and is not flooded.
                 named, patience = where, 2 * patience
                 frame = sys._current_frames().get(self._watched)
-                logging.error(
+                log.error(
                     "nothing has moved for %.0f s: host %d (%s), step %d, phase %s; it is at\n%s",
                     time.monotonic() - since, jax.process_index(), socket.gethostname(), step,
                     phase, "".join(traceback.format_stack(frame)[-8:]) if frame else "?",

@@ -6,12 +6,12 @@ Everything that can be known to be wrong is raised as UserError here.
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 
 import jax
 import numpy as np
-from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 from rich.markup import escape
@@ -37,6 +37,7 @@ from mmjax.teachers.teacher import check_data, load_teachers
 from mmjax.training import labels
 from mmjax.training.assemble import Parts, assemble, readers
 
+log = logging.getLogger("mmjax.training")
 Batch = dict[str, np.ndarray]
 WORKER_STARTS = 3  # in a row whose workers died before they gave a batch: then the run ends
 
@@ -218,4 +219,4 @@ def unfailing(make: Callable[[int], Generator[Batch]], first: int) -> Generator[
                         f"row ({said}): what they printed says why; if nothing, then memory was "
                         "short: set config.data.workers to less, or to 0 for threads."
                     ) from error
-                logging.warning("step %d: %s. Starting new ones.", step + 1, said)
+                log.warning("step %d: %s. Starting new ones.", step + 1, said)

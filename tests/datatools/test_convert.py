@@ -11,7 +11,7 @@ from tensorboardX.record_writer import RecordWriter
 from mmjax.cli import main
 from mmjax.data import open_source
 from mmjax.datatools import convert
-from mmjax.datatools.command import read_spec
+from mmjax.datatools.opening import spec_of
 from mmjax.errors import UserError
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
@@ -52,7 +52,7 @@ def test_tar_to_arrayrecord_and_back_keeps_every_byte(tmp_path, monkeypatch):
 def test_a_caption_of_several_lines_stays_one_caption(tmp_path):
     (tmp_path / "0.png").write_bytes(encode(picture(0)))
     (tmp_path / "a.csv").write_text('image,caption\n0.png,"a dog\nin the snow"\n')
-    convert.run({"path": str(tmp_path / "a.csv")}, str(tmp_path / "out"), "tar", shard_size=9)
+    convert(str(tmp_path / "a.csv"), str(tmp_path / "out"), to="tar", shard_size=9)
     path = str(tmp_path / "out")
     assert open_source({"path": path}).captions(0) == ("a dog in the snow",)
     source = open_source({"path": path, "caption": "json:captions"})
@@ -60,7 +60,7 @@ def test_a_caption_of_several_lines_stays_one_caption(tmp_path):
 
 
 def test_decoded_pictures_are_encoded_without_loss(tmp_path):
-    convert.run({"path": "generated:5"}, str(tmp_path / "out"), "tar", shard_size=9)
+    convert("generated:5", str(tmp_path / "out"), to="tar", shard_size=9)
     source = open_source({"path": str(tmp_path / "out"), "label": "label"})
     assert [r.label for r in map(source.__getitem__, range(5))] == [0, 1, 2, 3, 4]
     assert source[3].parts["image"] == encode(
@@ -119,8 +119,8 @@ def test_tfrecords_are_read_without_tensorflow(tmp_path, zipped):
     if zipped:
         path.write_bytes(gzip.compress(path.read_bytes()))
     out = str(tmp_path / "out")
-    count = convert.run({"path": str(path)}, out, "arrayrecord", shard_size=4, label_offset=-1)
-    assert count == 6
+    done = convert(str(path), out, to="arrayrecord", shard_size=4, label_offset=-1)
+    assert (done.records, done.bad, done.classes) == (6, 0, 0)
     expected = [(encode(picture(n), "JPEG"), ("one", f"picture {n}"), n, -1) for n in range(6)]
     assert content(open_source({"path": out})) == expected
 
@@ -146,40 +146,40 @@ def test_damaged_tfrecords_are_named(tmp_path):
     ):
         path.write_bytes(data)
         with pytest.raises(UserError, match=message):
-            convert.run({"path": str(path)}, out, "tar", shard_size=9)
+            convert(str(path), out, to="tar", shard_size=9)
     path.write_bytes(whole)
     with pytest.raises(UserError, match="has no image in pixels; it has box, caption, image/class"):
-        convert.run({"path": str(path), "image": "pixels"}, out, "tar", shard_size=9)
+        convert(path, out, to="tar", image="pixels")
     with pytest.raises(UserError, match=r"run mmjax data convert .* --to=arrayrecord once"):
         open_source({"path": str(path)})
     assert not Path(out).exists()
 
 
 def test_keys_of_the_source_are_checked():
-    assert read_spec("a", ["filter=width > 3", "caption_weights=1,2", "bad_shards=0.5"]) == {
+    keys = {"filter": "width > 3", "caption_weights": "1,2", "bad_shards": 0.5}
+    assert spec_of("a", keys) == {
         "path": "a",
         "filter": "width > 3",
         "caption_weights": (1.0, 2.0),
         "bad_shards": 0.5,
     }
-    for setting, message in (("capton=x", "nearest is .*caption"), ("x", "KEY=VALUE"),
-                             ("timeout=soon", "must be a number above 0")):  # fmt: skip
+    for keys, message in (({"capton": "x"}, "nearest is .*caption"),
+                          ({"timeout": "soon"}, "must be a number above 0")):  # fmt: skip
         with pytest.raises(UserError, match=message):
-            read_spec("a", [setting])
+            spec_of("a", keys)
 
 
-def test_the_names_of_classes_go_with_their_numbers(tmp_path, capsys):
+def test_the_names_of_classes_go_with_their_numbers(tmp_path):
     for number, name in enumerate(("bee", "ant")):
         (tmp_path / "set" / name).mkdir(parents=True)
         (tmp_path / "set" / name / "0.png").write_bytes(encode(picture(number)))
     for to in ("tar", "arrayrecord"):
         out = tmp_path / to
-        convert.run({"path": str(tmp_path / "set")}, str(out), to, shard_size=9)
+        assert convert(tmp_path / "set", out, to=to).classes == 2
         assert (out / "classes.txt").read_text() == "ant\nbee\n"
-        assert f"the names of its 2 classes are in {out}/classes.txt" in capsys.readouterr().out
     label = {"path": str(tmp_path / "tar"), "label": "json:label"}
     assert open_source(label)[0].label == 0
-    convert.run(label, str(tmp_path / "again"), "tar", shard_size=9)
+    convert(**label, output=tmp_path / "again", to="tar")
     assert not (tmp_path / "again" / "classes.txt").exists()
 
 
@@ -190,7 +190,7 @@ def test_members_have_the_suffix_of_what_they_are(tmp_path, kind):
     data = encode(picture(0), kind)
     (tmp_path / "set" / f"0.{suffix}").write_bytes(data)
     (tmp_path / "set" / "0.txt").write_text("a")
-    convert.run({"path": str(tmp_path / "set")}, str(tmp_path / "out"), "tar", shard_size=9)
+    convert(str(tmp_path / "set"), str(tmp_path / "out"), to="tar", shard_size=9)
     record = open_source({"path": str(tmp_path / "out")})[0]
     assert record.key.endswith(f"000000000.{suffix}")
     assert record.parts["image"] == data

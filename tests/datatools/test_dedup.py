@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmjax.cli import main
 from mmjax.data import open_source
-from mmjax.datatools.dedup import find_repeats
+from mmjax.datatools.deduplication import find_repeats
 from mmjax.errors import UserError
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
@@ -62,8 +62,9 @@ def test_copies_and_test_pictures_are_left_out(tmp_path, capsys):
     train, test = str(tmp_path / "train"), str(tmp_path / "test")
     main(["data", "dedup", train, f"--against={test}", f"--output={output}"])
     printed = " ".join(capsys.readouterr().out.split())
-    assert "train: 3 of 15 records to leave out, 1 of them as pictures of the test sets" in printed
+    assert "3 of 15 records repeat another, 1 of them images of the test sets" in printed
     assert "1 could not be read" in printed
+    assert f"wrote {output}" in printed
     source = open_source({"path": train, "drop": str(output)}, "mine")
     names = {source.captions(n)[0] for n in range(len(source))}
     assert names == {f"own{n}" for n in range(12) if n != 8} | {"bad"}

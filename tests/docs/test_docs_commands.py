@@ -13,10 +13,10 @@ from typing import NamedTuple
 import pytest
 from docs_pages import BLOCK, BLOCKS, OTHERS, PAGES, ROOT, Block, fresh
 
-from mmjax import cli, evaluation, options, shipped
 from mmjax import config as config_lib
+from mmjax import evaluation, options, shipped
 from mmjax.config_file import load_config
-from mmjax.datatools.command import read_spec
+from mmjax.datatools.opening import spec_of
 from mmjax.errors import UserError
 from mmjax.evaluation.command import read_suite
 from mmjax.interop import registry
@@ -138,8 +138,8 @@ def check_files(words: list[str]) -> None:
 def check_mmjax(words: list[str]) -> None:
     """Flags parse; config files, keys, kinds, formats and topologies exist."""
     words = [word for word in words if word != "…"]
-    args, rest = options.parser().parse_known_args(words)
-    overrides = cli._overrides(args, rest, words)
+    args, rest = options.parse(words)
+    overrides = options.overrides(args, rest, words)
     for file in filter(None, (getattr(args, "config", None), getattr(args, "compare", None))):
         name, _, arg = file.partition(":")
         name = name.removeprefix("configs/").removesuffix(".py")
@@ -156,8 +156,8 @@ def check_mmjax(words: list[str]) -> None:
         for setting in settings:
             key, _, value = setting.partition("=")
             find(evaluation.KINDS[args.task].keys, f"evals.x.{key}").parse(f"evals.x.{key}", value)
-    elif hasattr(args, "data_run"):
-        read_spec(args.path, settings)
+    elif args.door.startswith("data "):
+        spec_of(args.path, options.keys(settings))
     else:
         assert not settings
 
@@ -198,7 +198,8 @@ def check_flags(words: list[str]) -> None:
         parser, words = nested[0][words[0]], words[1:]
     known = {option for action in parser._actions for option in action.option_strings}
     flags = [word.partition("=")[0] for word in words if word.startswith("--")]
-    assert {flag for flag in flags if not flag.startswith("--config.")} <= known
+    dashed = {flag.replace("_", "-") for flag in flags if not flag.startswith("--config.")}
+    assert dashed <= known
 
 
 def test_every_extra_is_documented():

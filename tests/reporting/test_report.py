@@ -8,10 +8,10 @@ import jax
 import pytest
 from etils import epath
 
+import mmjax
 from mmjax import cli, models
 from mmjax import config as config_lib
 from mmjax.errors import UserError
-from mmjax.reporting import page
 from mmjax.reporting.history import groups, read_history
 from mmjax.training import loop
 
@@ -106,7 +106,7 @@ def test_plots_hold_what_is_read_together():
 
 def test_no_run_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match=r"not a workdir of a run"):
-        page.run(str(tmp_path))
+        mmjax.report(tmp_path)
 
 
 def test_missing_library_names_the_extra(run, monkeypatch, capsys):

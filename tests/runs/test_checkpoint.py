@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from absl import logging
 from etils import epath
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -16,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from mmjax import config as config_lib
 from mmjax.core.state import TrainState
 from mmjax.errors import UserError
-from mmjax.runs import readback
+from mmjax.runs import checkpoint, readback
 from mmjax.runs.checkpoint import Checkpoints, checkpoint_steps, checksum, restore_params
 
 
@@ -70,7 +69,7 @@ def test_smallest_may_be_the_best(tmp_path):
 
 def test_array_that_is_not_what_was_saved(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(logging, "warning", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(checkpoint.log, "warning", lambda text, *values: said.append(text % values))
     save_all(tmp_path, [None] * 2)
     other = state(2, 2)
     bits = np.array(other.params["w"])

@@ -2,14 +2,13 @@
 
 import time
 
-from absl import logging
-
+from mmjax.runs import watchdog
 from mmjax.runs.watchdog import Watchdog
 
 
 def test_phase_that_hangs_is_named_with_host_step_and_place(monkeypatch):
     said = []
-    monkeypatch.setattr(logging, "error", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(watchdog.log, "error", lambda text, *values: said.append(text % values))
     dog = Watchdog(2.0)
     for step in range(10):
         dog.enter("step", step)

@@ -7,12 +7,12 @@ import tiny
 from PIL import Image
 
 from mmjax import config as config_lib
-from mmjax import models
+from mmjax import embedding, models
 from mmjax.data import Address, BadRecord, modalities, open_source
 from mmjax.data.draw import Draw
 from mmjax.models import zoo
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.teachers import cached, command
+from mmjax.teachers import cached
 from mmjax.teachers.teacher import open_teachers
 
 RECORDS, COPIES = 7, 2
@@ -51,13 +51,13 @@ def test_every_row_is_of_its_own_record(table, tmp_path, monkeypatch, towers, ba
     config.data.augment.crop_scale = (0.3, 0.8)
     config.data.train.pairs = config_lib.entry("data.train", path=table, label="class")
     config.teachers.big = config_lib.entry("teachers", source="random:any", dtype="float32")
-    command.embed(config, str(tmp_path / "out"))
+    embedding.embed(config, str(tmp_path / "out"))
 
     source = open_source(config.data.train.pairs, "pairs")
     (teacher,) = open_teachers(config)
     params, _ = teacher.load(mesh_lib.make_mesh())
     apply = jax.jit(teacher.model.apply, static_argnums=2)
-    tokenizer = command.make_tokenizer(config, [source], None)
+    tokenizer = embedding.make_tokenizer(config, [source], None)
     read = modalities.build(
         models.inputs(architecture), data=config.data, tokenizer=lambda: tokenizer
     ).values()

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 
 from mmjax import config as config_lib
-from mmjax import data, models
+from mmjax import data, embedding, models
 from mmjax.core.state import init_state
 from mmjax.errors import UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.hardware import Chip, Topology
 from mmjax.params import path_string
 from mmjax.planning.compile import compile_step
-from mmjax.teachers import command
 from mmjax.teachers.teacher import load_teachers
 from mmjax.training import loop
 from mmjax.training.assemble import assemble
@@ -95,7 +94,7 @@ def online(teacher, tmp_path_factory):
 def embedded(teacher, tmp_path_factory):
     """The folder that `mmjax embed` wrote."""
     folder = tmp_path_factory.mktemp("embedded")
-    command.embed(student(teacher), str(folder))
+    embedding.embed(student(teacher), str(folder))
     return folder / "big"
 
 
@@ -311,16 +310,16 @@ def test_embedding_again_goes_on_and_another_teacher_is_refused(teacher, embedde
     before = shard.read_bytes()
     (embedded / "teacher.json").rename(embedded / "teacher.part")  # as if interrupted
     shard.unlink()
-    command.embed(student(teacher), folder)
+    embedding.embed(student(teacher), folder)
     assert shard.read_bytes() == before
-    command.embed(student(teacher), folder)
+    embedding.embed(student(teacher), folder)
     assert "is complete" in capsys.readouterr().out
     with pytest.raises(UserError, match="holds embeddings of another teacher"):
-        command.embed(student("random:tiny"), folder)
+        embedding.embed(student("random:tiny"), folder)
     config = student(teacher)
     config.data.copies = 0
     with pytest.raises(UserError, match=r"config\.data\.copies=0 shows every example anew"):
-        command.embed(config, folder)
+        embedding.embed(config, folder)
 
 
 def test_a_run_does_not_go_on_with_another_teacher(online, tmp_path):

@@ -1,11 +1,10 @@
-"""`mmjax doctor`: is this machine, or this whole job, fit to train? What support asks for first.
+"""`mmjax.doctor`, `mmjax doctor`: is this machine, or this whole job, fit to train?
 
 Every process measures itself; process 0 prints all of them, and what looks wrong.
 """
 
 import contextlib
 import functools
-import json
 import os
 import platform
 import shutil
@@ -15,8 +14,9 @@ import time
 import uuid
 from collections.abc import Callable
 from importlib import metadata
+from json import dumps, loads
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -29,44 +29,89 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+import mmjax
 from mmjax import machine
 from mmjax.errors import UserError
 from mmjax.parallel.hardware import peak_flops
 from mmjax.parallel.mesh import make_mesh
+from mmjax.paths import check_file, is_url
 from mmjax.runs.local_path import workdir_path
 
-PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy",
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy",
             "libtpu", "jax-cuda13-plugin")  # fmt: skip
 GB, TERA = 1e9, 1e12
 # What is worth a warning.
-SLOW_HOST, SLOW_STORAGE = 0.8, 0.5  # of the median host's rate
+SLOW: tuple[tuple[Literal["matmul", "write", "read"], str, float], ...] = (
+    ("matmul", "computes", 0.8), ("write", "writes", 0.5), ("read", "reads", 0.5),
+)  # of the median host's rate # fmt: skip
 SLOW_CHIP = 0.5  # of the published peak
 SKEW = 1.0  # seconds between the clocks of two hosts
 FREE_DISK = 10 * GB
 
 
-def run(workdir: str | None, json_file: str | None) -> bool:
-    """Measures, prints, and returns whether nothing looked wrong; the same on all processes.
+class Host(TypedDict):
+    """What one process measured. Rates are FLOP/s and bytes/s, sizes are bytes."""
 
-    `workdir` is where storage is tried; a file of 64 MB a host is written there and removed.
-    UserError: it cannot be written.
+    host: str
+    versions: dict[str, str]
+    cpus: int | None
+    memory: int
+    devices: int
+    matmul: float
+    free: dict[str, int]
+    lacking: list[str]
+    write: NotRequired[float]
+    read: NotRequired[float]
+    clock_skew: NotRequired[float]
+
+
+class Report(TypedDict):
+    """What all processes measured, and what looks wrong, a sentence each."""
+
+    processes: int
+    devices: int
+    platform: str
+    device_kind: str
+    slices: int
+    peak: float | None
+    all_reduce: float | None
+    workdir: str | None
+    hosts: list[Host]
+    warnings: list[str]
+
+
+def doctor(workdir: str | Path | None = None, *, json: str | Path | None = None) -> Report:
+    """Measures this machine, or every machine of a job: devices, network, storage, clocks.
+
+    >>> import mmjax
+    >>> report = mmjax.doctor()
+    >>> report["processes"]
+    1
+
+    Args:
+      workdir: where storage is measured, by a file of 64 MB for each process. What was made for
+        that is removed. Without it, storage is not measured.
+      json: a file to write the report to.
+
+    Returns:
+      The report, the same on all processes; `warnings` is empty if nothing looks wrong.
+
+    Raises:
+      UserError: `workdir` or `json` cannot be written.
     """
-    report = examine(workdir)
-    if jax.process_index() == 0:
-        console = Console(highlight=False, soft_wrap=True)
-        if not console.is_terminal:
-            console.width = 140  # a file or a pipe cuts no columns
-        show(console, report)
-        if json_file:
-            Path(json_file).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return not report["warnings"]
+    if json:
+        check_file("--json", json)
+    report = examine(None if workdir is None else str(workdir))
+    if json and jax.process_index() == 0:
+        Path(json).write_text(dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
 
 
-def examine(workdir: str | None) -> dict[str, Any]:
-    """The report, as JSON would hold it; the same on all processes. Rates are bytes/s, FLOP/s."""
-    storage = storage_rates(workdir_path(workdir)) if workdir else {}
+def examine(workdir: str | None) -> Report:
+    """Measures; see `doctor`."""
+    storage = measured_storage(workdir_path(workdir)) if workdir else {}
     on_cpu = jax.default_backend() == "cpu"
-    here = {
+    here: Host = {
         "host": socket.gethostname(),
         "versions": versions(),
         "cpus": os.cpu_count(),
@@ -75,13 +120,14 @@ def examine(workdir: str | None) -> dict[str, Any]:
         "matmul": matmul_rate(1024 if on_cpu else 8192),
         "free": free_disk(workdir),
         "lacking": machine.problems(),
-        **storage,
     }
+    if storage:
+        here["write"], here["read"] = storage
     hosts = _gather(here)
     for host, skew in zip(hosts, clock_skews(), strict=True):
         host["clock_skew"] = skew
     kind = jax.devices()[0].device_kind
-    report = {
+    report: Report = {
         "processes": jax.process_count(),
         "devices": jax.device_count(),
         "platform": jax.default_backend(),
@@ -91,13 +137,16 @@ def examine(workdir: str | None) -> dict[str, Any]:
         "all_reduce": all_reduce_rate(2**22 if on_cpu else 2**28),
         "workdir": workdir,
         "hosts": hosts,
+        "warnings": [],
     }
-    return report | {"warnings": warnings(report)}
+    report["warnings"] = warnings(report)
+    return report
 
 
 def versions() -> dict[str, str]:
-    """Python, the system, and the packages that are installed."""
+    """Python, the system, mmjax, and the packages that are installed."""
     found = {"python": platform.python_version(), "system": platform.platform()}
+    found["mmjax"] = mmjax.__version__
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
@@ -128,8 +177,9 @@ def all_reduce_rate(size: int) -> float | None:
 
         @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
         @jax.shard_map(in_specs=P("data"), out_specs=P())
-        def add(x):
-            return jax.lax.psum(x[0], "data")
+        def add(x: jax.Array) -> jax.Array:
+            total: jax.Array = jax.lax.psum(x[0], "data")
+            return total
 
         make = jax.jit(
             lambda: jnp.ones((count, size), jnp.float32),
@@ -142,8 +192,20 @@ def all_reduce_rate(size: int) -> float | None:
         return 2 * (count - 1) / count * 4 * size / _fastest(lambda: add(x))
 
 
-def storage_rates(workdir: epath.Path, size: int = 64 * 2**20) -> dict[str, float]:
-    """Bytes/s of writing and reading a file of random bytes in `workdir`."""
+def measured_storage(workdir: epath.Path) -> tuple[float, float]:
+    """`storage_rates` of a folder that need not be there, and is not there afterwards, either."""
+    with contextlib.ExitStack() as cleanup:
+        if not is_url(workdir):  # a bucket has no folders
+            folders = (Path(workdir), *Path(workdir).parents)
+            for missing in reversed([folder for folder in folders if not folder.exists()]):
+                cleanup.callback(_remove_if_empty, missing)
+        rates = storage_rates(workdir)
+        multihost_utils.sync_global_devices("doctor storage")  # others may write there, still
+    return rates
+
+
+def storage_rates(workdir: epath.Path, size: int = 64 * 2**20) -> tuple[float, float]:
+    """Bytes/s of writing and of reading a file of random bytes in `workdir`."""
     content = np.random.default_rng().bytes(size)
     path = workdir / f"doctor-{uuid.uuid4().hex}"
     try:
@@ -152,7 +214,7 @@ def storage_rates(workdir: epath.Path, size: int = 64 * 2**20) -> dict[str, floa
         with path.open("wb") as file:
             file.write(content)
             file.flush()
-            if "://" not in str(path):
+            if not is_url(path):
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # read the disk, too
         written = time.perf_counter()
@@ -167,12 +229,17 @@ def storage_rates(workdir: epath.Path, size: int = 64 * 2**20) -> dict[str, floa
             path.unlink(missing_ok=True)
     if not same:
         raise UserError(f"--workdir={workdir} gives back other bytes than were written.")
-    return {"write": size / (written - started), "read": size / (read - written)}
+    return size / (written - started), size / (read - written)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def free_disk(workdir: str | None) -> dict[str, int]:
     """Free bytes of the local folders that a run writes to."""
-    folders = [workdir] if workdir and "://" not in workdir else []
+    folders = [workdir] if workdir and not is_url(workdir) else []
     folders += ["/tmp", str(machine.home() or "/"), "/dev/shm"]
     found = {}
     for folder in folders:
@@ -195,18 +262,14 @@ def clock_skews(rounds: int = 9) -> list[float]:
         split = np.array([int(now), int(now % 1 * 1e9)], np.int32)
         both = np.asarray(multihost_utils.process_allgather(split)).reshape(-1, 2).astype(np.int64)
         readings.append((both[:, 0] - both[0, 0]) + (both[:, 1] - both[0, 1]) / 1e9)
-    return np.median(readings, axis=0).tolist()
+    return [float(skew) for skew in np.median(readings, axis=0)]
 
 
-def warnings(report: dict[str, Any]) -> list[str]:
+def warnings(report: Report) -> list[str]:
     """What looks wrong in a report, a sentence each."""
     found = []
     hosts = report["hosts"]
-    for key, meaning, share in (
-        ("matmul", "computes", SLOW_HOST),
-        ("write", "writes", SLOW_STORAGE),
-        ("read", "reads", SLOW_STORAGE),
-    ):
+    for key, meaning, share in SLOW:
         rates = [host[key] for host in hosts if key in host]
         for number, rate in enumerate(rates):
             if rate < share * statistics.median(rates):
@@ -235,7 +298,7 @@ def warnings(report: dict[str, Any]) -> list[str]:
     return found
 
 
-def show(console: Console, report: dict[str, Any]) -> None:
+def show(console: Console, report: Report) -> None:
     """The report as sentences and a table."""
     hosts = report["hosts"]
     console.print("  ".join(f"{name} {version}" for name, version in hosts[0]["versions"].items()))
@@ -278,11 +341,11 @@ def _fastest(call: Callable[[], Any], rounds: int = 5) -> float:
     return min(times)
 
 
-def _gather(here: dict[str, Any]) -> list[dict[str, Any]]:
+def _gather(here: Host) -> list[Host]:
     """`here` of every process, in order."""
-    text = np.frombuffer(json.dumps(here).encode(), np.uint8)
+    text = np.frombuffer(dumps(here).encode(), np.uint8)
     sizes = np.asarray(multihost_utils.process_allgather(np.int32(text.size))).reshape(-1)
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: text.size] = text
     rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
-    return [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes, strict=True)]
+    return [loads(bytes(row[:size])) for row, size in zip(rows, sizes, strict=True)]

@@ -14,19 +14,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
 
 from mmjax.data import BadRecord, Record, open_source, sources
 from mmjax.data.array_record import write_array_record
 from mmjax.data.classes import classes_of
 from mmjax.data.records import log, read_records
 from mmjax.data.storage import expand
+from mmjax.datatools.opening import spec_of, track
 from mmjax.datatools.tfrecord import read_tfrecords
 from mmjax.errors import UserError
 from mmjax.schema import entry
@@ -36,28 +34,51 @@ TOGETHER = 64
 CLASSES = "classes.txt"  # a name a line, in order of label
 
 
-def run(
-    spec: Mapping[str, Any], output: str, to: str, *, shard_size: int, label_offset: int = 0
-) -> int:
-    """Writes the records of a source into a new folder; returns how many.
+class Converted(NamedTuple):
+    """How many records were written, how many could not be used, and how many classes have a name
+    in `classes.txt`."""
+
+    records: int
+    bad: int
+    classes: int
+
+
+def convert(
+    path: str | Path,
+    output: str | Path,
+    *,
+    to: Literal["tar", "arrayrecord"],
+    shard_size: int = 10_000,
+    label_offset: int = 0,
+    **keys: Any,
+) -> Converted:
+    """Writes the records of a source into a new folder, as tar shards or ArrayRecord files.
+
+    >>> import tempfile
+    >>> from mmjax import datatools
+    >>> folder = tempfile.mkdtemp() + "/pairs"
+    >>> datatools.convert("generated:10", folder, to="arrayrecord", shard_size=5).records
+    10
 
     Args:
-      spec: the source, as `open_source` takes it; or path names TFRecord files, and caption,
-        image, label the features of their examples.
+      path: the data, as `config.data.train.NAME.path`; or TFRecord files.
       output: the folder to write; it must not exist.
       to: "tar" (key.jpg, key.txt with the first caption, key.json with all) or "arrayrecord".
       shard_size: records of a file.
-      label_offset: added to labels.
+      label_offset: added to labels, as -1 where classes count from 1.
+      **keys: other keys of `config.data.train.NAME`: caption="json:tags"; of TFRecord files
+        caption, image and label name features of their examples.
 
     Raises:
       UserError: the source cannot be opened, the folder exists, or no record can be used.
     """
+    spec = spec_of(path, keys)
     folder = Path(output)
     part = folder.with_name(f"{folder.name}.part")
     if folder.exists():
         raise UserError(f"{output} exists; name a folder that does not.")
     if shard_size < 1:
-        raise UserError(f"--shard_size={shard_size}: 1 at least.")
+        raise UserError(f"--shard-size={shard_size}: 1 at least.")
     bad: list[str] = []
     classes: list[str] = []
     records = _labelled(_records(spec, bad, classes), label_offset)
@@ -73,18 +94,12 @@ def run(
     if not count:
         shutil.rmtree(part)
         raise UserError(f"{spec['path']}: no record can be used ({'; '.join(bad[:3])}).")
-    names = bool(classes) and not label_offset
-    if names:  # nothing else would say which number is which class
+    if label_offset:
+        classes = []  # their numbers are others now
+    if classes:  # nothing else would say which number is which class
         (part / CLASSES).write_text("".join(f"{one}\n" for one in classes), encoding="utf-8")
     part.rename(folder)
-    captions = ", caption=json:captions for all captions of an image" if to == "tar" else ""
-    Console(soft_wrap=True, highlight=False).print(
-        f"{count:,} records in {output}{captions}; {len(bad):,} could not be used"
-        + (f"; the names of its {len(classes):,} classes are in {folder / CLASSES}, by label"
-           if names else ""),
-        markup=False,
-    )  # fmt: skip
-    return count
+    return Converted(count, len(bad), len(classes))
 
 
 def write_tar(path: Path, records: Iterable[Record], first: int) -> None:
@@ -136,7 +151,7 @@ def _records(spec: Mapping[str, Any], bad: list[str], classes: list[str]) -> Ite
         starts = range(0, len(source), TOGETHER)
         found = (
             record
-            for start in track(starts, f"converting {escape(source.name)}")
+            for start in track(starts, f"converting {source.name}")
             for record in read_records(source, range(len(source))[start : start + TOGETHER])
         )
     for record in found:

@@ -4,11 +4,11 @@ Records are read at even distances over the whole source; everything that is rea
 what is bad is named. The contact sheet shows pictures as training decodes them, with a caption.
 """
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -21,46 +21,79 @@ from mmjax.data.account import Account, account_of, unreported
 from mmjax.data.classes import Class, classes_of, describe
 from mmjax.data.images import MAX_PIXELS, WHITE, check_size, composite, decode
 from mmjax.data.records import read_records
+from mmjax.datatools.opening import spec_of
 from mmjax.errors import UserError
+from mmjax.paths import check_file
 
 TOGETHER = 64
 SHEET, TILE, LINES = (8, 6), 160, 3  # pictures across and down, their side, lines of caption
 NAMED = 20
 
 
-def run(
-    spec: Mapping[str, Any], *, samples: int, sheet: str | None, json_file: str | None
-) -> dict[str, Any]:
-    """Prints the report of one source, as `open_source` takes it.
+# What was read of a source, as JSON holds it.
+Facts = TypedDict(
+    "Facts",
+    {
+        "name": str,
+        "records": int,
+        "found": list[str],  # what was detected, a sentence each
+        "left out": dict[str, int],  # why → how many
+        "not read": dict[str, int],
+        "first": dict[str, str],  # the same reasons → the first of them
+        "read": int,
+        "bad": int,
+        "bad members": list[str],
+        "formats": dict[str, int],
+        "classes": list[str],
+        "labels": list[int],  # least, most, how many
+        "distributions": dict[str, dict[str, float]],
+    },
+)
+
+
+def inspect(
+    path: str | Path,
+    *,
+    samples: int = 2000,
+    sheet: str | Path | None = None,
+    json: str | Path | None = None,
+    **keys: Any,
+) -> Facts:
+    """Counts what a source holds: records, sizes, captions, classes, and what cannot be used.
+
+    >>> from mmjax import datatools
+    >>> facts = datatools.inspect("generated:10")
+    >>> facts["records"], facts["bad"], facts["distributions"]["width"]["median"]
+    (10, 0, 64.0)
 
     Args:
-      samples: records to read and decode; 0 is all.
-      sheet: a PNG file for the contact sheet.
-      json_file: a file for the numbers.
+      path: the data, as `config.data.train.NAME.path`.
+      samples: records to read and decode, at even distances; 0 is all.
+      sheet: a PNG file to write, a page of images with their captions.
+      json: a file to write the result to.
+      **keys: other keys of `config.data.train.NAME`: caption="json:tags".
 
     Raises:
       UserError: the source cannot be opened, or a file cannot be written.
     """
-    for file in (sheet, json_file):
-        if file and not Path(file).absolute().parent.is_dir():
-            raise UserError(f"{file} cannot be written: there is no such folder.")
+    for option, file in (("--sheet", sheet), ("--json", json)):
+        if file:
+            check_file(option, file)
     if sheet and Path(sheet).suffix.lower() != ".png":
         raise UserError(f"--sheet={sheet}: the contact sheet is a .png file.")
     with unreported():
-        source = open_source(spec)
+        source = open_source(spec_of(path, keys))
     facts, tiles = examine(source, samples, SHEET[0] * SHEET[1] if sheet else 0)
-    _print(facts)
     if sheet:
         contact_sheet(tiles).save(sheet)
-        Console().print(f"{len(tiles)} pictures in {sheet}", markup=False)
-    if json_file:
-        Path(json_file).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    if json:
+        Path(json).write_text(dumps(facts, indent=2) + "\n", encoding="utf-8")
     return facts
 
 
 def examine(
     source: Source, samples: int, pictures: int
-) -> tuple[dict[str, Any], list[tuple[np.ndarray, str]]]:
+) -> tuple[Facts, list[tuple[np.ndarray, str]]]:
     """Facts of a source that JSON can hold, and some of its pictures with a caption each."""
     count = min(samples or len(source), len(source))
     picked = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
@@ -99,7 +132,7 @@ def examine(
             if index in tile_at:
                 tiles.append((image, (*record.captions, f"label {record.label}")[0]))
     classes = sorted(label for label, n in labels.items() if n)
-    facts = {
+    facts: Any = {
         "name": source.name,
         "records": len(source),
         **account_of(source).to_json(),
@@ -169,8 +202,8 @@ def _quantiles(values: list[float]) -> dict[str, float]:
     return {name: round(float(value), 3) for name, value in zip(names, found, strict=True)}
 
 
-def _print(facts: Mapping[str, Any]) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+def show(console: Console, facts: Facts) -> None:
+    """The facts as sentences and a table."""
     console.print(f"[bold]{escape(facts['name'])}[/]: {facts['records']:,} records")
     for line in Account.of_json(facts).lines():
         console.print(f"  {line}", markup=False)

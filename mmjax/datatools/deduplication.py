@@ -1,4 +1,4 @@
-"""`mmjax data dedup`: near-duplicates within a data set, and the pictures of test sets in it.
+"""`mmjax data dedup`: near-duplicates, and test images.
 
 Every image gets a 64-bit perceptual hash (imagehash's phash). A record goes when its hash differs
 in at most `distance` bits from one that stays before it, or from any image of a test set.
@@ -6,54 +6,80 @@ in at most `distance` bits from one that stays before it, or from any image of a
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
 
 from mmjax.data import BadRecord, Source, open_source
 from mmjax.data.images import MAX_PIXELS, check_size, open_image, to_rgb
 from mmjax.data.records import read_records
 from mmjax.data.workers import Batch, read_ahead
+from mmjax.datatools.opening import spec_of, track
 from mmjax.errors import UserError
+from mmjax.paths import check_file
 
 BATCH = 64
 NAMED = 1000
 
 
-def run(
-    spec: Mapping[str, Any], against: Sequence[str], output: str, *, distance: int, workers: int
-) -> dict[str, Any]:
-    """Writes which records of a source to leave out; `config.data.train.NAME.drop` reads it.
+class Repeats(TypedDict):
+    """What repeats another record, as the file holds it.
+
+    `drop` has the numbers of the records to leave out, of the `records` that there are; `pairs` the
+    first thousand as (key, key of what it repeats, bits between them). `from_tests` counts those
+    that repeat an image of a test set.
+    """
+
+    records: int
+    distance: int
+    against: list[str]
+    unreadable: int
+    from_tests: int
+    drop: list[int]
+    pairs: list[tuple[str, str, int]]
+
+
+def dedup(
+    path: str | Path,
+    *,
+    output: str | Path,
+    against: Sequence[str | Path] = (),
+    distance: int = 4,
+    workers: int = 0,
+    **keys: Any,
+) -> Repeats:
+    """Finds near-duplicates, and images of test sets; `config.data.train.NAME.drop` reads the file.
+
+    >>> from mmjax import datatools
+    >>> found = datatools.dedup("cc3m", against=["imagenet/val"], output="cc3m.drop.json")
+    ... # doctest: +SKIP
+    >>> config.data.train.pairs.drop = "cc3m.drop.json"  # doctest: +SKIP
 
     Args:
-      spec: the source, as `open_source` takes it.
+      path: the data, as `config.data.train.NAME.path`.
+      output: the JSON file to write.
       against: paths of test sets.
-      output: a JSON file: `records` (of the source), `drop` (their numbers), `pairs` (of keys:
-        what goes, what it repeats, bits between them; the first thousand).
-      distance: bits that may differ, 0 to 15.
+      distance: bits that may differ, 0 to 15 of the 64 of a perceptual hash.
       workers: processes; 0 reads with threads.
+      **keys: other keys of `config.data.train.NAME`.
 
     Raises:
-      UserError: imagehash is not installed, a source cannot be opened, or no room for the output.
+      UserError: imagehash is not installed, a source cannot be opened, or the output cannot be
+        written.
     """
+    spec = spec_of(path, keys)
     if not 0 <= distance < 16:
         raise UserError(f"--distance={distance}: 0 to 15 of the 64 bits may differ.")
-    if not Path(output).absolute().parent.is_dir():
-        raise UserError(f"--output={output} cannot be written: there is no such folder.")
-    if Path(output).is_dir():
-        raise UserError(f"--output={output} is a folder: name a file.")
+    check_file("--output", output)
     try:
         import imagehash  # noqa: F401 - said before the work, not after
     except ImportError as error:
         raise UserError("mmjax data dedup needs imagehash: pip install 'mmjax[dedup]'.") from error
     source = open_source(spec)
-    tests = [open_source({"path": path}, unset="test") for path in against]
+    tests = [open_source({"path": str(test)}, unset="test") for test in against]
     hashed = [hash_images(s, workers) for s in (*tests, source)]
     starts = np.cumsum([0, *(len(hashes) for hashes, _ in hashed)])
     hashes = np.concatenate([h for h, _ in hashed])
@@ -67,20 +93,17 @@ def run(
         which = int(np.searchsorted(starts, earlier, side="right")) - 1
         of = (*tests, source)[which]
         bits = int(np.bitwise_count(hashes[later] ^ hashes[earlier]))
-        pairs.append([_key(source, later - first), _key(of, earlier - int(starts[which])), bits])
-    from_tests = sum(earlier < first for earlier in repeats.values())
-    result = {"records": len(source), "distance": distance, "against": list(against),
-              "unreadable": int((~hashed[-1][1]).sum()), "drop": drop, "pairs": pairs}  # fmt: skip
+        pairs.append((_key(source, later - first), _key(of, earlier - int(starts[which])), bits))
+    result: Repeats = {
+        "records": len(source), "distance": distance, "against": [str(test) for test in against],
+        "unreadable": int((~hashed[-1][1]).sum()),
+        "from_tests": sum(earlier < first for earlier in repeats.values()),
+        "drop": drop, "pairs": pairs,
+    }  # fmt: skip
     file = Path(output)
     part = file.with_name(f"{file.name}.part")
     part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     part.rename(file)
-    Console(soft_wrap=True, highlight=False).print(
-        f"{source.name}: {len(drop):,} of {len(source):,} records to leave out, {from_tests:,} of "
-        f"them as pictures of the test sets; {result['unreadable']:,} could not be read. Train "
-        f"with config.data.train.NAME.drop={output}",
-        markup=False,
-    )
     return result
 
 
@@ -88,9 +111,7 @@ def hash_images(source: Source, workers: int = 0) -> tuple[np.ndarray, np.ndarra
     """uint64 hashes of all records, and bool: which could be read."""
     steps = -(-len(source) // BATCH)
     batches = read_ahead(_HashBatch(source), 0, steps, workers=workers, prefetch=4)
-    found = [
-        (b["hash"], b["good"]) for b in track(batches, f"hashing {escape(source.name)}", steps)
-    ]
+    found = [(b["hash"], b["good"]) for b in track(batches, f"hashing {source.name}", steps)]
     return np.concatenate([h for h, _ in found]), np.concatenate([g for _, g in found])
 
 

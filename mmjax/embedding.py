@@ -1,6 +1,6 @@
-"""`mmjax embed`: runs the teachers of a config over its training data, once an augmented copy.
+"""`mmjax.embed`, `mmjax embed`: runs the teachers of a config over its training data, once a copy.
 
-It writes their embeddings (`cached.py` says how); interrupted, the same command goes on.
+It writes their embeddings (`teachers/cached.py` says how); interrupted, the same call goes on.
 """
 
 import functools
@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mmjax import data, inference
+from mmjax import config_check, data, inference
 from mmjax.data import Address, BadRecord, Source
 from mmjax.data.draw import Draw
 from mmjax.data.modalities import LoadTokenizer, Modality
@@ -34,12 +34,30 @@ from mmjax.teachers.teacher import open_teachers
 console = Console(highlight=False)
 
 
-def embed(config: ConfigDict, output: str) -> None:
-    """Writes OUTPUT/NAME for every teacher of the config that has a source.
+def embed(config: ConfigDict, output: str | Path) -> list[Path]:
+    """Precomputes what the teachers of a config say of its training data, for every augmented copy.
 
-    UserError: the config has no such teacher or no number of copies, or a folder there holds other
-    embeddings.
+    >>> import mmjax
+    >>> config = mmjax.recipe("mobileclip_reinforced")
+    >>> mmjax.embed(config, "runs/embeddings")  # doctest: +SKIP
+    [PosixPath('runs/embeddings/datacomp'), PosixPath('runs/embeddings/openai')]
+    >>> config.teachers.datacomp.cached = "runs/embeddings/datacomp"
+    >>> config.teachers.openai.cached = "runs/embeddings/openai"
+    >>> state = mmjax.train(config, "runs/student")  # doctest: +SKIP
+
+    Args:
+      config: of the run that will read them: the same seed, augmentation and number of copies.
+      output: the folder to write; it gets a folder for each teacher. Called again after an
+        interruption, it continues.
+
+    Returns:
+      The folder of each teacher, for `config.teachers.NAME.cached`.
+
+    Raises:
+      UserError: the config is wrong, has no teacher with a source or no number of copies, or a
+        folder there holds other embeddings.
     """
+    config_check.validate(config)
     if config.data.copies < 1:
         raise UserError(
             "config.data.copies=0 shows every example anew each epoch: set how many copies to "
@@ -54,13 +72,16 @@ def embed(config: ConfigDict, output: str) -> None:
     if not teachers:
         raise UserError("config.teachers has no teacher with a source to embed with.")
     mesh = mesh_lib.make_mesh(**config.mesh)
+    config_check.validate_on_mesh(config, dict(mesh.shape))
+    folders = {teacher.name: Path(output) / teacher.name for teacher in teachers}
     with jax.set_mesh(mesh):
         sources = data.open_sources(config.data.train)
         start = config.init_from.source
         of_weights = registry.find(start).tokenizer if start else None
         tokenizer = functools.cache(lambda: make_tokenizer(config, sources, of_weights))
         for teacher in teachers:
-            _embed(teacher, config, sources, tokenizer, mesh, Path(output) / teacher.name)
+            _embed(teacher, config, sources, tokenizer, mesh, folders[teacher.name])
+    return list(folders.values())
 
 
 def _embed(
