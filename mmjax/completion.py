@@ -3,6 +3,8 @@
 shtab writes it from the parser of the command line.
 """
 
+import re
+
 import shtab
 
 from mmjax import options, shipped
@@ -36,6 +38,8 @@ def script(shell: str) -> str:
     """
     parser = options.parser()
     for action in options.actions(parser):
+        if isinstance(action.metavar, str):  # zsh parts what it shows of a value at ":"
+            action.metavar = re.sub(r"\W+", " ", action.metavar).strip()
         if action.dest in ("config", "compare"):
             action.choices = list(shipped.recipes())
         elif action.dest == "format":
@@ -44,4 +48,7 @@ def script(shell: str) -> str:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif str(action.metavar).startswith(("FILE", "PATH", "SRC", "DST")):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-    return shtab.complete(parser, shell) + (_BASH if shell == "bash" else "")
+    found = str(shtab.complete(parser, shell))
+    if shell == "zsh":  # --config=NAME as well as --config NAME
+        found = re.sub(r'^( *"\*?--[a-z-]+)(?=\[.*\]:)', r"\1=", found, flags=re.MULTILINE)
+    return found + (_BASH if shell == "bash" else "")

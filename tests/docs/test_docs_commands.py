@@ -138,6 +138,7 @@ def check_files(words: list[str]) -> None:
 def check_mmjax(words: list[str]) -> None:
     """Flags parse; config files, keys, kinds, formats and topologies exist."""
     words = [word for word in words if word != "…"]
+    words = words[: words.index(">")] if ">" in words else words  # into a file
     args, rest = options.parse(words)
     overrides = options.overrides(args, rest, words)
     for file in filter(None, (getattr(args, "config", None), getattr(args, "compare", None))):
