@@ -88,7 +88,7 @@ setup(
     extras_require={
         "benchmarks": ["torch==2.13.0", "webdataset"],
         "dedup": ["imagehash"],
-        "demo": ["matplotlib", "resvg-py"],
+        "demo": ["jinja2", "matplotlib", "resvg-py"],  # jinja2: the page that it points to
         "docs": ["furo>=2025.12.19", "myst-nb>=1.4.0", "sphinx>=9.0.4", "sphinx-copybutton>=0.5.2"],
         "parquet": ["pyarrow"],
         "remote": ["aiohttp", "gcsfs", "s3fs"],

@@ -8,6 +8,8 @@ Each part uses what is there: a second run trains no further, an interrupted one
 import importlib.util
 import json
 import os
+import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -83,7 +85,21 @@ def main(workdir: Path) -> None:
     part.replace(workdir / "results.json")
     console.rule("result")
     console.print(table(results))
-    console.print(f"pictures: {picture}   numbers: {workdir / 'results.json'}   weights: {folder}")
+    for line in closing(workdir):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def closing(workdir: Path) -> list[str]:
+    """What there is now, and what to do next, in short lines."""
+    mmjax = Path(sys.executable).with_name("mmjax")  # the PATH may lack it, as after `make demo`
+    command = "mmjax" if shutil.which("mmjax") else os.path.relpath(mmjax)
+    return [
+        f"The picture:   {workdir / 'demo.png'}",
+        f"The run:       {command} report --workdir={shlex.quote(str(workdir))}",
+        "Step by step:  notebooks/01_quickstart.ipynb",
+        f"On your data:  {command} train --config=pairs --workdir=runs/mine \\",
+        "                 --config.data.train.pairs.path=captions.csv",
+    ]
 
 
 class View:

@@ -24,6 +24,10 @@ DEVICES = Path("/dev")
 SHARED = DEVICES / "shm"
 FEW_FILES, MANY_FILES = 1024, 65536  # open files: worth a warning; more is never needed
 LITTLE_SHARED = 1 << 28  # bytes, worth a warning: a container has 64 MB if nobody says otherwise
+# What JAX itself puts into the environment of what is started after it, where libtpu is installed.
+_BY_JAX = {
+    "TPU_LIBRARY_PATH", "TPU_SKIP_MDS_QUERY", "TPU_ML_PLATFORM", "TPU_ML_PLATFORM_VERSION",
+}  # fmt: skip
 _ASCII = str.maketrans({"→": "->", "×": "x", "…": "...", "–": "-", "−": "-", "·": "*", "≤": "<=",
                         "≥": ">=", "’": "'", "“": '"', "”": '"'})  # fmt: skip
 _LACKS = {
@@ -97,7 +101,7 @@ def prepare() -> None:
 def accelerators() -> bool:
     """Whether this machine has a TPU or GPU, by its device files, or a TPU by its environment."""
     files = ("accel[0-9]*", "vfio/[0-9]*", "nvidia*", "dxg", "kfd")
-    of_tpu = any(name.startswith("TPU_") for name in os.environ)
+    of_tpu = any(name.startswith("TPU_") and name not in _BY_JAX for name in os.environ)
     return of_tpu or any(any(DEVICES.glob(pattern)) for pattern in files)
 
 

@@ -349,6 +349,7 @@ def test_jax_is_told_that_there_is_no_accelerator(file, tmp_path, monkeypatch):
     (tmp_path / "vfio").mkdir()
     if file:
         (tmp_path / file).touch()
+    monkeypatch.setenv("TPU_LIBRARY_PATH", "libtpu.so")  # as JAX does, for what it starts
     machine.prepare()
     assert os.environ.get("JAX_PLATFORMS") == (None if file else "cpu")
     monkeypatch.setenv("JAX_PLATFORMS", "tpu")
@@ -356,5 +357,9 @@ def test_jax_is_told_that_there_is_no_accelerator(file, tmp_path, monkeypatch):
     assert os.environ["JAX_PLATFORMS"] == "tpu"
     monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.setattr(machine, "find_spec", lambda name: None)  # no libtpu is installed
+    machine.prepare()
+    assert "JAX_PLATFORMS" not in os.environ
+    monkeypatch.setattr(machine, "find_spec", lambda name: name == "libtpu")
+    monkeypatch.setenv("TPU_WORKER_ID", "0")  # of a TPU host in a cluster
     machine.prepare()
     assert "JAX_PLATFORMS" not in os.environ

@@ -141,23 +141,31 @@ def _check_slice(topology: str, generation: str, shape: str) -> None:
     )
 
 
+_TPU_HOST = {
+    "TPU_SKIP_MDS_QUERY": "1",  # this machine is no TPU host: ask no metadata server
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # the lock is for chips
+}
+
+
 def _tpus(topology: str, generation: str, shape: str, slices: int) -> Topology:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"--topology={topology} needs the TPU compiler: pip install 'mmjax[tpu]' (no TPU is "
             "needed)."
         )
-    for name, value in {
-        "TPU_SKIP_MDS_QUERY": "1",  # this machine is no TPU host: ask no metadata server
-        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # the lock is for chips
-    }.items():
-        os.environ.setdefault(name, value)
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if shape == "1x1":
         options["chips_per_host_bounds"] = (1, 1, 1)
-    found = _topology("tpu", f"{generation}:{shape}", options)
+    # Only while libtpu starts: a process that is started later would take this for a TPU host.
+    given = {name: value for name, value in _TPU_HOST.items() if name not in os.environ}
+    os.environ.update(given)
+    try:
+        found = _topology("tpu", f"{generation}:{shape}", options)
+    finally:
+        for name in given:
+            del os.environ[name]
     return Topology(topology, CHIPS[generation], found, slices)
 
 

@@ -1,11 +1,16 @@
 """The demo's own arithmetic: what it reports of a run, restarts included."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from demo import run
+from mmjax import options
+from mmjax.config_file import load_config
 
 
 def test_training_time_counts_every_interval_of_a_resumed_run(tmp_path):
@@ -39,3 +44,29 @@ def test_table_shows_both_directions_and_the_groups():
     assert "image to text (1,923 labels)" in text
     assert "31.0%" in text
     assert "zero-shot, 10 groups" in text
+
+
+def test_the_last_lines_say_what_to_do_next(monkeypatch):
+    """In short lines, whose commands are right, with the program where the PATH lacks it."""
+    for path in ("", str(Path(run.sys.executable).parent)):
+        monkeypatch.setenv("PATH", path)
+        lines = run.closing(Path("runs/demo"))
+        assert all(len(line) < 80 for line in lines)
+        text = "\n".join(lines).replace("\\\n", "")
+        assert "runs/demo/demo.png" in text
+        (notebook,) = re.findall(r"notebooks/\S+\.ipynb", text)
+        root = Path(run.__file__).parents[1]
+        assert (root / notebook).is_file() or not (root / "notebooks").is_dir()
+        commands = [
+            shlex.split(line) for line in re.findall(r"(\S*mmjax (?:report|train) .*)", text)
+        ]
+        doors = set()
+        for program, *argv in commands:
+            assert Path(program).name == "mmjax"
+            assert (program == "mmjax") == bool(path)
+            args, rest = options.parse(argv)
+            doors.add(args.door)
+            if args.door == "train":
+                config = load_config(args.config, options.overrides(args, rest, argv))
+                assert config.data.train.pairs.path == "captions.csv"
+        assert doors == {"report", "train"}
