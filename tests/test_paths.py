@@ -238,4 +238,4 @@ def test_every_command_that_takes_a_path_is_among_those_above():
     """Of plan and doctor, which compile and measure for long, tests have cases of their own."""
     (commands,) = (action for action in options.parser()._actions if action.choices)
     tried = {command.split()[0] for command in COMMANDS}
-    assert set(commands.choices) - {"models", "plan", "doctor"} == tried
+    assert set(commands.choices) - {"models", "plan", "doctor", "completion"} == tried
