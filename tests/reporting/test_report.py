@@ -12,6 +12,7 @@ import mmjax
 from mmjax import cli, models
 from mmjax import config as config_lib
 from mmjax.errors import UserError
+from mmjax.reporting import page
 from mmjax.reporting.history import groups, read_history
 from mmjax.training import loop
 
