@@ -5,13 +5,14 @@
 # make test-recipes   the smoke run of every config (five minutes)
 # make test-faults   fifty more processes killed at random moments (a quarter of an hour)
 # make test-fuzz   2,000 damaged tables, JSON files and tars each, for the 200 of make test (minutes)
+# make notebooks   execute notebooks/*.py, the outputs beside them (a quarter of an hour)
 # make docs   the documentation, build/docs/index.html; links and doctests are checked
 # make test-pods, make golden   compile the recipes for their slices (a quarter of an hour)
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types unit test-long test-recipes test-tfds test-faults test-fuzz test-pods golden docs format clean
+.PHONY: demo test lint types unit test-long test-recipes test-tfds test-faults test-fuzz test-pods golden docs notebooks format clean
 
 # Huge pages: XLA on CPU allocates a step's temporaries anew, and zeroing small pages takes time.
 demo: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
@@ -60,6 +61,9 @@ golden: $(VENV)/test.installed
 docs: $(VENV)/docs.installed
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -b html docs build/docs
 	$(BIN)/python -m sphinx --fail-on-warning -b doctest docs build/doctest
+
+notebooks: $(VENV)/notebooks.installed
+	$(BIN)/python notebooks/run.py
 
 format: $(VENV)/test.installed
 	$(BIN)/ruff check --fix .

@@ -90,6 +90,7 @@ setup(
         "dedup": ["imagehash"],
         "demo": ["jinja2", "matplotlib", "resvg-py"],  # jinja2: the page that it points to
         "docs": ["furo>=2025.12.19", "myst-nb>=1.4.0", "sphinx>=9.0.4", "sphinx-copybutton>=0.5.2"],
+        "notebooks": ["ipykernel", "jupytext", "matplotlib", "nbclient", "resvg-py"],
         "parquet": ["pyarrow"],
         "remote": ["aiohttp", "gcsfs", "s3fs"],
         "report": ["jinja2", "matplotlib"],
@@ -97,10 +98,13 @@ setup(
             "aiohttp",
             "hypothesis",
             "imagehash",
+            "ipykernel",
             "jinja2",
             "jax[tpu]",  # the libtpu that speaks with this jaxlib
+            "jupytext",
             "matplotlib",
             "mypy==2.4.1",
+            "nbclient",
             "pyarrow",
             "pytest",
             "pytest-xdist",

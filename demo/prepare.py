@@ -11,7 +11,7 @@ already is kept. `twitter` is for evaluation: the demo never trains on it.
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,8 +68,10 @@ class Emoji(NamedTuple):
     subgroup: str
 
 
-def prepare(folder: Path, progress: Callable[[str], None] = print) -> dict[str, int]:
-    """Writes what is missing under `folder`; returns the number of pairs of each style.
+def prepare(
+    folder: Path, progress: Callable[[str], None] = print, styles: Sequence[str] = tuple(STYLES)
+) -> dict[str, int]:
+    """Writes what is missing under `folder`; returns the number of pairs of each of the styles.
 
     Raises:
       UserError: a package can neither be found nor fetched, or it is not what was expected.
@@ -80,7 +82,8 @@ def prepare(folder: Path, progress: Callable[[str], None] = print) -> dict[str, 
     _write(folder / "groups.txt", "".join(f"{group}\n" for group in groups))
     _write(folder / "LICENSES.txt", licences())
     counts = {}
-    for name, style in STYLES.items():
+    for name in styles:
+        style = STYLES[name]
         shard, stats = folder / name / "000000.tar", folder / name / "000000_stats.json"
         expected = {"package": style.package, "text": TEXT, "size": SIZE}
         if shard.exists() and stats.exists():
