@@ -4,10 +4,11 @@ All are compared with their sources; two, another pair each day, are executed. `
 executes all.
 """
 
-import importlib.util
 import re
+import runpy
 import shutil
 import time
+from types import SimpleNamespace
 
 import jupytext
 import pytest
@@ -21,10 +22,7 @@ SOURCES = sorted(NOTEBOOKS.glob("[0-9]*.py"))
 PAIRS = [SOURCES[i : i + 2] for i in range(0, len(SOURCES), 2)]
 TODAY = PAIRS[int(time.time() // 86400) % len(PAIRS)]
 
-spec = importlib.util.spec_from_file_location("notebooks_run", NOTEBOOKS / "run.py")
-assert spec and spec.loader
-run = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(run)
+run = SimpleNamespace(**runpy.run_path(str(NOTEBOOKS / "run.py")))
 
 
 def test_there_are_notebooks_and_the_documentation_lists_them():
