@@ -136,3 +136,14 @@ def test_the_example_that_trains_on_own_arrays(tmp_path, monkeypatch, capsys):
     )
     with pytest.raises(UserError, match=r"other records in config\.data\.train\.pairs"):
         mmjax.train(scope["config"], "runs/arrays")
+
+
+def test_a_program_that_sets_up_no_logging_sees_messages_alone():
+    code = """
+import logging, warnings
+import mmjax.training
+logging.getLogger("mmjax.data").warning("said")
+warnings.warn("IProgress not found. Please update jupyter and ipywidgets.")  # tqdm, in a notebook
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == "said\n"

@@ -1,5 +1,12 @@
 """Data: sources of records, their order, the modalities that read them, batches."""
 
+# ruff: noqa: E402 - the first statement comes before the imports
+import logging
+
+# Where a program has set up no logging, importing Grain does, with a level and a logger's name
+# before each message. This is earlier: messages alone.
+logging.basicConfig(format="%(message)s")
+
 from mmjax.data import kinds  # noqa: F401 - registers them
 from mmjax.data.augment import Augment
 from mmjax.data.images import eval_transform

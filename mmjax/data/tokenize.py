@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from mmjax.errors import UserError
 
 # transformers advises to install PyTorch; its tokenizers need none.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+# In a notebook without ipywidgets its progress bars are text; each kernel would be warned of that.
+warnings.filterwarnings("ignore", "IProgress not found")
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 OPEN_CLIP = "<start_of_text>", "<end_of_text>"  # as open_clip spells the two

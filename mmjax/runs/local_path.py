@@ -46,3 +46,11 @@ def workdir_path(path: str | os.PathLike[str]) -> epath.Path:
             f"{absolute!a} is not UTF-8, which checkpoints need: name another folder."
         ) from error
     return LocalPath(absolute)
+
+
+def shown(folder: epath.Path) -> str:
+    """A folder as messages name it: relative if it is inside the current one."""
+    if is_url(folder):
+        return str(folder)
+    relative = os.path.relpath(folder)
+    return str(folder) if relative.startswith("..") else relative

@@ -17,7 +17,7 @@ from mmjax.core.state import TrainState
 from mmjax.errors import Preempted, UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.runs.goodput import Clock, read_rows
-from mmjax.runs.local_path import workdir_path
+from mmjax.runs.local_path import shown, workdir_path
 from mmjax.runs.metrics import Meter, MetricWriter, check_sinks
 from mmjax.runs.observers import Observers
 from mmjax.runs.preemption import Preemption
@@ -70,7 +70,7 @@ def train(
         before = int(run.state.step)
         state = steps(run, watch, clock, preemption, folder)
         if int(state.step) > before:  # of a finished run it was said at the start
-            run.line.say(f"finished at step {int(state.step):,}; all is in {escape(str(folder))}")
+            run.line.say(f"finished at step {int(state.step):,}; all is in {escape(shown(folder))}")
         return state
 
 

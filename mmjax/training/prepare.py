@@ -29,6 +29,7 @@ from mmjax.models.parts import vocabularies
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.runs import same_data
 from mmjax.runs.checkpoint import Checkpoints, checkpoint_steps
+from mmjax.runs.local_path import shown
 from mmjax.runs.metrics import ProgressLine
 from mmjax.runs.workdir import open_workdir, workdir_lengths, workdir_tokenizer
 from mmjax.schema import nearest
@@ -140,7 +141,7 @@ def prepare(
     line.say(
         f"[bold]{escape(config.model.name)}[/]  {parameters:,} parameters  "
         f"{jax.device_count()} × {jax.devices()[0].device_kind}  mesh {dict(mesh.shape)}  "
-        f"{sum(map(len, sources)):,} examples  → {escape(str(folder))}"
+        f"{sum(map(len, sources)):,} examples  → {escape(shown(folder))}"
         + (f"  [bold]{resumes}[/]" if first else "")
     )
     for key, (before, after) in adjusted.items():

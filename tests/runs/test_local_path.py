@@ -8,7 +8,7 @@ from test_checkpoint import shapes, state
 from mmjax import config as config_lib
 from mmjax.errors import UserError
 from mmjax.runs.checkpoint import Checkpoints, checkpoint_steps, restore_params
-from mmjax.runs.local_path import workdir_path
+from mmjax.runs.local_path import shown, workdir_path
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -39,3 +39,10 @@ def test_home_slash_and_mounts_named_like_a_bucket(tmp_path, monkeypatch):
     assert str(workdir_path("/gs/a")) == "/gs/a"
     assert not workdir_path("/gs/a").exists()  # asks no bucket
     assert str(workdir_path("gs://bucket/a")) == "gs://bucket/a"
+
+
+def test_messages_name_a_folder_as_short_as_it_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert shown(workdir_path("runs/a")) == "runs/a"
+    assert shown(workdir_path("../a")) == str(tmp_path.parent / "a")
+    assert shown(workdir_path("gs://bucket/a")) == "gs://bucket/a"
