@@ -29,7 +29,7 @@ def execute(source: Path, folder: Path) -> NotebookNode:
     """
     notebook = read(source)
     client = NotebookClient(
-        notebook, timeout=SECONDS, kernel_name="python3",
+        notebook, timeout=SECONDS, kernel_name="python3", coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
     )  # fmt: skip
     client.execute()
