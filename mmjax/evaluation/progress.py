@@ -19,7 +19,8 @@ _BARS: ContextVar[progress.Progress | None] = ContextVar("bars", default=None)
 
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
-    """Shows the bars of all `track` inside, on stderr."""
+    """Shows the bars of all `track` inside, on stderr; in a notebook, where a bar would need
+    ipywidgets, only what is said."""
     columns = (
         progress.TextColumn("{task.description}"), progress.BarColumn(),
         progress.MofNCompleteColumn(), progress.TimeRemainingColumn(),
@@ -28,7 +29,7 @@ def shown() -> Iterator[None]:
         yield
         return
     console = Console(stderr=True)
-    off = not console.is_terminal and not console.is_jupyter  # a file would get an empty line
+    off = not console.is_terminal or console.is_jupyter  # a file would get an empty line
     with progress.Progress(*columns, console=console, transient=True, disable=off) as bars:
         token = _BARS.set(bars)
         try:

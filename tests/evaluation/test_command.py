@@ -148,7 +148,15 @@ def test_bars_are_shown_on_stderr_only_when_asked_for(capsys):
     with progress.shown():
         assert list(progress.track(range(3), 20, 8, "images")) == [0, 1, 2]
         assert progress._BARS.get().tasks[0].completed == 20
+        assert progress._BARS.get().live.is_started
     assert capsys.readouterr().out == ""
+
+
+def test_a_notebook_has_no_bars(monkeypatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with progress.shown():
+        assert list(progress.track(range(3), 20, 8, "images")) == [0, 1, 2]
+        assert not progress._BARS.get().live.is_started
 
 
 def test_foreign_weights_are_evaluated(evals, tmp_path):
