@@ -220,7 +220,7 @@ figure.tight_layout()
 # ## The same from the terminal
 #
 # Each function above is a command of the same name, and each key of the config is an option. In the
-# folder of the repository:
+# folder of the repository, with the three styles of the recipe:
 #
 # ```sh
 # python -m demo.prepare
