@@ -58,13 +58,14 @@ figure.tight_layout()
 # ## The config
 #
 # The text tower gets a head that predicts tokens (`mlm_head`), and sees both ways unless an
-# objective asks otherwise. The fusion is of the kind `cross`: the texts attend to the image, which
-# which stays as it is, as in ALBEF. Each objective is an entry; its kind is its name unless given.
+# objective asks otherwise. The fusion is of the kind `cross`: the text tokens attend to the image
+# tokens, which stay as they are, as in ALBEF. Each objective is an entry; its kind is its name,
+# unless it says another.
 #
 # - `contrast` pulls the two towers' embeddings of a pair together, as CLIP does. `infonce` is the
 #   same loss with the option that all of one group belong together.
-# - `matching` shows the fusion true and false pairs. Of the false ones it takes those that the
-#   towers find most alike.
+# - `matching` asks the fusion which pairs are true. The false ones are drawn from the batch, more
+#   often those that the towers find alike.
 # - `mlm` hides words of the text, which the fusion is to predict from the rest and the image.
 # - `caption` predicts each token from those before it and the image.
 
@@ -75,7 +76,7 @@ config.total_steps, config.batch_size = 240, 64
 config.model = models.zoo.config("tiny")
 config.model.name = "four objectives"
 config.model.text.update(causal=False, mask_padding=True, pool="cls", mlm_head=True)
-config.model.text.update(depth=1, vocab_size=601)  # one more than the tokenizer: the mask
+config.model.text.update(depth=1, vocab_size=601)  # 600 tokens and the mask
 config.model.fusion = entry("model", kind="cross", depth=1)
 
 config.objectives.contrast = entry(
@@ -85,7 +86,7 @@ config.objectives.matching = entry("objectives")
 config.objectives.mlm = entry("objectives", rate=0.3, whole_word=True)
 config.objectives.caption = entry("objectives")
 config.optim.update(name="muon", lr=1e-2, warmup_steps=20)
-config.optim.lr_scale = ((r".*(embed|norm|bias|logit)", 0.2),)  # of all that is no matrix
+config.optim.lr_scale = ((r".*(embed|norm|bias|logit)", 0.2),)  # all but the layers' matrices
 
 config.data.tokenizer = "captions:600"
 config.data.workers = 0
