@@ -167,8 +167,8 @@ print(f"\nlosses online and cached differ by at most {difference:.1e} of their v
 # CLIP's alone, which all three minimise. Online and cached are one curve: the losses are the same,
 # and so are the students. What the numbers do not show:
 #
-# - Each student was trained once, with one seed and for few steps. Another seed moves each score
-#   by some points, and more steps may close the gap.
+# - Each student was trained once, with one seed and for few steps. Another seed would give other
+#   scores, and more steps another gap.
 # - The speeds include whatever else this machine did at that time. The cache pays if the teacher
 #   is larger than here, or if several students or many epochs use it; the run of `mmjax.embed` has
 #   to be counted, too.
