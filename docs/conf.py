@@ -50,3 +50,6 @@ def _dashes(app, doctree):
 def setup(app):
     app.connect("doctree-read", _dashes)
     app.connect("builder-inited", lambda app: generate.write(Path(app.srcdir) / "generated"))
+    app.connect(
+        "builder-inited", lambda app: generate.copy_notebooks(Path(app.srcdir) / "notebooks")
+    )

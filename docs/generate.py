@@ -41,6 +41,18 @@ def write(folder: Path) -> None:
         "commands.md": commands_page(),
         "models.md": fenced(output_of("models")),
     }
+    _write(folder, pages)
+
+
+def copy_notebooks(folder: Path) -> None:
+    """Copies notebooks/ there, since Sphinx reads its own folder only; links lead into docs/."""
+    folder.mkdir(exist_ok=True)
+    notebooks = [*(ROOT / "notebooks").glob("*.ipynb"), ROOT / "notebooks/index.md"]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in notebooks}
+    _write(folder, {name: text.replace("](../docs/", "](../") for name, text in texts.items()})
+
+
+def _write(folder: Path, pages: dict[str, str]) -> None:
     for name, text in pages.items():
         path = folder / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:

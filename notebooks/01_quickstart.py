@@ -240,5 +240,5 @@ figure.tight_layout()
 #
 # - [Your own pairs](02_your_own_pairs.ipynb): the same with a folder of your files.
 # - [Weights in and out](03_weights_in_and_out.ipynb): to and from other libraries.
-# - Documentation: [Pretraining](../guide/pretraining.md) has recipes, configs and schedules,
-#   [Evaluation](../guide/evaluation.md) all tasks.
+# - Documentation: [Pretraining](../docs/guide/pretraining.md) has recipes, configs and schedules,
+#   [Evaluation](../docs/guide/evaluation.md) all tasks.

@@ -219,5 +219,5 @@ for k in (1, 5):
 # - [Zero-shot evaluation](06_zero_shot_evaluation.ipynb): measuring on pairs that were held out.
 # - [Weights in and out](03_weights_in_and_out.ipynb): start from published weights, which know the
 #   world already.
-# - Documentation: [Data](../guide/data.md) lists all formats, mixtures, filters and remote storage,
-#   [Pretraining](../guide/pretraining.md) the config.
+# - Documentation: [Data](../docs/guide/data.md) lists all formats, mixtures, filters and remote
+#   storage, [Pretraining](../docs/guide/pretraining.md) the config.

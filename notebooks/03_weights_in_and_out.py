@@ -253,6 +253,6 @@ for name, format in [("clip", "big_vision"), ("siglip", "openai"), ("clip", "onn
 #
 # - [Objectives and fusion](04_objectives_and_fusion.ipynb): more than two towers.
 # - [Zero-shot evaluation](06_zero_shot_evaluation.ipynb): how good weights are.
-# - Documentation: [Weights in and out](../guide/weights.md) has the table of all formats and
-#   architectures, [Fine-tuning](../guide/finetuning.md) starts training from them,
-#   [Coming from other libraries](../coming_from.md) translates their options.
+# - Documentation: [Weights in and out](../docs/guide/weights.md) has the table of all formats and
+#   architectures, [Fine-tuning](../docs/guide/finetuning.md) starts training from them,
+#   [Coming from other libraries](../docs/coming_from.md) translates their options.

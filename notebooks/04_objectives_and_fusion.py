@@ -298,6 +298,6 @@ figure.tight_layout()
 # ## What to read next
 #
 # - [Distillation](05_distillation.ipynb): a loss that comes from another model.
-# - Documentation: [Objectives](../guide/objectives.md) has all kinds and their keys,
-#   [Fusion](../guide/fusion.md) the ways in which tokens can meet, and
-#   [Adding an objective](../extend/objective.md) one of your own in ten lines.
+# - Documentation: [Objectives](../docs/guide/objectives.md) has all kinds and their keys,
+#   [Fusion](../docs/guide/fusion.md) the ways in which tokens can meet, and
+#   [Adding an objective](../docs/extend/objective.md) one of your own in ten lines.

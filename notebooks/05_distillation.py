@@ -180,7 +180,7 @@ print(f"\nlosses online and cached differ by at most {difference:.1e} of their v
 # %% [markdown]
 # ## Read next
 #
-# - [Distillation](../guide/distillation.md): all six kinds, students that start from their
+# - [Distillation](../docs/guide/distillation.md): all six kinds, students that start from their
 #   teacher's layers, recipes of TinyCLIP, CLIP-KD, MobileCLIP and DistilBERT.
 # - [Weights in and out](03_weights_in_and_out.ipynb): a teacher may be any model that mmjax reads.
-# - [Evaluation](../guide/evaluation.md).
+# - [Evaluation](../docs/guide/evaluation.md).

@@ -299,8 +299,8 @@ Markdown(Path("runs/suite.md").read_text())
 # %% [markdown]
 # ## Read next
 #
-# - [Evaluation](../guide/evaluation.md): all tasks and their keys, ImageNet and its variants, k-NN
-#   and linear probes, evaluation while training.
+# - [Evaluation](../docs/guide/evaluation.md): all tasks and their keys, ImageNet and its variants,
+#   k-NN and linear probes, evaluation while training.
 # - [Weights in and out](03_weights_in_and_out.ipynb): the same evaluations of OpenAI's or
 #   open_clip's weights.
-# - [Add an evaluator](../extend/evaluator.md).
+# - [Add an evaluator](../docs/extend/evaluator.md).

@@ -183,8 +183,8 @@ for name, plan in plans.items():
 # A program that computes few FLOPs for each byte that it moves cannot use the chip's arithmetic,
 # however fast that is. The roof is the lower one of two lines: bandwidth × intensity, and the
 # peak. The peaks are those that the makers publish. Beside the small model stand the plans of
-# `clip_vit_b16` on 256 chips (`v5e:16x16`) from [the guide](../guide/planning.md): once with all
-# activations kept (`remat=none`), once with only the results of matrix products kept
+# `clip_vit_b16` on 256 chips (`v5e:16x16`) from [the guide](../docs/guide/planning.md): once with
+# all activations kept (`remat=none`), once with only the results of matrix products kept
 # (`remat=dots`).
 
 # %%
@@ -252,7 +252,7 @@ for name, (before, after) in ratios.items():
 #
 # ## Read next
 #
-# - [Will it fit?](../guide/planning.md): all options, and what to change if it does not.
-# - [Sharding](../concepts/sharding.md): how the rules assign axes to parameters.
-# - [Pods](../guide/pods.md) and [launchers](../guide/launchers.md): how to start the run.
-# - [Performance](../guide/performance.md): what to look at once it runs.
+# - [Will it fit?](../docs/guide/planning.md): all options, and what to change if it does not.
+# - [Sharding](../docs/concepts/sharding.md): how the rules assign axes to parameters.
+# - [Pods](../docs/guide/pods.md) and [launchers](../docs/guide/launchers.md): how to start the run.
+# - [Performance](../docs/guide/performance.md): what to look at once it runs.

@@ -280,7 +280,7 @@ for size, dense, ring in zip(batches, *temporaries.values(), strict=True):
 # only up to $B$ = 8,192, where a block of $B/N \times B/N$ logits reaches $2^{20}$ entries. Larger
 # blocks are computed in tiles of that size, and from there on the memory grows with the
 # embeddings. These are the CPU compiler's numbers; those of TPUs and GPUs, up to a batch of
-# 1,048,576, are in [the concept page](../concepts/ring.md).
+# 1,048,576, are in [the concept page](../docs/concepts/ring.md).
 #
 # ## What it costs
 #
@@ -334,7 +334,7 @@ print(f"threshold at {N} devices: B = {math.isqrt(2**24 * N):,}")
 # %% [markdown]
 # ## Read next
 #
-# - [The ring](../concepts/ring.md): the numbers of TPU and GPU compilers.
-# - [Sharding](../concepts/sharding.md): where parameters, batch and optimizer lie.
+# - [The ring](../docs/concepts/ring.md): the numbers of TPU and GPU compilers.
+# - [Sharding](../docs/concepts/sharding.md): where parameters, batch and optimizer lie.
 # - [Plan a pod](07_plan_a_pod.ipynb): will it fit, and what bounds the step?
-# - [Objectives](../guide/objectives.md): all losses, and how they add up.
+# - [Objectives](../docs/guide/objectives.md): all losses, and how they add up.

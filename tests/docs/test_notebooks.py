@@ -49,6 +49,14 @@ def test_outputs_are_of_the_source(source):
     assert not re.search(r"(?<![\w.])/(tmp|home|root|work|Users)/|Traceback|Warning", said)
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_links_lead_to_files(source):
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", source.read_text(encoding="utf-8"))
+    links = [link for link in links if "://" not in link]
+    assert [link for link in links if not (NOTEBOOKS / link).exists()] == []
+    assert links
+
+
 @pytest.mark.parametrize("source", TODAY, ids=lambda path: path.stem)
 def test_a_notebook_runs(source, tmp_path):
     folder = tmp_path / "notebooks"
