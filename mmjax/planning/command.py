@@ -120,12 +120,15 @@ def describe(console: Console, plan: Plan) -> None:
     memory = Table("memory", "GiB", box=None)
     memory.columns[1].justify = "right"
     other = plan.argument_bytes - plan.parameter_bytes - plan.optimizer_bytes
+    temporaries = plan.peak_bytes - plan.argument_bytes
+    # Counted from the shapes; of a small program the compiler keeps some on the chip, uncounted.
+    kept = min(plan.activation_bytes, temporaries)
     for name, size in (
         ("parameters", plan.parameter_bytes),
         ("optimizer, averages", plan.optimizer_bytes),
         ("batch", max(other, 0.0)),
-        ("activations kept for the backward pass", plan.activation_bytes),
-        ("other temporaries", plan.peak_bytes - plan.argument_bytes - plan.activation_bytes),
+        ("activations kept for the backward pass", kept),
+        ("other temporaries", temporaries - kept),
         ("[bold]peak[/]", plan.peak_bytes),
         ("capacity", plan.capacity_bytes),
     ):

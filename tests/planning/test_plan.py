@@ -1,11 +1,13 @@
 """Plans: on CPU devices in place of a pod, what is counted; on a small TPU slice, that it works."""
 
+import dataclasses
 import functools
 import json
 
 import jax
 import pytest
 import tiny
+from rich.console import Console
 
 from mmjax import cli, models
 from mmjax import config as config_lib
@@ -96,6 +98,16 @@ def test_json_has_the_stable_keys(eight, tmp_path, capsys):
     flops, seconds = steps * found["hardware_flops"], steps * found["roofline_seconds"]
     run_and_one = f"{command._long(seconds / 8)} on these 8 devices ({command._long(seconds)} of"
     assert f"steps: {flops:.1e} FLOP, at least {run_and_one}" in " ".join(printed.split())
+
+
+def test_no_size_is_below_zero(eight, capsys):
+    """On TPUs, activations of a small program may be on the chip and not among its temporaries."""
+    plan = planned(8, 1)
+    plan = dataclasses.replace(plan, activation_bytes=10 * plan.peak_bytes)
+    command.describe(Console(highlight=False), plan)
+    printed = capsys.readouterr().out
+    assert "other temporaries" in printed
+    assert " -" not in printed
 
 
 def test_times_are_said_as_people_say_them():
