@@ -27,6 +27,7 @@ html_theme_options = {"source_directory": "docs/"}
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are committed with their outputs: make notebooks
+nb_render_markdown_format = "myst"  # of outputs, which may be tables
 
 default_role = "code"  # docstrings write `x` as Markdown does
 autodoc_member_order = "bysource"
