@@ -142,9 +142,9 @@ for name, color in names.items():
 best = logged("teacher", "unseen/image_to_text/R@10")[1][-1]
 right.axhline(100 * best, color="black", linestyle=":", label="teacher at its end")
 left.set(xlabel="step", ylabel="CLIP's loss", title="The loss that all three have")
-right.set(xlabel="step", ylabel="R@10, %", title="Unseen style, picture → label")
+right.set(ylim=(0, None), xlabel="step", ylabel="R@10, %", title="Unseen style, picture → label")
 left.legend()
-right.legend()
+right.legend(loc="lower right")
 figure.tight_layout()
 plt.show()
 
