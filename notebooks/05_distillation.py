@@ -169,9 +169,10 @@ print(f"\nlosses online and cached differ by at most {difference:.1e} of their v
 #
 # - Each student was trained once, with one seed and for few steps. Another seed would give other
 #   scores, and more steps another gap.
-# - The speeds include whatever else this machine did at that time. The cache pays if the teacher
-#   is larger than here, or if several students or many epochs use it; the run of `mmjax.embed` has
-#   to be counted, too.
+# - The speeds include whatever else this machine did at that time, and it was busy: online and
+#   cached changed places from one execution of this notebook to another. The cache pays if the
+#   teacher is larger than here, or if several students or many epochs use it; the run of
+#   `mmjax.embed` has to be counted, too.
 #
 # `python benchmarks/distill.py --seeds=2` measures the same on the whole demo: a better teacher,
 # longer students and two seeds. There the student finds the label of 28 % of the pictures, and 12
