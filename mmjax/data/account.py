@@ -91,6 +91,9 @@ def _printable(which: object) -> str:
     return str(which).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+NOTES = "notes of the program that wrote the shards"  # files that nobody expects to be read
+
+
 class Accounted:
     """What a source has that fills an account."""
 
@@ -109,9 +112,9 @@ def account_of(source: Any) -> Account:
 
 
 def report(source: Any) -> None:
-    """Logs the account of a source: as a warning if anything was left out or not read."""
+    """Logs the account of a source: a warning if anything was left out, or not read but NOTES."""
     account = account_of(source)
-    heard = log.warning if account.left_out or account.unread else log.info
+    heard = log.warning if account.left_out or account.unread.keys() - {NOTES} else log.info
     heard("%s: %s records%s", source.name, f"{len(source):,}",
           "".join(f"\n  {line}" for line in account.lines()))  # fmt: skip
 

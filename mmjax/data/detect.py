@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmjax.data import storage
-from mmjax.data.account import Account
+from mmjax.data.account import NOTES, Account
 from mmjax.data.columns import CAPTION_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS
 from mmjax.data.contents import head_of, is_image, suffix_of, what_it_is
 from mmjax.data.delimited import read_table
@@ -105,11 +105,21 @@ def shards_of(path: str, kind: str, name: str, account: Account) -> list[str]:
 def _shards_in(folder: Path, kind: str, account: Account) -> Iterator[str]:
     for found in files_under(folder, account):
         if not _is_shard(found.name, kind):
-            account.unrecognised(suffix_of(found), found)
+            if _is_note(found, kind):
+                account.pass_over(NOTES, found)
+            else:
+                account.unrecognised(suffix_of(found), found)
         elif found.parent == folder:
             yield str(found)
         else:
             account.pass_over("in subfolders, each a path of its own", found)
+
+
+def _is_note(file: Path, kind: str) -> bool:
+    """Whether img2dataset or video2dataset wrote it beside a shard: 00000_stats.json on how the
+    download went, or, beside a tar, 00000.parquet with what the JSON in it says."""
+    stem = file.name.removesuffix("_stats.json").removesuffix(".parquet")
+    return stem != file.name and file.with_name(stem + _SHARDS[kind]).is_file()
 
 
 def check_contents(files: Sequence[str | Path], kind: str, name: str) -> None:

@@ -10,6 +10,7 @@ from pictures import encode, pair, picture, write_tar
 
 from mmjax.cli import main
 from mmjax.data import open_source
+from mmjax.data.account import NOTES
 from mmjax.errors import UserError
 
 JPEG = encode(picture(0), "JPEG")
@@ -56,9 +57,9 @@ def img2dataset(folder, output):
 @pytest.mark.parametrize(
     ("output", "kind", "by", "unread"),
     [
-        ("webdataset", "tar", "00000.tar is in the folder", {".parquet": 1, ".json": 1}),
+        ("webdataset", "tar", "00000.tar is in the folder", {NOTES: 2}),
         ("files", "folder", "00000.parquet has none in it", {".parquet": 1, ".json": 4}),
-        ("parquet", "parquet", "00000.parquet in the folder has images", {".json": 1}),
+        ("parquet", "parquet", "00000.parquet in the folder has images", {NOTES: 1}),
     ],
 )
 def test_the_outputs_of_img2dataset_are_told_apart(tmp_path, output, kind, by, unread, capsys):
@@ -67,7 +68,8 @@ def test_the_outputs_of_img2dataset_are_told_apart(tmp_path, output, kind, by, u
     assert [source.captions(n) for n in range(len(source))] == [(f"thing {n}",) for n in range(3)]
     assert [source[n].parts["image"] for n in range(3)] == JPEGS
     assert dict(source.skipped) == ({"without an image": 1} if output == "parquet" else {})
-    expected = {f"of a kind that is not read ({s})": n for s, n in unread.items()}
+    kinds = {NOTES: NOTES} | {s: f"of a kind that is not read ({s})" for s in (".parquet", ".json")}
+    expected = {kinds[what]: count for what, count in unread.items()}
     assert source.account.unread == expected
     main(["data", "inspect", str(tmp_path / "d")])
     printed = capsys.readouterr().out
@@ -326,3 +328,13 @@ def test_json_that_is_no_table_is_refused(tmp_path, text, said):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=said):
         open_source({"path": str(tmp_path / "a.json")})
+
+
+def test_notes_beside_shards_are_no_warning(tmp_path, caplog):
+    img2dataset(tmp_path / "d", "webdataset")
+    with caplog.at_level("INFO", "mmjax.data"):
+        open_source({"path": str(tmp_path / "d")})
+        assert {record.levelname for record in caplog.records} == {"INFO"}
+        (tmp_path / "d/other.xyz").write_text("?")
+        open_source({"path": str(tmp_path / "d")})
+    assert "WARNING" in {record.levelname for record in caplog.records}
