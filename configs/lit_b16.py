@@ -37,7 +37,7 @@ def get_config(arg=None):
     config.data.train.pairs = config_lib.entry("data.train")
     config.data.tokenizer = "google-bert/bert-base-uncased"
     config.data.text_lengths = (16, 32)
-    config.data.resize = "squash"
+    config.data.update(resize="squash", interpolation="bilinear")  # as big_vision's
     config.data.workers = 16
 
     config.checkpoint.every = 5_000

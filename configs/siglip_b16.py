@@ -33,6 +33,7 @@ def get_config(arg=None):
     config.data.train.pairs = config_lib.entry("data.train")
     config.data.tokenizer = "google/siglip-base-patch16-224"
     config.data.augment.crop_scale = (0.9, 1.0)
+    config.data.update(resize="squash", interpolation="bilinear")  # as published: big_vision's
     config.data.workers = 16
 
     config.checkpoint.every = 2_000

@@ -49,6 +49,8 @@ for objective, model in models.items():
         config.objectives = {objective: mmjax.config.entry("objectives")}
         config.data.train.pairs.path = "generated:1000"
         config.data.update(tokenizer="captions:600", text_lengths=(), workers=0)
+        if objective == "siglip":  # outside training, images are resized as big_vision does
+            config.data.update(resize="squash", interpolation="bilinear")
         config.optim.warmup_steps = 10
         config.log.every = 30
     mmjax.train(config, str(RUNS / objective))
@@ -123,10 +125,11 @@ for name, format in written:
     print(f"{name + '-' + format:22}" + "".join(f"{x:10.1e}" for x in differences))
 
 # %% [markdown]
-# The files hold the same 32-bit numbers, in other orders and under other names. Not every format
-# says how images are resized. The folders of transformers and open_clip do, and OpenAI's CLIP
-# always cuts a square from the centre. A `.npz` of big_vision says nothing, so mmjax reads it with
-# big_vision's defaults. That shows if images are given as they were drawn, at 64 pixels:
+# The files hold the same 32-bit numbers, in other orders and under other names. Embeddings also
+# depend on how images are resized. The folders of transformers and open_clip say how. OpenAI's CLIP
+# always cuts a square from the centre, and a `.npz` of big_vision is read with big_vision's
+# defaults; other models are refused by these two. So the images may also be given as they were
+# drawn, at 64 pixels:
 
 # %%
 for name, format in written:
@@ -237,6 +240,17 @@ for name, format in [("clip", "big_vision"), ("siglip", "openai"), ("clip", "onn
         mmjax.export(RUNS / name, RUNS / "refused", format)
     except UserError as error:
         print(f"{name} → {format}", textwrap.fill(str(error), 96), sep="\n", end="\n\n")
+
+# %% [markdown]
+# The same holds for the preprocessing. Here the SigLIP claims to cut squares:
+
+# %%
+siglip = mmjax.load(RUNS / "siglip")
+siglip.config.data.resize = "shortest"
+try:
+    siglip.export(RUNS / "refused", "big_vision")
+except UserError as error:
+    print(textwrap.fill(str(error), 96))
 
 # %% [markdown]
 # ## From the terminal

@@ -73,11 +73,6 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
     Values that float16 holds exactly are float16 where OpenAI's are, all others float32.
     """
     state = FAMILY.write(params, config.model)
-    if (config.data.resize, config.data.interpolation) != ("shortest", "bicubic"):
-        raise UserError(
-            "OpenAI's CLIP cuts pictures from the centre and resizes them bicubically, this model "
-            f"wants {config.data.resize!r} and {config.data.interpolation!r}: use another format."
-        )
     try:
         import torch
     except ImportError as error:

@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
+from mmjax.data.keys import PREPROCESS
 from mmjax.errors import UserError
 from mmjax.interop import FORMAT_NAMES, big_vision, hub, huggingface, open_clip, openai, run
 from mmjax.interop.folder import replaced
@@ -90,6 +91,8 @@ def export(
     card = _card(target, config, params, tokenizer, training)
     with replaced(folder, _is_export) as new:
         target.write(new, config, params, tokenizer)
+        if "image" in config.model:
+            _check_preprocessing(format, config, target.read(new).config)
         notes = list(target.notes)
         if target.library is not None and tokenizer is not None and "text" in config.model:
             library = target.library(new, config, tokenizer)
@@ -101,6 +104,17 @@ def export(
                 log.warning("%s: %s", folder, notes[-1])
         card += "".join(f"\n{note}\n" for note in notes)
         (new / "README.md").write_text(card, encoding="utf-8")
+
+
+def _check_preprocessing(format: str, config: ConfigDict, found: ConfigDict) -> None:
+    """UserError: images would be resized in another way after the weights are read back."""
+    for key in PREPROCESS:
+        wanted, read = config.data[key.name], found.data[key.name]
+        if wanted != read:
+            raise UserError(
+                f"{format} cannot hold config.data.{key.name}={wanted!r}, how images are resized "
+                f"outside training: it would come back as {read!r}. Use another format."
+            )
 
 
 def _is_export(folder: Path) -> bool:

@@ -1,5 +1,7 @@
 """Every key of a model comes back from every format as it was, or the export refuses it."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -23,6 +25,9 @@ BASES = {
     "BertForMaskedLM": ("huggingface", "tiny-bert", {}),
     "big_vision": ("big_vision", "tiny-siglip", {}),
 }
+
+
+PREPROCESSED = {"big_vision": {"resize": "squash", "interpolation": "bilinear"}}
 
 
 def base(name, changes):
@@ -87,7 +92,7 @@ def test_every_key_comes_back_or_is_refused_by_name(tmp_path, case):
     format, name, changes = BASES[case]
     model, held, refused = base(name, changes), set(), set()
     for number, (path, other) in enumerate([("", model), *changed(model)]):
-        config = ConfigDict({"model": other, "data": entry(PREPROCESS)})
+        config = ConfigDict({"model": other, "data": entry(PREPROCESS, PREPROCESSED.get(case, {}))})
         folder = tmp_path / str(number)
         with pytest.raises(UserError) as error:
             registry.export(folder, format, config=config, params={})
@@ -106,3 +111,25 @@ def test_every_key_comes_back_or_is_refused_by_name(tmp_path, case):
     depths = {f"{name}.depth" for name, part in sections(model).items() if "depth" in part}
     assert depths <= held  # and so other sizes are tried, too
     assert ("text.position_offset" in held) == (case == "BertForMaskedLM")  # which is RoBERTa's
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param("openai", marks=NEEDS), "open_clip", "CLIPModel", "big_vision"]
+)
+def test_every_preprocessing_comes_back_or_is_refused_by_name(tmp_path, case):
+    format, name, changes = BASES[case]
+    model, held = base(name, changes), []
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes(model))
+    for number, values in enumerate(itertools.product(*(key.choices for key in PREPROCESS))):
+        data = dict(zip((key.name for key in PREPROCESS), values, strict=True))
+        folder = tmp_path / str(number)
+        try:
+            config = ConfigDict({"model": model, "data": data})
+            registry.export(folder, format, config=config, params=params)
+        except UserError as error:
+            assert f"{format} cannot hold config.data." in str(error)  # noqa: PT017
+            assert not folder.exists()
+            continue
+        assert registry.open_weights(folder).config.data.to_dict() == data
+        held.append(data)
+    assert len(held) == {"openai": 1, "big_vision": 1}.get(case, 4)
