@@ -60,13 +60,43 @@ class Augment:
     background: Literal["white", "random"] = "white"
 
 
+class Augmentation:
+    """One random augmentation, drawn when it is made: what it shows of pictures of one shape.
+
+    Args:
+      shape: height and width of the pictures.
+      rng: the only source of randomness.
+      augment: what to draw from.
+    """
+
+    def __init__(self, shape: tuple[int, int], rng: np.random.Generator, augment: Augment):
+        self._shape = height, width = shape
+        box = random_crop(rng, height, width, augment.crop_scale, augment.crop_ratio)
+        self._box = box @ random_affine(rng, augment.rotate, augment.translate, augment.flip)
+        random_colour = augment.background == "random"
+        self._background = tuple(rng.integers(256, size=3).tolist()) if random_colour else WHITE
+        self._colours = random_colours(rng, augment)
+
+    def shrink(self, size: int) -> float:
+        """Pixels of the pictures that fall on one of what is shown, on the denser side."""
+        return _shrink(self._box, (1.0, 1.0), size)
+
+    def laid(self, pixels: np.ndarray) -> np.ndarray:
+        """RGB or RGBA on the background."""
+        return composite(pixels, self._background)
+
+    def show(self, pixels: np.ndarray, size: int) -> np.ndarray:
+        """uint8 [size, size, 3] of a picture [h, w, 3], which may be smaller than `shape`."""
+        crop = warp(pixels, self._box, self._shape, size, self._background)
+        return crop if self._colours is None else self._colours.apply(crop)
+
+
 class Crop:
-    """One random augmentation of an image, drawn when it is made, that can be shown at any size.
+    """An `Augmentation` of an image, that can be shown at any size.
 
     Args:
       image: an encoded file, or uint8 RGB or RGBA [H, W, 3 or 4].
-      rng: the only source of randomness.
-      augment: what to draw from.
+      rng, augment: of `Augmentation`.
       max_pixels: the largest image to decode: a file of some kB can claim gigabytes.
 
     Raises:
@@ -86,25 +116,19 @@ class Crop:
                 image = decode(image)
         self._image = image
         height, width = jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
-        self._shape = height, width
-        box = random_crop(rng, height, width, augment.crop_scale, augment.crop_ratio)
-        self._box = box @ random_affine(rng, augment.rotate, augment.translate, augment.flip)
-        random_colour = augment.background == "random"
-        self._background = tuple(rng.integers(256, size=3).tolist()) if random_colour else WHITE
-        self._colours = random_colours(rng, augment)
+        self._augmentation = Augmentation((height, width), rng, augment)
         self._decoded: dict[tuple[int, bool], np.ndarray] = {}
 
     def at(self, size: int) -> np.ndarray:
         """uint8 [size, size, 3]. Sizes that decode the file alike share the pixels. BadRecord."""
-        shrink = _shrink(self._box, (1.0, 1.0), size)
+        shrink = self._augmentation.shrink(size)
         how, image = (_reduction(shrink), shrink > LINEAR_UP_TO), self._image
         if not isinstance(image, bytes):  # there is one way
             how = (1, False)
         if how not in self._decoded:
             pixels = decode(image, *how) if isinstance(image, bytes) else image
-            self._decoded[how] = composite(pixels, self._background)
-        crop = warp(self._decoded[how], self._box, self._shape, size, self._background)
-        return crop if self._colours is None else self._colours.apply(crop)
+            self._decoded[how] = self._augmentation.laid(pixels)
+        return self._augmentation.show(self._decoded[how], size)
 
 
 # Geometry: 3×3 matrices from the unit square [-0.5, 0.5]² of the crop to pixels of the image.

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated
 
 from mmjax.data.images import MAX_PIXELS, eval_transform
+from mmjax.data.sampling import sample_frames
 from mmjax.schema import RESUMABLE, keys_of
 from mmjax.values import ASCENDING, COUNT, COUNT_OR_0, SHARE
 
@@ -38,4 +39,5 @@ class Loading:
 
 
 PREPROCESS = keys_of(eval_transform, skip=("image", "size"))
-KEYS = keys_of(Loading) + PREPROCESS
+SAMPLING = keys_of(sample_frames, skip=("times", "count", "rng"))
+KEYS = keys_of(Loading) + PREPROCESS + SAMPLING

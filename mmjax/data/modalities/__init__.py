@@ -9,9 +9,11 @@ from mmjax.data.modalities.image import Image
 from mmjax.data.modalities.regions import Regions
 from mmjax.data.modalities.tags import Tags
 from mmjax.data.modalities.text import Text
+from mmjax.data.modalities.video import Frames
 
 __all__ = [
     "Column",
+    "Frames",
     "Image",
     "LoadTokenizer",
     "Modality",

@@ -1,0 +1,283 @@
+"""Videos: frames by their times, decoded from the key frame before them and no further.
+
+PyAV (FFmpeg) reads files and bytes of any container; Pillow reads animated WebP and GIF, of which
+FFmpeg knows no transparency. What a header says of frames and durations is not believed: packets
+are counted, which decodes nothing. So a frame is the one that a decoder shows at that time, as if
+all before it had been decoded (`tests/data/test_videos.py` compares bits).
+"""
+
+import contextlib
+import io
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from PIL import Image, ImageSequence
+
+from mmjax.data.images import MAX_PIXELS, decode, eight_bits
+from mmjax.data.records import BadRecord
+from mmjax.errors import UserError
+
+
+Numbers = Sequence[int] | np.ndarray
+
+
+class Clip(NamedTuple):
+    """A video as it is stored, its bytes or the path of a file, from `start` to `end` seconds."""
+
+    data: bytes | str
+    start: float = 0.0
+    end: float = math.inf
+
+
+class Video(Protocol):
+    """The frames of a clip, in the order in which they are shown."""
+
+    times: np.ndarray  # float64 [n], ascending: seconds from the beginning of the file
+    shape: tuple[int, int]  # height and width as shown
+
+    def read(self, numbers: Numbers, shrink: float = 1.0) -> list[np.ndarray]:
+        """Frames 0 … n - 1, uint8 [h, w, 3], or [h, w, 4] of an animation that is transparent.
+
+        h and w are the video's, divided by `shrink` ≥ 1: pixels are averaged. Raises BadRecord.
+        """
+        ...
+
+
+def open_video(clip: Clip, max_pixels: int = MAX_PIXELS) -> "Video":
+    """The frames of a clip.
+
+    Raises:
+      BadRecord: there is no video stream, no frame from start to end, the frames are too large, or
+        the file cannot be read.
+      UserError: PyAV is not installed.
+    """
+    if not clip.start < clip.end or clip.start < 0:
+        raise BadRecord(f"is a clip from {clip.start:g} to {clip.end:g} seconds")
+    found: Video = Animation(clip) if is_animation(clip.data) else Film(clip, max_pixels)
+    if not len(found.times):
+        raise BadRecord(f"has no frame{_span(clip)}")
+    height, width = found.shape
+    if height * width > max_pixels:
+        raise BadRecord(f"has frames of {width} × {height} pixels, more than {max_pixels:,}")
+    return found
+
+
+def is_animation(data: bytes | str) -> bool:
+    """Whether Pillow reads it: WebP or GIF."""
+    if isinstance(data, str):
+        with contextlib.suppress(OSError), open(data, "rb") as file:
+            data = file.read(12)
+    return isinstance(data, bytes) and (
+        data[:4] == b"GIF8" or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    )
+
+
+class Still:
+    """An image, encoded or uint8 [H, W, 3 or 4], as a video of one frame. BadRecord."""
+
+    def __init__(self, image: bytes | np.ndarray):
+        self._image = decode(image) if isinstance(image, bytes) else image
+        self.times, self.shape = np.zeros(1), self._image.shape[:2]
+
+    def read(self, numbers: Numbers, shrink: float = 1.0) -> list[np.ndarray]:
+        size = _divided(self.shape, shrink)
+        image = self._image
+        if size != self.shape:
+            image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+        return [image for _ in numbers]
+
+
+class Animation:
+    """An animated WebP or GIF: decoded from its beginning, since each frame changes the last."""
+
+    def __init__(self, clip: Clip):
+        data = io.BytesIO(clip.data) if isinstance(clip.data, bytes) else clip.data
+        try:
+            self._file = Image.open(data)
+            ends = np.cumsum([_milliseconds(frame) for frame in self._frames()]) / 1000
+        except Exception as error:  # each of Pillow's readers has its own kinds
+            raise BadRecord(f"cannot be decoded ({error})") from error
+        times = np.concatenate([[0.0], ends[:-1]])
+        self._numbers = np.flatnonzero((times >= clip.start) & (times < clip.end))
+        self.times, self.shape = times[self._numbers], self._file.size[::-1]
+
+    def read(self, numbers: Numbers, shrink: float = 1.0) -> list[np.ndarray]:
+        wanted = set(self._numbers[list(numbers)].tolist())
+        size = _divided(self.shape, shrink)
+        shown = dict[int, np.ndarray]()
+        try:
+            for number, frame in enumerate(self._frames()):
+                if number in wanted:
+                    pixels = eight_bits(frame.copy())
+                    if size != self.shape:
+                        pixels = pixels.resize(size[::-1], Image.Resampling.BOX)
+                    shown[number] = np.asarray(pixels)
+                if number == max(wanted):
+                    break
+        except BadRecord:
+            raise
+        except Exception as error:
+            raise BadRecord(f"cannot be decoded ({error})") from error
+        return [shown[number] for number in self._numbers[list(numbers)].tolist()]
+
+    def _frames(self) -> Iterator[Image.Image]:
+        return iter(ImageSequence.Iterator(self._file))
+
+
+class Film:
+    """A video stream, by PyAV. Its packets say when each frame is shown; frames are decoded from
+    the last key frame that is shown no later."""
+
+    def __init__(self, clip: Clip, max_pixels: int):
+        try:
+            import av
+        except ImportError as error:
+            raise UserError("reading videos needs PyAV: pip install 'mmjax[video]'.") from error
+        self._clip, self._av = clip, av
+        try:
+            self._open()
+            context = self._stream.codec_context
+            self.shape = (context.height, context.width)
+            if context.height * context.width <= max_pixels:
+                self._read_index()
+            else:  # it will be refused: see open_video
+                self.times: np.ndarray = np.zeros(1)
+        except av.FFmpegError as error:
+            raise BadRecord(f"cannot be decoded ({error.strerror or error})") from error
+
+    def _open(self) -> None:
+        data = self._clip.data
+        file = io.BytesIO(data) if isinstance(data, bytes) else data
+        self._container = self._av.open(file, mode="r", metadata_errors="replace")
+        # A picture of the cover of a piece of music is a stream of video, too.
+        cover = self._av.stream.Disposition.attached_pic
+        streams = [s for s in self._container.streams.video if not s.disposition & cover]
+        if not streams:
+            held = ", ".join(s.type for s in self._container.streams) or "nothing"
+            raise BadRecord(f"has no video stream, but {held}")
+        self._stream = streams[0]
+        self._unit = float(self._stream.time_base or 0)
+        context = self._stream.codec_context
+        context.thread_type, context.thread_count = "NONE", 1  # the workers are the threads
+
+    def _read_index(self) -> None:
+        """The times of the frames and of the key frames among them, from packets alone."""
+        start = round(self._clip.start / self._unit) if self._unit else 0
+        if start:
+            self._container.seek(start, stream=self._stream, backward=True)
+        times, keys = self._packets()
+        if start and not (keys and min(keys) <= start):  # no key frame before it where seek went
+            self._open()
+            times, keys = self._packets()
+        every = np.unique(np.array(times, np.int64))
+        self._keys = np.unique(np.array(keys, np.int64))
+        if len(self._keys):  # what comes before the first one cannot be decoded
+            every = every[every >= self._keys[0]]
+        seconds = every * self._unit
+        kept = (seconds >= self._clip.start - self._unit / 2) & (seconds < self._clip.end)
+        self._pts, self.times = every[kept], seconds[kept]
+        if turned := self._first_rotation():
+            self.shape = self.shape[::-1] if turned % 180 else self.shape
+
+    def _packets(self) -> tuple[list[int], list[int]]:
+        times, keys = [], []
+        last = self._clip.end / self._unit if self._unit else math.inf
+        for packet in self._container.demux(self._stream):
+            if packet.size == 0 or packet.is_discard:
+                continue
+            time = packet.pts if packet.pts is not None else packet.dts
+            if time is None:
+                continue
+            times.append(time)
+            if packet.is_keyframe:
+                keys.append(time)
+            if packet.dts is not None and packet.dts > last:
+                break
+        return times, keys
+
+    def _first_rotation(self) -> int:
+        """Degrees by which a phone was turned, which each frame says."""
+        if not len(self._pts):
+            return 0
+        self._seek(self._pts[0])
+        return next((int(frame.rotation) for frame in self._decoded()), 0)
+
+    def _seek(self, key: int) -> None:
+        self._container.seek(int(key), stream=self._stream, backward=True)
+
+    def _decoded(self) -> Iterator[Any]:
+        for packet in self._container.demux(self._stream):
+            yield from packet.decode()
+
+    def read(self, numbers: Numbers, shrink: float = 1.0) -> list[np.ndarray]:
+        wanted = self._pts[list(numbers)].tolist()
+        try:
+            found = self._found(set(wanted), shrink)
+        except self._av.FFmpegError as error:
+            raise BadRecord(f"cannot be decoded ({error.strerror or error})") from error
+        lost = [pts for pts in wanted if pts not in found]
+        if lost:
+            raise BadRecord(f"has no frame at {lost[0] * self._unit:.3f} s that can be decoded")
+        return [found[pts] for pts in wanted]
+
+    def _found(self, wanted: set[int], shrink: float) -> dict[int, np.ndarray]:
+        found: dict[int, np.ndarray] = {}
+        frames: Iterator[Any] = iter(())
+        at = -math.inf  # the time of the last frame that was decoded
+        for pts in sorted(wanted):
+            before = self._keys[int(np.searchsorted(self._keys, pts, side="right")) - 1]
+            if at == -math.inf or before > at:
+                self._seek(before)
+                frames = self._decoded()
+            for again in (False, True):
+                if again:  # the container went to another place than the key frame
+                    self._open()
+                    frames = self._decoded()
+                at = self._until(pts, frames, wanted, found, shrink)
+                if pts in found:
+                    break
+        return found
+
+    def _until(
+        self,
+        pts: int,
+        frames: Iterator[Any],
+        wanted: set[int],
+        found: dict[int, np.ndarray],
+        shrink: float,
+    ) -> float:
+        """Keeps the frames that are wanted, up to that at `pts`; the time of the last one."""
+        at: float = max(found, default=-math.inf)
+        if pts in found:
+            return at
+        for frame in frames:
+            at = frame.pts if frame.pts is not None else frame.dts
+            if at in wanted:
+                found[int(at)] = self._pixels(frame, shrink)
+            if at >= pts:
+                break
+        return at
+
+    def _pixels(self, frame: Any, shrink: float) -> np.ndarray:
+        height, width = _divided((frame.height, frame.width), shrink)
+        pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+        turns = round(frame.rotation / 90) % 4
+        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _milliseconds(frame: Image.Image) -> float:
+    """How long a frame of an animation is shown; as browsers do, 100 where it says 0."""
+    frame.load()  # WebP says it only then
+    return frame.info.get("duration") or 100
+
+
+def _divided(shape: tuple[int, int], shrink: float) -> tuple[int, int]:
+    height, width = (max(1, round(side / shrink)) for side in shape)
+    return height, width
+
+
+def _span(clip: Clip) -> str:
+    return f" from {clip.start:g} to {clip.end:g} s" if clip != Clip(clip.data) else ""
