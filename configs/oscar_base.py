@@ -37,7 +37,7 @@ def get_config(arg=None):
     config.optim.update(lr=5e-5, schedule="linear", warmup_steps=10_000, weight_decay=0.05)
     config.optim.update(b2=0.999, eps=1e-8, grad_clip=1.0)
 
-    config.data.train.triples = config_lib.entry("data.train", regions=True, tags="json:tags")
+    config.data.train.triples = config_lib.entry("data.train", media="regions", tags="json:tags")
     config.data.tokenizer = "bert-base-uncased"
     config.data.workers = 8
 

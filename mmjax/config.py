@@ -228,11 +228,12 @@ def smoke(config: ConfigDict) -> ConfigDict:
     model = config.model.copy_and_resolve_references()
     model.dtype = "float32"  # "auto" would start the devices, before the processes of a job meet
     reads = {kind for kind, _ in models.inputs(model).values()}
-    regions, tags = "regions" in reads, "generated" if "tags" in reads else ""
+    media = next((kind for kind in ("regions", "video") if kind in reads), "image")
+    tags = "generated" if "tags" in reads else ""
     weights = {name: spec.weight for name, spec in config.data.train.items()}
     for name, weight in (weights or {"generated": 1.0}).items():
         config.data.train[name] = entry(
-            "data.train", path="generated:64", regions=regions, tags=tags, weight=weight
+            "data.train", path="generated:64", media=media, tags=tags, weight=weight
         )
     config.data.workers = min(config.data.workers, 1)
     config.data.pack = min(config.data.pack, 2)

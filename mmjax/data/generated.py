@@ -1,4 +1,4 @@
-"""Generated pictures of coloured shapes with captions, for smoke runs and tests."""
+"""Generated pictures and videos of coloured shapes with captions, for smoke runs and tests."""
 
 from typing import Any
 
@@ -19,7 +19,8 @@ COLOURS = {
     "black": (20, 20, 20),
 }
 SHAPES = ("circle", "square", "triangle", "cross")
-SIDE = 64
+WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x, y
+SIDE, FRAMES = 64, 8
 BOX = 6  # left, top, right, bottom, width and height of a region, as shares of the image
 REGION_WIDTH = len(COLOURS) + len(SHAPES) + BOX
 
@@ -29,9 +30,9 @@ class GeneratedSource(Accounted):
 
     captions_alone = True
 
-    def __init__(self, count: int, name: str, tags: bool = False, regions: bool = False):
+    def __init__(self, count: int, name: str, tags: bool = False, media: str = "image"):
         self.name = name
-        self._tags, self._regions = tags, regions
+        self._tags, self._media = tags, media
         self.account = Account()
         self._count = count
 
@@ -44,23 +45,36 @@ class GeneratedSource(Accounted):
         image = np.full((SIDE, SIDE, 3), rng.integers(200, 256, 3), np.uint8)
         radius = int(rng.integers(SIDE // 6, SIDE // 3))
         centre = rng.integers(radius, SIDE - radius, 2)
+        label = index % (len(COLOURS) * len(SHAPES))
+        key, texts = f"{self.name}: record {index}", Texts(self.captions(index))
+        if self._media == "video":
+            way = np.array(WAYS[self._way(index)])
+            ends = SIDE // 2 + np.outer(np.linspace(-1, 1, FRAMES) * (SIDE // 2 - radius), way)
+            video = np.repeat(image[None], FRAMES, axis=0)
+            for frame, at in zip(video, ends.astype(int), strict=True):
+                _draw(frame, shape, at, radius, COLOURS[colour])
+            return pair(key, video, texts, label, media="video")
         _draw(image, shape, centre, radius, COLOURS[colour])
         others: dict[str, Any] = {}
         if self._tags:
             others["tags"] = f"{colour} {shape}"
-        if self._regions:
+        if self._media == "regions":
             others["regions"] = _regions(colour, shape, centre, radius, rng)
-        label = index % (len(COLOURS) * len(SHAPES))
-        texts = Texts(self.captions(index))
-        return pair(f"{self.name}: record {index}", image, texts, label, **others)
+        return pair(key, image, texts, label, **others)
 
     def identity(self) -> str:
         """See `data/identity.py`."""
-        return digest([self._count, self._tags, self._regions])
+        what = [self._count, self._tags, self._media == "regions"]
+        return digest([*what, self._media] if self._media == "video" else what)
 
     def captions(self, index: int) -> tuple[str, ...]:
         colour, shape = self._kind(index)
+        if self._media == "video":
+            return (f"a {colour} {shape} that moves {self._way(index)}",)
         return (f"a {colour} {shape}", f"a picture of a {shape} that is {colour}")
+
+    def _way(self, index: int) -> str:
+        return list(WAYS)[index // (len(COLOURS) * len(SHAPES)) % len(WAYS)]
 
     def _kind(self, index: int) -> tuple[str, str]:
         colour, shape = divmod(index % (len(COLOURS) * len(SHAPES)), len(SHAPES))
@@ -68,13 +82,13 @@ class GeneratedSource(Accounted):
 
 
 def open_generated(
-    path: str, name: str, *, tags: bool = False, regions: bool = False
+    path: str, name: str, *, tags: bool = False, media: str = "image"
 ) -> GeneratedSource:
     """`generated:COUNT`."""
     count = path.removeprefix("generated:")
     if not count.isdigit() or not int(count):
         raise UserError(f"{name}: {path!r} should be generated:COUNT, as generated:256.")
-    return GeneratedSource(int(count), name, tags, regions)
+    return GeneratedSource(int(count), name, tags, media)
 
 
 def _regions(

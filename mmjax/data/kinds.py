@@ -24,12 +24,12 @@ from mmjax.data.tar_pair import Fields
 from mmjax.errors import UserError
 
 
-@register("tar", remote=True, keys="caption caption_weights tags regions label group split filter "
+@register("tar", remote=True, keys="caption caption_weights tags media label group split filter "
           "bad_shards timeout")  # fmt: skip
 def _tar(spec: ConfigDict, name: str, split: Split) -> Source:
     captions, wanted = _tar_captions(spec.caption, name), Filter(spec.filter, name)
     fields = Fields(
-        captions, spec.label, spec.group, wanted, _tar_tags(spec.tags, name), spec.regions
+        captions, spec.label, spec.group, wanted, _tar_tags(spec.tags, name), spec.media
     )
     account = Account()
     source = open_tar(
@@ -107,9 +107,9 @@ def _text(spec: ConfigDict, name: str, split: Split) -> Source:
     return LineSource(files, name)
 
 
-@register("generated", keys="tags regions")
+@register("generated", keys="tags media")
 def _generated(spec: ConfigDict, name: str) -> Source:
-    return open_generated(spec.path, name, tags=bool(spec.tags), regions=spec.regions)
+    return open_generated(spec.path, name, tags=bool(spec.tags), media=spec.media)
 
 
 @register("records")

@@ -26,9 +26,10 @@ class Record:
     """One example as it is stored: what the modalities (`data/modalities`) read.
 
     `parts` maps a field to its stored form. The fields of this package are "image" (the encoded
-    file, or a decoded uint8 array [H, W, 3 or 4]), "text" (`Texts`), "tags" (names of the objects
-    in the image) and "regions" (an encoded .npy or an array float [n, F]: what a detector found);
-    another source may yield others. `label` is a class number and `group` a number shared by
+    file, or a decoded uint8 array [H, W, 3 or 4]), "video" (a `videos.Clip`, an encoded file or a
+    path, or frames uint8 [T, H, W, 3 or 4]), "text" (`Texts`), "tags" (names of the objects in the
+    image) and "regions" (an encoded .npy or an array float [n, F]: what a detector found); another
+    source may yield others. `label` is a class number and `group` a number shared by
     records that show the same thing; -1 says that there is none.
     """
 
@@ -57,10 +58,16 @@ class Record:
 
 
 def pair(
-    key: str, image: Any, texts: Texts, label: int = -1, group: int = -1, **others: Any
+    key: str,
+    shown: Any,
+    texts: Texts,
+    label: int = -1,
+    group: int = -1,
+    media: str = "image",
+    **others: Any,
 ) -> Record:
-    """The record of an image, as it is stored, with what is said about it."""
-    return Record(key, {"image": image, "text": texts, **others}, label, group)
+    """The record of an image, or of another of the media, with what is said about it."""
+    return Record(key, {media: shown, "text": texts, **others}, label, group)
 
 
 class BadRecord(Exception):  # noqa: N818 - it is caught and counted, rarely raised to a user

@@ -7,7 +7,7 @@ known without reading all of it is a `UserError` here.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -42,7 +42,8 @@ class Records:
       caption: Where captions are, comma-separated: txt,json:FIELD (tar), columns, features; '' is
         the usual.
       tags: Where names of the objects in an image are: json:FIELD (tar); '' is none.
-      regions: A pair of a tar is KEY.npy, region features [n, F], instead of an image.
+      media: What a record shows, beside its texts: an image, a video, or the region features
+        [n, F] of an image (KEY.npy of a tar).
       label: Field, column or feature of the class number, or of the class's name (tables and
         Parquet); '' is none.
       group: Field or column of the group id; equal ids are positives; '' is none.
@@ -58,7 +59,7 @@ class Records:
     image: Annotated[str, SAME_RECORDS] = ""
     caption: Annotated[str, NAMES] = ""
     tags: str = ""
-    regions: bool = False
+    media: Literal["image", "video", "regions"] = "image"
     label: str = ""
     group: str = ""
     split: str = ""

@@ -114,7 +114,7 @@ class TarSource(Accounted):
                 return part
         first = content[self._fields.parts[0]]
         member = first[:100].rstrip(b"\0").decode("utf-8", "replace")
-        parts: dict[str, Any] = {"regions" if self._fields.regions else "image": first[BLOCK:]}
+        parts: dict[str, Any] = {self._fields.media: first[BLOCK:]}
         try:
             parts["text"] = self._texts(row, content)
             if self._fields.tags:

@@ -6,6 +6,7 @@ How good the shards have to be is the user's to say; `tar_kept.py` keeps the ind
 import itertools
 import mmap
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 
 from mmjax import machine
 from mmjax.data.account import Account
-from mmjax.data.contents import HEAD, is_image
+from mmjax.data.contents import HEAD, shows
 from mmjax.data.filters import Lacking
 from mmjax.data.records import log
 from mmjax.data.repeats import TOGETHER, Same, Shown, alike, same_images
@@ -164,7 +165,7 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
     for member, at, length in members(data, account, shard):
         key, suffix = os.path.splitext(member)
         suffix = suffix.lower()
-        part = "image" if is_image(member) else suffix[1:]
+        part = fields.part(member)
         passed = passed_over(member)
         if passed:
             account.pass_over(passed, f"{shard}: {member}")
@@ -183,7 +184,7 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
         if length <= (HEAD if part == fields.parts[0] else MAX_TEXT):
             texts.setdefault(key, {})[part] = data[at : at + length]
     if not pairs:
-        raise BadShard(f"holds no {fields.parts[0]}s" if fields.regions else "holds no images")
+        raise BadShard(f"holds no {fields.parts[0]}s{_other_media(account)}")
     rows: list[tuple] = []
     marks: list[tuple[int, int]] = []
     for key, spans in pairs.items():
@@ -197,13 +198,22 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
         if nulls:
             account.pass_over(NULLS, f"{shard}: {key}", nulls)
         # Regions and tags are of a pair, and not of its image.
-        unite = captions and not (fields.regions or fields.tags)
+        unite = captions and fields.media == "image" and not fields.tags
         marks.append((ends[key], hash(captions) if unite else 0))
     if number == 0:
         account.found += _json_fields(shard, texts)
         if not fields.label and any("cls" in spans for spans in pairs.values()):
             account.found.append(f"{shard} has class numbers in .cls: label=cls reads them")
     return ShardIndex(np.array(rows, fields.dtype), account, np.array(marks, MARK))
+
+
+def _other_media(account: Account) -> str:
+    """What would read what there is instead."""
+    suffixes = re.findall(r"\((\.\w+)\)", " ".join(account.unread))
+    for media in ("image", "video"):
+        if any(shows(f"x{suffix}", media) for suffix in suffixes):
+            return f", but {media}s: set media={media!r}"
+    return ""
 
 
 def _json_fields(shard: str, texts: Mapping[str, Mapping[str, bytes]]) -> list[str]:

@@ -27,8 +27,10 @@ def index_name(
     folder = os.path.dirname(shards[0])
     beside = [os.path.relpath(s, folder) if not is_url(s) else s for s in shards]
     wanted: tuple = (*fields[:3], fields.filter.text, max_bad)
-    if fields.tags or fields.regions:
-        wanted += (fields.tags, fields.regions)
+    if fields.tags or fields.media == "regions":
+        wanted += (fields.tags, fields.media == "regions")  # as kept indices are called
+    if fields.media == "video":
+        wanted += (fields.media,)
     what = repr((INDEX_VERSION, wanted, list(zip(beside, stamps, strict=True))))
     return f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.npy"
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmjax.data.contents import what_it_is
+from mmjax.data.contents import shows, suffix_of, what_it_is
 from mmjax.data.filters import Filter
 from mmjax.data.texts import (
     BadText,
@@ -24,7 +24,8 @@ MAX_TEXT = 1 << 20  # bytes of a .txt or .json; captions have a few hundred
 class Fields(NamedTuple):
     """Which members and JSON fields hold what: `captions` as ("txt", "json:tags", …), () where none
     are wanted; `label` a JSON field, or "cls" for webdataset's member of that name; `filter` says
-    which pairs are wanted at all; `tags` a JSON field; `regions`: KEY.npy replaces the image.
+    which pairs are wanted at all; `tags` a JSON field; `media`: what a pair shows, an image, a
+    video, or the regions of KEY.npy.
     """
 
     captions: tuple[str, ...] = ("txt",)
@@ -32,12 +33,17 @@ class Fields(NamedTuple):
     group: str = ""
     filter: Filter = Filter("", "")
     tags: str = ""
-    regions: bool = False
+    media: str = "image"
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The kinds of member that the index knows; the first is what every pair must have."""
-        return ("npy" if self.regions else "image", "txt", "json")
+        return ("npy" if self.media == "regions" else self.media, "txt", "json")
+
+    def part(self, member: str) -> str:
+        """Which of the parts a member is, by its suffix, or another."""
+        suffix = suffix_of(member)[1:]
+        return self.parts[0] if self.media != "regions" and shows(member, self.media) else suffix
 
     @property
     def dtype(self) -> np.dtype:
@@ -57,7 +63,8 @@ def index_row(
 
     Raises Unusable, Lacking.
     """
-    first, what = fields.parts[0], "a region file (.npy)" if fields.regions else "an image"
+    first = fields.parts[0]
+    what = {"image": "an image", "video": "a video"}.get(first, "a region file (.npy)")
     if first not in spans:
         raise Unusable(f"without {what}")
     if spans[first][1] == 0:

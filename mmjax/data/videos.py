@@ -10,16 +10,15 @@ import contextlib
 import io
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import cv2
 import numpy as np
 from PIL import Image, ImageSequence
 
-from mmjax.data.images import MAX_PIXELS, decode, eight_bits
+from mmjax.data.images import MAX_PIXELS, eight_bits
 from mmjax.data.records import BadRecord
 from mmjax.errors import UserError
-
 
 Numbers = Sequence[int] | np.ndarray
 
@@ -46,23 +45,47 @@ class Video(Protocol):
         ...
 
 
-def open_video(clip: Clip, max_pixels: int = MAX_PIXELS) -> "Video":
-    """The frames of a clip.
+def open_video(stored: Any, max_pixels: int = MAX_PIXELS) -> "Video":
+    """The frames of a clip, of the bytes or the path of a whole file, or of an array of them.
 
     Raises:
       BadRecord: there is no video stream, no frame from start to end, the frames are too large, or
         the file cannot be read.
       UserError: PyAV is not installed.
     """
-    if not clip.start < clip.end or clip.start < 0:
-        raise BadRecord(f"is a clip from {clip.start:g} to {clip.end:g} seconds")
-    found: Video = Animation(clip) if is_animation(clip.data) else Film(clip, max_pixels)
+    if isinstance(stored, np.ndarray):
+        clip, found = Clip(b""), cast(Video, Array(stored))
+    else:
+        clip = stored if isinstance(stored, Clip) else Clip(stored)
+        if not 0 <= clip.start < clip.end:
+            raise BadRecord(f"is a clip from {clip.start:g} to {clip.end:g} seconds")
+        found = Animation(clip) if is_animation(clip.data) else Film(clip, max_pixels)
     if not len(found.times):
         raise BadRecord(f"has no frame{_span(clip)}")
     height, width = found.shape
     if height * width > max_pixels:
         raise BadRecord(f"has frames of {width} × {height} pixels, more than {max_pixels:,}")
     return found
+
+
+class Array:
+    """Frames uint8 [T, H, W, 3 or 4] as a video of one a second. BadRecord."""
+
+    def __init__(self, frames: np.ndarray):
+        if frames.ndim != 4 or frames.dtype != np.uint8 or frames.shape[3] not in (3, 4):
+            raise BadRecord(
+                f"is {frames.dtype} {list(frames.shape)}: give frames as uint8 [T, H, W, 3]"
+            )
+        self._frames = frames
+        self.times = np.arange(len(frames), dtype=np.float64)
+        self.shape = (frames.shape[1], frames.shape[2])
+
+    def read(self, numbers: Numbers, shrink: float = 1.0) -> list[np.ndarray]:
+        size = _divided(self.shape, shrink)
+        frames = [self._frames[number] for number in numbers]
+        if size == self.shape:
+            return frames
+        return [cv2.resize(x, size[::-1], interpolation=cv2.INTER_AREA) for x in frames]
 
 
 def is_animation(data: bytes | str) -> bool:
@@ -73,21 +96,6 @@ def is_animation(data: bytes | str) -> bool:
     return isinstance(data, bytes) and (
         data[:4] == b"GIF8" or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
     )
-
-
-class Still:
-    """An image, encoded or uint8 [H, W, 3 or 4], as a video of one frame. BadRecord."""
-
-    def __init__(self, image: bytes | np.ndarray):
-        self._image = decode(image) if isinstance(image, bytes) else image
-        self.times, self.shape = np.zeros(1), self._image.shape[:2]
-
-    def read(self, numbers: Numbers, shrink: float = 1.0) -> list[np.ndarray]:
-        size = _divided(self.shape, shrink)
-        image = self._image
-        if size != self.shape:
-            image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-        return [image for _ in numbers]
 
 
 class Animation:

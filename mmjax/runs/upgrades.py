@@ -71,9 +71,17 @@ def _name_parts(config: Tree) -> None:
             objective[key] = names.get(objective[key], objective[key])
 
 
+def _name_media(config: Tree) -> None:
+    """2 → 3: what a record shows is one of several media."""
+    for source in [*config["data"]["train"].values(), *config["evals"].values()]:
+        if "regions" in source:
+            source["media"] = "regions" if source.pop("regions") else "image"
+
+
 UPGRADES: tuple[Callable[[Tree], None], ...] = (
     _rename_keys,
     _name_parts,
+    _name_media,
 )  # number n: of version n to n + 1
 VERSION = len(UPGRADES)
 

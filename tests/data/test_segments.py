@@ -19,7 +19,7 @@ from mmjax.data.walk import why_unreadable
 from mmjax.errors import UserError
 
 R, F, L, T, B = 3, 8, 14, 6, 4
-SPEC = {"caption": "txt", "tags": "json:tags", "regions": True}
+SPEC = {"caption": "txt", "tags": "json:tags", "media": "regions"}
 
 
 def features(number, count=2, width=F):
@@ -110,7 +110,7 @@ def test_batches_hold_regions_and_tags_after_the_words(tmp_path, tokenizer):
 
 
 def test_generated_ones_are_of_their_picture(tokenizer):
-    spec = {"path": "generated:8", "tags": "generated", "regions": True}
+    spec = {"path": "generated:8", "tags": "generated", "media": "regions"}
     source = open_source(spec)
     assert source[3].parts["tags"] == "red cross"
     assert parse(source[3]).shape == (2, 16)
@@ -166,13 +166,13 @@ def test_what_a_source_does_not_give_is_said_before_the_first_step(tmp_path):
         UserError, match=r"triples: .* 8 numbers each, .*region_width=2054: set it t"
     ):
         check(wrong, source)
-    with pytest.raises(UserError, match=r"reads region features: set .*triples\.regions=True"):
-        check(config(**spec | {"regions": False}), source)
+    with pytest.raises(UserError, match=r"reads region features: set .*triples\.media='regions'"):
+        check(config(**spec | {"media": "image"}), source)
     with pytest.raises(UserError, match=r"text\.tags=6 wants object tags: set .*triples\.tags to"):
         check(config(**spec | {"tags": ""}), source)
     wrong = config(**spec)
     wrong.model.image = config_lib.entry("model", kind="vit")
-    with pytest.raises(UserError, match=r"model\.image reads images: set .*triples\.regions=False"):
+    with pytest.raises(UserError, match=r"model\.image reads images: set .*triples\.media='image'"):
         check(wrong, source)
     bad = write(tmp_path, triple(1, b"?"))
     with pytest.raises(UserError, match=r"npy cannot be read .* are these the right files\?"):
@@ -181,8 +181,8 @@ def test_what_a_source_does_not_give_is_said_before_the_first_step(tmp_path):
     assert re.search(r"00001\.npy cannot be read as NumPy's \.npy", said)
     table = tmp_path / "a.csv"
     table.write_text("image,caption\n")
-    with pytest.raises(UserError, match=r"regions=True works on tar, generated, and not on csv"):
-        open_source({"path": str(table), "regions": True})
+    with pytest.raises(UserError, match=r"media='regions' works on"):
+        open_source({"path": str(table), "media": "regions"})
     with pytest.raises(UserError, match=r"tags='objects' of tar shards must be \"json:FIELD\""):
         open_source(spec | {"tags": "objects"})
 

@@ -61,5 +61,5 @@ class Image(Modality):
             raise BadRecord(f"{record.key} {error}") from error
 
     def check(self, source: Source, spec: Mapping[str, Any], key: str) -> None:
-        if spec.get("regions"):
-            raise UserError(f"config.model.{self.name} reads images: set {key}.regions=False.")
+        if spec.get("media", "image") != "image":
+            raise UserError(f"config.model.{self.name} reads images: set {key}.media='image'.")

@@ -54,10 +54,10 @@ class Regions(Modality):
         return features, np.arange(self.regions) < len(kept)
 
     def check(self, source: Source, spec: Mapping[str, Any], key: str) -> None:
-        if not spec.get("regions"):
+        if spec.get("media") != "regions":
             raise UserError(
-                f"config.model.{self.name}.kind='regions' reads region features: set {key}.regions="
-                "True."
+                f"config.model.{self.name}.kind='regions' reads region features: set {key}.media="
+                "'regions'."
             )
         problem: Exception | None = None
         for number in range(min(LOOKED_AT, len(source))):

@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 
 from mmjax.data.augment import LINEAR_UP_TO, Augment, Augmentation
 from mmjax.data.draw import Draw
-from mmjax.data.images import MAX_PIXELS, check_size, eval_transform, open_image
+from mmjax.data.images import MAX_PIXELS, check_size, decode, eval_transform, open_image
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, register
 from mmjax.data.records import BadRecord, Record
 from mmjax.data.sampling import Sampling, sample_frames
-from mmjax.data.videos import Clip, Still, Video, open_video
+from mmjax.data.videos import Array, Video, open_video
 
 
 @register("video")
@@ -88,10 +88,10 @@ class Frames(Modality):
         return sample_frames(video.times, self.frames, rng, sampling=self.sampling, fps=self.fps)
 
     def _open(self, record: Record) -> Video:
-        if "video" not in record.parts and "image" in record.parts:
-            image = record.part("image")
-            if isinstance(image, bytes):
-                check_size(image, self.max_pixels)
-            return Still(image)
-        clip = record.part("video")
-        return open_video(clip if isinstance(clip, Clip) else Clip(clip), self.max_pixels)
+        if "video" in record.parts or "image" not in record.parts:
+            return open_video(record.part("video"), self.max_pixels)
+        image = record.part("image")
+        if isinstance(image, bytes):
+            check_size(image, self.max_pixels)
+            image = decode(image)
+        return Array(image[None])
