@@ -96,6 +96,7 @@ setup(
         "report": ["jinja2", "matplotlib"],
         "test": [
             "aiohttp",
+            "av>=18.1",
             "hypothesis",
             "imagehash",
             "ipykernel",
@@ -118,6 +119,7 @@ setup(
         "gpu": ["jax[cuda13]"],
         "tfds-build": ["importlib_resources", "tensorflow-cpu>=2.21"],
         "torch": ["torch"],
+        "video": ["av>=18.1"],
         "wandb": ["wandb"],
     },
     entry_points={"console_scripts": ["mmjax = mmjax.cli:main"]},

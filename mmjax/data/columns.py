@@ -1,6 +1,6 @@
 """The columns of tables and Parquet: which hold images, captions and labels, by their names."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from mmjax.data.account import Account
@@ -10,6 +10,10 @@ from mmjax.errors import UserError
 IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path",
                  "jpg", "jpeg", "png", "webp", "img")  # fmt: skip
 LABEL_COLUMNS = ("label", "labels", "class", "class_id", "target")
+VIDEO_COLUMNS = ("video", "video_path", "clip", "filepath", "path", "filename", "file_name", "file",
+                 "mp4")  # fmt: skip
+START_COLUMNS = ("start", "start_time", "time_start", "clip_start", "start_seconds")
+END_COLUMNS = ("end", "end_time", "time_end", "clip_end", "end_seconds")
 CAPTION_COLUMNS = ("caption", "captions", "title", "text")
 URL_COLUMNS = ("url", "urls", "image_url", "img_url", "link")
 
@@ -32,16 +36,22 @@ class Columns(NamedTuple):
     captions: tuple[str, ...]
     label: str
     group: str
+    start: str = ""
+    end: str = ""
 
     def all(self) -> list[str]:
         """Each once, sorted."""
-        return sorted({self.image, *self.captions, self.label, self.group} - {""})
+        found = {self.image, *self.captions, self.label, self.group, self.start, self.end}
+        return sorted(found - {""})
 
 
-def columns_of(names: Collection[str], asked: Asked, file: Any, name: str) -> Columns:
+def columns_of(
+    names: Collection[str], asked: Asked, file: Any, name: str, media: str = "image"
+) -> Columns:
     """The columns of a table that has these names. UserError: one is not there."""
     caption, image, label, group, _ = asked
-    of_image = column_of(names, image, IMAGE_COLUMNS, "image", file, name)
+    usual = VIDEO_COLUMNS if media == "video" else IMAGE_COLUMNS
+    of_image = column_of(names, image, usual, media, file, name, key="image")
     captions: tuple[str, ...] = ()
     # A table of class numbers needs no captions.
     if caption or not label or {n.strip().lower() for n in names}.intersection(CAPTION_COLUMNS):
@@ -54,7 +64,16 @@ def columns_of(names: Collection[str], asked: Asked, file: Any, name: str) -> Co
         captions,
         column_of(names, label, (), "label", file, name) if label else "",
         column_of(names, group, (), "group", file, name) if group else "",
+        *(
+            _time(names, usual) if media == "video" else ""
+            for usual in (START_COLUMNS, END_COLUMNS)
+        ),
     )
+
+
+def _time(names: Collection[str], usual: Sequence[str]) -> str:
+    """The column of a usual name, or ""."""
+    return next((n for u in usual for n in names if n.strip().lower() == u), "")
 
 
 def say_columns(
@@ -63,13 +82,19 @@ def say_columns(
     names: Collection[str],
     file: Any,
     more: Collection[str] = (),
+    media: str = "image",
 ) -> None:
     """Tells an account which columns of a table are read, and which others might be, once for all
     tables that are alike; `more` are columns that hold images, whatever they are called."""
     captions = ", ".join(columns.captions) or "no column"
-    text = f"images are in the column {columns.image}, captions in {captions}"
+    text = f"{media}s are in the column {columns.image}, captions in {captions}"
     text += f", labels in {columns.label}" if columns.label else ""
     text += f", groups in {columns.group}" if columns.group else ""
+    text += (
+        f", clips from {columns.start or 0} to {columns.end or 'the end'}"
+        if (columns.start or columns.end)
+        else ""
+    )
     for key, usual in (("image", (*IMAGE_COLUMNS, *more)), ("caption", CAPTION_COLUMNS),
                        ("label", LABEL_COLUMNS)):  # fmt: skip
         others = [n for n in names if n.strip().lower() in usual or n in usual]
@@ -80,9 +105,19 @@ def say_columns(
 
 
 def column_of(
-    columns: Collection[str], wanted: str, usual: tuple[str, ...], what: str, file: Any, name: str
+    columns: Collection[str],
+    wanted: str,
+    usual: tuple[str, ...],
+    what: str,
+    file: Any,
+    name: str,
+    key: str = "",
 ) -> str:
-    """The column of that name, or the first of the usual names. UserError: there is none."""
+    """The column of that name, or the first of the usual names; `key` names one (default: `what`).
+
+    UserError: there is none.
+    """
+    key = key or what
     by_lower: dict[str, list[str]] = {}
     for column in columns:
         by_lower.setdefault(str(column).strip().lower(), []).append(column)
@@ -93,16 +128,18 @@ def column_of(
             continue
         if len(found) > 1:
             raise UserError(
-                f"{name}: {file} has the columns {' and '.join(found)}: set {what} to one of them."
+                f"{name}: {file} has the columns {' and '.join(found)}: set {key} to one of them."
             )
         return found[0]
     raise UserError(
         f"{name}: {file} has no {what} column {' or '.join(names)}; it has "
-        f"{', '.join(str(c) for c in columns)}. {_remedy(columns, what, names, file)}"
+        f"{', '.join(str(c) for c in columns)}. {_remedy(columns, what, key, names, file)}"
     )
 
 
-def _remedy(columns: Collection[str], what: str, names: Collection[str], file: Any) -> str:
+def _remedy(
+    columns: Collection[str], what: str, key: str, names: Collection[str], file: Any
+) -> str:
     """What helps where a table has no column of an image or a caption."""
     lower = {str(column).strip().lower() for column in columns}
     if any(column.partition("#")[0].endswith(tuple(image_suffixes())) for column in lower):
@@ -117,4 +154,4 @@ def _remedy(columns: Collection[str], what: str, names: Collection[str], file: A
     if what == "caption" and lower & set(LABEL_COLUMNS):
         label = next(c for c in columns if str(c).strip().lower() in LABEL_COLUMNS)
         return f"Name it with caption=COLUMN, or the classes with label={label}."
-    return f"Name it with {what}=COLUMN."
+    return f"Name it with {key}=COLUMN."

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from mmjax.data import storage
 from mmjax.data.account import NOTES, Account
 from mmjax.data.columns import CAPTION_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS
-from mmjax.data.contents import head_of, is_image, suffix_of, what_it_is
+from mmjax.data.contents import head_of, is_image, shows, suffix_of, what_it_is
 from mmjax.data.delimited import read_table
 from mmjax.data.parquet_file import has_images
 from mmjax.data.tree import files_under, passed_over, walk
@@ -210,10 +210,10 @@ def _of_folder(folder: Path, name: str, labels: bool) -> Detected:
     if table:
         kind = _BY_SUFFIX[suffix_of(table)]
         return Detected(kind, f"{table.name} is in the folder, the table of its images")
-    image = next(filter(is_image, walk(folder, Account())), None)
-    if image:
+    shown = next((p for p in walk(folder, Account()) if is_image(p) or shows(p, "video")), None)
+    if shown:
         beside = f", and {Path(parquet[0]).name} has none in it" if parquet else ""
-        return Detected("folder", f"{image.relative_to(folder)} is in it{beside}")
+        return Detected("folder", f"{shown.relative_to(folder)} is in it{beside}")
     if parquet:
         return Detected("parquet", f"{Path(parquet[0]).name} is in the folder")
     files = files_under(folder, Account())

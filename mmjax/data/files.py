@@ -1,9 +1,10 @@
-"""Images as plain files: rows of paths and captions, and folders with texts beside the images.
+"""Images and videos as plain files: rows of paths and captions, and folders with texts beside them.
 
 Everything but the pixels is read when the source is opened, so the captions are kept in memory.
 """
 
 import array
+import math
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -15,14 +16,19 @@ import numpy as np
 from mmjax import machine
 from mmjax.data.account import Account, Accounted
 from mmjax.data.classes import about_order, in_order
-from mmjax.data.contents import HEAD, head_of, is_image, suffix_of, what_it_is
+from mmjax.data.contents import HEAD, head_of, shows, suffix_of, what_it_is
 from mmjax.data.identity import common_folder, digest
 from mmjax.data.records import Record, Texts, pair, unreadable
 from mmjax.data.texts import NULLS, BadText, lines, txt_captions, written_nulls
 from mmjax.data.tree import files_under, folders_in
+from mmjax.data.videos import Clip
 from mmjax.errors import UserError
 
+_A = {"image": "an image", "video": "a video"}
 _TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")  # what may hold captions of other files
+
+
+WHOLE = (0.0, math.inf)
 
 
 class Row(NamedTuple):
@@ -33,10 +39,15 @@ class Row(NamedTuple):
     weights: tuple[float, ...] = ()  # of the captions
     unwanted: str = ""  # why it is left out, where that is known
     rows: int = 1  # of a table that were united to this one
+    span: tuple[float, float] = WHOLE  # the seconds of a video that are shown
+
+    def facts(self) -> tuple[object, ...]:
+        """What tells it from others, beside the path."""
+        return self[1:-1] if self.span == WHOLE else self[1:]
 
 
 class FileSource(Accounted):
-    """Image files with the captions that were found for them."""
+    """Files of images or videos with the captions that were found for them."""
 
     captions_alone = True
 
@@ -46,14 +57,16 @@ class FileSource(Accounted):
         name: str,
         classes: Sequence[str] = (),
         account: Account | None = None,
+        media: str = "image",
     ):
         self.name = name
+        self._media = media
         self.classes = tuple(classes)  # their names in order of label; () if they have none
         self.account = account or Account()
         self._rows: list[Row] = []
         self._sizes = array.array("q")  # bytes
         for row in rows:
-            why, size = _unusable(row)
+            why, size = _unusable(row, media)
             if why:
                 self.account.leave_out(why, row.path, row.rows)
             else:
@@ -61,25 +74,28 @@ class FileSource(Accounted):
                 self._sizes.append(size)
         if not self._rows:
             why = "; ".join(self.account.lines())
-            raise UserError(f"{name}: no usable image: {why or 'the folder holds no images'}.")
+            none = f"the folder holds no {media}s"
+            raise UserError(f"{name}: no usable {media}: {why or none}.")
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
         row = self._rows[index]
-        try:
-            image = Path(row.path).read_bytes()
+        try:  # a video is opened where it is: it may be large, and little of it shown
+            video = self._media == "video"
+            shown = Clip(row.path, *row.span) if video else Path(row.path).read_bytes()
         except OSError as error:
             raise unreadable(row.path, error) from error
         texts = Texts(self.captions(index), row.weights)
-        return pair(row.path, image, texts, row.label, row.group)
+        span = "" if row.span == WHOLE else f" ({row.span[0]:g} to {row.span[1]:g} s)"
+        return pair(f"{row.path}{span}", shown, texts, row.label, row.group, self._media)
 
     def identity(self) -> str:
         """See `data/identity.py`."""
         start = len(common_folder([row.path for row in self._rows]))
         rows = zip(self._rows, self._sizes, strict=True)
-        return digest((row.path[start:], *row[1:], size) for row, size in rows)
+        return digest((row.path[start:], *row.facts(), size) for row, size in rows)
 
     def captions(self, index: int) -> tuple[str, ...]:
         return self._rows[index].captions or ()
@@ -90,8 +106,8 @@ class FileSource(Accounted):
         return np.array([row.label for row in self._rows])
 
 
-def open_folder(folder: Path, name: str) -> FileSource:
-    """A folder of images, at any depth: `x.jpg` with `x.txt` beside it, a caption on each line.
+def open_folder(folder: Path, name: str, media: str = "image") -> FileSource:
+    """A folder of images or videos at any depth: `x.jpg` with `x.txt` beside it, a caption a line.
 
     Where no image has a text, the first level of subfolders are classes: the label is the position
     of the subfolder (`classes.in_order`), and there are no captions.
@@ -99,30 +115,32 @@ def open_folder(folder: Path, name: str) -> FileSource:
     if not folder.is_dir():
         raise UserError(f"{name}: {folder} is not a folder.")
     account = Account()
-    images, others = _sorted_out(files_under(folder, account))
+    images, others = _sorted_out(files_under(folder, account), media)
     texts: dict[str, Path] = {}
     for path in others:
         if suffix_of(path) == ".txt" and texts.setdefault(_stem(path), path) != path:
-            account.leave_out("texts of an image that has another", path)
+            account.leave_out(f"texts of {_A[media]} that has another", path)
     if texts.keys().isdisjoint(map(_stem, images)):
         _check_classes(folder, images, others, name)
-        return open_classes(folder, in_order(folders_in(folder)), name)
+        return open_classes(folder, in_order(folders_in(folder)), name, media)
     first = next(path for path in map(texts.get, map(_stem, images)) if path)
-    account.found.append(f"captions are the lines of the .txt beside each image, as {first}")
+    account.found.append(f"captions are the lines of the .txt beside each {media}, as {first}")
     for path in others:
         if suffix_of(path) != ".txt":
             account.unrecognised(suffix_of(path), path)
     for stem in texts.keys() - set(map(_stem, images)):
-        account.leave_out("texts without an image", texts[stem])
+        account.leave_out(f"texts without {_A[media]}", texts[stem])
     rows = (Row(str(p), _read_captions(texts.get(_stem(p)), account)) for p in images)
-    return FileSource(rows, name, account=account)
+    return FileSource(rows, name, account=account, media=media)
 
 
-def open_classes(folder: Path, classes: Sequence[str], name: str) -> FileSource:
-    """One subfolder of images a class, labelled by its index in `classes`; images elsewhere are
-    left out and counted."""
+def open_classes(
+    folder: Path, classes: Sequence[str], name: str, media: str = "image"
+) -> FileSource:
+    """One subfolder of images or videos a class, labelled by its index in `classes`; those
+    elsewhere are left out and counted."""
     account = Account()
-    images, others = _sorted_out(files_under(folder, account))
+    images, others = _sorted_out(files_under(folder, account), media)
     for path in others:
         account.unrecognised(suffix_of(path), path)
     labels = {subfolder: label for label, subfolder in enumerate(classes)}
@@ -138,8 +156,10 @@ def open_classes(folder: Path, classes: Sequence[str], name: str) -> FileSource:
     account.found += [doubt] if doubt else []
     empty = sorted(set(range(len(classes))).difference(row.label for row in rows))
     if empty:
-        account.found.append(f"{len(empty):,} folders hold no image (first: {classes[empty[0]]!r})")
-    return FileSource(rows, name, classes, account)
+        account.found.append(
+            f"{len(empty):,} folders hold no {media} (first: {classes[empty[0]]!r})"
+        )
+    return FileSource(rows, name, classes, account, media)
 
 
 def _check_classes(folder: Path, images: Sequence[Path], others: Sequence[Path], name: str) -> None:
@@ -166,12 +186,12 @@ def _check_classes(folder: Path, images: Sequence[Path], others: Sequence[Path],
         )
 
 
-def _sorted_out(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """The images among files, and the others."""
+def _sorted_out(files: Iterable[Path], media: str) -> tuple[list[Path], list[Path]]:
+    """The images, or videos, among files, and the others."""
     images: list[Path] = []
     others: list[Path] = []
     for path in files:
-        (images if is_image(path) else others).append(path)
+        (images if shows(path, media) else others).append(path)
     return images, others
 
 
@@ -179,24 +199,24 @@ def _stem(path: Path) -> str:
     return os.path.splitext(path)[0]
 
 
-def _unusable(row: Row) -> tuple[str, int]:
-    """Why a row is left out, or ""; and the size of its image."""
+def _unusable(row: Row, media: str) -> tuple[str, int]:
+    """Why a row is left out, or ""; and the size of its file."""
     if row.unwanted:
         return row.unwanted, 0
     try:
         status = os.stat(row.path)
     except (OSError, ValueError) as error:  # ValueError: no file can have such a name
         machine.raise_problem(f"{row.path} cannot be read", error)
-        return "whose image file is missing", 0
+        return f"whose {media} file is missing", 0
     size = status.st_size
     if not stat.S_ISREG(status.st_mode):
-        return "whose image is not a file", 0
+        return f"whose {media} is not a file", 0
     if size == 0:
-        return "with an empty image", 0
+        return f"with an empty {media}", 0
     # A pointer or a page in place of the image is small; larger ones are named when decoded.
     what = what_it_is(head_of(row.path)) if size <= HEAD else ""
     if what:
-        return f"whose image is {what}", size
+        return f"whose {media} is {what}", size
     if row.captions is None:
         return "with a caption that is not UTF-8", size
     return "" if row.captions or row.label >= 0 else "without a caption", size

@@ -43,8 +43,8 @@ def _tar(spec: ConfigDict, name: str, split: Split) -> Source:
 _COLUMNS = "image caption caption_weights label group split"
 
 
-@register("jsonl", keys=f"{_COLUMNS} filter")
-@register("csv", keys=f"{_COLUMNS} filter")
+@register("jsonl", keys=f"{_COLUMNS} filter media")
+@register("csv", keys=f"{_COLUMNS} filter media")
 def _table(spec: ConfigDict, name: str, split: Split) -> Source:
     folder = Path(spec.path) if Path(spec.path).is_dir() else None
     if folder:
@@ -55,7 +55,8 @@ def _table(spec: ConfigDict, name: str, split: Split) -> Source:
     else:
         tables = [Path(file) for file in split.files(files_of(spec.path, name))]
     check_contents(tables, "csv", name)
-    return open_table(tables, _asked(spec), name, Filter(spec.filter, name), split, folder)
+    wanted = Filter(spec.filter, name)
+    return open_table(tables, _asked(spec), name, wanted, split, folder, _of_files(spec, name))
 
 
 @register("coco", keys="image")
@@ -78,10 +79,10 @@ def _parquet(spec: ConfigDict, name: str, split: Split) -> Source:
     return source
 
 
-@register("folder", keys="split")
+@register("folder", keys="split media")
 def _folder(spec: ConfigDict, name: str, split: Split) -> Source:
     del split  # _open has chosen the folder
-    return open_folder(_one(spec, name), name)
+    return open_folder(_one(spec, name), name, _of_files(spec, name))
 
 
 @register("tfds", remote=True, keys=_COLUMNS)
@@ -115,6 +116,13 @@ def _generated(spec: ConfigDict, name: str) -> Source:
 @register("records")
 def _records(spec: ConfigDict, name: str) -> Source:
     return open_records(spec.path, name)
+
+
+def _of_files(spec: ConfigDict, name: str) -> str:
+    """What files show. UserError: regions."""
+    if spec.media == "regions":
+        raise UserError(f"{name}: media='regions' works on tar and generated, not on plain files.")
+    return str(spec.media)
 
 
 def _asked(spec: ConfigDict) -> Asked:

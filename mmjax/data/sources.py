@@ -177,7 +177,8 @@ def _open(spec: ConfigDict, name: str, unset: str, labels: bool) -> Source:
     if labels and not spec.label and "label" in able.keys:
         spec.label = find_label(kind, spec.path, name)
     if labels and kind == "folder" and folders_in(Path(spec.path)):  # texts are not asked for
-        source: Source = open_classes(Path(spec.path), in_order(folders_in(Path(spec.path))), name)
+        classes = in_order(folders_in(Path(spec.path)))
+        source: Source = open_classes(Path(spec.path), classes, name, spec.media)
     else:
         source = able.open(spec, name, *([split] if "split" in able.keys else []))
     if spec.split and not split.known:

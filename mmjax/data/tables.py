@@ -1,5 +1,6 @@
 """Tables of images as plain files: CSV, TSV and JSON lines, a row for each caption or image."""
 
+import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from mmjax.data import delimited
 from mmjax.data.account import Account
 from mmjax.data.classes import names_in
 from mmjax.data.columns import Asked, Columns, columns_of, say_columns
-from mmjax.data.contents import image_suffixes, is_image, suffix_of
+from mmjax.data.contents import image_suffixes, shows, suffix_of
 from mmjax.data.files import FileSource, Row
 from mmjax.data.filters import Filter, Lacking
 from mmjax.data.image_paths import image_path, no_path, root_of
@@ -27,13 +28,17 @@ def open_table(
     wanted: Filter,
     split: Split,
     folder: Path | None = None,
+    media: str = "image",
 ) -> FileSource:
-    """CSV, TSV, JSON lines or lists; image paths are relative to the table's folder (`root_of`).
+    """CSV, TSV, JSON lines or lists; paths are relative to the table's folder (`root_of`).
 
     Several rows with the same image are one record with several captions. `wanted` sees all columns
     of a row. A column `split` says which rows are read. The tables are those of a `folder`, if one
     is given, whose other files are counted. Labels are integers, or names of classes, which are
     numbered in order.
+
+    Rows of a video may name the seconds at which a clip of it starts and ends; then each is a
+    record.
 
     Raises:
       UserError: a table cannot be read for certain, lacks a column, or gives an image two labels.
@@ -42,7 +47,7 @@ def open_table(
     tables = []
     for file in files:
         names, rows = delimited.read_table(file, name, account)
-        columns = columns_of(names, asked, file, name)
+        columns = columns_of(names, asked, file, name, media)
         tables.append((file, names, rows, columns))
     splits = {file: _split_of(names, rows, columns, wanted, folder)
               for file, names, rows, columns in tables}  # fmt: skip
@@ -53,7 +58,7 @@ def open_table(
     classes = names_in(values.get(columns.label) for _, _, rows, columns in tables if asked.label
                        for _, values in rows)  # fmt: skip
     for file, names, rows, columns in tables:
-        say_columns(account, columns, names, file)
+        say_columns(account, columns, names, file, media=media)
         found = (values.get(columns.image) for _, values in rows)
         root = root_of(file, [str(v).strip() for v in found if not is_null(v)], name, account)
         for line, values in rows:
@@ -70,11 +75,11 @@ def open_table(
             images.add(row, where)
         images.check_line_breaks(file)
     for path in files_under(folder, account) if folder else ():
-        if is_image(path) and os.path.normpath(path) not in named:
-            account.leave_out(f"images that {files[0].name} does not name", path)
-        elif not is_image(path) and path not in files:
+        if shows(path, media) and os.path.normpath(path) not in named:
+            account.leave_out(f"{media}s that {files[0].name} does not name", path)
+        elif not shows(path, media) and path not in files:
             account.unrecognised(suffix_of(path), path)
-    return FileSource(images.rows(), name, list(classes), account)
+    return FileSource(images.rows(), name, list(classes), account, media)
 
 
 def _split_of(
@@ -133,8 +138,31 @@ def _row(
         why = "without a caption"
     if why:
         return Row(where, (), unwanted=why)
+    try:
+        span = (_seconds(values, columns.start, 0.0), _seconds(values, columns.end, math.inf))
+    except ValueError as error:
+        return Row(where, (), unwanted=f"whose {error}")
+    if not 0 <= span[0] < span[1]:
+        return Row(where, (), unwanted="whose clip ends before it starts")
     path = os.path.normpath(image_path(root, str(image)))
-    return Row(path, captions, numbers[0], numbers[1], shares)
+    return Row(path, captions, numbers[0], numbers[1], shares, span=span)
+
+
+def _seconds(values: Mapping[str, Any], column: str, default: float) -> float:
+    """Seconds, or H:MM:SS; the default where there is no column, or nothing in it.
+
+    ValueError: it is no time.
+    """
+    value = values.get(column) if column else None
+    if is_null(value):
+        return default
+    total = 0.0
+    try:
+        for part in str(value).split(":"):
+            total = 60 * total + float(part)
+    except ValueError as error:
+        raise ValueError(f"{column} {value!r} is no time in seconds") from error
+    return total
 
 
 def _integer(
@@ -156,41 +184,42 @@ class _Images:
 
     def __init__(self, name: str):
         self._name = name
-        self._found: dict[str, Row] = {}
+        self._found: dict[tuple[str, tuple[float, float]], Row] = {}
         self._left_out: list[Row] = []
-        self._where: dict[str, str] = {}  # path → the first row that has it
+        self._where: dict[tuple[str, tuple[float, float]], str] = {}  # the first row that has it
 
     def add(self, row: Row, where: str) -> None:
         if row.unwanted:
             self._left_out.append(row)
             return
-        first = self._found.get(row.path)
+        key = row.path, row.span
+        first = self._found.get(key)
         if first is None:
-            self._found[row.path], self._where[row.path] = row, where
+            self._found[key], self._where[key] = row, where
             return
         for what in ("label", "group"):
             one, other = getattr(first, what), getattr(row, what)
             if one != other:
                 raise UserError(
                     f"{self._name}: {where} gives {row.path} the {what} {other}, and "
-                    f"{self._where[row.path]} {one}: an image has one {what}; remove one of the "
+                    f"{self._where[key]} {one}: an image has one {what}; remove one of the "
                     "rows."
                 )
         captions = (first.captions or ()) + (row.captions or ())
-        self._found[row.path] = first._replace(
+        self._found[key] = first._replace(
             captions=captions, weights=first.weights + row.weights, rows=first.rows + row.rows
         )
 
     def check_line_breaks(self, file: Path) -> None:
         """UserError: a caption of several lines holds what looks like rows, so that a quote that
         was never closed has swallowed them."""
-        own = {suffix_of(path) for path in self._found} - {""}
+        own = {suffix_of(path) for path, _ in self._found} - {""}
         suffixes = tuple(own | image_suffixes())
-        for path, row in self._found.items():
+        for key, row in self._found.items():
             for caption in row.captions or ():
                 if "\n" in caption and any(_is_row(line, suffixes) for line in caption.split("\n")):
                     raise UserError(
-                        f"{self._name}: {self._where[path]} has a caption that holds other rows of "
+                        f"{self._name}: {self._where[key]} has a caption that holds other rows of "
                         f'{file}: a quote (") opens there and is closed too late.'
                     )
 

@@ -99,6 +99,10 @@ def scan_shards(
 
 def _doubtful(account: Account, fields: Fields) -> str:
     """The key that is to be looked at where none of the pairs can be used."""
+    suffixes = re.findall(r"\((\.\w+)\)", " ".join(account.unread))
+    for media in {"image", "video"} - {fields.media}:
+        if any(shows(f"x{suffix}", media) for suffix in suffixes):
+            return f"there are {media}s: set media={media!r}."
     whys = list(account.left_out)
     if fields.label and any("integer" in why and fields.label in why for why in whys):
         return f"is label={fields.label!r} right, a field or member of whole numbers?"
@@ -184,7 +188,7 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
         if length <= (HEAD if part == fields.parts[0] else MAX_TEXT):
             texts.setdefault(key, {})[part] = data[at : at + length]
     if not pairs:
-        raise BadShard(f"holds no {fields.parts[0]}s{_other_media(account)}")
+        raise BadShard(f"holds no {fields.parts[0]}s")
     rows: list[tuple] = []
     marks: list[tuple[int, int]] = []
     for key, spans in pairs.items():
@@ -205,15 +209,6 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
         if not fields.label and any("cls" in spans for spans in pairs.values()):
             account.found.append(f"{shard} has class numbers in .cls: label=cls reads them")
     return ShardIndex(np.array(rows, fields.dtype), account, np.array(marks, MARK))
-
-
-def _other_media(account: Account) -> str:
-    """What would read what there is instead."""
-    suffixes = re.findall(r"\((\.\w+)\)", " ".join(account.unread))
-    for media in ("image", "video"):
-        if any(shows(f"x{suffix}", media) for suffix in suffixes):
-            return f", but {media}s: set media={media!r}"
-    return ""
 
 
 def _json_fields(shard: str, texts: Mapping[str, Mapping[str, bytes]]) -> list[str]:

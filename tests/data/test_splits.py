@@ -211,7 +211,7 @@ def undivided(tmp_path_factory):
 
 
 KINDS = ("tar", "parquet", "arrayrecord", "folder", "csv", "jsonl", "coco", "text", "generated")
-VALUES = {"image": "x", "caption": "x", "tags": "json:x", "regions": True, "label": "x",
+VALUES = {"image": "x", "caption": "x", "tags": "json:x", "media": "video", "label": "x",
           "group": "x", "split": "val", "filter": "x > 1", "bad_shards": 0.5, "timeout": 1.0,
           "caption_weights": (0.3,)}  # fmt: skip
 
@@ -232,7 +232,7 @@ def test_a_key_is_honoured_or_refused_with_the_kinds_that_have_it(undivided, kin
         return
     if key in able:
         # Nothing in the data is called x, nor is it divided: whoever looks for that says so.
-        with pytest.raises((UserError, BadRecord), match=r"\bx\b|split=val|npy|'txt'"):
+        with pytest.raises((UserError, BadRecord), match=r"\bx\b|split=val|\bvideo\b|'txt'"):
             open_source(spec)[0]
         return
     having = [name for name, other in sources.KINDS.items() if key in other.keys]

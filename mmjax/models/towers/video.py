@@ -1,0 +1,118 @@
+"""The video tower: an image tower on every frame, and what the frames become together."""
+
+from typing import Annotated, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from mmjax.errors import UserError
+from mmjax.models.attention import may_see
+from mmjax.models.graph import Function
+from mmjax.models.heads import masked_mean, normal
+from mmjax.models.layers import stack, unit_length
+from mmjax.models.parts import register
+from mmjax.models.towers.vision import VisionTower
+from mmjax.values import COUNT
+
+
+@register("video_vit")
+class VideoTower(VisionTower):
+    """Videos [B, T, S, S, 3], uint8 or float32 in 0..255 -> "features" and "embed" [B, D], and
+    "frames" [B, T, D], the features of each frame.
+
+    The parameters of a frame are those of the kind "vit", under the same names, so that weights of
+    an image tower start it. A video of one frame is an image.
+
+    Attributes:
+      frames: Frames of a video; a shorter one is padded.
+      over_time: What frames become together: their mean, or the mean of a transformer over them
+        (CLIP4Clip's seqTransf, Luo et al., 2021), which knows their order.
+      time_depth: over_time=transformer: its blocks.
+      time_heads: over_time=transformer: attention heads; must divide embed_dim.
+      normalise: What has unit length: each frame's features before the mean, the mean after it, or
+        both (CLIP4Clip). Only before leaves an embedding shorter than 1 (Perception Encoder).
+    """
+
+    frames: Annotated[int, COUNT] = 8
+    over_time: Literal["mean", "transformer"] = "mean"
+    time_depth: Annotated[int, COUNT] = 4
+    time_heads: Annotated[int, COUNT] = 8
+    normalise: Literal["before", "after", "both"] = "both"
+
+    modality = "video"
+
+    SMOKE: ClassVar = {
+        **VisionTower.SMOKE, "frames": lambda frames: min(frames, 4), "time_depth": 1,
+        "time_heads": 1,
+    }  # fmt: skip
+
+    @classmethod
+    def check(cls, name: str, spec: ConfigDict, model: ConfigDict) -> None:
+        VisionTower.check(name, spec, model)
+        key = f"config.model.{name}"
+        if spec.depth < 1:
+            raise UserError(f"{key}.depth=0 gives frames no features: set it to 1 or more.")
+        if spec.over_time == "transformer" and model.embed_dim % spec.time_heads:
+            raise UserError(
+                f"{key}.time_heads={spec.time_heads} must divide config.model.embed_dim="
+                f"{model.embed_dim}."
+            )
+        if spec.pixel_head:
+            raise UserError(f"{key}.pixel_head is of images: set it to False.")
+
+    def functions(self, name: str) -> tuple[Function, ...]:
+        reads = (("video", name), ("mask", f"{name}_mask"))
+        return (Function(name, "__call__", reads, ("features", "embed", "frames")),)
+
+    @nn.compact
+    def __call__(  # type: ignore[override]
+        self,
+        outputs: tuple[str, ...],
+        video: jax.Array,
+        mask: jax.Array | None = None,
+        train: bool = False,
+    ) -> dict[str, jax.Array]:
+        """Computes the named outputs; `mask` bool [B, T] is False on frames that are padding."""
+        rows, frames = video.shape[:2]
+        if mask is None:
+            mask = jnp.ones((rows, frames), bool)
+        images = video.reshape(-1, *video.shape[2:])
+        found = VisionTower.__call__(self, ("features",), images, None, train)["features"]
+        found = found.reshape(rows, frames, -1)
+        result = {"frames": found} if "frames" in outputs else {}
+        if not {"features", "embed"} & set(outputs):
+            return result
+        if self.over_time == "transformer":
+            # The residual is around all of it: untrained, it changes little.
+            found = found + OverTime(self.time_depth, self.time_heads, self.frames, self.remat,
+                                     self.unroll, self.dtype, name="time")(found, mask)  # fmt: skip
+        found = found.astype(jnp.float32)
+        if self.normalise != "after":
+            found = unit_length(found)
+        pooled = masked_mean(found, mask)
+        embed = pooled if self.normalise == "before" else unit_length(pooled)
+        return result | {"features": pooled, "embed": embed}
+
+
+class OverTime(nn.Module):
+    """A transformer over the features of frames, [B, T, D] -> [B, T, D]."""
+
+    depth: int
+    heads: int
+    frames: int
+    remat: str
+    unroll: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        positions = self.param("position_embed", normal(0.01), (self.frames, width))
+        x = x + positions[: x.shape[1]].astype(x.dtype)
+        return stack(
+            x, may_see(mask), depth=self.depth, heads=self.heads, mlp_dim=4 * width,
+            activation="quick_gelu", norm="pre", norm_eps=1e-5, causal=False, attention="xla",
+            remat=self.remat, unroll=self.unroll, dtype=self.dtype,
+        )[0]  # fmt: skip

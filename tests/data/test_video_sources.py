@@ -1,0 +1,143 @@
+"""Videos in folders, tables and tars, and what training and evaluation show of them."""
+
+import numpy as np
+import pytest
+
+from mmjax.data import modalities, open_source
+from mmjax.data.augment import Augment
+from mmjax.data.draw import Draw
+from mmjax.data.modalities import Frames
+from mmjax.data.order import Address
+from mmjax.data.records import BadRecord, Record
+from mmjax.data.videos import Clip, open_video
+from mmjax.errors import UserError
+
+pytest.importorskip("av")
+import films
+from pictures import write_tar
+
+MOVIES = [films.film(films.pictures(20, seed), b_frames=0) for seed in range(3)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, movie in enumerate(MOVIES):
+        (tmp_path / f"{number} é.MP4").write_bytes(movie)
+        (tmp_path / f"{number} é.txt").write_text(f"movie {number}")
+    return tmp_path
+
+
+def first_frames(source):
+    return [open_video(source[n].part("video")).read([0])[0] for n in range(len(source))]
+
+
+EXPECTED = [films.sequential(movie)[0][1] for movie in MOVIES]
+
+
+def test_a_folder_of_videos_with_texts(folder):
+    source = open_source({"path": str(folder), "media": "video"})
+    assert [source.captions(n) for n in range(3)] == [(f"movie {n}",) for n in range(3)]
+    np.testing.assert_array_equal(first_frames(source), EXPECTED)
+
+
+def test_a_folder_of_classes(folder):
+    for number in range(3):
+        (folder / f"class{number % 2}").mkdir(exist_ok=True)
+        (folder / f"{number} é.MP4").rename(folder / f"class{number % 2}/{number}.mp4")
+        (folder / f"{number} é.txt").unlink()
+    source = open_source({"path": str(folder), "media": "video"}, labels=True)
+    assert sorted(source[n].label for n in range(3)) == [0, 0, 1]
+
+
+def test_a_table_of_clips(folder):
+    rows = [
+        "video,caption,start,end",
+        "0 é.MP4,first half,,0.4",
+        "0 é.MP4,second half,0:00:00.4,",
+        "1 é.MP4,whole,,",
+        "2 é.MP4,wrong,3,2",
+        "2 é.MP4,wrong,soon,",
+        "gone.mp4,gone,,",
+    ]
+    (folder / "clips.csv").write_text("\n".join(rows), encoding="utf-8")
+    source = open_source({"path": str(folder / "clips.csv"), "media": "video"})
+    assert [source.captions(n)[0] for n in range(3)] == ["first half", "second half", "whole"]
+    times = [open_video(source[n].part("video")).times for n in range(3)]
+    assert [len(t) for t in times] == [10, 10, 20]
+    np.testing.assert_allclose(times[1][0], 0.4)
+    assert source.skipped == {
+        "whose clip ends before it starts": 1,
+        "whose start 'soon' is no time in seconds": 1,
+        "whose video file is missing": 1,
+    }
+    assert any("clips from start to end" in line for line in source.account.found)
+
+
+def test_tars_of_videos_as_video2dataset_writes_them(tmp_path):
+    members = [
+        (f"{n:05d}{suffix}", content)
+        for n, movie in enumerate(MOVIES)
+        for suffix, content in ((".mp4", movie), (".txt", b"movie %d" % n), (".json", b'{"a": 1}'))
+    ]
+    write_tar(tmp_path / "00000.tar", members)
+    (tmp_path / "00000_stats.json").write_text("{}")
+    for _ in range(2):  # the second time from the index
+        source = open_source({"path": str(tmp_path), "media": "video"})
+        np.testing.assert_array_equal(first_frames(source), EXPECTED)
+        assert source.captions(1) == ("movie 1",)
+    with pytest.raises(UserError, match="there are videos: set media='video'"):
+        open_source({"path": str(tmp_path)})
+
+
+FRAMES = Frames("video", size=24, frames=6, augment=Augment((0.3, 0.9), flip=0.5))
+
+
+def test_all_frames_have_one_crop(folder):
+    """A still film: what training shows of each frame is the same."""
+    still = films.film(np.repeat(films.pictures(1), 20, axis=0), b_frames=0)
+    record = Record("a film", {"video": still})
+    shown = []
+    for epoch in range(4):
+        frames, mask = FRAMES.read(record, Draw(0, Address(0, epoch, 0), record))
+        assert mask.all()
+        assert np.abs(frames.astype(int) - frames[0]).mean() <= 3  # of lossy frames
+        shown.append(frames[0])
+    assert np.abs(shown[0].astype(int) - shown[1]).mean() > 4
+
+
+def test_the_draw_says_all(folder):
+    """The same address shows the same frames; a reader of another size has the same moments."""
+    record = Record("a film", {"video": MOVIES[0]})
+    first, again = (FRAMES.read(record, Draw(0, Address(0, 0, 5), record)) for _ in range(2))
+    np.testing.assert_array_equal(first[0], again[0])
+    other = FRAMES.read(record, Draw(1, Address(0, 0, 5), record))
+    assert (first[0] != other[0]).any()
+    draw = Draw(0, Address(0, 0, 5), record)
+    large = Frames("large", size=48, frames=6, augment=FRAMES.augment)
+    small, big = FRAMES.read(record, draw)[0], large.read(record, draw)[0]
+    halves = big.reshape(6, 24, 2, 24, 2, 3).mean((2, 4))
+    assert np.abs(halves - small).mean() < 12
+
+
+def test_short_videos_and_images_are_padded():
+    whole = Record("two frames", {"video": films.pictures(2)})
+    frames, mask = FRAMES.read(whole, None)
+    assert mask.tolist() == [True, True, False, False, False, False]
+    assert not frames[2:].any()
+    image = films.pictures(1)[0]
+    still, mask = FRAMES.read(Record("an image", {"image": image}), None)
+    assert mask.sum() == 1
+    of_image = modalities.Image("image", 24).read(Record("an image", {"image": image}), None)
+    np.testing.assert_array_equal(still[0], of_image)
+
+
+def test_what_is_wrong_is_named():
+    for part, said in (
+        (np.zeros((2, 8, 8), np.uint8), r"a: is uint8 \[2, 8, 8\]: give frames as uint8"),
+        (b"nothing", "a: cannot be decoded"),
+        (Clip(MOVIES[0], 9, 10), "a: has no frame from 9 to 10 s"),
+    ):
+        with pytest.raises(BadRecord, match=said):
+            FRAMES.read(Record("a:", {"video": part}), None)
+    with pytest.raises(BadRecord, match="is without video"):
+        FRAMES.read(Record("a", {"text": "x"}), None)
