@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmjax.data import modalities, open_source
+from mmjax.data import from_records, modalities, open_source
 from mmjax.data.augment import Augment
 from mmjax.data.draw import Draw
 from mmjax.data.modalities import Frames
@@ -141,3 +141,18 @@ def test_what_is_wrong_is_named():
             FRAMES.read(Record("a:", {"video": part}), None)
     with pytest.raises(BadRecord, match="is without video"):
         FRAMES.read(Record("a", {"text": "x"}), None)
+
+
+def test_records_of_a_program_hold_frames_files_and_clips(folder):
+    path = str(folder / "1 é.MP4")
+    given = [
+        {"video": films.pictures(5), "text": "an array"},
+        {"video": MOVIES[0], "text": "a file's bytes"},
+        {"video": path, "text": "a path"},
+        {"video": Clip(path, 0.4, 0.8), "text": "a clip"},
+    ]
+    source = open_source({"path": from_records(given)})
+    shown = [FRAMES.read(source[n], None)[1].sum() for n in range(4)]
+    assert shown == [5, 6, 6, 6]
+    assert source.captions(3) == ("a clip",)
+    assert source.identity() != open_source({"path": from_records(given[:3])}).identity()
