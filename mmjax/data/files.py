@@ -116,6 +116,10 @@ def open_folder(folder: Path, name: str, media: str = "image") -> FileSource:
         raise UserError(f"{name}: {folder} is not a folder.")
     account = Account()
     images, others = _sorted_out(files_under(folder, account), media)
+    for other in {"image", "video"} - {media}:
+        found = next((path for path in others if shows(path, other)), None)
+        if found and not images:
+            raise UserError(f"{name}: {folder} holds {other}s, as {found}: set media={other!r}.")
     texts: dict[str, Path] = {}
     for path in others:
         if suffix_of(path) == ".txt" and texts.setdefault(_stem(path), path) != path:

@@ -21,12 +21,15 @@ from mmjax.data.account import Account, account_of, unreported
 from mmjax.data.classes import Class, classes_of, describe
 from mmjax.data.images import MAX_PIXELS, WHITE, check_size, composite, decode
 from mmjax.data.records import read_records
+from mmjax.data.sampling import sample_frames
+from mmjax.data.videos import Video, open_video
 from mmjax.datatools.opening import spec_of
 from mmjax.errors import UserError
 from mmjax.paths import check_file
 
 TOGETHER = 64
 SHEET, TILE, LINES = (8, 6), 160, 3  # pictures across and down, their side, lines of caption
+FRAMES = 3  # of a video that are shown
 NAMED = 20
 
 
@@ -99,8 +102,11 @@ def examine(
     picked = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
     tile_at = set(picked[np.linspace(0, count - 1, min(pictures, count)).astype(int)].tolist())
     numbers: dict[str, list[float]] = {
-        name: [] for name in ("bytes", "width", "height", "aspect", "captions", "caption length")
-    }
+        name: []
+        for name in (
+            "bytes", "width", "height", "aspect", "frames", "seconds", "captions", "caption length"
+        )
+    }  # fmt: skip
     formats: Counter[str] = Counter()
     labels: Counter[int] = Counter()
     bad: list[str] = []
@@ -111,7 +117,8 @@ def examine(
             try:
                 if isinstance(record, BadRecord):
                     raise record
-                image = _decode(record) if "image" in record.parts else None
+                video = _video(record) if "video" in record.parts else None
+                image = _frames(video) if video else _image(record)
             except BadRecord as error:
                 bad.append(str(error))
                 continue
@@ -121,14 +128,17 @@ def examine(
             if image is None:
                 formats[f"of {' and '.join(record.parts)} without an image"] += 1
                 continue
-            height, width = image.shape[:2]
+            height, width = video.shape if video else image.shape[:2]
             numbers["width"].append(width)
             numbers["height"].append(height)
             numbers["aspect"].append(max(width, height) / min(width, height))
-            stored = record.parts["image"]
+            stored = record.parts["video" if video else "image"]
             if isinstance(stored, bytes):
                 numbers["bytes"].append(len(stored))
-            formats[_format(stored)] += 1
+            if video:
+                numbers["frames"].append(len(video.times))
+                numbers["seconds"].append(float(video.times[-1] - video.times[0]))
+            formats["video" if video else _format(stored)] += 1
             if index in tile_at:
                 tiles.append((image, (*record.captions, f"label {record.label}")[0]))
     classes = sorted(label for label, n in labels.items() if n)
@@ -178,7 +188,24 @@ def _wrap(text: str, draw: ImageDraw.ImageDraw, font: Any) -> list[str]:
     return lines
 
 
-def _decode(record: Record) -> np.ndarray:
+def _video(record: Record) -> Video:
+    try:
+        return open_video(record.part("video"))
+    except BadRecord as error:
+        raise BadRecord(f"{record.key} {error}") from error
+
+
+def _frames(video: Video) -> np.ndarray:
+    """Some frames of a video, side by side."""
+    numbers = sample_frames(video.times, FRAMES)
+    shrink = max(1.0, max(video.shape) / TILE)
+    return np.concatenate([composite(x, WHITE) for x in video.read(numbers, shrink)], axis=1)
+
+
+def _image(record: Record) -> np.ndarray | None:
+    """None: there is none, as in a record of texts alone."""
+    if "image" not in record.parts:
+        return None
     image = record.part("image")
     if isinstance(image, np.ndarray):
         return composite(image, WHITE)

@@ -232,7 +232,7 @@ def test_a_key_is_honoured_or_refused_with_the_kinds_that_have_it(undivided, kin
         return
     if key in able:
         # Nothing in the data is called x, nor is it divided: whoever looks for that says so.
-        with pytest.raises((UserError, BadRecord), match=r"\bx\b|split=val|\bvideo\b|'txt'"):
+        with pytest.raises((UserError, BadRecord), match=r"\bx\b|split=val|\bvideo\b|media=|'txt'"):
             open_source(spec)[0]
         return
     having = [name for name, other in sources.KINDS.items() if key in other.keys]

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from mmjax import datatools
 from mmjax.data import from_records, modalities, open_source
 from mmjax.data.augment import Augment
 from mmjax.data.draw import Draw
@@ -38,6 +40,11 @@ def test_a_folder_of_videos_with_texts(folder):
     source = open_source({"path": str(folder), "media": "video"})
     assert [source.captions(n) for n in range(3)] == [(f"movie {n}",) for n in range(3)]
     np.testing.assert_array_equal(first_frames(source), EXPECTED)
+
+
+def test_a_folder_of_other_media_is_named(folder):
+    with pytest.raises(UserError, match=r"holds videos, as .*\.MP4: set media='video'"):
+        open_source({"path": str(folder)})
 
 
 def test_a_folder_of_classes(folder):
@@ -141,6 +148,19 @@ def test_what_is_wrong_is_named():
             FRAMES.read(Record("a:", {"video": part}), None)
     with pytest.raises(BadRecord, match="is without video"):
         FRAMES.read(Record("a", {"text": "x"}), None)
+
+
+def test_they_are_inspected(folder):
+    (folder / "torn.mp4").write_bytes(MOVIES[0][:1000])
+    (folder / "torn.txt").write_text("torn")
+    facts = datatools.inspect(str(folder), sheet=str(folder / "sheet.png"), media="video")
+    assert (facts["records"], facts["bad"]) == (4, 1)
+    assert facts["formats"] == {"video": 3}
+    assert facts["distributions"]["frames"]["median"] == 20
+    assert facts["distributions"]["seconds"]["most"] == 0.76
+    assert facts["distributions"]["width"]["least"] == films.WIDTH
+    sheet = Image.open(folder / "sheet.png")
+    assert sheet.width == 3 * 168 + 8
 
 
 def test_records_of_a_program_hold_frames_files_and_clips(folder):
