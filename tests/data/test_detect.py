@@ -114,7 +114,11 @@ def test_shards_below_are_not_mixed_in(tmp_path):
             b"\xef\xbb\xbf\n<!DOCTYPE HTML><html>",
             "no table, but a server's page",
         ),
-        ("a.csv", gzip.compress(b"image,text"), "no table, but compressed by gzip: gunzip it"),
+        (
+            "a.csv",
+            gzip.compress(b"image,text", mtime=0),
+            "no table, but compressed by gzip: gunzip it",
+        ),
         ("a.csv", b"PK\x03\x04xlsx", "no table, but a zip archive"),
         (
             "a.tsv",
@@ -125,7 +129,7 @@ def test_shards_below_are_not_mixed_in(tmp_path):
         ("a.txt", LFS, "no text, but a git-lfs pointer"),
         ("a.array_record", LFS, "no whole ArrayRecord file, but a git-lfs pointer"),
         ("a.tar", LFS, "not an uncompressed tar, but a git-lfs pointer"),
-        ("a.tar.gz", gzip.compress(b"x"), r"a\.tar\.gz is compressed by gzip: gunzip it"),
+        ("a.tar.gz", gzip.compress(b"x", mtime=0), r"a\.tar\.gz is compressed by gzip: gunzip it"),
         ("a.bin", LFS, r"a\.bin is a git-lfs pointer"),
         ("a.jpg", JPEG, "cannot tell the kind of"),
     ],
@@ -140,7 +144,7 @@ def test_what_a_file_is_instead_is_said(tmp_path, file, content, message):
     ("files", "message"),
     [
         ({}, "and no images, but nothing"),
-        ({"a.tar.gz": gzip.compress(b"x")}, r"a\.tar\.gz, which is compressed by gzip"),
+        ({"a.tar.gz": gzip.compress(b"x", mtime=0)}, r"a\.tar\.gz, which is compressed by gzip"),
         ({"captions.csv": b"image,text\n"}, r"Give the table that is in it, .*captions\.csv"),
         ({"dataset_info.json": b"{}", "data-0.arrow": b""}, "as datasets.save_to_disk writes it"),
         ({"x.heic": b"?"}, r"but 1 other files \(first: .*x\.heic\)"),
