@@ -13,7 +13,8 @@ from mmjax.config_file import load_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-PAGES = [page for page in PAGES if "generated" not in page.parts]
+MADE = {"generated", "notebooks"}  # what a build puts into docs/
+PAGES = [page for page in PAGES if not MADE & set(page.relative_to(ROOT).parts)]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "launch/README.md", ROOT / "benchmarks/README.md"]
 BLOCK = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: .+ -->\s*\Z")
