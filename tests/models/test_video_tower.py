@@ -66,6 +66,7 @@ def test_a_video_of_one_frame_is_the_image(video):
     expected = images.apply(one, {"image": video[:, 0]}, ("image/embed",))["image/embed"]
     mask = np.arange(T) < np.ones((3, 1))
     np.testing.assert_allclose(embeds(model, params, video, mask), expected, atol=1e-6)
+    np.testing.assert_allclose(embeds(model, params, video[:, 0]), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("over_time", ["mean", "transformer"])

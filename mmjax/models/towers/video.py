@@ -74,7 +74,11 @@ class VideoTower(VisionTower):
         mask: jax.Array | None = None,
         train: bool = False,
     ) -> dict[str, jax.Array]:
-        """Computes the named outputs; `mask` bool [B, T] is False on frames that are padding."""
+        """Computes the named outputs; `mask` bool [B, T] is False on frames that are padding.
+
+        Images [B, S, S, 3] are videos of one frame.
+        """
+        video = video[:, None] if video.ndim == 4 else video
         rows, frames = video.shape[:2]
         if mask is None:
             mask = jnp.ones((rows, frames), bool)
