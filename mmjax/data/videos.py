@@ -158,7 +158,8 @@ class Film:
 
     def _open(self) -> None:
         data = self._clip.data
-        file = io.BytesIO(data) if isinstance(data, bytes) else data
+        # "file:", or FFmpeg would take what stands before a colon for a protocol.
+        file = io.BytesIO(data) if isinstance(data, bytes) else f"file:{data}"
         self._container = self._av.open(file, mode="r", metadata_errors="replace")
         # A picture of the cover of a piece of music is a stream of video, too.
         cover = self._av.stream.Disposition.attached_pic
@@ -167,24 +168,27 @@ class Film:
             held = ", ".join(s.type for s in self._container.streams) or "nothing"
             raise BadRecord(f"has no video stream, but {held}")
         self._stream = streams[0]
-        self._unit = float(self._stream.time_base or 0)
+        self._unit = float(self._stream.time_base or 1)
+        self._zero = (self._container.start_time or 0) / 1e6  # players count from there
         context = self._stream.codec_context
         context.thread_type, context.thread_count = "NONE", 1  # the workers are the threads
 
     def _read_index(self) -> None:
         """The times of the frames and of the key frames among them, from packets alone."""
-        start = round(self._clip.start / self._unit) if self._unit else 0
-        if start:
-            self._container.seek(start, stream=self._stream, backward=True)
+        start = self._ticks(self._clip.start)
+        if self._clip.start:
+            self._seek(start)
         times, keys = self._packets()
-        if start and not (keys and min(keys) <= start):  # no key frame before it where seek went
+        if self._clip.start and not (
+            keys and min(keys) <= start
+        ):  # no key frame before it where seek went
             self._open()
             times, keys = self._packets()
         every = np.unique(np.array(times, np.int64))
         self._keys = np.unique(np.array(keys, np.int64))
         if len(self._keys):  # what comes before the first one cannot be decoded
             every = every[every >= self._keys[0]]
-        seconds = every * self._unit
+        seconds = every * self._unit - self._zero
         kept = (seconds >= self._clip.start - self._unit / 2) & (seconds < self._clip.end)
         self._pts, self.times = every[kept], seconds[kept]
         if turned := self._first_rotation():
@@ -192,7 +196,7 @@ class Film:
 
     def _packets(self) -> tuple[list[int], list[int]]:
         times, keys = [], []
-        last = self._clip.end / self._unit if self._unit else math.inf
+        last = self._ticks(self._clip.end)
         for packet in self._container.demux(self._stream):
             if packet.size == 0 or packet.is_discard:
                 continue
@@ -206,6 +210,10 @@ class Film:
                 break
         return times, keys
 
+    def _ticks(self, seconds: float) -> float:
+        """The time of the stream at some seconds of the file."""
+        return (seconds + self._zero) / self._unit
+
     def _first_rotation(self) -> int:
         """Degrees by which a phone was turned, which each frame says."""
         if not len(self._pts):
@@ -213,7 +221,7 @@ class Film:
         self._seek(self._pts[0])
         return next((int(frame.rotation) for frame in self._decoded()), 0)
 
-    def _seek(self, key: int) -> None:
+    def _seek(self, key: float) -> None:
         self._container.seek(int(key), stream=self._stream, backward=True)
 
     def _decoded(self) -> Iterator[Any]:
@@ -228,7 +236,9 @@ class Film:
             raise BadRecord(f"cannot be decoded ({error.strerror or error})") from error
         lost = [pts for pts in wanted if pts not in found]
         if lost:
-            raise BadRecord(f"has no frame at {lost[0] * self._unit:.3f} s that can be decoded")
+            raise BadRecord(
+                f"has no frame at {lost[0] * self._unit - self._zero:.3f} s that can be decoded"
+            )
         return [found[pts] for pts in wanted]
 
     def _found(self, wanted: set[int], shrink: float) -> dict[int, np.ndarray]:

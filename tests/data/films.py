@@ -58,8 +58,9 @@ def sequential(data):
     """(seconds, uint8 [H, W, 3]) of every frame, as FFmpeg decodes them from the beginning."""
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.video[0]
+        zero = (container.start_time or 0) / 1e6
         return [
-            (frame.time, frame.to_ndarray(format="rgb24", interpolation="AREA"))
+            (frame.time - zero, frame.to_ndarray(format="rgb24", interpolation="AREA"))
             for frame in container.decode(stream)
         ]
 

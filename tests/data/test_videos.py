@@ -31,7 +31,7 @@ FILMS = {
 def test_frames_at_random_are_those_of_decoding_all(how, tmp_path):
     data = films.film(films.pictures(45), **FILMS[how])
     expected = films.sequential(data)
-    path = tmp_path / "a film é.bin"
+    path = tmp_path / "http: a film, é 100%.bin"
     path.write_bytes(data)
     rng = np.random.default_rng(0)
     for stored in (data, str(path)):
@@ -48,9 +48,8 @@ def test_frames_at_random_are_those_of_decoding_all(how, tmp_path):
 def test_a_clip_has_the_frames_from_its_start_to_before_its_end(how):
     data = films.film(films.pictures(45), **FILMS[how])
     expected = films.sequential(data)
-    first = expected[0][0]
-    video = open_video(Clip(data, first + 0.8, first + 1.2))
-    inside = [frame for time, frame in expected if first + 0.8 - 1e-3 <= time < first + 1.2 - 1e-3]
+    video = open_video(Clip(data, 0.8, 1.2))
+    inside = [frame for time, frame in expected if 0.8 - 1e-3 <= time < 1.2 - 1e-3]
     assert len(inside) == len(video.times) == 10
     np.testing.assert_array_equal(video.read(range(10)), inside)
 
