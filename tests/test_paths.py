@@ -230,7 +230,7 @@ def test_a_run_is_where_it_was_to_be_and_nowhere_else(home):
     assert (home / ALL / "checkpoints" / "2").is_dir()
     config = json.loads((home / ALL / "config.json").read_text())
     assert config["data"]["train"]["pairs"]["path"] == f"{home}/pairs/"
-    assert f"-> {home / ALL}" in log  # no markup, and a console that has no →
+    assert f"-> {ALL}" in log  # no markup, and a console that has no →
     assert [path.name for path in home.parent.iterdir()] == [ALL]
 
 

@@ -143,7 +143,8 @@ def test_where_results_cannot_go_is_said_first(file, message):
         evaluation.evaluate("no run", output=[file])
 
 
-def test_bars_are_shown_on_stderr_only_when_asked_for(capsys):
+def test_bars_are_shown_on_a_terminals_stderr_only_when_asked_for(capsys, monkeypatch):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
     assert list(progress.track(range(3), 20, 8, "images")) == [0, 1, 2]
     with progress.shown():
         assert list(progress.track(range(3), 20, 8, "images")) == [0, 1, 2]
@@ -152,7 +153,13 @@ def test_bars_are_shown_on_stderr_only_when_asked_for(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_file_has_no_bars():
+    with progress.shown():
+        assert not progress._BARS.get().live.is_started
+
+
 def test_a_notebook_has_no_bars(monkeypatch):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     with progress.shown():
         assert list(progress.track(range(3), 20, 8, "images")) == [0, 1, 2]
