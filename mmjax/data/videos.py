@@ -157,10 +157,10 @@ class Film:
             raise BadRecord(f"cannot be decoded ({error.strerror or error})") from error
 
     def _open(self) -> None:
-        data = self._clip.data
-        # "file:", or FFmpeg would take what stands before a colon for a protocol.
-        file = io.BytesIO(data) if isinstance(data, bytes) else f"file:{data}"
-        self._container = self._av.open(file, mode="r", metadata_errors="replace")
+        try:
+            self._container = self._av.open(self._file(), mode="r")
+        except UnicodeDecodeError:  # of a title, by PyAV 18
+            self._container = self._av.open(self._file(), mode="r", metadata_errors="replace")
         # A picture of the cover of a piece of music is a stream of video, too.
         cover = self._av.stream.Disposition.attached_pic
         streams = [s for s in self._container.streams.video if not s.disposition & cover]
@@ -172,6 +172,11 @@ class Film:
         self._zero = (self._container.start_time or 0) / 1e6  # players count from there
         context = self._stream.codec_context
         context.thread_type, context.thread_count = "NONE", 1  # the workers are the threads
+
+    def _file(self) -> io.BytesIO | str:
+        """What PyAV opens: "file:", or FFmpeg would take what is before a colon for a protocol."""
+        data = self._clip.data
+        return io.BytesIO(data) if isinstance(data, bytes) else f"file:{data}"
 
     def _read_index(self) -> None:
         """The times of the frames and of the key frames among them, from packets alone."""

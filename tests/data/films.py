@@ -24,11 +24,12 @@ def pictures(count, seed=0):
 
 def film(
     frames, container="mp4", codec="libx264", fps=25, gop=12, b_frames=2, times=None, sound=False,
-    options=None,
+    options=None, title="",
 ):  # fmt: skip
     """An encoded video. `times`: when each frame is shown, in milliseconds."""
     file = io.BytesIO()
     with av.open(file, "w", format={"mkv": "matroska"}.get(container, container)) as out:
+        out.metadata["title"] = title
         stream = out.add_stream(codec, rate=fps, options=options or {})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         context = stream.codec_context

@@ -90,6 +90,13 @@ def test_a_phone_that_was_turned_is_turned_back():
     np.testing.assert_array_equal(shown, np.rot90(plain, -1))  # clockwise, as players show it
 
 
+def test_a_title_may_be_of_any_encoding():
+    data = films.film(films.pictures(5), title="caf?")
+    assert data.count(b"caf?") == 1
+    video = open_video(Clip(data.replace(b"caf?", b"caf\xe9")))
+    assert len(video.read([0, 4])) == 2
+
+
 def bad(data, *span, **options):
     with pytest.raises(BadRecord) as raised:
         read_all(open_video(Clip(data, *span), **options))
