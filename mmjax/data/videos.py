@@ -144,7 +144,8 @@ class Film:
             import av
         except ImportError as error:
             raise UserError("reading videos needs PyAV: pip install 'mmjax[video]'.") from error
-        self._clip, self._av = clip, av
+        self._clip = clip
+        self._av: Any = av  # whose releases take other arguments
         try:
             self._open()
             context = self._stream.codec_context

@@ -7,12 +7,16 @@ import difflib
 import importlib.util
 import os
 import re
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from mmjax.errors import UserError
+
+# Plans may be made in several threads, but plugins and environment variables are of the process.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Chip(NamedTuple):
@@ -88,9 +92,10 @@ def describe(topology: str) -> Topology:
         not installed.
     """
     slices, generation, shape = parse_topology(topology)
-    if generation in _GPU:
-        return _gpus(topology, generation, shape)
-    return _tpus(topology, generation, shape, slices)
+    with _ONE_AT_A_TIME:
+        if generation in _GPU:
+            return _gpus(topology, generation, shape)
+        return _tpus(topology, generation, shape, slices)
 
 
 def parse_topology(topology: str) -> tuple[int, str, str]:
