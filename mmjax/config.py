@@ -228,7 +228,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
     model = config.model.copy_and_resolve_references()
     model.dtype = "float32"  # "auto" would start the devices, before the processes of a job meet
     reads = {kind for kind, _ in models.inputs(model).values()}
-    media = next((kind for kind in ("regions", "video") if kind in reads), "image")
+    of_media = schema.find(sources.KEYS, "media")
+    media = next((m for m in of_media.choices if m in reads - {of_media.default}), of_media.default)
     tags = "generated" if "tags" in reads else ""
     weights = {name: spec.weight for name, spec in config.data.train.items()}
     for name, weight in (weights or {"generated": 1.0}).items():

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Iterable
 
 from PIL import Image, ImageFile
 
@@ -54,6 +55,18 @@ def is_image(path: str | os.PathLike) -> bool:
 def shows(path: str | os.PathLike, media: str) -> bool:
     """Whether a path has the suffix of one of the media, "image" or "video", in any case."""
     return suffix_of(path) in VIDEO_SUFFIXES if media == "video" else is_image(path)
+
+
+def other_media(paths: Iterable[str | os.PathLike], media: str) -> tuple[str, str]:
+    """Of paths that do not show `media`: which other media one of them shows, and that path.
+
+    ("", "") where none does.
+    """
+    for path in paths:
+        for other in ("image", "video"):
+            if other != media and shows(path, other):
+                return other, str(path)
+    return "", ""
 
 
 def is_left_by_system(name: str) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from mmjax import machine
 from mmjax.data.account import Account, Accounted
 from mmjax.data.classes import about_order, in_order
-from mmjax.data.contents import HEAD, head_of, shows, suffix_of, what_it_is
+from mmjax.data.contents import HEAD, head_of, other_media, shows, suffix_of, what_it_is
 from mmjax.data.identity import common_folder, digest
 from mmjax.data.records import Record, Texts, pair, unreadable
 from mmjax.data.texts import NULLS, BadText, lines, txt_captions, written_nulls
@@ -116,10 +116,9 @@ def open_folder(folder: Path, name: str, media: str = "image") -> FileSource:
         raise UserError(f"{name}: {folder} is not a folder.")
     account = Account()
     images, others = _sorted_out(files_under(folder, account), media)
-    for other in {"image", "video"} - {media}:
-        found = next((path for path in others if shows(path, other)), None)
-        if found and not images:
-            raise UserError(f"{name}: {folder} holds {other}s, as {found}: set media={other!r}.")
+    other, path_of_it = other_media(others, media)
+    if other and not images:
+        raise UserError(f"{name}: {folder} holds {other}s, as {path_of_it}: set media={other!r}.")
     texts: dict[str, Path] = {}
     for path in others:
         if suffix_of(path) == ".txt" and texts.setdefault(_stem(path), path) != path:

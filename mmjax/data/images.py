@@ -20,6 +20,8 @@ from PIL import Image, UnidentifiedImageError
 from mmjax.data.contents import what_it_is
 from mmjax.data.records import BadRecord
 
+Resize = Literal["shortest", "squash"]
+Interpolation = Literal["bicubic", "bilinear"]
 WHITE = (255, 255, 255)
 MAX_PIXELS = 89_478_485  # above it Pillow speaks of a decompression bomb
 PILLOW_LIMIT = 2 * MAX_PIXELS  # above it Pillow refuses to decode
@@ -30,8 +32,8 @@ def eval_transform(
     image: Image.Image,
     size: int,
     *,
-    resize: Literal["shortest", "squash"] = "shortest",
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+    resize: Resize = "shortest",
+    interpolation: Interpolation = "bicubic",
 ) -> np.ndarray:
     """The image as a model sees it outside training: uint8 [size, size, 3].
 

@@ -6,7 +6,6 @@ How good the shards have to be is the user's to say; `tar_kept.py` keeps the ind
 import itertools
 import mmap
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 
 from mmjax import machine
 from mmjax.data.account import Account
-from mmjax.data.contents import HEAD, shows
+from mmjax.data.contents import HEAD, other_media
 from mmjax.data.filters import Lacking
 from mmjax.data.records import log
 from mmjax.data.repeats import TOGETHER, Same, Shown, alike, same_images
@@ -99,10 +98,10 @@ def scan_shards(
 
 def _doubtful(account: Account, fields: Fields) -> str:
     """The key that is to be looked at where none of the pairs can be used."""
-    suffixes = re.findall(r"\((\.\w+)\)", " ".join(account.unread))
-    for media in {"image", "video"} - {fields.media}:
-        if any(shows(f"x{suffix}", media) for suffix in suffixes):
-            return f"there are {media}s: set media={media!r}."
+    unread = (account.first[what] for what in account.unread)
+    media, member = other_media(unread, fields.media)
+    if media:
+        return f"there are {media}s, as {member}: set media={media!r}."
     whys = list(account.left_out)
     if fields.label and any("integer" in why and fields.label in why for why in whys):
         return f"is label={fields.label!r} right, a field or member of whole numbers?"

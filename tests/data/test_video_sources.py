@@ -92,7 +92,7 @@ def test_tars_of_videos_as_video2dataset_writes_them(tmp_path):
         source = open_source({"path": str(tmp_path), "media": "video"})
         np.testing.assert_array_equal(first_frames(source), EXPECTED)
         assert source.captions(1) == ("movie 1",)
-    with pytest.raises(UserError, match="there are videos: set media='video'"):
+    with pytest.raises(UserError, match=r"there are videos, as .*mp4: set media='video'"):
         open_source({"path": str(tmp_path)})
 
 

@@ -2,14 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.data.augment import Augment, Crop
 from mmjax.data.draw import Draw
-from mmjax.data.images import MAX_PIXELS, check_size, eval_transform, open_image
+from mmjax.data.images import (
+    MAX_PIXELS,
+    Interpolation,
+    Resize,
+    check_size,
+    eval_transform,
+    open_image,
+)
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, register
 from mmjax.data.records import BadRecord, Record, Source
 from mmjax.errors import UserError
@@ -25,8 +32,8 @@ class Image(Modality):
 
     name: str = field(compare=False)
     size: int
-    resize: Literal["shortest", "squash"] = "shortest"
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize: Resize = "shortest"
+    interpolation: Interpolation = "bicubic"
     augment: Augment = field(default_factory=Augment)
     max_pixels: int = MAX_PIXELS
 

@@ -9,7 +9,15 @@ from ml_collections import ConfigDict
 
 from mmjax.data.augment import LINEAR_UP_TO, Augment, Augmentation
 from mmjax.data.draw import Draw
-from mmjax.data.images import MAX_PIXELS, check_size, decode, eval_transform, open_image
+from mmjax.data.images import (
+    MAX_PIXELS,
+    Interpolation,
+    Resize,
+    check_size,
+    decode,
+    eval_transform,
+    open_image,
+)
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, register
 from mmjax.data.records import BadRecord, Record
 from mmjax.data.sampling import Sampling, sample_frames
@@ -30,8 +38,8 @@ class Frames(Modality):
     frames: int
     sampling: Sampling = "segments"
     fps: float = 1.0
-    resize: Any = "shortest"
-    interpolation: Any = "bicubic"
+    resize: Resize = "shortest"
+    interpolation: Interpolation = "bicubic"
     augment: Augment = field(default_factory=Augment)
     max_pixels: int = MAX_PIXELS
 
