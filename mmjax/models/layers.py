@@ -97,8 +97,17 @@ class Attention(nn.Module):
                 jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), position, axis=1)
                 for old, new in zip(cache, (key, value), strict=True)
             )
-        y = attend(query, key, value, mask=mask, causal=causal, implementation=self.implementation)
-        return dense("out", self.out_std or std)(y.reshape(x.shape)), (key, value)
+        y = self.attend(query, key, value, mask, causal).reshape(x.shape)
+        out_std = std if self.out_std is None else self.out_std
+        return dense("out", out_std)(y), (key, value)
+
+    def attend(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Any, causal: bool
+    ) -> jax.Array:
+        """[B, L, heads, d] of the queries, after the keys and values that they see."""
+        return attend(
+            query, key, value, mask=mask, causal=causal, implementation=self.implementation
+        )
 
 
 class Mlp(nn.Module):
@@ -205,16 +214,17 @@ def stack(
     depth: int,
     remat: str,
     unroll: bool,
+    block: type[nn.Module] = Block,
     **fields: Any,
 ) -> tuple[jax.Array, dict[str, Cache] | None]:
     """Runs `depth` blocks on `x` [B, L, W]; call it inside a compact method.
 
-    `fields` are those of `Block`; `context` [B, M, W], `cache` (each array with a leading layer
+    `fields` are those of `block`; `context` [B, M, W], `cache` (each array with a leading layer
     axis) and `position` are as of `Block` and `Attention`. Returns the tokens and the new cache.
     """
     if not depth:
         return x, cache
-    layers = repeat(Block, depth, remat, unroll, depth=depth, **fields)
+    layers = repeat(block, depth, remat, unroll, depth=depth, **fields)
     return layers(x, mask, context, cache, position)
 
 
