@@ -45,13 +45,13 @@ class Role(NamedTuple):
 # Path pattern → kind; the first match counts. New parameters need a line here.
 _KINDS = (
     (r"(^|/)norm\w*/(scale|bias)$", "norm"),
-    (r"(^|/)norm\w*/(mean|var)$", "statistic"),
+    (r"(^|/)norm\w*/(mean|var)$|/position_table$", "statistic"),
     (r"/bias$", "bias"),
     (r"/kernel$", "matrix"),
     (r"/token_embed/embedding$", "embedding"),
     (r"/(class_embed|type_embed|bottleneck_embed|mask_embed|query_embed|probe)$", "token"),
     (r"/(position|time)_embed$", "position"),
-    (r"^\w+_(scale|bias)$", "scale"),
+    (r"^\w+_(scale|bias)$|/per_dim_scale$", "scale"),
 )
 # Path pattern → where it is used; else in the head.
 _PLACES = (

@@ -64,7 +64,7 @@ class DividedBlock(Block):
     same names. It is left out of rows of a single frame: these are images.
     """
 
-    class_token: bool
+    class_token: bool = True
 
     @nn.compact
     def __call__(  # type: ignore[override]
@@ -76,8 +76,9 @@ class DividedBlock(Block):
 
         def branch(norm: str, name: str, over: Any, kernel: str, std: float, x: Any) -> jax.Array:
             attention = DividedAttention(
-                self.heads, self.dtype, std, kernel, over, self.class_token, name=name
-            )
+                self.heads, self.dtype, std, kernel, over=over, class_token=self.class_token,
+                name=name,
+            )  # fmt: skip
             return attention(layer_norm(self.norm_eps, self.dtype, norm)(x), mask=mask)[0]
 
         # Frames are too few for a kernel.

@@ -158,7 +158,9 @@ class VisionTower(nn.Module):
         self, image: jax.Array, patch_mask: jax.Array | None, train: bool
     ) -> jax.Array:
         """[B, S, S, 3] -> what the blocks begin with, [B, N, W], a class token first."""
-        x = self.embed_patches(image)  # [B, N, W]
+        x = embed_patches(
+            image, self.patch_size, self.width, self.patch_bias, self.mean, self.std, self.dtype
+        )  # [B, N, W]
         if self.pixel_head:
             hidden = self.param("mask_embed", normal(0.02), (self.width,)).astype(x.dtype)
             if patch_mask is not None:
@@ -220,21 +222,6 @@ class VisionTower(nn.Module):
             result |= project(y[:, 0], self.head, self.embed_dim, self.dtype)
         return result
 
-    def embed_patches(self, image: jax.Array) -> jax.Array:
-        """[B, S, S, 3] -> [B, (S // P)^2, W]: a convolution of stride P, as one matmul."""
-        p, w = self.patch_size, self.width
-        kernel_init = nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
-        kernel = PatchKernel((p, p, 3, w), self.patch_bias, kernel_init, name="patch_embed")()
-        pixels = (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
-        patches = cut_patches(pixels, p)
-        count = patches.shape[1]
-        patches = patches.reshape(-1, p * p * 3).astype(self.dtype)
-        x = patches @ kernel["kernel"].reshape(-1, w).astype(self.dtype)
-        x = x.reshape(-1, count, w)
-        if self.patch_bias:
-            x = x + kernel["bias"].astype(self.dtype)
-        return constrain(x, "batch", None, None)
-
     def positions(self, tokens: int) -> jax.Array:
         """Position embeddings [tokens, W]; a class token's comes first (zero if sin-cos)."""
         if self.position == "learned":
@@ -258,6 +245,26 @@ class VisionTower(nn.Module):
             return x.mean(axis=1) if mask is None else masked_mean(x, mask)
         return MapPool(self.heads, self.mlp_dim, self.activation, self.norm_eps, self.dtype,
                        name="pool")(x, mask)  # fmt: skip
+
+
+def embed_patches(
+    image: jax.Array, side: int, width: int, bias: bool, mean: Any, std: Any, dtype: jnp.dtype
+) -> jax.Array:
+    """[B, S, S, 3] -> [B, (S // side)², width]: a convolution of stride `side`, as one matmul.
+
+    Makes the submodule "patch_embed" of the module whose compact method calls it.
+    """
+    kernel_init = nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
+    kernel = PatchKernel((side, side, 3, width), bias, kernel_init, name="patch_embed")()
+    pixels = (image.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
+    patches = cut_patches(pixels, side)
+    count = patches.shape[1]
+    patches = patches.reshape(-1, side * side * 3).astype(dtype)
+    x = patches @ kernel["kernel"].reshape(-1, width).astype(dtype)
+    x = x.reshape(-1, count, width)
+    if bias:
+        x = x + kernel["bias"].astype(dtype)
+    return constrain(x, "batch", None, None)
 
 
 def cut_patches(image: jax.Array, side: int) -> jax.Array:
