@@ -70,12 +70,9 @@ def test_options_are_written_with_dashes_and_each_says_what_it_is(name):
 def test_what_reads_a_config_takes_its_keys(name):
     argv = [*name.split(), "--config.seed=1"]
     required = [a for a in COMMANDS[name]._actions if a.required]
-    argv += [
-        f"{a.option_strings[0]}={next(iter(a.choices or 'x'))}"
-        for a in required
-        if a.option_strings
-    ]
-    argv += [next(iter(a.choices or ["x"])) for a in required if not a.option_strings]
+    for action in required:
+        value = next(iter(action.choices or ["x"]))
+        argv.append("=".join([*action.option_strings[:1], value]))
     argv += ["--list"] if name == "launch" else []
     args, rest = options.parse(argv)
     if "--config" in options_of(name):
