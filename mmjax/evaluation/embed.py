@@ -17,6 +17,8 @@ from mmjax.inference import Columns
 from mmjax.models import Graph
 from mmjax.models.towers.text import ignores_padding
 
+SCALE = "logit/scale"
+
 
 @dataclass(frozen=True)
 class Embedder:
@@ -95,6 +97,11 @@ class Embedder:
         skipped = report_unreadable(source, numbers, (read,), self.allow_skips)
         kept = {name: value[~unreadable] for name, value in columns.items()}
         return kept, {"skipped": float(skipped)} if self.allow_skips else {}
+
+    def scale(self, params: Any) -> float:
+        """The scale of the model's logits, which it must give."""
+        found: Any = self.model.apply({"params": params}, {}, (SCALE,))
+        return float(found[SCALE])
 
     def texts(self, params: Any, tokens: Columns, part: str = "text") -> np.ndarray:
         """float32 [N, D] of what `tokenize` returned for the same part."""
