@@ -12,7 +12,7 @@ from mmjax.data.classes import names_in
 from mmjax.data.columns import Asked, Columns, columns_of, say_columns
 from mmjax.data.contents import image_suffixes, suffix_of
 from mmjax.data.files import FileSource, Row
-from mmjax.data.filters import Filter, Lacking
+from mmjax.data.filters import UNWANTED, Filter, Lacking
 from mmjax.data.image_paths import image_path, no_path, root_of
 from mmjax.data.media import MEDIA, shows
 from mmjax.data.records import weigh
@@ -105,7 +105,7 @@ def _split_of(
 def unwanted(wanted: Filter, values: Mapping[str, Any], captions: Sequence[str]) -> str:
     """Why a filter leaves a row out, or ""."""
     try:
-        return "" if wanted.keep(values, captions) else "that the filter leaves out"
+        return "" if wanted.keep(values, captions) else UNWANTED
     except Lacking as error:
         return str(error)
 
