@@ -11,6 +11,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.console import Console
@@ -223,7 +224,7 @@ def _of_sound(stored: Any) -> Shown:
     sound = open_sound(stored)
     heard = resampled(sound, RATE, RATE * SECONDS)
     heard = np.pad(heard, (0, -len(heard) % RATE))  # whole seconds: few shapes to compile
-    found = log_mel(heard[None], RATE, bins=BINS, window=512, hop=160, high=RATE / 2)
+    found = log_mel(jnp.asarray(heard[None]), RATE, bins=BINS, window=512, hop=160, high=RATE / 2)
     found = np.asarray(found)[0].T[::-1]
     shade = (255 * np.clip((found.max() - found) / RANGE, 0, 1)).astype(np.uint8)
     about = {"seconds": sound.length / sound.rate, "sample rate": float(sound.rate)}
