@@ -12,7 +12,14 @@ from mmjax.models import fusion, scale, zoo  # noqa: F401 - they register
 from mmjax.models.decoder import generate
 from mmjax.models.graph import Function, Graph
 from mmjax.models.parts import from_config, register
-from mmjax.models.towers import regions, resnet, text, video, vision  # noqa: F401 - they register
+from mmjax.models.towers import (  # noqa: F401 - they register
+    htsat,
+    regions,
+    resnet,
+    text,
+    video,
+    vision,
+)
 from mmjax.parallel.mesh import batch_shards
 
 __all__ = [

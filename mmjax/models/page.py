@@ -89,7 +89,7 @@ def shapes(config: ConfigDict):
 
 
 def count(config: ConfigDict) -> int:
-    """Parameters; a ResNet's statistics of batch norms are none."""
+    """Parameters; the statistics of batch norms are none."""
     return sum(
         math.prod(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(shapes(config))
