@@ -2,7 +2,7 @@
 
 A part that reads sounds has the fields `sample_rate` (int, Hz), `seconds` (float) and `fill`
 ("repeat" or "zeros": how a shorter sound becomes that long), and `modality = "audio"`. Its column
-is then float32 [B, samples(sample_rate, seconds)], in -1..1, and has no mask.
+is then float32 [B, round(sample_rate · seconds)], in -1..1, and has no mask.
 
 Window, Fourier transform and whatever else is linear in a frame are one matrix, made in float64.
 XLA gathers the whole batch on every device for its own FFT; a matrix product stays where the batch
@@ -19,11 +19,6 @@ import numpy as np
 Filters = Literal["slaney", "htk"]
 DB_FLOOR = 1e-10  # -100 dB, transformers' and librosa's
 KALDI_FLOOR = 1.192092955078125e-07  # float32's epsilon
-
-
-def samples(sample_rate: int, seconds: float) -> int:
-    """How many numbers a sound of so many seconds has."""
-    return round(sample_rate * seconds)
 
 
 def log_mel(

@@ -7,7 +7,7 @@ import pytest
 import pytorch
 from transformers import ASTFeatureExtractor, ClapFeatureExtractor
 
-from mmjax.models.spectrogram import cut_frames, kaldi_fbank, log_mel, samples
+from mmjax.models.spectrogram import cut_frames, kaldi_fbank, log_mel
 
 
 def sounds(seconds, rate):
@@ -98,8 +98,3 @@ def test_each_device_transforms_its_own_sounds():
     program = jax.jit(lambda x: log_mel(x, 48_000)).lower(shape).compile().as_text()
     assert "all-gather" not in program
     assert "all-reduce" not in program
-
-
-def test_lengths():
-    assert samples(48_000, 10.0) == 480_000
-    assert samples(44_100, 0.1) == 4410
