@@ -6,7 +6,7 @@ numbers are those of transformers' `ClapAudioModel` without feature fusion.
 """
 
 import functools
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import flax.linen as nn
 import jax
@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from mmjax.data.sounds import Fill, samples
 from mmjax.errors import UserError
 from mmjax.models.graph import Function
 from mmjax.models.heads import POOLED, Head, check_head, normal, project, tower_outputs
 from mmjax.models.layers import REMAT_POLICIES, Activation, Dense, Mlp, Remat, layer_norm
 from mmjax.models.parts import register
-from mmjax.models.spectrogram import log_mel, samples
+from mmjax.models.spectrogram import log_mel
 from mmjax.models.towers.resnet import FrozenNorm
 from mmjax.models.towers.vision import PatchKernel
 from mmjax.parallel.mesh import constrain
@@ -67,7 +68,7 @@ class Htsat(nn.Module):
     dtype: jnp.dtype
     sample_rate: Annotated[int, SHAPE_FREE, COUNT] = 48_000
     seconds: Annotated[float, SHAPE_FREE, POSITIVE] = 10.0
-    fill: Annotated[Literal["repeat", "zeros"], SHAPE_FREE] = "repeat"
+    fill: Annotated[Fill, SHAPE_FREE] = "repeat"
     bins: Annotated[int, COUNT] = 64
     fft: Annotated[int, SHAPE_FREE, COUNT] = 1024
     hop: Annotated[int, SHAPE_FREE, COUNT] = 480
