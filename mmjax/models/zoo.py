@@ -114,14 +114,21 @@ def _tower(width, depth, heads, mlp_dim=None) -> dict[str, Any]:
     return {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim or 4 * width}
 
 
+_B, _L, _SO = (768, 12, 12), (1024, 24, 16), (1152, 27, 16, 4304)
+
 _TINY = _clip(32, 8, (64, 2, 4), (64, 2, 4), 32)
 _TINY["text"] |= {"vocab_size": 512, "context_length": 16}
 _TINY_SIGLIP = _siglip(32, 8, (64, 2, 4), 16)
 _TINY_SIGLIP["text"] |= {"vocab_size": 512}
 # As wide as what `config.smoke` makes of a model, whose teacher it is.
 _TINY_BERT = _bert((32, 4, 4, 64), 600, 16, eps=1e-12)
+_TINY_CLAP = _clap(16, (2, 2), 24)
+_TINY_CLAP["audio"] |= {
+    "sample_rate": 8_000, "seconds": 1.0, "fft": 256, "hop": 80, "high": 4_000.0, "bins": 16,
+    "size": 64, "window": 4, "stage_heads": (2, 4),
+}  # fmt: skip
+_TINY_CLAP["text"] |= {**_tower(32, 2, 4, 64), "vocab_size": 600, "context_length": 16}
 
-_B, _L, _SO = (768, 12, 12), (1024, 24, 16), (1152, 27, 16, 4304)
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "ViT-B/32": _clip(224, 32, _B, (512, 12, 8), 512),
     "ViT-B/16": _clip(224, 16, _B, (512, 12, 8), 512),
@@ -149,6 +156,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "tiny": _TINY,
     "tiny-siglip": _TINY_SIGLIP,
     "tiny-bert": _TINY_BERT,
+    "tiny-clap": _TINY_CLAP,
 }
 _QUICK = "-quickgelu"
 

@@ -10,6 +10,8 @@ from pytorch import torch, transformers
 from test_tokenizers import byte_pairs
 
 from mmjax import models
+from mmjax.data import Record, modalities
+from mmjax.data.sounds import Waveform
 from mmjax.errors import UserError
 from mmjax.interop import huggingface, registry
 from mmjax.interop.formats import shapes
@@ -30,12 +32,15 @@ EXTRACTOR = {
     "fft_window_size": 256, "frequency_min": 50, "frequency_max": 4000, "truncation": "rand_trunc",
 }  # fmt: skip
 FORMS = {
-    "two stages": {},
+    "two stages": ({}, "repeatpad"),
     # The last stage is one window, which is not shifted.
-    "three stages, another MLP": {
-        "depths": [1, 2, 2], "num_attention_heads": [2, 4, 8], "hidden_size": 64, "mlp_ratio": 1.5,
-        "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-3,
-    },
+    "three stages, another MLP": (
+        {
+            "depths": [1, 2, 2], "num_attention_heads": [2, 4, 8], "hidden_size": 64,
+            "mlp_ratio": 1.5, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-3,
+        },
+        "pad",
+    ),
 }  # fmt: skip
 
 
@@ -68,12 +73,13 @@ def save(folder, model, **changes):
 
 
 def sounds():
-    """float32 [3, RATE]: noise, a sweep, and clicks."""
+    """Noise, a sweep, and clicks; the sweep fits twice into a second, the clicks once."""
     rng, t = np.random.default_rng(0), np.arange(RATE) / RATE
     noise = 0.2 * rng.standard_normal((3, RATE))
     noise[1] = 0.02 * noise[1] + 0.6 * np.sin(2 * np.pi * (100 + 1500 * t) * t)
     noise[2] *= t * 9 % 1 < 0.2
-    return noise.astype(np.float32)
+    noise = noise.astype(np.float32)
+    return [noise[0], noise[1, :3_000], noise[2, :5_500]]
 
 
 def read(folder):
@@ -81,9 +87,9 @@ def read(folder):
     return weights.config, weights.read(shapes(weights.config.model)), weights.tokenizer()
 
 
-def inputs_of(model, audio):
+def inputs_of(audio, **changes):
     """What the processor makes of texts and sounds."""
-    both = processor()
+    both = processor(**changes)
     texts = both.tokenizer(
         TEXTS, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
     )
@@ -91,22 +97,26 @@ def inputs_of(model, audio):
     return {**texts, "input_features": heard["input_features"].float()}
 
 
-def ours(config, params, audio, tokenizer, *outputs):
+def batch_of(config, audio, tokenizer):
+    """What mmjax makes of texts and sounds."""
+    reader = modalities.build(models.inputs(config.model), tokenizer=lambda: tokenizer)["audio"]
+    records = [Record("", {"audio": Waveform(sound, RATE)}) for sound in audio]
     ids, mask = tokenizer.encode(TEXTS, LENGTH)
-    batch = {"audio": audio, "text": ids, "text_mask": mask}
-    model = models.from_config(config.model)
-    return jax.jit(model.apply, static_argnums=2)({"params": params}, batch, outputs)
+    heard = reader.batch([reader.read(record, None) for record in records])
+    return {**heard, "text": ids, "text_mask": mask}
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_in_and_out_again(tmp_path, form):
-    model = make(**FORMS[form])
-    save(tmp_path / "in", model)
+    changes, padding = FORMS[form]
+    model = make(**changes)
+    save(tmp_path / "in", model, padding=padding)
     config, params, tokenizer = read(tmp_path / "in")
     audio = sounds()
-    found = ours(config, params, audio, tokenizer, "audio/embed", "text/embed", "audio/tokens",
-                 "logit/scale", "logit_text/scale")  # fmt: skip
-    inputs = inputs_of(model, audio)
+    apply = jax.jit(models.from_config(config.model).apply, static_argnums=2)
+    outputs = ("audio/embed", "text/embed", "logit/scale", "logit_text/scale")
+    found = apply({"params": params}, batch_of(config, audio, tokenizer), outputs)
+    inputs = inputs_of(audio, padding=padding)
     with torch.inference_mode():
         other = model(**inputs)
     for name in ("audio", "text"):
@@ -145,8 +155,7 @@ def test_in_and_out_again(tmp_path, form):
 def test_gradients_are_those_of_pytorch(tmp_path):
     model = make()
     config, params, tokenizer = read(save(tmp_path, model))
-    ids, mask = tokenizer.encode(TEXTS, LENGTH)
-    batch = {"audio": sounds(), "text": ids, "text_mask": mask}
+    batch = batch_of(config, sounds(), tokenizer)
     weights = np.random.default_rng(3).standard_normal((2, 3, 24)).astype(np.float32)
     graph, names = models.from_config(config.model), ("audio/embed", "text/embed")
 
@@ -157,7 +166,7 @@ def test_gradients_are_those_of_pytorch(tmp_path):
     grads = huggingface.architecture_for(config.model).family.write(
         jax.jit(jax.grad(scalar))(params), config.model
     )
-    other = model(**inputs_of(model, batch["audio"]))
+    other = model(**inputs_of(sounds()))
     a, t = (torch.tensor(w) for w in weights)
     ((a * other.audio_embeds).sum() + (t * other.text_embeds).sum()).backward()
     compared = 0
