@@ -27,7 +27,7 @@ def get_config(arg=None):
 
     config.model = models.zoo.config("clap-htsat-unfused")
     config.model.audio.remat = "dots"
-    config.model.text.update(remat="dots", unroll=False)
+    config.model.text.update(remat="dots", unroll=False, context_length=77)
     config.init_from.update(source="FacebookAI/roberta-base", parts=("text/",))
 
     pairs = {"kind": "infonce", "of": ("audio", "text"), "weight": 0.5}
@@ -39,7 +39,7 @@ def get_config(arg=None):
 
     config.data.train.pairs = config_lib.entry("data.train", media="audio")
     config.data.tokenizer = "FacebookAI/roberta-base"
-    config.data.text_lengths = (32, 77, 512)
+    config.data.text_lengths = (32, 77)
     config.data.workers = 16
 
     config.checkpoint.every = 300

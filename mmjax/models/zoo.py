@@ -124,8 +124,8 @@ _TINY_SIGLIP["text"] |= {"vocab_size": 512}
 _TINY_BERT = _bert((32, 4, 4, 64), 600, 16, eps=1e-12)
 _TINY_CLAP = _clap(16, (2, 2), 24)
 _TINY_CLAP["audio"] |= {
-    "sample_rate": 8_000, "seconds": 1.0, "fft": 256, "hop": 80, "high": 4_000.0, "bins": 16,
-    "size": 64, "window": 4, "stage_heads": (2, 4),
+    "sample_rate": 8_000, "seconds": 1.0, "window": 256, "hop": 80, "high": 4_000.0, "bins": 16,
+    "size": 64, "window_tokens": 4, "stage_heads": (2, 4),
 }  # fmt: skip
 _TINY_CLAP["text"] |= {**_tower(32, 2, 4, 64), "vocab_size": 600, "context_length": 16}
 

@@ -225,7 +225,7 @@ def test_the_preparation_of_sounds_is_read(tmp_path, saved, file):
         "max_length_s": 2, "fft_window_size": 512, "frequency_max": 7000,
     }  # fmt: skip
     audio = registry.open_weights(copied(saved, tmp_path, file, changes)).config.model.audio
-    found = [audio[k] for k in ("fill", "sample_rate", "hop", "low", "seconds", "fft", "high")]
+    found = [audio[k] for k in ("fill", "sample_rate", "hop", "low", "seconds", "window", "high")]
     assert found == ["zeros", 16_000, 160, 20.5, 2.0, 512, 7000.0]
 
 

@@ -116,11 +116,11 @@ def test_statistics_of_the_spectrogram_begin_as_said_and_are_never_trained(param
     [
         ({"stages": (2,)}, r"stages=\(2,\) and stage_heads=\(2, 4\) say a number for each stage"),
         ({"stage_heads": (2, 5)}, "5 does not divide the width 32 of stage 2"),
-        ({"window": 3}, "size=64 is no multiple of 24 = patch_size x window x 2"),
+        ({"window_tokens": 3}, "size=64 is no multiple of 24 = patch_size x window_tokens x 2"),
         ({"bins": 24}, "size=64 is no multiple of bins=24"),
         ({"high": 5000.0}, "low=50.0 and high=5000.0 must lie in that order below half of sample"),
         ({"seconds": 4.0}, "32000 samples and 401 frames; .* at most size² / bins = 256 frames"),
-        ({"seconds": 0.01}, "80 samples and 2 frames; it must have more than fft / 2 = 128"),
+        ({"seconds": 0.01}, "80 samples and 2 frames; it must have more than window / 2 = 128"),
         ({"head": "none"}, "head='none' wants width=32 equal to config.model.embed_dim=24"),
     ],
 )

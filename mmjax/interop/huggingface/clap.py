@@ -97,7 +97,7 @@ def constants(model: ConfigDict) -> dict[str, np.ndarray]:
     for stage, count in enumerate(model.audio.stages):
         for number in range(count):
             index = f"{_block(stage, number)}.attention.self.relative_position_index"
-            tables[index] = relative_positions(model.audio.window)
+            tables[index] = relative_positions(model.audio.window_tokens)
     return tables
 
 
@@ -119,7 +119,7 @@ def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
                 "kind": "htsat", "bins": audio.num_mel_bins, "size": audio.spec_size,
                 "patch_size": _side(audio.patch_size), "width": audio.patch_embeds_hidden_size,
                 "stages": tuple(audio.depths), "stage_heads": tuple(audio.num_attention_heads),
-                "window": audio.window_size, "mlp_ratio": float(audio.mlp_ratio),
+                "window_tokens": audio.window_size, "mlp_ratio": float(audio.mlp_ratio),
                 "activation": FROM_ACTIVATIONS[audio.hidden_act],
                 "norm_eps": float(audio.layer_norm_eps), "head": "mlp",
             },
@@ -183,7 +183,7 @@ def write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
             "depths": list(audio.stages),
             "num_hidden_layers": len(audio.stages),
             "num_attention_heads": list(audio.stage_heads),
-            "window_size": audio.window,
+            "window_size": audio.window_tokens,
             "mlp_ratio": audio.mlp_ratio,
             "hidden_act": ACTIVATIONS[audio.activation],
             "layer_norm_eps": audio.norm_eps,

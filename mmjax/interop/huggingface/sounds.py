@@ -20,7 +20,7 @@ _FIELDS = {
     "sample_rate": ("sampling_rate", int),
     "seconds": ("max_length_s", float),
     "hop": ("hop_length", int),
-    "fft": ("fft_window_size", int),
+    "window": ("fft_window_size", int),
     "low": ("frequency_min", float),
     "high": ("frequency_max", float),
 }
@@ -87,7 +87,7 @@ def write(model: ConfigDict) -> dict[str, Any]:
     return {
         **fields,
         "max_length_s": int(audio.seconds),
-        "nb_frequency_bins": audio.fft // 2 + 1,
+        "nb_frequency_bins": audio.window // 2 + 1,
         "nb_max_samples": int(audio.seconds) * audio.sample_rate,
         "padding": _FILL[audio.fill],
         "padding_side": "right",

@@ -40,12 +40,12 @@ class Htsat(nn.Module):
     Attributes:
       embed_dim: Width of the shared embedding space.
       dtype: Compute dtype.
-      sample_rate: Samples a second, in Hz; sounds of another rate are resampled.
-      seconds: Length of a sound.
-      fill: How a shorter sound becomes that long: repeated as often as it fits, then silence; or
-        silence.
+      sample_rate: Samples a second that sounds are resampled to.
+      seconds: Seconds that are heard: a part of a longer sound.
+      fill: How a shorter sound is filled: repeated as often as it fits, then zeros (CLAP), or zeros
+        alone.
       bins: Mel filters.
-      fft: Samples of a frame of the spectrogram.
+      window: Samples of a frame of the spectrogram.
       hop: Samples from one frame to the next.
       low: Where the first filter begins, in Hz.
       high: Where the last filter ends, in Hz.
@@ -56,7 +56,7 @@ class Htsat(nn.Module):
       width: Width of the first stage's tokens; each next stage's are twice as wide.
       stages: Blocks of each stage; between two stages 2 x 2 tokens become one.
       stage_heads: Attention heads of each stage.
-      window: Side of the windows of tokens inside which there is attention.
+      window_tokens: Side of the windows of tokens inside which there is attention.
       mlp_ratio: Hidden width of the blocks' MLP, times the width.
       activation: Activation of the MLP.
       norm_eps: Epsilon of the layer norms in the blocks.
@@ -70,7 +70,7 @@ class Htsat(nn.Module):
     seconds: Annotated[float, SHAPE_FREE, POSITIVE] = 10.0
     fill: Annotated[Fill, SHAPE_FREE] = "repeat"
     bins: Annotated[int, COUNT] = 64
-    fft: Annotated[int, SHAPE_FREE, COUNT] = 1024
+    window: Annotated[int, SHAPE_FREE, COUNT] = 1024
     hop: Annotated[int, SHAPE_FREE, COUNT] = 480
     low: Annotated[float, SHAPE_FREE, POSITIVE_OR_0] = 50.0
     high: Annotated[float, SHAPE_FREE, POSITIVE] = 14_000.0
@@ -81,7 +81,7 @@ class Htsat(nn.Module):
     width: Annotated[int, COUNT] = 96
     stages: Annotated[tuple[int, ...], COUNT] = (2, 2, 6, 2)
     stage_heads: Annotated[tuple[int, ...], COUNT] = (4, 8, 16, 32)
-    window: Annotated[int, COUNT] = 8
+    window_tokens: Annotated[int, COUNT] = 8
     mlp_ratio: Annotated[float, POSITIVE] = 4.0
     activation: Activation = "gelu"
     norm_eps: Annotated[float, SHAPE_FREE, POSITIVE] = 1e-5
@@ -91,7 +91,7 @@ class Htsat(nn.Module):
     modality = "audio"
 
     SMOKE: ClassVar = {
-        "sample_rate": 8_000, "seconds": 1.0, "fft": 256, "hop": 80, "high": 4_000.0, "bins": 16,
+        "sample_rate": 8_000, "seconds": 1.0, "window": 256, "hop": 80, "high": 4_000.0, "bins": 16,
         "size": 64, "width": 16, "stages": (2, 2), "stage_heads": (2, 4),
     }  # fmt: skip
 
@@ -109,10 +109,10 @@ class Htsat(nn.Module):
                     f"{key}: stage_heads={spec.stage_heads}: {heads} does not divide the width "
                     f"{spec.width * 2**stage} of stage {stage + 1}."
                 )
-        side = spec.patch_size * 2 ** (count - 1) * spec.window
+        side = spec.patch_size * 2 ** (count - 1) * spec.window_tokens
         if spec.size % side:
             raise UserError(
-                f"{key}.size={spec.size} is no multiple of {side} = patch_size x window x "
+                f"{key}.size={spec.size} is no multiple of {side} = patch_size x window_tokens x "
                 f"{2 ** (count - 1)}, so that windows would not fit in the last stage."
             )
         if spec.size % spec.bins:
@@ -124,11 +124,11 @@ class Htsat(nn.Module):
             )
         length = samples(spec.sample_rate, spec.seconds)
         frames, most = 1 + length // spec.hop, spec.size**2 // spec.bins
-        if length <= spec.fft // 2 or frames > most:
+        if length <= spec.window // 2 or frames > most:
             raise UserError(
                 f"{key}: a sound of {spec.seconds} seconds has {length} samples and {frames} "
-                f"frames; it must have more than fft / 2 = {spec.fft // 2} samples and at most "
-                f"size² / bins = {most} frames."
+                f"frames; it must have more than window / 2 = {spec.window // 2} samples and at "
+                f"most size² / bins = {most} frames."
             )
         check_head(key, spec, model, spec.width * 2 ** (count - 1))
 
@@ -143,7 +143,7 @@ class Htsat(nn.Module):
     ) -> dict[str, jax.Array]:
         """ "mel" float32 [B, T, bins], in dB, of sounds [B, sample_rate · seconds]."""
         del outputs, train
-        found = log_mel(audio, self.sample_rate, bins=self.bins, window=self.fft, hop=self.hop,
+        found = log_mel(audio, self.sample_rate, bins=self.bins, window=self.window, hop=self.hop,
                         low=self.low, high=self.high)  # fmt: skip
         return {"mel": found}
 
@@ -159,7 +159,7 @@ class Htsat(nn.Module):
         initial = (self.mel_mean, self.mel_std**2)
         mel = FrozenNorm(jnp.float32, EPS, initial, name="norm_mel")(mel.astype(jnp.float32))
         x = self.embed_patches(fold(mel, self.size))  # [B, G, G, W]
-        block = SwinBlock
+        block, side = SwinBlock, self.window_tokens
         if self.remat != "none":
             block = nn.remat(block, policy=REMAT_POLICIES[self.remat])
         for stage, (count, heads) in enumerate(zip(self.stages, self.stage_heads, strict=True)):
@@ -167,9 +167,9 @@ class Htsat(nn.Module):
                 x = Merge(self.dtype, name=f"stage{stage + 1}_merge")(x)
             for number in range(count):
                 # A window that holds all tokens is not shifted.
-                shift = self.window // 2 if number % 2 and x.shape[1] > self.window else 0
+                shift = side // 2 if number % 2 and x.shape[1] > side else 0
                 x = block(
-                    heads, round(self.mlp_ratio * x.shape[-1]), self.window, shift,
+                    heads, round(self.mlp_ratio * x.shape[-1]), side, shift,
                     self.activation, self.norm_eps, sum(self.stages), self.dtype,
                     name=f"stage{stage + 1}_block{number}",
                 )(x)  # fmt: skip
