@@ -50,14 +50,14 @@ _KINDS = (
     (r"/kernel$", "matrix"),
     (r"/token_embed/embedding$", "embedding"),
     (r"/(class_embed|type_embed|bottleneck_embed|mask_embed|query_embed|probe)$", "token"),
-    (r"/position_embed$", "position"),
+    (r"/position_(embed|bias)$", "position"),
     (r"^\w+_(scale|bias)$", "scale"),
 )
 # Path pattern → where it is used; else in the head.
 _PLACES = (
     (r"/blocks/", LAYER),
     (r"^[^/]+/(patch|region|token|class|type|position|bottleneck|mask)_embed", INPUT),
-    (r"^[^/]+/(norm_(pre|embed)|image_proj)/", INPUT),
+    (r"^[^/]+/(norm_(pre|embed|mel|patch)|image_proj)/", INPUT),
     (r"^[^/]+/norm_post/", TOKENS),
 )
 # Path pattern → (axis from the end, whether it holds heads).

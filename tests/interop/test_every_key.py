@@ -23,6 +23,7 @@ BASES = {
     "CLIPModel": ("huggingface", "tiny", {}),
     "SiglipModel": ("huggingface", "tiny-siglip", {}),
     "BertForMaskedLM": ("huggingface", "tiny-bert", {}),
+    "ClapModel": ("huggingface", "tiny-clap", {}),
     "big_vision": ("big_vision", "tiny-siglip", {}),
 }
 
@@ -46,7 +47,7 @@ def others(key, value):
     if key.name == "kind":
         return ["vit", "resnet", "regions", "transformer", "scale", "concat"]
     if key.type is tuple:
-        return [tuple(x / 2 for x in value)]
+        return [tuple(type(x)(x / 2) for x in value)]
     if key.type is bool:
         return [not value]
     return ["other"] if key.type is str else [(value or 1) * 2, (value or 0) + 1, 0]
@@ -110,7 +111,8 @@ def test_every_key_comes_back_or_is_refused_by_name(tmp_path, case):
     assert "" in held
     depths = {f"{name}.depth" for name, part in sections(model).items() if "depth" in part}
     assert depths <= held  # and so other sizes are tried, too
-    assert ("text.position_offset" in held) == (case == "BertForMaskedLM")  # which is RoBERTa's
+    # Of BertForMaskedLM, RoBERTa's.
+    assert ("text.position_offset" in held) == (case in ("BertForMaskedLM", "ClapModel"))
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,17 @@ from mmjax.data.tokenize import load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import open_tensors, read_json
 from mmjax.interop.formats import Format, Weights, weights
-from mmjax.interop.huggingface import bert, clip, preprocessor, sentence, siglip, vit
+from mmjax.interop.huggingface import bert, clap, clip, preprocessor, sentence, siglip, sounds, vit
 from mmjax.interop.huggingface.architecture import Architecture
 from mmjax.interop.texts import Library, check_end
 
-ARCHITECTURES: tuple[Architecture, ...] = (*clip.MODELS, siglip.MODEL, vit.MODEL, *bert.MODELS)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    *clip.MODELS,
+    siglip.MODEL,
+    vit.MODEL,
+    *bert.MODELS,
+    clap.MODEL,
+)
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -70,6 +76,8 @@ def read(path: Path) -> Weights:
     model.name = Path(settings.get("_name_or_path") or path.absolute()).name
     tensors = sentence.of_folder(path, model, tensors)
     images = preprocessor.read(path, model, architecture.model_type)
+    if "audio" in model:
+        sounds.read(path, model)
     has_words = any((path / name).is_file() for name in TOKENIZERS)
     pooled_at = architecture.pooled_at(settings)
 
@@ -90,16 +98,16 @@ def read(path: Path) -> Weights:
 def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | None) -> None:
     """Writes what `from_pretrained` of the model's class, processor and tokenizer load."""
     architecture = architecture_for(config.model)
-    state = architecture.family.write(params, config.model)
+    state = architecture.family.write(params, config.model) | architecture.constants(config.model)
     settings = architecture.write_config(config.model, tokenizer)
     # One key of metadata: several would lie in another order in every process.
     safetensors.numpy.save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     # Defaults too: they have changed before.
     text = settings.to_json_string(use_diff=False)
     (folder / "config.json").write_text(text, encoding="utf-8")
-    images = architecture.preprocessor(config)
-    if images:
-        _write_json(folder / "preprocessor_config.json", images)
+    prepared = architecture.preprocessor(config)
+    if prepared:
+        _write_json(folder / "preprocessor_config.json", prepared)
     if tokenizer is not None:
         tokenizer.save(folder)
         file = folder / "tokenizer_config.json"

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
@@ -28,10 +29,11 @@ class Architecture:
       classes: names under "architectures" in config.json that it reads.
       read_config: (config.json, tensors) → `config.model`.
       write_config: (`config.model`, tokenizer or None) → a config object of transformers.
-      preprocessor: config → content of preprocessor_config.json; empty without images.
+      preprocessor: config → content of preprocessor_config.json; empty for texts alone.
       card: front matter of the model card, and its Python example.
       names: tensors of a file, older spellings and prefixes made those of the table.
       pooled_at: config.json → the id, or LARGEST, at which texts are pooled; None: at no id.
+      constants: `config.model` → tensors that its files hold beside parameters.
     """
 
     family: Family
@@ -43,6 +45,7 @@ class Architecture:
     card: tuple[str, str]
     names: Callable[[Tensors], Tensors] = lambda tensors: tensors
     pooled_at: Callable[[Mapping[str, Any]], int | str | None] = lambda settings: None
+    constants: Callable[[ConfigDict], Mapping[str, np.ndarray]] = lambda model: {}
 
 
 def read_back(

@@ -58,7 +58,8 @@ class VisionTower(nn.Module):
       mlp_dim: Hidden width of the blocks' MLP.
       activation: Activation of the MLP.
       norm_eps: Epsilon of the layer norms.
-      head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler.
+      head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler; mlp: two
+        layers with ReLU between them; tanh_mlp: both (CLAP's text).
       attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.
       remat: What the backward pass recomputes to save memory.
       unroll: Write the layers out (fast on CPU) or loop (compiles fast).
