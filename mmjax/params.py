@@ -51,7 +51,7 @@ _KINDS = (
     (r"/token_embed/embedding$", "embedding"),
     (r"/(class_embed|type_embed|bottleneck_embed|mask_embed|query_embed|probe)$", "token"),
     (r"/position_embed$", "position"),
-    (r"^\w+_(scale|bias)$", "scale"),
+    (r"^\w+_(scale|bias)$|/alpha$", "scale"),
 )
 # Path pattern → where it is used; else in the head.
 _PLACES = (

@@ -91,7 +91,7 @@ def export(
     card = _card(target, config, params, tokenizer, training)
     with replaced(folder, _is_export) as new:
         target.write(new, config, params, tokenizer)
-        if "image" in config.model:
+        if "image" in config.model or "video" in config.model:
             _check_preprocessing(format, config, target.read(new).config)
         notes = list(target.notes)
         if target.library is not None and tokenizer is not None and "text" in config.model:

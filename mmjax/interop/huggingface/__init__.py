@@ -17,11 +17,13 @@ from mmjax.data.tokenize import load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import open_tensors, read_json
 from mmjax.interop.formats import Format, Weights, weights
-from mmjax.interop.huggingface import bert, clip, preprocessor, sentence, siglip, vit
+from mmjax.interop.huggingface import bert, clip, preprocessor, sentence, siglip, vit, xclip
 from mmjax.interop.huggingface.architecture import Architecture
 from mmjax.interop.texts import Library, check_end
 
-ARCHITECTURES: tuple[Architecture, ...] = (*clip.MODELS, siglip.MODEL, vit.MODEL, *bert.MODELS)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    *clip.MODELS, siglip.MODEL, vit.MODEL, *bert.MODELS, xclip.MODEL,
+)  # fmt: skip
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",

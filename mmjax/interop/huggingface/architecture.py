@@ -12,6 +12,7 @@ from mmjax.data import Tokenizer
 from mmjax.interop.files import Tensors
 from mmjax.interop.formats import Family
 from mmjax.interop.table import LINEAR, Row
+from mmjax.models.parts import sections
 
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 FROM_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
@@ -56,8 +57,9 @@ def read_back(
         names = dict.fromkeys(row.theirs for row in rows(model))
         with _quiet():
             found = read_config(write_config(model, None).to_dict(), names)
-        if "image" in found:  # preprocessor_config.json
-            found.image.update(mean=model.image.mean, std=model.image.std)
+        for name, part in sections(found).items():
+            if "mean" in part:  # preprocessor_config.json
+                part.update(mean=model[name].mean, std=model[name].std)
         return found
 
     return back
