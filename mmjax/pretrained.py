@@ -20,8 +20,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from mmjax import inference, models, paths
-from mmjax.data import BadRecord, Tokenizer, eval_transform
+from mmjax.data import BadRecord, Record, Tokenizer, eval_transform
 from mmjax.data.images import open_image
+from mmjax.data.modalities.video import Frames
+from mmjax.data.videos import Clip
 from mmjax.errors import UserError
 from mmjax.interop import registry, run
 from mmjax.interop.formats import Training
@@ -32,6 +34,8 @@ from mmjax.runs.workdir import inference_shapes
 
 Picture = Image.Image | np.ndarray | str | Path  # an array is uint8 [H, W, 3]; a path, of a file
 Images = Picture | Sequence[Picture]
+Film = str | Path | bytes | Clip | np.ndarray  # an array is frames, uint8 [T, H, W, 3]
+Videos = Film | Sequence[Film]
 log = logging.getLogger("mmjax.interop")
 
 
@@ -159,6 +163,10 @@ class Pretrained:
         model = self.config.model
         name = model.get("name", "") or "unnamed"
         image = f", images of {model.image.size} pixels" if "image" in model else ""
+        for part in (
+            model[name] for name, (kind, _) in self.model.inputs().items() if kind == "video"
+        ):
+            image = f", videos of {part.frames} frames of {part.size} pixels"
         text = f", texts of {model.text.context_length} tokens" if "text" in model else ""
         return f"Pretrained({name}: {count:,} parameters{image}{text}; from {self.source})"
 
@@ -179,14 +187,48 @@ class Pretrained:
         """float32 [N, D] of unit length, of one text or several."""
         return self.outputs(("text/embed",), texts=texts, batch_size=batch_size)["text/embed"]
 
-    def logits(self, images: Images, texts: str | Sequence[str]) -> np.ndarray:
-        """float32 [images, texts]: scale · cosine (+ bias); softmax over texts for CLIP, sigmoid of
-        each for SigLIP."""
+    def logits(
+        self,
+        images: Images | None = None,
+        texts: str | Sequence[str] = (),
+        *,
+        videos: Videos | None = None,
+    ) -> np.ndarray:
+        """float32 [images, texts] or [videos, texts]: scale · cosine (+ bias); softmax over texts
+        for CLIP, sigmoid of each for SigLIP. Where a text's embedding depends on the video
+        (X-CLIP), each is compared with its own."""
         scalars = tuple(name for name in ("logit/scale", "logit/bias") if name in self.given)
         of_model: Any = self.model.apply({"params": self.params}, {}, scalars)
-        cosine = self.embed_images(images) @ self.embed_texts(texts).T
+        if (images is None) == (videos is None):
+            raise UserError("logits compares texts with images or with videos: give one of them.")
+        if images is not None:
+            part, columns = "image", {"image": self.preprocess(images)}
+        else:
+            part, columns = self.video_part, self.preprocess_videos(videos)
+        if "text/embed" in self.model.conditioned():
+            cosine = self._cosines(part, columns, texts)
+        else:
+            embed = self._run((f"{part}/embed",), columns, 64)[f"{part}/embed"]
+            cosine = embed @ self.embed_texts(texts).T
         scale, bias = of_model["logit/scale"], of_model.get("logit/bias", 0.0)
         return np.asarray(scale * cosine + bias, np.float32)
+
+    def _cosines(
+        self, part: str, columns: inference.Columns, texts: str | Sequence[str]
+    ) -> np.ndarray:
+        """float32 [N, K], each text as the example of each row has it."""
+        features = self.outputs(("text/features",), texts=texts)["text/features"][:, None]
+        count, batch_size = len(columns[part]), 16  # each has a row for every text
+        full = count // batch_size * batch_size
+        with self._on_mesh():
+            found = [
+                inference.cosines(
+                    self.model, self.params, inference.cut(some, size, rows), features, size,
+                    (part, "text"),
+                )["cosine"]
+                for some, size, rows in self._batches(columns, (0, full, count), batch_size)
+            ]  # fmt: skip
+        return np.concatenate(found)
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -215,12 +257,18 @@ class Pretrained:
         """
         absent = [name for name in names if name not in self.given]
         if absent:
-            raise UserError(
-                f"{self.source} gives no {absent[0]}: it gives {', '.join(self.given)}."
-            )
+            why = self.model.lacks(absent[0])
+            if absent[0] in self.model.conditioned():
+                why += ": compare them by logits"
+            raise UserError(f"{self.source} gives no {absent[0]}: {why}.")
         columns = {} if images is None else {"image": self.preprocess(images)}
         if texts is not None:
             columns |= self.tokenize(texts)
+        return self._run(names, columns, batch_size)
+
+    def _run(
+        self, names: tuple[str, ...], columns: inference.Columns, batch_size: int
+    ) -> dict[str, np.ndarray]:
         count = len(next(iter(columns.values())))
         full = count // batch_size * batch_size
         with self._on_mesh():
@@ -277,6 +325,44 @@ class Pretrained:
                     "path of a file."
                 ) from error
         return np.stack(rows)
+
+    @property
+    def video_part(self) -> str:
+        """The part that sees videos; UserError: there is none."""
+        for name, (modality, _) in self.model.inputs().items():
+            if modality == "video":
+                return name
+        raise UserError(f"{self.source} has no part that sees videos.")
+
+    def preprocess_videos(self, videos: Videos) -> dict[str, np.ndarray]:
+        """The columns PART uint8 [N, T, S, S, 3] and PART_mask bool [N, T] of `video_part`: frames
+        as `config.data.sampling` of a run says, else the middle ones of T equal segments.
+
+        UserError: there is no video, or one cannot be read.
+        """
+        if isinstance(videos, str | Path | bytes | Clip) or getattr(videos, "ndim", 0) == 4:
+            videos = (videos,)  # one alone
+        if len(videos) == 0:
+            raise UserError("videos is empty: give at least one video.")
+        part, data = self.video_part, self.config.data
+        module = self.model.module(part)
+        fit = {key: data[key] for key in ("resize", "interpolation")}
+        fit |= {key: data[key] for key in ("sampling", "fps") if key in data}
+        modality = Frames(part, module.size, module.frames, **fit)
+        rows = []
+        for number, video in enumerate(videos):
+            if isinstance(video, str | Path):
+                video = paths.typed(str(video))
+            elif not isinstance(video, bytes | Clip | np.ndarray):
+                raise UserError(
+                    f"videos[{number}] is of type {type(video).__name__}: give the path or the "
+                    "bytes of a file, a Clip, or frames as uint8 [T, H, W, 3]."
+                )
+            try:
+                rows.append(modality.read(Record(f"videos[{number}]", {"video": video}), None))
+            except BadRecord as error:
+                raise UserError(f"{error}.") from error
+        return dict(modality.batch(rows))
 
     def tokenize(self, texts: str | Sequence[str]) -> dict[str, np.ndarray]:
         """ "text" int32 and "text_mask" bool [N, L], at the full context length."""

@@ -91,6 +91,9 @@ class Embedder:
         L is the full context, or for a tower that does not look at padding what the longest of the
         texts needs, rounded up to a multiple of 8: the same embeddings for less.
         """
+        if f"{part}/embed" in self.model.conditioned():
+            lacks = self.model.lacks(f"{part}/embed")
+            raise UserError(f"this model gives no {part}/embed, which texts need: {lacks}.")
         if f"{part}/embed" not in self.model.outputs() or self.tokenizer is None:
             lacks = "tokenizer" if f"{part}/embed" in self.model.outputs() else f"part {part!r}"
             raise UserError(

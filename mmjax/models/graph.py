@@ -136,11 +136,8 @@ class Graph(nn.Module):
         return tuple(self._givers())
 
     def conditioned(self) -> dict[str, str]:
-        """Outputs that this model does not give, as each example would need another for every
-        example that it is compared with → the output of pairs that is there instead.
-
-        Such a model compares (`inference.cosines`); it cannot be searched by an index.
-        """
+        """Outputs that this model does not give, as they depend on what an example is compared with
+        → the output of pairs that is there instead. `inference.cosines` compares; no index can."""
         found: dict[str, str] = {}
         for name, part in self.parts.items():
             if hasattr(part.module, "conditions"):
@@ -148,11 +145,11 @@ class Graph(nn.Module):
         return found
 
     def lacks(self, output: str) -> str:
-        """Why the model does not give an output, a clause of a sentence for its user."""
+        """Why the model does not give an output; a clause for messages."""
         instead = self.conditioned().get(output)
         if instead is None:
             return f"it gives {', '.join(self.outputs())}"
-        return f"in this model it is another for each example that it is compared with ({instead})"
+        return f"it depends on the example that it is compared with ({instead})"
 
     def inputs(self) -> dict[str, tuple[str, Any]]:
         """Part → (kind of the modality that it reads, its module, which has the sizes of that).
