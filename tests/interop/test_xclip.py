@@ -254,19 +254,23 @@ def test_cosines_of_classes_are_those_of_the_mean_of_their_texts(folder):
         batches = inference.cut(columns, size, rows)
         found = inference.cosines(model, params, batches, features, size, OF)
     np.testing.assert_array_equal(found["label"], np.arange(4))
-    one = {"params": loaded.params}
-    seen = model.apply(one, loaded.preprocess_videos(clips()), ("video/embed", "video/patches"))
-    expected = np.zeros((4, 3))
-    for video in range(4):
-        for number in range(3):
-            pair = {
-                "video/patches": jnp.repeat(seen["video/patches"][video : video + 1], 2, axis=0),
-                "text/features": features[number],
-            }
-            embed = model.apply(one, pair, ("prompts/conditioned",))["prompts/conditioned"]
-            mean = np.asarray(embed, np.float64).mean(axis=0)
-            mean /= np.linalg.norm(mean)
-            expected[video, number] = mean @ np.asarray(seen["video/embed"][video], np.float64)
+
+    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    def pairs(params, video):
+        """Each video beside each of the six texts, a pair a row."""
+        names = ("video/embed", "video/patches")
+        seen = model.apply({"params": params}, {"video": video}, names)
+        rows = {
+            "video/patches": jnp.repeat(seen["video/patches"], 6, axis=0),
+            "text/features": jnp.tile(features.reshape(6, -1), (4, 1)),
+        }
+        found = model.apply({"params": params}, rows, ("prompts/conditioned",))
+        return seen["video/embed"], found["prompts/conditioned"]
+
+    video, text = (np.asarray(x, np.float64) for x in pairs(loaded.params, columns["video"]))
+    mean = text.reshape(4, 3, 2, -1).mean(axis=2)
+    mean /= np.linalg.norm(mean, axis=-1, keepdims=True)
+    expected = np.einsum("vd,vkd->vk", video, mean)
     np.testing.assert_allclose(found["cosine"], expected, atol=2e-6)
 
 
