@@ -10,7 +10,9 @@ import yaml
 from ml_collections import ConfigDict
 
 from mmjax.data import Augment
+from mmjax.data.detect import detect
 from mmjax.data.keys import KEYS as DATA
+from mmjax.data.sources import KINDS
 from mmjax.errors import UserError
 from mmjax.evaluation import classes, progress, report
 from mmjax.evaluation.parts import media
@@ -101,7 +103,7 @@ def choose(
     if task == SUITE:
         specs = read_suite(data, media)
     elif task and data:
-        specs = {task: _entry(task, {"kind": task, "path": data, "media": media})}
+        specs = {task: _entry(task, {"kind": task, "path": data})}
     else:
         chosen = {n: spec for n, spec in evals.items() if task in (None, kind_of(n, spec))}
         specs = {name: _entry(name, spec) for name, spec in chosen.items()}
@@ -112,6 +114,8 @@ def choose(
         for key, value in keys.items():
             path = f"evals.{name}.{key}"
             spec[key] = find(keys_at(name, spec), path).parse(path, value)
+    if task and data and task != SUITE and "media" not in keys:
+        _show(specs[task], task, media)
     return specs
 
 
@@ -129,13 +133,25 @@ def read_suite(file: str | None, media: str = "image") -> dict[str, ConfigDict]:
         raise UserError(f"--data={file}: write NAME: {{kind: …, path: …}} for each data set.")
     specs = {}
     for name, keys in entries.items():
-        spec = specs[str(name)] = _entry(str(name), {"kind": keys.get("kind", ""), "media": media})
+        spec = specs[str(name)] = _entry(str(name), {"kind": keys.get("kind", "")})
         for key, value in keys.items():
             path = f"evals.{name}.{key}"
             value = find(keys_at(name, spec), path).parse(path, value)
             beside = Path(file).parent / str(value)
             spec[key] = str(beside) if key in _FILES and value and beside.exists() else value
+        if "media" not in keys:
+            _show(spec, str(name), media)
     return specs
+
+
+def _show(spec: ConfigDict, name: str, media: str) -> None:
+    """Sets what the records of an evaluator show, where they may show several media."""
+    try:
+        kind = spec.format if spec.format != "auto" else detect(spec.path, KINDS, name).kind
+    except UserError:  # said again, and better, when the source is opened
+        kind = ""
+    if kind not in KINDS or "media" in KINDS[kind].keys:
+        spec.media = media
 
 
 def _model(

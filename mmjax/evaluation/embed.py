@@ -8,7 +8,7 @@ import numpy as np
 
 from mmjax import inference, models
 from mmjax.data import Source, Tokenizer, eval_batches, modalities
-from mmjax.data.modalities import Modality
+from mmjax.data.modalities import Modality, Views
 from mmjax.errors import UserError
 from mmjax.evaluation.progress import track
 from mmjax.evaluation.skips import report_unreadable
@@ -57,8 +57,17 @@ class Embedder:
             allow_skips=spec.allow_skips,
         )
 
-    def records(self, params: Any, source: Source, part: str) -> tuple[Columns, dict[str, float]]:
+    def records(
+        self, params: Any, source: Source, part: str, views: Views | None = None
+    ) -> tuple[Columns, dict[str, float]]:
         """Embeds all records of a source in order, by a part of the model.
+
+        Args:
+          params: parameters of the model.
+          source: the records.
+          part: of the model.
+          views: what is read of a record instead of what the part reads. Each view is a row of a
+            batch, and PART/embed is float32 [N, views, D].
 
         Returns:
           PART/embed float32 [N, D], label int32 [N] and index int32 [N] (the record's number) of
@@ -70,15 +79,20 @@ class Embedder:
         output, reads = f"{part}/embed", dict(self.reads)
         if output not in self.model.outputs() or part not in reads:
             raise UserError(f"this model has no part {part!r} that embeds what it reads.")
-        size, rows = inference.global_batch(self.batch_size)
+        read, each = views or reads[part], views.count if views else 1
+        size, rows = inference.global_batch(-(-self.batch_size // each))
         batches: Iterable[Columns] = eval_batches(
-            source, (reads[part],), batch_size=size, rows=rows, workers=self.workers
+            source, (read,), batch_size=size, rows=rows, workers=self.workers
         )
         batches = track(batches, len(source), size, f"{source.name}: {part}")
-        columns = inference.run(self.model, params, batches, (output,), size)
+        if views:
+            batches = map(views.apart, batches)
+        columns = inference.run(self.model, params, batches, (output,), size * each)
+        if views:
+            columns = views.together(columns, output)
         unreadable = columns.pop("unreadable")
         numbers = columns["index"][unreadable]
-        skipped = report_unreadable(source, numbers, (reads[part],), self.allow_skips)
+        skipped = report_unreadable(source, numbers, (read,), self.allow_skips)
         kept = {name: value[~unreadable] for name, value in columns.items()}
         return kept, {"skipped": float(skipped)} if self.allow_skips else {}
 

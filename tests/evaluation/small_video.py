@@ -27,11 +27,15 @@ def run():
     return config, models.from_config(config.model), params
 
 
-def build(**spec):
-    """The evaluator of a spec for it."""
+def build(data=None, **spec):
+    """The evaluator of a spec for it; `data`: changes to config.data."""
     config, model, _ = run()
+    if data:
+        config = config.copy_and_resolve_references()
+        config.data.update(data)
     subject = evaluation.Subject.of(config, model, small_run.tokenizer())
-    return evaluation.build("e", {"media": "video"} | spec, subject)
+    media = {} if "records:" in spec["path"] else {"media": "video"}
+    return evaluation.build("e", media | spec, subject)
 
 
 def embed(batch, *outputs):
