@@ -8,7 +8,6 @@ import tiny
 from mmjax import config as config_lib
 from mmjax import config_check, models, objectives
 from mmjax.errors import UserError
-from mmjax.evaluation.embed import Embedder
 from mmjax.interop import registry, start
 from mmjax.models.parts import check_model, part
 from mmjax.models.towers.xclip import stretched
@@ -127,9 +126,6 @@ def test_what_reads_texts_alone_says_that_there_are_none():
     objective = objectives.build({"clip": config_lib.entry("objectives", kind="clip", of=OF)})
     with pytest.raises(UserError, match=said):
         config_check.validate_outputs(objective, graph.outputs(), graph.conditioned())
-    embedder = Embedder(graph, None, 8, (), 0, False)
-    with pytest.raises(UserError, match=said):
-        embedder.tokenize(["a cat"])
     with pytest.raises(ValueError, match=said):
         graph.plan({"text": 0, "text_mask": 1}, ("text/embed",))
 
