@@ -52,7 +52,7 @@ def others(key, value):
     if key.name == "kind":
         return ["vit", "resnet", "regions", "transformer", "scale", "concat"]
     if key.type is tuple:
-        return [tuple(x / 2 for x in value)]
+        return [value[::-1] if isinstance(value[0], str) else tuple(x / 2 for x in value)]
     if key.type is bool:
         return [not value]
     return ["other"] if key.type is str else [(value or 1) * 2, (value or 0) + 1, 0]

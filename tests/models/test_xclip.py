@@ -90,8 +90,8 @@ def test_another_number_of_frames_is_refused(shape, said):
 def test_it_trains_alike_on_one_device_and_on_eight():
     """Without `prompts` it is a tower as any other."""
     config = tiny.config(lr=3e-3)
-    config.model = xclip_model(prompts=False, depth=1, frames=2, patch_size=16)
-    config.model.text.update(vocab_size=600, depth=1)
+    config.model = xclip_model(prompts=False, frames=2, patch_size=16)
+    config.model.text.update(vocab_size=600)
     config.data.train = {
         name: config_lib.entry("data.train", path="generated:96", media=name)
         for name in ("video", "image")
