@@ -199,12 +199,12 @@ class Pretrained:
         (X-CLIP), each is compared with its own."""
         scalars = tuple(name for name in ("logit/scale", "logit/bias") if name in self.given)
         of_model: Any = self.model.apply({"params": self.params}, {}, scalars)
-        if (images is None) == (videos is None):
-            raise UserError("logits compares texts with images or with videos: give one of them.")
-        if images is not None:
+        if images is not None and videos is None:
             part, columns = "image", {"image": self.preprocess(images)}
-        else:
+        elif videos is not None and images is None:
             part, columns = self.video_part, self.preprocess_videos(videos)
+        else:
+            raise UserError("logits compares texts with images or with videos: give one of them.")
         if "text/embed" in self.model.conditioned():
             cosine = self._cosines(part, columns, texts)
         else:
@@ -340,9 +340,10 @@ class Pretrained:
 
         UserError: there is no video, or one cannot be read.
         """
-        if isinstance(videos, str | Path | bytes | Clip) or getattr(videos, "ndim", 0) == 4:
-            videos = (videos,)  # one alone
-        if len(videos) == 0:
+        alone = isinstance(videos, str | Path | bytes | Clip)
+        alone = alone or (isinstance(videos, np.ndarray) and videos.ndim == 4)
+        given: Any = (videos,) if alone else videos
+        if len(given) == 0:
             raise UserError("videos is empty: give at least one video.")
         part, data = self.video_part, self.config.data
         module = self.model.module(part)
@@ -350,7 +351,7 @@ class Pretrained:
         fit |= {key: data[key] for key in ("sampling", "fps") if key in data}
         modality = Frames(part, module.size, module.frames, **fit)
         rows = []
-        for number, video in enumerate(videos):
+        for number, video in enumerate(given):
             if isinstance(video, str | Path):
                 video = paths.typed(str(video))
             elif not isinstance(video, bytes | Clip | np.ndarray):
