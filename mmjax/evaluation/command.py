@@ -9,22 +9,21 @@ import jax
 import yaml
 from ml_collections import ConfigDict
 
-from mmjax.data import Augment
 from mmjax.data.detect import detect
-from mmjax.data.keys import KEYS as DATA
 from mmjax.data.sources import KINDS
 from mmjax.errors import UserError
 from mmjax.evaluation import classes, progress, report
 from mmjax.evaluation.parts import media
 from mmjax.evaluation.spec import Subject
 from mmjax.evaluation.tasks import build, keys_at
+from mmjax.inputs import with_defaults
 from mmjax.models import Graph
 from mmjax.parallel.mesh import make_mesh
 from mmjax.pretrained import load
 from mmjax.runs.checkpoint import checkpoint_steps
 from mmjax.runs.local_path import workdir_path
 from mmjax.runs.workdir import at_step, restore_for_inference, workdir_classes
-from mmjax.schema import entry, find, keys_of, kind_of
+from mmjax.schema import entry, find, kind_of
 
 log = logging.getLogger("mmjax.evaluation")
 SUITE = "suite"  # a task of the command, not of a config: `data` is a YAML file of evaluators
@@ -38,6 +37,7 @@ def evaluate(
     data: str | None = None,
     output: str | Path | Sequence[str | Path] = (),
     tokenizer: str | Path | None = None,
+    frames: int | None = None,
     **keys: Any,
 ) -> report.Results:
     """Evaluates a model, by the evaluators of its own run's config or by those named here.
@@ -53,6 +53,8 @@ def evaluate(
       output: a file or files for the results, .json, .csv or .md; beside each, NAME.classes.tsv
         says which label is which class, where there are classes.
       tokenizer: folder or hub name of the tokenizer, where `weights` come without one.
+      frames: with `weights` of images, evaluates them on videos, by the mean of so many frames:
+        see `mmjax.load`.
       **keys: keys of `config.evals.NAME`, set on every evaluator that runs: batch_size=64,
         classes="names.txt", allow_skips=True.
 
@@ -68,7 +70,7 @@ def evaluate(
         report.check(str(file))
     workdir = None if workdir is None else str(workdir)
     with jax.set_mesh(make_mesh(data=1, fsdp=-1)), progress.shown():
-        config, model, params, words = _model(workdir, weights, tokenizer)
+        config, model, params, words = _model(workdir, weights, tokenizer, frames)
         specs = choose(config.evals, task, data, keys, media(model))
         known: tuple[str, ...] = ()
         if workdir:
@@ -155,7 +157,10 @@ def _show(spec: ConfigDict, name: str, media: str) -> None:
 
 
 def _model(
-    workdir: str | None, weights: str | Path | None, tokenizer: str | Path | None
+    workdir: str | None,
+    weights: str | Path | None,
+    tokenizer: str | Path | None,
+    frames: int | None,
 ) -> tuple[ConfigDict, Graph, Any, Any]:
     """(config, model, parameters, tokenizer or None). What embeds no texts needs no tokenizer:
     why there is none is a warning."""
@@ -163,10 +168,12 @@ def _model(
         raise UserError("mmjax eval needs either --workdir=DIR of a run or --weights=PATH.")
     if weights is None:
         assert workdir is not None
+        if frames is not None:
+            raise UserError("--frames is of weights: give the run as --weights=DIR.")
         return restore_for_inference(workdir)
-    loaded = load(weights, tokenizer=tokenizer)
+    loaded = load(weights, tokenizer=tokenizer, frames=frames)
     config = ConfigDict({"seed": 0, "evals": {}, "objectives": {}, **loaded.config})
-    config.data = {**entry(DATA), "augment": entry(keys_of(Augment)), **config.data}
+    config.data = with_defaults(config.data)
     try:
         words = loaded.tokenizer
     except UserError as error:

@@ -17,6 +17,8 @@ from mmjax.inference import Columns
 from mmjax.models import Graph
 from mmjax.models.towers.text import ignores_padding
 
+SCALE = "logit/scale"
+
 
 @dataclass(frozen=True)
 class Embedder:
@@ -136,6 +138,11 @@ class Embedder:
     def conditions(self, part: str) -> bool:
         """Whether texts of this part depend on the record that they are compared with."""
         return f"{part}/embed" in self.model.conditioned()
+
+    def scale(self, params: Any) -> float:
+        """The scale of the model's logits, which it must give."""
+        found: Any = self.model.apply({"params": params}, {}, (SCALE,))
+        return float(found[SCALE])
 
     def texts(self, params: Any, tokens: Columns, part: str = "text") -> np.ndarray:
         """float32 [N, D] of what `tokenize` returned for the same part: embeddings, or where these

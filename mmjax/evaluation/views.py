@@ -8,9 +8,8 @@ from scipy.special import softmax
 from mmjax.data.modalities import Frames, Modality, Views
 from mmjax.errors import UserError
 from mmjax.evaluation.accuracy import Labels, accuracy, score_accuracy
+from mmjax.evaluation.embed import SCALE
 from mmjax.models import Graph
-
-SCALE = "logit/scale"
 
 
 def views_of(spec: Any, read: Modality | None, model: Graph, name: str) -> Views | None:

@@ -24,7 +24,7 @@ from mmjax.evaluation.imagenet_source import CLASSES, open_imagenet, open_real
 from mmjax.evaluation.parts import embedding, pair
 from mmjax.evaluation.skips import check_complete, open_test
 from mmjax.evaluation.spec import Evaluation, Subject, source_of
-from mmjax.evaluation.views import SCALE, view_accuracy, views_of
+from mmjax.evaluation.views import view_accuracy, views_of
 from mmjax.evaluation.words import big_vision_words, class_words, read_lines, templates_of, wnids
 from mmjax.inference import on_mesh
 from mmjax.values import COUNT
@@ -151,7 +151,8 @@ class ZeroShot:
             records, weights, skipped = self._embedder.beside(
                 params, self._source, of, self._weights(params), self._views
             )
-            scale = self._scale(params)
+            averaged = self._views and self._softmax
+            scale = self._embedder.scale(params) if averaged else None
         self._check(records, len(weights))
         label, subset = records["label"], self._subset
         if isinstance(subset, str):
@@ -179,13 +180,6 @@ class ZeroShot:
         if self._views is None:
             return {}
         return {"views": float(self._views.views), "crops": float(self._views.crops)}
-
-    def _scale(self, params: Any) -> float | None:
-        """Of logits, where softmax over them is averaged."""
-        if not (self._views and self._softmax):
-            return None
-        of_model: Any = self._embedder.model.apply({"params": params}, {}, (SCALE,))
-        return float(of_model[SCALE])
 
     def _check(self, records: dict[str, np.ndarray], classes: int) -> None:
         """All labels are in range, and all classes exist."""

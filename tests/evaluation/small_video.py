@@ -27,9 +27,10 @@ def run():
     return config, models.from_config(config.model), params
 
 
-def build(data=None, **spec):
-    """The evaluator of a spec for it; `data`: changes to config.data."""
+def build(data=None, without="", **spec):
+    """The evaluator of a spec for it; `data`: changes to config.data; `without` a part."""
     config, model, _ = run()
+    model = models.Graph({name: part for name, part in model.parts.items() if name != without})
     if data:
         config = config.copy_and_resolve_references()
         config.data.update(data)

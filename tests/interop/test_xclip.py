@@ -14,7 +14,8 @@ from pytorch import F, torch, transformers
 import mmjax
 from mmjax import inference, models
 from mmjax import params as roles
-from mmjax.data import train_tokenizer
+from mmjax.data import Record, train_tokenizer
+from mmjax.data.modalities import Frames
 from mmjax.data.tokenize import load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import registry
@@ -210,12 +211,19 @@ def clips():
     return [rng.integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8) for n in (3, 9, 3, 4)]
 
 
+def shown_of(loaded):
+    """The columns that the model reads of `clips`."""
+    video = loaded.config.model.video
+    read = Frames("video", video.size, video.frames, resize=loaded.config.data.resize)
+    return read.batch([read.read(Record("", {"video": clip}), None) for clip in clips()])
+
+
 def test_clips_and_texts_to_logits_as_in_transformers(folder):
     loaded = mmjax.load(folder)
-    assert "videos of 3 frames of 16 pixels" in repr(loaded)
+    assert "videos of 3 frames" in repr(loaded)
     found = loaded.logits(videos=clips(), texts=TEXTS)
     processor = transformers.XCLIPProcessor.from_pretrained(folder)
-    shown = loaded.preprocess_videos(clips())
+    shown = shown_of(loaded)
     assert shown["video_mask"].all()
     np.testing.assert_array_equal(shown["video"][1], clips()[1][[1, 4, 7]])  # of segments
     batch = processor(
@@ -247,7 +255,7 @@ def test_cosines_of_classes_are_those_of_the_mean_of_their_texts(folder):
     loaded = mmjax.load(folder)
     features = loaded.outputs(("text/features",), texts=TEXTS * 2)["text/features"]
     features = (features + np.arange(6)[:, None]).reshape(3, 2, -1)  # 3 classes of 2 texts
-    columns = loaded.preprocess_videos(clips()) | {"label": np.arange(4)}
+    columns = shown_of(loaded) | {"label": np.arange(4)}
     model, params = loaded.model, loaded.params
     with inference.on_mesh(params) as params:
         size, rows = inference.global_batch(3)
@@ -281,30 +289,22 @@ def test_texts_alone_are_refused_where_they_would_be_wrong(folder):
     said = r"gives no text/embed: it depends on the example that it is compared with"
     with pytest.raises(UserError, match=said + r" \(prompts/conditioned\): compare them by logits"):
         loaded.embed_texts(TEXTS)
-    with pytest.raises(UserError, match="compares texts with images or with videos: give one"):
+    with pytest.raises(UserError, match="takes images, videos or audio beside texts: give one"):
         loaded.logits(texts=TEXTS)
 
 
 @pytest.mark.parametrize(
     ("videos", "said"),
     [
-        ([], "videos is empty"),
-        (["nowhere.mp4"], r"videos\[0\] cannot be decoded \(No such file"),
-        ([np.zeros((3, 4, 4, 3))], r"videos\[0\] is float64 \[3, 4, 4, 3\]: give frames as uint8"),
-        ([clips()[0], 3], r"videos\[1\] is of type int: give the path"),
+        ([], "video is empty"),
+        (["nowhere.mp4"], r"video\[0\], nowhere\.mp4, cannot be decoded \(No such file"),
+        ([np.zeros((3, 4, 4, 3))], r"video\[0\] is float64 \[3, 4, 4, 3\]: give frames as uint8"),
+        ([clips()[0], 3], r"video\[1\] is of type int: give the path"),
     ],
 )
 def test_a_video_that_is_none_is_said(folder, videos, said):
     with pytest.raises(UserError, match=said):
         mmjax.load(folder).logits(videos=videos, texts=TEXTS)
-
-
-def test_a_model_without_videos_says_so(tmp_path):
-    vit = transformers.ViTModel(transformers.ViTConfig(**TOWER, image_size=16, patch_size=4))
-    vit.save_pretrained(tmp_path)
-    loaded = mmjax.load(tmp_path)
-    with pytest.raises(UserError, match="has no part that sees videos"):
-        loaded.preprocess_videos(clips())
 
 
 def test_what_the_config_says_wrongly_is_said(tmp_path):
