@@ -17,6 +17,7 @@ from mmjax.models.towers import (  # noqa: F401 - they register
     resnet,
     text,
     video,
+    videoprism,
     vision,
     xclip,
 )

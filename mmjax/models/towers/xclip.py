@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 from mmjax.models.graph import Function
-from mmjax.models.heads import check_head, check_heads, normal, project
-from mmjax.models.layers import Attention, Block, Dense, layer_norm, repeat, unit_length
+from mmjax.models.heads import check_head, check_heads, normal
+from mmjax.models.layers import Attention, Block, Dense, layer_norm, unit_length
 from mmjax.models.parts import register
 from mmjax.models.towers.video import OverTime
 from mmjax.models.towers.vision import VisionTower
@@ -89,7 +89,6 @@ class XClipTower(VisionTower):
         Raises:
           UserError: videos of another number of frames.
         """
-        del train
         if video.ndim != 5 or video.shape[1] != self.frames:
             found = f"{video.shape[1]} frames" if video.ndim == 5 else "images"
             raise UserError(
@@ -98,25 +97,13 @@ class XClipTower(VisionTower):
             )
         if mask is not None:
             video = stretched(video, mask)
-        x = self.embed_patches(video.reshape(-1, *video.shape[2:]))  # [B·T, N, W]
-        token = self.param("class_embed", normal(self.width**-0.5), (self.width,))
-        token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
-        x = jnp.concatenate([token, x], axis=1)
-        x = x + self.positions(x.shape[1]).astype(x.dtype)
-        x = layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
-        blocks = repeat(
-            MessageBlock, self.depth, self.remat, self.unroll, frames=self.frames,
-            heads=self.heads, mlp_dim=self.mlp_dim, activation=self.activation, norm="pre",
-            norm_eps=self.norm_eps, causal=False, attention=self.attention, depth=self.depth,
-            dtype=self.dtype,
-        )  # fmt: skip
-        x, _ = blocks(x, None, None, None, None)
+        x = self.embed_tokens(video.reshape(-1, *video.shape[2:]), None, train)  # [B·T, 1 + N, W]
+        x = self.run_blocks(x, block=MessageBlock, frames=self.frames)
         result = {}
         if "patches" in outputs:
             result["patches"] = self.patches(x[:, 1:])
         if {"features", "embed", "frames"} & set(outputs):
-            pooled = layer_norm(self.norm_eps, self.dtype, "norm_post")(x[:, 0])
-            frames = project(pooled, self.head, self.embed_dim, self.dtype)["features"]
+            frames = self.read_out(x, ("features",))["features"]
             frames = frames.reshape(-1, self.frames, self.embed_dim)
             over_time = OverTime(
                 self.time_depth, self.time_heads, self.frames, self.remat, self.unroll, self.dtype,
@@ -140,7 +127,7 @@ class XClipTower(VisionTower):
 class MessageBlock(Block):
     """A block over the tokens of each frame [B·T, L, W] and a message of all T `frames`."""
 
-    frames: int
+    frames: int = 1
 
     @nn.compact
     def __call__(self, x, mask, context=None, cache=None, position=None):
