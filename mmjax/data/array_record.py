@@ -1,7 +1,7 @@
 """ArrayRecord files, bare or as TFDS writes them; TensorFlow is never imported.
 
-A bare file holds one msgpack map a record: `image` (the encoded file, bytes), `caption` (a string
-or a list of strings), and if wanted `label`, `group` (integers) and `key` (a string).
+A bare file holds one msgpack map a record: `image` (or `video`, …: the encoded file, bytes),
+`caption` (a string or a list of strings), and if wanted `label`, `group` (integers) and `key`.
 """
 
 import contextlib
@@ -79,7 +79,7 @@ class ConvertedSource(Accounted):
 
 def open_array_record(files: list[str], asked: Asked, name: str) -> ConvertedSource:
     """Bare ArrayRecord files of msgpack maps; fields that were not asked for are called `caption`,
-    `image`, `label` and `group`."""
+    `image` (or another of the media), `label` and `group`."""
     convert = partial(_from_msgpack, asked=asked)
     for file in files:
         if Path(file).stat().st_size == 0:
@@ -109,13 +109,13 @@ def _check_fields(elements: Any, wanted: Iterable[str], file: str, name: str) ->
             raise UserError(f"{name}: {file} has no field {field!r}; it has {', '.join(found)}.")
 
 
-def write_array_record(path: str | Path, records: Iterable[Record]) -> None:
-    """Writes records (with encoded images) as a bare ArrayRecord file."""
+def write_array_record(path: str | Path, records: Iterable[Record], media: str = "image") -> None:
+    """Writes records (with encoded images, or another of the media) as a bare ArrayRecord file."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(str(path), "group_size:1")  # one record a chunk: random access
     for r in records:
-        content: dict[str, Any] = {"key": r.key, "image": r.part("image")}
+        content: dict[str, Any] = {"key": r.key, media: r.part(media)}
         content |= {"caption": list(r.captions), "label": r.label, "group": r.group}
         writer.write(msgpack.packb(content))
     writer.close()
@@ -211,16 +211,16 @@ def _tfds_elements(path: str, data_dir: str | None, split: str, image: str) -> A
 
 
 def _from_msgpack(data: bytes, key: str, asked: Asked) -> Record:
-    values, image = msgpack.unpackb(data), asked.image or "image"
-    if not isinstance(values, dict) or not isinstance(values.get(image), bytes):
-        raise BadRecord(f"{key} is no msgpack map with an image in {image!r}")
+    values, shown = msgpack.unpackb(data), asked.image or asked.media
+    if not isinstance(values, dict) or not isinstance(values.get(shown), bytes):
+        raise BadRecord(f"{key} is no msgpack map with the bytes of the {asked.media} in {shown!r}")
     fields = (asked.caption or "caption").split(",")
     texts = weigh([clean_captions(values.get(field.strip())) for field in fields], asked.weights)
     name = f"{key} ({values['key']})" if "key" in values else key
     # These may be there without being asked for; a field that was asked for must be.
     label = _integer(values, asked.label or "label", key, optional=not asked.label)
     group = _integer(values, asked.group or "group", key, optional=not asked.group)
-    return pair(name, values[image], texts, label, group)
+    return pair(name, values[shown], texts, label, group, asked.media)
 
 
 def _integer(values: dict[str, Any], field: str, key: str, *, optional: bool = False) -> int:

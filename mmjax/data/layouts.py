@@ -4,10 +4,11 @@ import re
 from collections.abc import Set
 from pathlib import Path
 
-from mmjax.data.columns import CAPTION_COLUMNS, VIDEO_COLUMNS
+from mmjax.data.columns import CAPTION_COLUMNS
 from mmjax.data.contents import head_of, suffix_of
 from mmjax.data.howto100m import CAPTIONS
 from mmjax.data.kinetics import COLUMNS as KINETICS
+from mmjax.data.media import MEDIA
 from mmjax.data.msrvtt import COLUMNS as MSRVTT
 from mmjax.data.webvid import COLUMNS as WEBVID
 
@@ -43,7 +44,7 @@ def _of_columns(file: str, columns: Set[str]) -> str:
     if columns == {"video_path"} or "video_id" in columns:  # a list of videos
         beside = str(Path(file).with_name(CAPTIONS))
         return "howto100m" if layout_of(beside) == "howto100m" else ""
-    if columns & set(VIDEO_COLUMNS):
+    if columns & set(MEDIA["video"].columns):
         return ""
     known = {"kinetics": KINETICS, "webvid": WEBVID}
     return next((kind for kind, wanted in known.items() if set(wanted) <= columns), "")

@@ -7,7 +7,7 @@ known without reading all of it is a `UserError` here.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -21,6 +21,7 @@ from mmjax.data.files import open_classes
 from mmjax.data.filters import Filter
 from mmjax.data.howto100m import SHORTEST
 from mmjax.data.label_key import find_label
+from mmjax.data.media import Medium
 from mmjax.data.records import Source
 from mmjax.data.repeats import united
 from mmjax.data.splits import NoSplits, Split
@@ -38,13 +39,13 @@ class Records:
       path: Where the pairs are: a folder, file, glob, brace range (cc3m/{00000..00331}.tar), URL
         (gs://, s3://, https://: tar and Parquet), tfds://NAME[/CONFIG][?data_dir=…&split=…],
         generated:N, records:NAME (of mmjax.data.from_records).
-      image: Column or feature of the image, or the folder of the images or videos that a file of
-        annotations names, as seen from it; '' is the kind's usual one.
+      image: Column or feature of what is shown, or the folder of what a file of annotations
+        names, as seen from that file; '' is the kind's usual one.
       caption: Where captions are, comma-separated: txt,json:FIELD (tar), columns, features; '' is
         the usual.
       tags: Where names of the objects in an image are: json:FIELD (tar); '' is none.
-      media: What a record shows, beside its texts: an image, a video, or the region features
-        [n, F] of an image (KEY.npy of a tar).
+      media: What a record shows, beside its texts: an image, a video, a sound (or that of a film),
+        or the region features [n, F] of an image (KEY.npy of a tar).
       label: Field, column or feature of the class number, or of the class's name (tables and
         Parquet); '' is none.
       group: Field or column of the group id; equal ids are positives; '' is none.
@@ -62,7 +63,7 @@ class Records:
     image: Annotated[str, SAME_RECORDS] = ""
     caption: Annotated[str, NAMES] = ""
     tags: str = ""
-    media: Literal["image", "video", "regions"] = "image"
+    media: Medium = "image"
     label: str = ""
     group: str = ""
     split: str = ""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmjax.data.account import Account
-from mmjax.data.contents import VIDEO_SUFFIXES, shows
+from mmjax.data.media import MEDIA, shows
 from mmjax.data.tree import walk
 from mmjax.errors import UserError
 
@@ -30,7 +30,7 @@ class VideoFiles:
 def stem_of(video: str) -> str:
     """An id without the suffix that some annotations give it."""
     stem, suffix = os.path.splitext(video.strip())
-    return stem if suffix.lower() in VIDEO_SUFFIXES else video.strip()
+    return stem if suffix.lower() in MEDIA["video"].suffixes() else video.strip()
 
 
 def find_videos(

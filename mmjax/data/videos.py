@@ -21,6 +21,7 @@ from mmjax.data.records import BadRecord
 from mmjax.errors import UserError
 
 Numbers = Sequence[int] | np.ndarray
+MAX_HOURS = 24.0  # of a clip
 
 
 class Clip(NamedTuple):
@@ -45,12 +46,12 @@ class Video(Protocol):
         ...
 
 
-def open_video(stored: Any, max_pixels: int = MAX_PIXELS) -> "Video":
+def open_video(stored: Any, max_pixels: int = MAX_PIXELS, max_hours: float = MAX_HOURS) -> "Video":
     """The frames of a clip, of the bytes or the path of a whole file, or of an array of them.
 
     Raises:
-      BadRecord: there is no video stream, no frame from start to end, the frames are too large, or
-        the file cannot be read.
+      BadRecord: there is no video stream, no frame from start to end, the frames are too large, the
+        clip is too long, or the file cannot be read.
       UserError: PyAV is not installed.
     """
     if isinstance(stored, np.ndarray):
@@ -59,7 +60,7 @@ def open_video(stored: Any, max_pixels: int = MAX_PIXELS) -> "Video":
         clip = stored if isinstance(stored, Clip) else Clip(stored)
         if not 0 <= clip.start < clip.end:
             raise BadRecord(f"is a clip from {clip.start:g} to {clip.end:g} seconds")
-        found = Animation(clip) if is_animation(clip.data) else Film(clip, max_pixels)
+        found = Animation(clip) if is_animation(clip.data) else Film(clip, max_pixels, max_hours)
     if not len(found.times):
         raise BadRecord(f"has no frame{_span(clip)}")
     height, width = found.shape
@@ -139,12 +140,12 @@ class Film:
     """A video stream, by PyAV. Its packets say when each frame is shown; frames are decoded from
     the last key frame that is shown no later."""
 
-    def __init__(self, clip: Clip, max_pixels: int):
+    def __init__(self, clip: Clip, max_pixels: int, max_hours: float):
         try:
             import av
         except ImportError as error:
             raise UserError("reading videos needs PyAV: pip install 'mmjax[video]'.") from error
-        self._clip = clip
+        self._clip, self._max_hours = clip, max_hours
         self._av: Any = av  # whose releases take other arguments
         try:
             self._open()
@@ -203,12 +204,15 @@ class Film:
     def _packets(self) -> tuple[list[int], list[int]]:
         times, keys = [], []
         last = self._ticks(self._clip.end)
+        longest = self._ticks(self._clip.start + 3600 * self._max_hours)
         for packet in self._container.demux(self._stream):
             if packet.size == 0 or packet.is_discard:
                 continue
             time = packet.pts if packet.pts is not None else packet.dts
             if time is None:
                 continue
+            if longest < time < last:
+                raise BadRecord(f"is longer than {self._max_hours:g} hours")
             times.append(time)
             if packet.is_keyframe:
                 keys.append(time)
