@@ -231,6 +231,45 @@ def _data_convert(args: argparse.Namespace, _: list[str]) -> None:
         print("caption=json:captions reads all captions of an image")
 
 
+def _keyframes(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax.video import keyframing
+
+    frames = keyframing.keyframes(
+        args.file, count=args.count, query=args.query, model=args.model, tokenizer=args.tokenizer,
+        output=args.output,
+    )  # fmt: skip
+    keyframing.show(terminal.console(), frames, args.query)
+    _wrote(os.path.join(args.output, keyframing.SHEET))
+
+
+def _summarize(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax.video import summarizing
+
+    summary = summarizing.summarize(
+        args.file, seconds=args.seconds, query=args.query, model=args.model,
+        tokenizer=args.tokenizer, output=args.output,
+    )  # fmt: skip
+    summarizing.show(terminal.console(), summary, args.query)
+    _wrote(*(os.path.join(args.output, name) for name in (summarizing.CUT, summarizing.SHEET)))
+
+
+def _search(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax.video import searching
+
+    hits = searching.search(
+        args.folder, query=args.query, model=args.model, tokenizer=args.tokenizer, top=args.top,
+        index=args.index,
+    )  # fmt: skip
+    searching.show(terminal.console(), hits)
+
+
+def _benchmark(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax.video import benchmarking
+
+    rows = benchmarking.benchmark(args.file, protocol=args.protocol, scores=args.scores)
+    benchmarking.show(terminal.console(), rows)
+
+
 def _models(args: argparse.Namespace, _: list[str]) -> None:
     from mmjax.models import page
 
@@ -268,6 +307,10 @@ _DOORS = {
     "data inspect": _inspect,
     "data dedup": _dedup,
     "data convert": _data_convert,
+    "video keyframes": _keyframes,
+    "video summarize": _summarize,
+    "video search": _search,
+    "video benchmark": _benchmark,
     "models": _models,
     "launch": _launch,
     "report": _report,
