@@ -17,6 +17,7 @@ import msgpack
 from mmjax import machine
 from mmjax.data.account import Account, Accounted
 from mmjax.data.columns import Asked
+from mmjax.data.media import MEDIA
 from mmjax.data.records import BadRecord, Record, pair, unreadable, weigh
 from mmjax.data.repeats import Same, same_in
 from mmjax.data.splits import Split
@@ -109,13 +110,14 @@ def _check_fields(elements: Any, wanted: Iterable[str], file: str, name: str) ->
             raise UserError(f"{name}: {file} has no field {field!r}; it has {', '.join(found)}.")
 
 
-def write_array_record(path: str | Path, records: Iterable[Record], media: str = "image") -> None:
+def write_array_record(path: str | Path, records: Iterable[Record]) -> None:
     """Writes records (with encoded images, or another of the media) as a bare ArrayRecord file."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(str(path), "group_size:1")  # one record a chunk: random access
     for r in records:
-        content: dict[str, Any] = {"key": r.key, media: r.part(media)}
+        content: dict[str, Any] = {"key": r.key}
+        content |= {media: r.parts[media] for media in MEDIA if media in r.parts}
         content |= {"caption": list(r.captions), "label": r.label, "group": r.group}
         writer.write(msgpack.packb(content))
     writer.close()
@@ -213,7 +215,7 @@ def _tfds_elements(path: str, data_dir: str | None, split: str, image: str) -> A
 def _from_msgpack(data: bytes, key: str, asked: Asked) -> Record:
     values, shown = msgpack.unpackb(data), asked.image or asked.media
     if not isinstance(values, dict) or not isinstance(values.get(shown), bytes):
-        raise BadRecord(f"{key} is no msgpack map with the bytes of the {asked.media} in {shown!r}")
+        raise BadRecord(f"{key} is no msgpack map with {MEDIA[asked.media].called} in {shown!r}")
     fields = (asked.caption or "caption").split(",")
     texts = weigh([clean_captions(values.get(field.strip())) for field in fields], asked.weights)
     name = f"{key} ({values['key']})" if "key" in values else key

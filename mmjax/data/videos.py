@@ -18,6 +18,7 @@ from PIL import Image, ImageSequence
 
 from mmjax.data.images import MAX_PIXELS, eight_bits
 from mmjax.data.records import BadRecord
+from mmjax.data.stills import Slides, Stills
 from mmjax.errors import UserError
 
 Numbers = Sequence[int] | np.ndarray
@@ -51,15 +52,19 @@ class Video(Protocol):
 
 
 def open_video(stored: Any, max_pixels: int = MAX_PIXELS, max_hours: float = MAX_HOURS) -> "Video":
-    """The frames of a clip, of the bytes or the path of a whole file, or of an array of them.
+    """The frames of a clip, of the bytes or the path of a whole file, or of an array of them
+    or `Stills`.
 
     Raises:
       BadRecord: there is no video stream, no frame from start to end, the frames are too large, the
         clip is too long, or the file cannot be read.
       UserError: PyAV is not installed.
     """
+    clip = Clip(b"")
     if isinstance(stored, np.ndarray):
-        clip, found = Clip(b""), cast(Video, Array(stored))
+        found = cast(Video, Array(stored))
+    elif isinstance(stored, Stills):
+        found = Slides(stored, max_pixels)
     else:
         clip = stored if isinstance(stored, Clip) else Clip(stored)
         if not 0 <= clip.start < clip.end:
@@ -173,13 +178,7 @@ class Film:
             self._container = self._av.open(self._file(), mode="r")
         except UnicodeDecodeError:  # of a title, by PyAV 18
             self._container = self._av.open(self._file(), mode="r", metadata_errors="replace")
-        # A picture of the cover of a piece of music is a stream of video, too.
-        cover = self._av.stream.Disposition.attached_pic
-        streams = [s for s in self._container.streams.video if not s.disposition & cover]
-        if not streams:
-            held = ", ".join(s.type for s in self._container.streams) or "nothing"
-            raise BadRecord(f"has no video stream, but {held}")
-        self._stream = streams[0]
+        self._stream = film_stream(self._container)
         self._unit = float(self._stream.time_base or 1)
         self._zero = (self._container.start_time or 0) / 1e6  # players count from there
         context = self._stream.codec_context
@@ -286,6 +285,19 @@ class Film:
         pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
         turns = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def film_stream(container: Any) -> Any:
+    """The stream of a file that is its film. BadRecord: there is none."""
+    import av
+
+    # A picture of the cover of a piece of music is a stream of video, too.
+    cover = av.stream.Disposition.attached_pic
+    streams = [s for s in container.streams.video if not s.disposition & cover]
+    if not streams:
+        held = ", ".join(s.type for s in container.streams) or "nothing"
+        raise BadRecord(f"has no video stream, but {held}")
+    return streams[0]
 
 
 def _in_any_order(video: Video, numbers: Numbers, shrink: float) -> list[np.ndarray]:

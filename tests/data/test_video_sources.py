@@ -140,11 +140,11 @@ def test_parquet_of_videos(folder):
 def test_array_records_of_videos(tmp_path):
     records = [Record(str(n), {"video": m, "text": Texts((f"movie {n}",))}, label=n)
                for n, m in enumerate(MOVIES)]  # fmt: skip
-    write_array_record(tmp_path / "0.array_record", records, "video")
+    write_array_record(tmp_path / "0.array_record", records)
     source = open_source({"path": str(tmp_path), "media": "video"})
     np.testing.assert_array_equal(first_frames(source), EXPECTED)
     assert (source.captions(1), source[2].label) == (("movie 1",), 2)
-    with pytest.raises(BadRecord, match="bytes of the image in 'image'"):
+    with pytest.raises(BadRecord, match="with an image in 'image'"):
         open_source({"path": str(tmp_path)})[0]
     with pytest.raises(UserError, match="media='video' works on"):
         open_source({"path": "tfds://mnist", "media": "video"})
