@@ -5,46 +5,29 @@ learn where the captions of each video lie; that is kept beside it, about 30 byt
 then reads the captions of its own video.
 """
 
-import array
 import csv
-import hashlib
 import json
-import math
 import os
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from mmjax.data import storage
 from mmjax.data.account import Account, Accounted
+from mmjax.data.howto100m_index import Spoken, index_of, usable
 from mmjax.data.identity import digest
-from mmjax.data.json_entries import entries, of_bytes
-from mmjax.data.records import BadRecord, Record, Texts, log, pair, unreadable
-from mmjax.data.tar_index import ShardIndex
-from mmjax.data.tar_kept import find_index, write_index
-from mmjax.data.texts import NULLS, BadText, clean
+from mmjax.data.json_entries import of_bytes
+from mmjax.data.records import BadRecord, Record, Texts, pair, unreadable
+from mmjax.data.texts import BadText, clean
 from mmjax.data.video_files import folders_of, no_videos, say_folder, stem_of
 from mmjax.data.videos import Clip
 from mmjax.errors import UserError
 
 CAPTIONS = "caption.json"  # beside the CSV of the videos
 SHORTEST = 4.0  # seconds of a clip (Miech et al., 2020)
-_VERSION = 1  # of the index
 _TOGETHER = 1 << 16  # files that are looked up at once
-_SPACE = " \t\r\n\f\v"  # as bytes of UTF-8 and of Latin-1 have it
-_NULLS = frozenset({"", "nan", "none", "null"})
 _ID_COLUMNS = ("video_id", "video_path", "videoid")
-_WRONG = "captions that end before they start"
-
-
-class Spoken(NamedTuple):
-    """The captions of a video that can be used: seconds float64 [n], and texts."""
-
-    starts: np.ndarray
-    ends: np.ndarray
-    texts: list[str]
 
 
 _NOTHING = (-1, Spoken(np.zeros(0), np.zeros(0), []))  # what was read last, and of which video
@@ -77,7 +60,7 @@ class Narrated(Accounted):
         self._kept, self._place = kept, place  # rows of the index; of each, the number of its place
         self._places = places  # (folder, suffix) of files, which are called by their ids
         self._first = np.concatenate([[0], np.cumsum(self._index["count"][kept], dtype=np.int64)])
-        self._bag, self._min_seconds = bag, min_seconds
+        self.bag, self._min_seconds = bag, min_seconds
         self._last = _NOTHING
 
     def __len__(self) -> int:
@@ -100,8 +83,10 @@ class Narrated(Accounted):
 
     def identity(self) -> str:
         """See `data/identity.py`."""
-        columns = [self._index[column][self._kept].tobytes() for column in ("id", "count")]
-        return digest([*columns, self._bag, self._min_seconds])
+        columns = [
+            self._index[column][self._kept].tobytes() for column in ("id", "length", "count")
+        ]
+        return digest([*columns, self.bag, self._min_seconds])
 
     def _locate(self, index: int) -> tuple[int, int]:
         """The number of a record's video among those kept, and of its caption there."""
@@ -130,7 +115,7 @@ class Narrated(Accounted):
 
     def _captions(self, spoken: Spoken, number: int, which: str) -> tuple[str, ...]:
         try:
-            found = [clean(spoken.texts[n]) for n in nearest(spoken, number, self._bag)]
+            found = [clean(spoken.texts[n]) for n in nearest(spoken, number, self.bag)]
         except BadText as error:
             raise BadRecord(f"{which} has a caption that {error}") from error
         if not found[0]:
@@ -161,25 +146,6 @@ def nearest(spoken: Spoken, number: int, count: int) -> np.ndarray:
     return np.argsort(distances, kind="stable")[:count]
 
 
-def usable(value: Any) -> Spoken:
-    """The captions of an entry {"text": […], "start": […], "end": […]}, without nulls and those
-    that end before they start. ValueError: it is none.
-
-    Texts in Latin-1 give as many as in UTF-8: what is compared is ASCII.
-    """
-    try:
-        texts, starts, ends = value["text"], value["start"], value["end"]
-        said = [
-            (start, end, text)
-            for text, start, end in zip(texts, starts, ends, strict=True)
-            if 0 <= start < end < math.inf and text.strip(_SPACE).lower() not in _NULLS
-        ]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError("no lists text, start and end of one length") from error
-    times = np.array([caption[:2] for caption in said], np.float64).reshape(-1, 2)
-    return Spoken(times[:, 0], times[:, 1], [caption[2] for caption in said])
-
-
 def open_howto100m(
     file: Path, captions: str, folder: str, bag: int, min_seconds: float, name: str
 ) -> Narrated:
@@ -199,7 +165,7 @@ def open_howto100m(
     """
     listed = None if file.suffix.lower() == ".json" else _listed(file, name)
     said = file if listed is None else file.parent / (captions or CAPTIONS)
-    index_file = _index_of(said, name)
+    index_file = index_of(said, name)
     about = json.loads(index_file.with_suffix(".json").read_text(encoding="utf-8"))
     account = Account.of_json(about)
     index = np.load(index_file, mmap_mode="r")
@@ -236,55 +202,6 @@ def _listed(file: Path, name: str) -> np.ndarray:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{name}: {file} cannot be read as CSV ({error}).") from error
     return np.array(sorted(found))
-
-
-def _index_of(file: Path, name: str) -> Path:
-    """The file that says where the captions of each video lie, made if it is not there."""
-    (stamp,) = storage.stamps([str(file)], name)
-    if stamp is None:
-        raise UserError(f"{name}: {file} is not there; set caption to the JSON of the captions.")
-    made_of = repr(("howto100m", _VERSION, file.name, stamp))
-    file_name = f"{hashlib.sha256(made_of.encode()).hexdigest()[:24]}.npy"
-    beside = str(file.parent)
-    found = find_index(beside, file_name)
-    return found or write_index(_scan(file, name), beside, file_name)
-
-
-def _scan(file: Path, name: str) -> ShardIndex:
-    log.info("%s: reading where the captions of %s lie", name, file)
-    account = Account()
-    ids = list[bytes]()
-    columns = {"at": array.array("Q"), "length": array.array("I"), "count": array.array("I")}
-    try:
-        for entry in entries(file):
-            try:
-                count, said = len(usable(entry.value).texts), len(entry.value["text"])
-            except ValueError as error:
-                account.leave_out(f"videos with {error}", f"{file}: {entry.key}")
-                continue
-            if count < said:
-                nulls = sum(text.strip(_SPACE).lower() in _NULLS for text in entry.value["text"])
-                if nulls:
-                    account.pass_over(NULLS, f"{file}: {entry.key}", nulls)
-                if count + nulls < said:
-                    account.leave_out(_WRONG, f"{file}: {entry.key}", said - count - nulls)
-            ids.append(entry.key.encode("latin-1", "replace"))
-            for column, value in (("at", entry.at), ("length", entry.length), ("count", count)):
-                columns[column].append(value)
-    except ValueError as error:
-        raise UserError(
-            f"{name}: {file} is no JSON object of captions ({error}); write it again."
-        ) from error
-    if not ids:
-        why = account.reasons() or "it is empty"
-        raise UserError(f"{name}: {file} has no captions that can be used ({why}).")
-    longest = max(map(len, ids))
-    dtype = [("id", f"S{longest}"), ("at", "<u8"), ("length", "<u4"), ("count", "<u4")]
-    rows = np.zeros(len(ids), dtype)
-    rows["id"] = ids
-    for column, values in columns.items():
-        rows[column] = values
-    return ShardIndex(rows, account)
 
 
 def _places(

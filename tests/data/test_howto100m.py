@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from mmjax.data import json_entries, open_source
+from mmjax.data.doubt import doubts
 from mmjax.data.draw import Draw
-from mmjax.data.howto100m import Spoken, nearest, window
+from mmjax.data.howto100m import nearest, window
+from mmjax.data.howto100m_index import Spoken
 from mmjax.data.json_entries import CHUNK, entries, of_bytes
 from mmjax.data.order import Address
 from mmjax.data.records import BadRecord
@@ -74,6 +76,12 @@ def test_the_bag_is_nearest_first_and_its_own_is_drawn(folder):
     for epoch in range(20):
         assert Draw(0, Address(0, epoch, 0), record).caption == "héat"
     assert source.identity() != read(folder / "caption.json").identity()
+
+
+def test_bags_that_share_captions_are_no_doubt(folder):
+    one, three = (read(folder / "caption.json", bag=bag) for bag in (1, 3))
+    assert doubts([one], 2, True) == doubts([three], 2, True) == []
+    assert doubts([three], 100, True)
 
 
 def test_the_nearest_are_those_of_a_full_sort():
