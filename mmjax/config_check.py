@@ -185,6 +185,19 @@ def validate_outputs(built: Mapping[str, tuple[Any, float]], given: tuple[str, .
                 )
 
 
+def validate_bags(config: ConfigDict, built: Mapping[str, tuple[Any, float]]) -> None:
+    """Checks that no objective reads a bag of captions as if it were one."""
+    for part, spec in vocabularies(config.model).items():
+        for name, (objective, _) in built.items():
+            read = {output for outputs in objective.requires.values() for output in outputs}
+            reads_it = any(output.startswith(f"{part}/") for output in read)
+            if spec.get("bag") and reads_it and part not in objective.bags:
+                raise UserError(
+                    f"config.objectives.{name} takes one caption an example, and config.model."
+                    f"{part}.bag={spec.bag}: set it to 0, or use the kind mil_nce."
+                )
+
+
 def validate_teachers(
     config: ConfigDict,
     built: Mapping[str, tuple[Any, float]],

@@ -73,6 +73,7 @@ class Objective:
       update: (state, outputs, batch) → the state of the next step.
       logits: the output whose last axis has a value for each class that the column "label" counts,
         of an objective that learns from labels; "" for others.
+      bags: the text parts of which it takes a bag of captions an example (their key `bag`).
     """
 
     requires: Mapping[str, tuple[str, ...]]
@@ -86,6 +87,7 @@ class Objective:
     state: Callable[[Outputs], Any] | None = None
     update: Callable[[Any, Outputs, Batch], Any] | None = None
     logits: str = ""
+    bags: tuple[str, ...] = ()
 
     def all_requires(self) -> list[tuple[str, tuple[str, ...]]]:
         """(view, outputs) of all that the objective and the makers of its views read."""

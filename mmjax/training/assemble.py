@@ -79,6 +79,7 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     config_check.validate_outputs(built, model.outputs())
     config_check.validate_teachers(config, built, given)
     packing.check(config, built)
+    config_check.validate_bags(config, built)
     asked: dict[str, set[str]] = {}
     for objective, _ in built.values():
         for view, outputs in objective.all_requires():

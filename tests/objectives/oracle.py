@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from mmjax.objectives import contrastive
+from mmjax.objectives import contrastive, mil_nce
 from mmjax.parallel import mesh as mesh_lib
 
 B, D = 32, 12
@@ -67,6 +67,17 @@ def siglip(logits, teacher):
     return np.logaddexp(0, -z * logits).sum() / B, -z / (1 + np.exp(z * logits)) / B
 
 
+def joint(logits, teacher):
+    """InfoNCE over a row and a column together, the positive once."""
+    value, g = 0.0, np.zeros((B, B))
+    for i in range(B):
+        seen = np.zeros((B, B), bool)
+        seen[i], seen[:, i] = True, True
+        value += lse(logits[seen], 0) - logits[i, i]
+        g[seen] += softmax(logits[seen], 0)
+    return value / B, (g - np.eye(B)) / B
+
+
 def distill(logits, teacher):
     p = [softmax(teacher, axis) for axis in (1, 0)]
     logs = [logits - np.expand_dims(lse(logits, axis), axis) for axis in (1, 0)]
@@ -92,6 +103,10 @@ LOSSES = {
             x, y, s, positives(), implementation=how
         ),
         several,
+    ),
+    "mil_nce": (  # bags of one
+        lambda x, y, s, b, t, how: mil_nce.mil_nce_loss(x, y[:, None], s, implementation=how),
+        joint,
     ),
     "siglip": (
         lambda x, y, s, b, t, how: contrastive.siglip_loss(x, y, s, b, implementation=how),

@@ -5,6 +5,7 @@ with its field.
 """
 
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, build, register
+from mmjax.data.modalities.captions import Captions
 from mmjax.data.modalities.image import Image
 from mmjax.data.modalities.regions import Regions
 from mmjax.data.modalities.tags import Tags
@@ -12,6 +13,7 @@ from mmjax.data.modalities.text import Text
 from mmjax.data.modalities.video import Frames
 
 __all__ = [
+    "Captions",
     "Column",
     "Frames",
     "Image",
