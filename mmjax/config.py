@@ -231,10 +231,12 @@ def smoke(config: ConfigDict) -> ConfigDict:
     of_media = schema.find(sources.KEYS, "media")
     media = next((m for m in of_media.choices if m in reads - {of_media.default}), of_media.default)
     tags = "generated" if "tags" in reads else ""
-    weights = {name: spec.weight for name, spec in config.data.train.items()}
-    for name, weight in (weights or {"generated": 1.0}).items():
+    given = dict(config.data.train.items()) or {"generated": entry("data.train", path="")}
+    for name, spec in given.items():
+        kept = {"weight": spec.weight, "texts": spec.texts}
+        shown = spec.media if spec.media in reads else media  # mixtures stay mixtures
         config.data.train[name] = entry(
-            "data.train", path="generated:64", media=media, tags=tags, weight=weight
+            "data.train", path="generated:64", media=shown, tags=tags, **kept
         )
     config.data.workers = min(config.data.workers, 1)
     config.data.pack = min(config.data.pack, 2)

@@ -78,6 +78,8 @@ class TrainSource(Records):
         arrayrecord, text, generated, records, or one that was registered); auto finds it from the
         path.
       weight: Share in the mixture of sources.
+      texts: Whether its records have captions; false: parts of the model that read texts have none
+        of this source, in a mixture with others.
       caption_weights: How often to take a caption of each part of caption, e.g. (0.3, 0.7); ():
         any of them.
       block: Neighbouring records visited together, in one request where they are remote; 0: what
@@ -86,13 +88,15 @@ class TrainSource(Records):
 
     kind: Annotated[str, SAME_RECORDS] = "auto"
     weight: Annotated[float, POSITIVE] = 1.0
+    texts: bool = True
     caption_weights: Annotated[tuple[float, ...], NATURAL] = ()
     block: Annotated[int, COUNT_OR_0] = 0
 
 
 KEYS = keys_of(TrainSource)
 Open = Callable[..., Source]
-ALL_HAVE = frozenset({"path", "kind", "weight", "block", "drop"})  # keys that any kind honours
+# Keys that any kind honours.
+ALL_HAVE = frozenset({"path", "kind", "weight", "texts", "block", "drop"})
 
 
 class Kind(NamedTuple):

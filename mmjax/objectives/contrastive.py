@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from mmjax.errors import UserError
 from mmjax.models.towers import PAIR
-from mmjax.objectives.registry import PLAIN, Objective, register
+from mmjax.objectives.registry import PLAIN, Objective, register, there_of
 from mmjax.parallel import ring
 
 Implementation = Literal["auto", "dense", "ring"]
@@ -267,11 +267,12 @@ def clip(
     names = pair_outputs(of, scale)
 
     def loss(outputs, batch, own):
-        del batch, own
+        del own
         x, y, factor = (outputs[PLAIN][name] for name in names)
-        return clip_loss(x, y, factor, implementation=implementation), {}
+        there = there_of(batch, of)
+        return clip_loss(x, y, factor, there=there, implementation=implementation), {}
 
-    return Objective({PLAIN: names}, loss)
+    return Objective({PLAIN: names}, loss, absent=of)
 
 
 @register("siglip")
@@ -290,11 +291,12 @@ def siglip(
     names = (*pair_outputs(of, scale), f"{scale}/bias")
 
     def loss(outputs, batch, own):
-        del batch, own
+        del own
         x, y, factor, bias = (outputs[PLAIN][name] for name in names)
-        return siglip_loss(x, y, factor, bias, implementation=implementation), {}
+        there = there_of(batch, of)
+        return siglip_loss(x, y, factor, bias, there=there, implementation=implementation), {}
 
-    return Objective({PLAIN: names}, loss)
+    return Objective({PLAIN: names}, loss, absent=of)
 
 
 def pair_outputs(of: tuple[str, str], scale: str = "", output: str = "embed") -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from mmjax.objectives.contrastive import (
     similarity,
     take_ring,
 )
-from mmjax.objectives.registry import PLAIN, Objective, register
+from mmjax.objectives.registry import PLAIN, Objective, register, there_of
 from mmjax.parallel import ring
 from mmjax.values import POSITIVE_OR_0
 
@@ -110,10 +110,12 @@ def mil_nce(
         del own
         plain = outputs[PLAIN]
         factor = 1 / temperature if temperature else plain[learned[0]]
-        there = batch.get(f"{of[1]}_there")
+        there, shown = batch.get(f"{of[1]}_there"), there_of(batch, of[:1])
+        if there is not None and shown is not None:
+            there = there & shown[:, None]
         found = mil_nce_loss(
             plain[clip], plain[text], factor, there=there, implementation=implementation
         )
         return found, {}
 
-    return Objective({PLAIN: (clip, text, *learned)}, loss, bags=(of[1],))
+    return Objective({PLAIN: (clip, text, *learned)}, loss, absent=of, bags=of[1:])

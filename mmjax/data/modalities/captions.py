@@ -51,6 +51,9 @@ class Captions(Text):
         there = np.arange(self.bag) < np.array([[len(bag)] for bag in bags], np.int64)
         return rows | {f"{self.name}_there": there}
 
+    def blank(self) -> Any:
+        return ()
+
     def spelled(self, batch: Batch) -> int:
         return super().spelled({n: batch[n].reshape(-1, batch[n].shape[-1])
                                 for n in (self.name, f"{self.name}_mask")})  # fmt: skip

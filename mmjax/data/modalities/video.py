@@ -43,6 +43,8 @@ class Frames(Modality):
     augment: Augment = field(default_factory=Augment)
     max_pixels: int = MAX_PIXELS
 
+    media = ("video", "image")
+
     @classmethod
     def of(
         cls, name: str, spec: Any, data: ConfigDict | None, tokenizer: LoadTokenizer | None
