@@ -233,11 +233,10 @@ def smoke(config: ConfigDict) -> ConfigDict:
     tags = "generated" if "tags" in reads else ""
     given = dict(config.data.train.items()) or {"generated": entry("data.train", path="")}
     for name, spec in given.items():
-        kept = {"weight": spec.weight, "texts": spec.texts}
-        shown = spec.media if spec.media in reads else media  # mixtures stay mixtures
         config.data.train[name] = entry(
-            "data.train", path="generated:64", media=shown, tags=tags, **kept
-        )
+            "data.train", path="generated:64", tags=tags, weight=spec.weight, without=spec.without,
+            media=spec.media if spec.media in reads else media,
+        )  # fmt: skip
     config.data.workers = min(config.data.workers, 1)
     config.data.pack = min(config.data.pack, 2)
     config.data.tokenizer = "captions:600"
@@ -251,7 +250,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
         kind = kind_of(name, spec)
         small = {"classes": "imagenet", "templates": "plain", "train": "generated:32"}
         config.evals[name] = entry(
-            "evals", kind=kind, every=3, path="generated:24", batch_size=16,
+            "evals", kind=kind, every=3, path="generated:24", batch_size=16, media=media,
             **{key.name: small[key.name] for key in kinds("evals")[kind] if key.name in small},
         )  # fmt: skip
     config.checkpoint.every = 3

@@ -206,6 +206,13 @@ def validate_mixture(
     """Checks that each objective has examples, and each source an objective, where sources of a
     mixture have nothing for some parts of the model."""
     inputs, sources = model.inputs(), sorted(config.data.train)
+    for name in sources:
+        for part in config.data.train[name].without:
+            if part not in inputs or all(part in config.data.train[s].without for s in sources):
+                raise UserError(
+                    f"config.data.train.{name}.without={part!r}: the model reads "
+                    f"{', '.join(inputs)}, each of at least one source: take {part!r} out."
+                )
     without = mixtures.lacking(inputs, config.data.train)
     if not without:
         return

@@ -171,7 +171,7 @@ def parser() -> argparse.ArgumentParser:
         help="a key of the evaluator, e.g. --set classes=names.txt (mmjax train --keys: evals.*)",
     )  # fmt: skip
     evaluate.add_argument(
-        "--allow-skips", action="store_true", help="leave out images that cannot be read"
+        "--allow-skips", action="store_true", help="leave out records that cannot be read"
     )
     evaluate.add_argument(
         "--output", metavar="FILE", action="append", default=[],

@@ -14,6 +14,7 @@ from mmjax.data.filters import Filter
 from mmjax.data.generated import open_generated
 from mmjax.data.in_memory import open_records
 from mmjax.data.lines import LineSource
+from mmjax.data.media import MEDIA
 from mmjax.data.parquet import open_parquet
 from mmjax.data.records import Source
 from mmjax.data.sources import register
@@ -119,9 +120,11 @@ def _records(spec: ConfigDict, name: str) -> Source:
 
 
 def _of_files(spec: ConfigDict, name: str) -> str:
-    """What files show. UserError: regions."""
-    if spec.media == "regions":
-        raise UserError(f"{name}: media='regions' works on tar and generated, not on plain files.")
+    """What files show. UserError: it is in no files of its own."""
+    if not MEDIA[spec.media].plain:
+        raise UserError(
+            f"{name}: media={spec.media!r} works on tar and generated, not on plain files."
+        )
     return str(spec.media)
 
 

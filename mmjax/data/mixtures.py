@@ -6,14 +6,14 @@ alone, so that shapes are known before data is read; a record that cannot be rea
 and is replaced as ever.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mmjax.data.draw import Draw
-from mmjax.data.modalities import Column, Modality, Text
+from mmjax.data.modalities import Column, Modality
 from mmjax.data.modalities.base import KINDS
 from mmjax.data.records import Record
 from mmjax.data.sources import KEYS
@@ -30,32 +30,31 @@ def lacking(inputs: Inputs, sources: Sources) -> dict[str, frozenset[str]]:
     Parts for which every source has something are left out, and those for which none has: what is
     wrong then is said of each source (`Modality.check`).
     """
-    own = {media[0] for kind, _ in inputs.values() if (media := media_of(kind))}
     found = {}
-    for part, (kind, _) in inputs.items():
-        without = frozenset(n for n, spec in sources.items() if not _feeds(spec, kind, own))
+    for part in inputs:
+        without = frozenset(n for n, spec in sources.items() if not _feeds(spec, part, inputs))
         if 0 < len(without) < len(sources):
             found[part] = without
     return found
 
 
 def media_of(kind: str) -> tuple[str, ...]:
-    """The media of sources (their key `media`) that a kind of modality reads, its own first; () if
-    it reads what any source may have."""
+    """The media of sources (their key `media`) that a kind of modality reads; () if it reads what
+    any source may have."""
     return KINDS[kind].media or tuple({kind} & {*find(KEYS, "media").choices})
 
 
-def _feeds(spec: Mapping[str, Any], kind: str, own: Collection[str]) -> bool:
-    """Whether a source has something for a modality. `own`: media that modalities of the model read
-    as theirs: an image is a video of one frame only where nothing else of the model reads images.
-    """
-    if issubclass(KINDS[kind], Text):
-        return bool(spec.get("texts", True))
+def _feeds(spec: Mapping[str, Any], part: str, inputs: Inputs) -> bool:
+    """Whether a source has something for a part."""
+    if part in spec.get("without", ()):
+        return False
+    kind = inputs[part][0]
     media = media_of(kind)
     if not media:
         return True
     shown = "" if spec.get("kind") == "text" else spec.get("media", "image")
-    return shown == media[0] or (shown in media and shown not in own)
+    of_others = {m for name, (kind, _) in inputs.items() if name != part for m in media_of(kind)}
+    return shown in media or (shown in KINDS[kind].media_otherwise and shown not in of_others)
 
 
 def in_mixture(

@@ -7,7 +7,7 @@ known without reading all of it is a `UserError` here.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -20,6 +20,7 @@ from mmjax.data.dropped import without
 from mmjax.data.files import open_classes
 from mmjax.data.filters import Filter
 from mmjax.data.label_key import find_label
+from mmjax.data.media import Medium
 from mmjax.data.records import Source
 from mmjax.data.repeats import united
 from mmjax.data.splits import NoSplits, Split
@@ -37,13 +38,13 @@ class Records:
       path: Where the pairs are: a folder, file, glob, brace range (cc3m/{00000..00331}.tar), URL
         (gs://, s3://, https://: tar and Parquet), tfds://NAME[/CONFIG][?data_dir=…&split=…],
         generated:N, records:NAME (of mmjax.data.from_records).
-      image: Column or feature of the image, or the folder of a coco or karpathy file as seen from
-        the file; '' is the kind's usual one.
+      image: Column or feature of what is shown, or the folder of a coco or karpathy file as seen
+        from the file; '' is the kind's usual one.
       caption: Where captions are, comma-separated: txt,json:FIELD (tar), columns, features; '' is
         the usual.
       tags: Where names of the objects in an image are: json:FIELD (tar); '' is none.
-      media: What a record shows, beside its texts: an image, a video, or the region features
-        [n, F] of an image (KEY.npy of a tar).
+      media: What a record shows, beside its texts: an image, a video, a sound (or that of a film),
+        or the region features [n, F] of an image (KEY.npy of a tar).
       label: Field, column or feature of the class number, or of the class's name (tables and
         Parquet); '' is none.
       group: Field or column of the group id; equal ids are positives; '' is none.
@@ -59,7 +60,7 @@ class Records:
     image: Annotated[str, SAME_RECORDS] = ""
     caption: Annotated[str, NAMES] = ""
     tags: str = ""
-    media: Literal["image", "video", "regions"] = "image"
+    media: Medium = "image"
     label: str = ""
     group: str = ""
     split: str = ""
@@ -78,8 +79,8 @@ class TrainSource(Records):
         arrayrecord, text, generated, records, or one that was registered); auto finds it from the
         path.
       weight: Share in the mixture of sources.
-      texts: Whether its records have captions; false: parts of the model that read texts have none
-        of this source, in a mixture with others.
+      without: Parts of the model that its records have nothing for, though their media may: texts
+        of images without captions, sounds of silent videos.
       caption_weights: How often to take a caption of each part of caption, e.g. (0.3, 0.7); ():
         any of them.
       block: Neighbouring records visited together, in one request where they are remote; 0: what
@@ -88,7 +89,7 @@ class TrainSource(Records):
 
     kind: Annotated[str, SAME_RECORDS] = "auto"
     weight: Annotated[float, POSITIVE] = 1.0
-    texts: bool = True
+    without: tuple[str, ...] = ()
     caption_weights: Annotated[tuple[float, ...], NATURAL] = ()
     block: Annotated[int, COUNT_OR_0] = 0
 
@@ -96,7 +97,7 @@ class TrainSource(Records):
 KEYS = keys_of(TrainSource)
 Open = Callable[..., Source]
 # Keys that any kind honours.
-ALL_HAVE = frozenset({"path", "kind", "weight", "texts", "block", "drop"})
+ALL_HAVE = frozenset({"path", "kind", "weight", "without", "block", "drop"})
 
 
 class Kind(NamedTuple):

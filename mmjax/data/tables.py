@@ -10,10 +10,11 @@ from mmjax.data import delimited
 from mmjax.data.account import Account
 from mmjax.data.classes import names_in
 from mmjax.data.columns import Asked, Columns, columns_of, say_columns
-from mmjax.data.contents import image_suffixes, shows, suffix_of
+from mmjax.data.contents import image_suffixes, suffix_of
 from mmjax.data.files import FileSource, Row
 from mmjax.data.filters import Filter, Lacking
 from mmjax.data.image_paths import image_path, no_path, root_of
+from mmjax.data.media import shows
 from mmjax.data.records import weigh
 from mmjax.data.splits import Split, is_split, split_column
 from mmjax.data.texts import NULLS, BadText, clean, clean_captions, integer, is_null, written_nulls
@@ -37,8 +38,8 @@ def open_table(
     is given, whose other files are counted. Labels are integers, or names of classes, which are
     numbered in order.
 
-    Rows of a video may name the seconds at which a clip of it starts and ends; then each is a
-    record.
+    Rows of a video or a sound may name the seconds at which a clip of it starts and ends; then each
+    is a record.
 
     Raises:
       UserError: a table cannot be read for certain, lacks a column, or gives an image two labels.

@@ -14,8 +14,9 @@ import numpy as np
 
 from mmjax import machine
 from mmjax.data.account import Account
-from mmjax.data.contents import HEAD, other_media
+from mmjax.data.contents import HEAD
 from mmjax.data.filters import Lacking
+from mmjax.data.media import other_media
 from mmjax.data.records import log
 from mmjax.data.repeats import TOGETHER, Same, Shown, alike, same_images
 from mmjax.data.storage import CONNECTIONS, Blocks, Range, is_url, read

@@ -44,6 +44,10 @@ class Video(Protocol):
         """
         ...
 
+    def each(self, numbers: Numbers, shrink: float = 1.0) -> Iterator[np.ndarray]:
+        """The same of ascending numbers, one at a time: no more than a frame or two are held."""
+        ...
+
 
 def open_video(stored: Any, max_pixels: int = MAX_PIXELS) -> "Video":
     """The frames of a clip, of the bytes or the path of a whole file, or of an array of them.
@@ -81,11 +85,15 @@ class Array:
         self.shape = (frames.shape[1], frames.shape[2])
 
     def read(self, numbers: Numbers, shrink: float = 1.0) -> list[np.ndarray]:
+        return list(self.each(numbers, shrink))
+
+    def each(self, numbers: Numbers, shrink: float = 1.0) -> Iterator[np.ndarray]:
         size = _divided(self.shape, shrink)
-        frames = [self._frames[number] for number in numbers]
-        if size == self.shape:
-            return frames
-        return [cv2.resize(x, size[::-1], interpolation=cv2.INTER_AREA) for x in frames]
+        for number in numbers:
+            frame = self._frames[number]
+            if size != self.shape:
+                frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+            yield frame
 
 
 def is_animation(data: bytes | str) -> bool:
@@ -113,23 +121,25 @@ class Animation:
         self.times, self.shape = times[self._numbers], self._file.size[::-1]
 
     def read(self, numbers: Numbers, shrink: float = 1.0) -> list[np.ndarray]:
-        wanted = set(self._numbers[list(numbers)].tolist())
+        return _in_any_order(self, numbers, shrink)
+
+    def each(self, numbers: Numbers, shrink: float = 1.0) -> Iterator[np.ndarray]:
+        wanted = self._numbers[list(numbers)].tolist()
         size = _divided(self.shape, shrink)
-        shown = dict[int, np.ndarray]()
         try:
             for number, frame in enumerate(self._frames()):
-                if number in wanted:
+                if not wanted:
+                    break
+                if number == wanted[0]:
                     pixels = eight_bits(frame.copy())
                     if size != self.shape:
                         pixels = pixels.resize(size[::-1], Image.Resampling.BOX)
-                    shown[number] = np.asarray(pixels)
-                if number == max(wanted):
-                    break
+                    wanted.pop(0)
+                    yield np.asarray(pixels)
         except BadRecord:
             raise
         except Exception as error:
             raise BadRecord(f"cannot be decoded ({error})") from error
-        return [shown[number] for number in self._numbers[list(numbers)].tolist()]
 
     def _frames(self) -> Iterator[Image.Image]:
         return iter(ImageSequence.Iterator(self._file))
@@ -235,61 +245,50 @@ class Film:
             yield from packet.decode()
 
     def read(self, numbers: Numbers, shrink: float = 1.0) -> list[np.ndarray]:
-        wanted = self._pts[list(numbers)].tolist()
+        return _in_any_order(self, numbers, shrink)
+
+    def each(self, numbers: Numbers, shrink: float = 1.0) -> Iterator[np.ndarray]:
         try:
-            found = self._found(set(wanted), shrink)
+            yield from self._found(self._pts[list(numbers)].tolist(), shrink)
         except self._av.FFmpegError as error:
             raise BadRecord(f"cannot be decoded ({error.strerror or error})") from error
-        lost = [pts for pts in wanted if pts not in found]
-        if lost:
-            raise BadRecord(
-                f"has no frame at {lost[0] * self._unit - self._zero:.3f} s that can be decoded"
-            )
-        return [found[pts] for pts in wanted]
 
-    def _found(self, wanted: set[int], shrink: float) -> dict[int, np.ndarray]:
-        found: dict[int, np.ndarray] = {}
+    def _found(self, wanted: Sequence[int], shrink: float) -> Iterator[np.ndarray]:
         frames: Iterator[Any] = iter(())
         at = -math.inf  # the time of the last frame that was decoded
-        for pts in sorted(wanted):
+        kept: Any = None  # that frame
+        for pts in wanted:
             before = self._keys[int(np.searchsorted(self._keys, pts, side="right")) - 1]
-            if at == -math.inf or before > at:
+            following = self._pts[int(np.searchsorted(self._pts, at, side="right"))]
+            if at == -math.inf or before > max(at, following):
                 self._seek(before)
-                frames = self._decoded()
+                frames, at = self._decoded(), -math.inf
             for again in (False, True):
                 if again:  # the container went to another place than the key frame
                     self._open()
-                    frames = self._decoded()
-                at = self._until(pts, frames, wanted, found, shrink)
-                if pts in found:
+                    frames, at = self._decoded(), -math.inf
+                while at < pts and (frame := next(frames, None)) is not None:
+                    at, kept = frame.pts if frame.pts is not None else frame.dts, frame
+                if at == pts:
                     break
-        return found
-
-    def _until(
-        self,
-        pts: int,
-        frames: Iterator[Any],
-        wanted: set[int],
-        found: dict[int, np.ndarray],
-        shrink: float,
-    ) -> float:
-        """Keeps the frames that are wanted, up to that at `pts`; the time of the last one."""
-        at: float = max(found, default=-math.inf)
-        if pts in found:
-            return at
-        for frame in frames:
-            at = frame.pts if frame.pts is not None else frame.dts
-            if at in wanted:
-                found[int(at)] = self._pixels(frame, shrink)
-            if at >= pts:
-                break
-        return at
+            else:
+                raise BadRecord(
+                    f"has no frame at {pts * self._unit - self._zero:.3f} s that can be decoded"
+                )
+            yield self._pixels(kept, shrink)
 
     def _pixels(self, frame: Any, shrink: float) -> np.ndarray:
         height, width = _divided((frame.height, frame.width), shrink)
         pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
         turns = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _in_any_order(video: Video, numbers: Numbers, shrink: float) -> list[np.ndarray]:
+    """The frames of `each`, of numbers as they come."""
+    ascending = sorted(set(map(int, numbers)))
+    found = dict(zip(ascending, video.each(ascending, shrink), strict=True))
+    return [found[int(number)] for number in numbers]
 
 
 def _milliseconds(frame: Image.Image) -> float:

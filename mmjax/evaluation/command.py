@@ -13,6 +13,7 @@ from mmjax.data import Augment
 from mmjax.data.keys import KEYS as DATA
 from mmjax.errors import UserError
 from mmjax.evaluation import classes, progress, report
+from mmjax.evaluation.parts import media
 from mmjax.evaluation.spec import Subject
 from mmjax.evaluation.tasks import build, keys_at
 from mmjax.models import Graph
@@ -66,7 +67,7 @@ def evaluate(
     workdir = None if workdir is None else str(workdir)
     with jax.set_mesh(make_mesh(data=1, fsdp=-1)), progress.shown():
         config, model, params, words = _model(workdir, weights, tokenizer)
-        specs = choose(config.evals, task, data, keys)
+        specs = choose(config.evals, task, data, keys, media(model))
         known: tuple[str, ...] = ()
         if workdir:
             folder, step = at_step(workdir)
@@ -87,15 +88,20 @@ def evaluate(
 
 
 def choose(
-    evals: Mapping[str, ConfigDict], task: str | None, data: str | None, keys: Mapping[str, Any]
+    evals: Mapping[str, ConfigDict],
+    task: str | None,
+    data: str | None,
+    keys: Mapping[str, Any],
+    media: str = "image",
 ) -> dict[str, ConfigDict]:
-    """The evaluators to run: the config's (of one task, if named), or new ones on `data`."""
+    """The evaluators to run: the config's (of one task, if named), or new ones on `data`, which
+    shows `media` unless they say another."""
     if data and not task:
         raise UserError("--data needs --task, which says what to measure on it.")
     if task == SUITE:
-        specs = read_suite(data)
+        specs = read_suite(data, media)
     elif task and data:
-        specs = {task: _entry(task, {"kind": task, "path": data})}
+        specs = {task: _entry(task, {"kind": task, "path": data, "media": media})}
     else:
         chosen = {n: spec for n, spec in evals.items() if task in (None, kind_of(n, spec))}
         specs = {name: _entry(name, spec) for name, spec in chosen.items()}
@@ -109,7 +115,7 @@ def choose(
     return specs
 
 
-def read_suite(file: str | None) -> dict[str, ConfigDict]:
+def read_suite(file: str | None, media: str = "image") -> dict[str, ConfigDict]:
     """The evaluators of a YAML file: name → keys `evals.*`. Paths are relative to its folder."""
     if not file:
         raise UserError("--task=suite needs --data=FILE.yaml, a mapping of names to evals.* keys.")
@@ -123,7 +129,7 @@ def read_suite(file: str | None) -> dict[str, ConfigDict]:
         raise UserError(f"--data={file}: write NAME: {{kind: …, path: …}} for each data set.")
     specs = {}
     for name, keys in entries.items():
-        spec = specs[str(name)] = _entry(str(name), {"kind": keys.get("kind", "")})
+        spec = specs[str(name)] = _entry(str(name), {"kind": keys.get("kind", ""), "media": media})
         for key, value in keys.items():
             path = f"evals.{name}.{key}"
             value = find(keys_at(name, spec), path).parse(path, value)
@@ -135,8 +141,8 @@ def read_suite(file: str | None) -> dict[str, ConfigDict]:
 def _model(
     workdir: str | None, weights: str | Path | None, tokenizer: str | Path | None
 ) -> tuple[ConfigDict, Graph, Any, Any]:
-    """(config, model, parameters, tokenizer or None). What looks at images alone needs no
-    tokenizer: why there is none is a warning."""
+    """(config, model, parameters, tokenizer or None). What embeds no texts needs no tokenizer:
+    why there is none is a warning."""
     if (workdir is None) == (weights is None):
         raise UserError("mmjax eval needs either --workdir=DIR of a run or --weights=PATH.")
     if weights is None:
@@ -148,7 +154,7 @@ def _model(
     try:
         words = loaded.tokenizer
     except UserError as error:
-        log.warning("only images are evaluated: %s", error)
+        log.warning("no texts are evaluated: %s", error)
         words = None
     return config, loaded.model, loaded.params, words
 

@@ -26,7 +26,7 @@ class Embedder:
       model: the parts that embed give "PART/embed".
       tokenizer: None if there is none.
       batch_size: rounded up to a multiple of the devices that share it.
-      reads: part → what it reads of a record.
+      reads: part → the modality by which it reads a record.
       workers: processes that load data; 0: threads.
       allow_skips: leave out records that cannot be read, counted.
     """
@@ -42,7 +42,12 @@ class Embedder:
     @classmethod
     def of(cls, spec: Any, subject: Subject) -> "Embedder":
         """For an evaluator with the keys `spec`."""
-        read = modalities.build(models.inputs(subject.architecture), data=subject.data)
+        words = subject.tokenizer
+        read = modalities.build(
+            models.inputs(subject.architecture),
+            data=subject.data,
+            tokenizer=(lambda: words) if words else None,
+        )
         return cls(
             model=subject.model,
             tokenizer=subject.tokenizer,
@@ -52,10 +57,8 @@ class Embedder:
             allow_skips=spec.allow_skips,
         )
 
-    def records(
-        self, params: Any, source: Source, part: str = "image"
-    ) -> tuple[Columns, dict[str, float]]:
-        """All records of a source in order, as a part of the model sees them.
+    def records(self, params: Any, source: Source, part: str) -> tuple[Columns, dict[str, float]]:
+        """Embeds all records of a source in order, by a part of the model.
 
         Returns:
           PART/embed float32 [N, D], label int32 [N] and index int32 [N] (the record's number) of

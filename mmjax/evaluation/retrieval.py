@@ -1,4 +1,4 @@
-"""Image–text retrieval: R@K, median and mean rank, both directions, several captions an image.
+"""Retrieval of texts by images or videos, and back: R@K, median and mean rank.
 
 The protocol is open_clip's and CLIP_benchmark's: image → text is a hit if any of the image's
 captions is in the top k; text → image asks for the one image the caption was written for. Of equal
@@ -15,6 +15,7 @@ from mmjax.data import BadRecord, Source
 from mmjax.errors import UserError
 from mmjax.evaluation.bootstrap import estimates
 from mmjax.evaluation.embed import Embedder
+from mmjax.evaluation.parts import pair
 from mmjax.evaluation.ranks import ranks
 from mmjax.evaluation.skips import open_test
 from mmjax.evaluation.spec import Evaluation, Subject
@@ -82,12 +83,13 @@ class RetrievalKeys(Evaluation):
     """The keys of the kind "retrieval".
 
     Attributes:
-      of: The part that embeds the records, and the one that embeds their captions.
+      of: The part that embeds the records, and the one that embeds their captions; None is those
+        that the model has.
       candidates: '' each caption is a text of its own (COCO); captions: the distinct ones; a file
         of one text a line: these, and captions that are not among them.
     """
 
-    of: tuple[str, str] = PAIR
+    of: tuple[str, str] | None = None
     candidates: str = ""
 
 
@@ -98,6 +100,7 @@ class Retrieval:
     """
 
     def __init__(self, name: str, spec: Any, subject: Subject):
+        self._of = pair(subject, spec.of, name)
         self._source = open_test(spec, name)
         self._embedder = Embedder.of(spec, subject)
         captions = captions_of(self._source)
@@ -109,8 +112,7 @@ class Retrieval:
             texts = [caption for group in captions for caption in group]
             owners = np.repeat(np.arange(len(captions)), [len(group) for group in captions])
             self._pairs = np.stack([owners, np.arange(len(texts))], axis=1)
-        self._of = spec.of
-        self._tokens = self._embedder.tokenize(texts, spec.of[1])
+        self._tokens = self._embedder.tokenize(texts, self._of[1])
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -141,7 +143,7 @@ def captions_of(source: Source) -> list[tuple[str, ...]]:
         if not captions[-1]:
             raise UserError(
                 f"{source.name}: {source[number].key} has no caption: retrieval needs one for each "
-                "image."
+                "record."
             )
     return captions
 

@@ -1,4 +1,4 @@
-"""What is evaluated, all of it: images that cannot be used fail it, or are counted and named."""
+"""What is evaluated, all of it: records that cannot be used fail it, or are counted and named."""
 
 import logging
 from collections.abc import Collection

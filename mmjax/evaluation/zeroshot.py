@@ -20,6 +20,7 @@ from mmjax.evaluation.accuracy import Labels, accuracy, accuracy_names
 from mmjax.evaluation.classes import Classes, named
 from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.imagenet_source import CLASSES, open_imagenet, open_real
+from mmjax.evaluation.parts import embedding, pair
 from mmjax.evaluation.skips import check_complete, open_test
 from mmjax.evaluation.spec import Evaluation, Subject, source_of
 from mmjax.evaluation.words import big_vision_words, class_words, read_lines, templates_of, wnids
@@ -47,15 +48,18 @@ class Classification(Evaluation):
     """The keys of the kind "classification".
 
     Attributes:
+      of: The part that embeds the records, and the one that embeds the prompts; None is those that
+        the model has.
       classes: A file of one class a line in order of label, NAME or ID<tab>NAME, or imagenet.
         Classes that have names in the data, as folders have, are matched by NAME or ID.
       templates: A file of prompts with {} for the name, imagenet (80 of them) or plain (the name
         alone).
       protocol: Words as they are, or big_vision: lower case and no punctuation.
-      subset: The classes that images and classifier are restricted to: a file of one a line (its
+      subset: The classes that records and classifier are restricted to: a file of one a line (its
         name, label or WordNet id), present (those that occur) or all.
     """
 
+    of: tuple[str, str] | None = None
     classes: str = ""
     templates: str = "plain"
     protocol: Literal["open_clip", "big_vision"] = "open_clip"
@@ -79,7 +83,7 @@ class ImageNet(Classification):
 
 
 class ZeroShot:
-    """Zero-shot classification: which class, in a prompt, is closest to each labelled image.
+    """Zero-shot classification: which class, in a prompt, is closest to each labelled record.
 
     Its keys are those of `Classification`.
     """
@@ -97,6 +101,8 @@ class ZeroShot:
         """`source` stands in for that of the spec, its classes are `classes`; `answers` are the
         right classes by its labels."""
         self._name, self._answers = name, answers
+        self._of, text = pair(subject, spec.of, name)
+        self._medium = embedding(subject.model).get(self._of, "record")
         names, ids = class_words(spec.classes, name)
         if source is None:
             opened = open_test(spec, name, labels=True)
@@ -107,7 +113,7 @@ class ZeroShot:
         if spec.protocol == "big_vision":
             names, templates = big_vision_words(names, templates)
         self._embedder = Embedder.of(spec, subject)
-        self._weights = _text_classifier(self._embedder, tuple(names), tuple(templates))
+        self._weights = _text_classifier(self._embedder, tuple(names), tuple(templates), text)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -118,22 +124,24 @@ class ZeroShot:
         """Metrics as `accuracy` names them, the same on every host."""
         with on_mesh(params) as params:
             weights = self._weights(params)
-            images, skipped = self._embedder.records(params, self._source)
-        self._check(images, len(weights))
-        label, subset = images["label"], self._subset
+            records, skipped = self._embedder.records(params, self._source, self._of)
+        self._check(records, len(weights))
+        label, subset = records["label"], self._subset
         if isinstance(subset, str):
             subset = np.unique(label) if subset == "present" else np.arange(len(weights))
         kept, labels = restrict(label, self._answers, subset)
         if not len(kept):
-            raise UserError(f"evals.{self._name}: no image is of the classes of its subset.")
-        return accuracy(images["image/embed"][kept], weights[subset], labels) | skipped
+            raise UserError(
+                f"evals.{self._name}: no {self._medium} is of the classes of its subset."
+            )
+        return accuracy(records[f"{self._of}/embed"][kept], weights[subset], labels) | skipped
 
-    def _check(self, images: dict[str, np.ndarray], classes: int) -> None:
+    def _check(self, records: dict[str, np.ndarray], classes: int) -> None:
         """All labels are in range, and all classes exist."""
-        label, last = images["label"], classes if self._answers is None else len(self._answers)
+        label, last = records["label"], classes if self._answers is None else len(self._answers)
         wrong = np.flatnonzero((label < 0) | (label >= last))
         if wrong.size:
-            key = self._source[int(images["index"][wrong[0]])].key
+            key = self._source[int(records["index"][wrong[0]])].key
             found = int(label[wrong[0]])
             problem = "no label" if found < 0 else f"the label {found}"
             from_one = found == classes and label.min() > 0
@@ -192,14 +200,14 @@ def subset_of(given: str, classes: Sequence[str], ids: Sequence[str], name: str)
 def restrict(
     label: np.ndarray, answers: Sequence[Sequence[int]] | None, subset: np.ndarray
 ) -> tuple[np.ndarray, Labels]:
-    """The images with a right class in `subset`, int [n], and the index of that class in it."""
+    """The records with a right class in `subset`, int [n], and the index of that class in it."""
     index = {int(number): position for position, number in enumerate(subset)}
     if answers is None:
         kept = np.flatnonzero(np.isin(label, subset))
         return kept, np.array([index[int(number)] for number in label[kept]], np.int64)
     right = [tuple(index[c] for c in answers[number] if c in index) for number in label]
     kept = np.flatnonzero([len(classes) > 0 for classes in right])
-    return kept, [right[image] for image in kept]
+    return kept, [right[record] for record in kept]
 
 
 class TextClassifier:
@@ -208,14 +216,16 @@ class TextClassifier:
     So an evaluator embeds them once, and evaluators of the same class names share it.
     """
 
-    def __init__(self, embedder: Embedder, classes: Sequence[str], templates: Sequence[str]):
-        self._embedder = embedder
+    def __init__(
+        self, embedder: Embedder, classes: Sequence[str], templates: Sequence[str], part: str
+    ):
+        self._embedder, self._part = embedder, part
         filled = prompts(classes, templates)
         # Equal prompts (ImageNet has two classes called "missile") are embedded once, so that
         # their scores tie exactly.
         distinct, prompt_number = np.unique(filled, return_inverse=True)
         self._prompt_number = prompt_number.reshape(len(classes), -1)
-        self._tokens = embedder.tokenize(distinct.tolist())
+        self._tokens = embedder.tokenize(distinct.tolist(), part)
         self._last: tuple[list[weakref.ref], np.ndarray] = [], np.zeros(0, np.float32)
 
     def __call__(self, params: Any) -> np.ndarray:
@@ -226,7 +236,7 @@ class TextClassifier:
             reference() is leaf for reference, leaf in zip(references, leaves, strict=True)
         ):
             return weights
-        texts = self._embedder.texts(params, self._tokens)
+        texts = self._embedder.texts(params, self._tokens, self._part)
         weights = classifier(texts[self._prompt_number])
         if all(isinstance(leaf, jax.Array) for leaf in leaves):  # what nobody can change in place
             self._last = [weakref.ref(leaf) for leaf in leaves], weights
@@ -235,6 +245,6 @@ class TextClassifier:
 
 @functools.lru_cache(maxsize=4)
 def _text_classifier(
-    embedder: Embedder, classes: tuple[str, ...], templates: tuple[str, ...]
+    embedder: Embedder, classes: tuple[str, ...], templates: tuple[str, ...], part: str
 ) -> TextClassifier:
-    return TextClassifier(embedder, classes, templates)
+    return TextClassifier(embedder, classes, templates, part)

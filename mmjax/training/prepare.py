@@ -83,7 +83,7 @@ def prepare(
     # Weights to start from: matched with the model by name and shape, not read yet.
     weights = None
     if config.init_from.source and not checkpoint_steps(folder):
-        weights = registry.find(config.init_from.source)
+        weights = start.renamed(registry.find(config.init_from.source), config.init_from.rename)
         start.plan(weights, config.model, config.init_from.parts)
 
     # Data and evaluators.

@@ -40,7 +40,7 @@ VIDEO = {"media": "video"}
         (("image", "video", "text"), {"a": {}, "b": VIDEO}, {"image": {"b"}, "video": {"a"}}),
         (("video", "text"), {"a": {}, "b": VIDEO}, {}),  # an image is a video of one frame
         (("image", "text"), {"a": {}, "b": VIDEO}, {"image": {"b"}}),
-        (("image", "text"), {"a": {}, "b": {"texts": False}}, {"text": {"b"}}),
+        (("image", "text"), {"a": {}, "b": {"without": ("text",)}}, {"text": {"b"}}),
         (("image", "text"), {"a": {}, "b": {"kind": "text"}}, {"image": {"b"}}),
     ],
 )
@@ -62,7 +62,7 @@ def batches(config, inputs, tokenizer, rows=None, count=2, sources=None):
 
 def test_a_row_has_what_its_source_shows_and_is_blank_where_it_shows_nothing(tokenizer):
     """A part sees, where there is something, what it sees in a model without the others."""
-    sources = {"a": {}, "b": {**VIDEO, "weight": 2.0}, "c": {"texts": False}}
+    sources = {"a": {}, "b": {**VIDEO, "weight": 2.0}, "c": {"without": ("text",)}}
     config, inputs = mixture(**sources)
     (batch, _), (image, _), (video, _) = (
         batches(config, {n: inputs[n] for n in parts}, tokenizer)
@@ -137,7 +137,7 @@ def test_a_record_that_cannot_be_read_is_replaced_and_not_blank(tokenizer):
 
 @modalities.register("video of sound")  # of another floor: what media it reads, it says
 class Heard(Modality):
-    media = ("video", "regions")
+    media = ("video",)
     of = classmethod(lambda cls, name, spec, data, tokenizer: cls())
     columns = property(lambda self: {"sound": Column((3,), np.float32)})
 

@@ -4,6 +4,7 @@ A new one needs no edit here: subclass `Modality`, `register` it, and have a sou
 with its field.
 """
 
+from mmjax.data.modalities.audio import Audio
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, build, register
 from mmjax.data.modalities.captions import Captions
 from mmjax.data.modalities.image import Image
@@ -13,6 +14,7 @@ from mmjax.data.modalities.text import Text
 from mmjax.data.modalities.video import Frames
 
 __all__ = [
+    "Audio",
     "Captions",
     "Column",
     "Frames",

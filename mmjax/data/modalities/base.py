@@ -30,11 +30,13 @@ class Modality:
     A subclass has `of`, `columns` and `read`, and is registered under its kind.
 
     Attributes:
-      media: the media of sources (their key `media`) that it reads, its own first; (): the one of
-        its kind's name, or if there is none of that name, those of any source.
+      media: the media of sources (their key `media`) that it reads; (): the one of its kind's name,
+        or if there is none of that name, those of any source.
+      media_otherwise: media that it also reads where no other part of the model does.
     """
 
     media: ClassVar[tuple[str, ...]] = ()
+    media_otherwise: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def of(

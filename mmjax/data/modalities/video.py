@@ -43,7 +43,7 @@ class Frames(Modality):
     augment: Augment = field(default_factory=Augment)
     max_pixels: int = MAX_PIXELS
 
-    media = ("video", "image")
+    media_otherwise = ("image",)
 
     @classmethod
     def of(
