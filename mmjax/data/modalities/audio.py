@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from mmjax.data.draw import Draw
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, register
 from mmjax.data.records import BadRecord, Record
-from mmjax.data.sounds import Fill, Part, filled, open_sound, resampled, samples
+from mmjax.data.sounds import Fill, filled, open_sound, resampled, samples
 from mmjax.data.videos import MAX_HOURS
 
 
