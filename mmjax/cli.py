@@ -168,7 +168,7 @@ def _eval(args: argparse.Namespace, _: list[str]) -> None:
     keys = options.keys(args.set) | ({"allow_skips": "true"} if args.allow_skips else {})
     results = evaluation.evaluate(
         args.workdir, weights=args.weights, task=args.task, data=args.data, output=args.output,
-        tokenizer=args.tokenizer, **keys,
+        tokenizer=args.tokenizer, frames=args.frames, **keys,
     )  # fmt: skip
     if prints:
         terminal.console().print(report.table(results))

@@ -161,6 +161,10 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--tokenizer", metavar="PATH", help=_TOKENIZER)
     evaluate.add_argument(
+        "--frames", metavar="T", type=argument(int, COUNT),
+        help="evaluate weights of images on videos, by the mean of so many frames",
+    )  # fmt: skip
+    evaluate.add_argument(
         "--task",
         metavar="KIND",
         help="what to measure (see mmjax train --keys); default: the evals of the run",

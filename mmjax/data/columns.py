@@ -81,7 +81,7 @@ def say_columns(
     """Tells an account which columns of a table are read, and which others might be, once for all
     tables that are alike; `more` are columns that hold images, whatever they are called."""
     captions = ", ".join(columns.captions) or "no column"
-    text = f"{media}s are in the column {columns.image}, captions in {captions}"
+    text = f"{MEDIA[media].plural} are in the column {columns.image}, captions in {captions}"
     text += f", labels in {columns.label}" if columns.label else ""
     text += f", groups in {columns.group}" if columns.group else ""
     text += (

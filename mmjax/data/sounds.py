@@ -155,7 +155,7 @@ class _Array:
             raise BadRecord(
                 f"is {values.dtype} {shape}: give samples as float [N] or [N, channels]"
             )
-        self._values = values.reshape(len(values), -1)
+        self._values = values if values.ndim == 2 else values[:, None]
         self.rate, self.length = int(wave.rate), len(values)
 
     def read(self, first: int, count: int) -> np.ndarray:

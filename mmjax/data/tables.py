@@ -12,9 +12,9 @@ from mmjax.data.classes import names_in
 from mmjax.data.columns import Asked, Columns, columns_of, say_columns
 from mmjax.data.contents import image_suffixes, suffix_of
 from mmjax.data.files import FileSource, Row
-from mmjax.data.filters import Filter, Lacking
+from mmjax.data.filters import UNWANTED, Filter, Lacking
 from mmjax.data.image_paths import image_path, no_path, root_of
-from mmjax.data.media import shows
+from mmjax.data.media import MEDIA, shows
 from mmjax.data.records import weigh
 from mmjax.data.splits import Split, is_split, split_column
 from mmjax.data.texts import NULLS, BadText, clean, clean_captions, integer, is_null, written_nulls
@@ -76,7 +76,7 @@ def open_table(
         images.check_line_breaks(file)
     for path in files_under(folder, account) if folder else ():
         if shows(path, media) and os.path.normpath(path) not in named:
-            account.leave_out(f"{media}s that {files[0].name} does not name", path)
+            account.leave_out(f"{MEDIA[media].plural} that {files[0].name} does not name", path)
         elif not shows(path, media) and path not in files:
             account.unrecognised(suffix_of(path), path)
     return FileSource(images.rows(), name, list(classes), account, media)
@@ -104,7 +104,7 @@ def _split_of(
 def unwanted(wanted: Filter, values: Mapping[str, Any], captions: Sequence[str]) -> str:
     """Why a filter leaves a row out, or ""."""
     try:
-        return "" if wanted.keep(values, captions) else "that the filter leaves out"
+        return "" if wanted.keep(values, captions) else UNWANTED
     except Lacking as error:
         return str(error)
 

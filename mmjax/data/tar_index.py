@@ -16,7 +16,7 @@ from mmjax import machine
 from mmjax.data.account import Account
 from mmjax.data.contents import HEAD
 from mmjax.data.filters import Lacking
-from mmjax.data.media import other_media
+from mmjax.data.media import MEDIA, other_media
 from mmjax.data.records import log
 from mmjax.data.repeats import TOGETHER, Same, Shown, alike, same_images
 from mmjax.data.stills import still_of
@@ -103,7 +103,7 @@ def _doubtful(account: Account, fields: Fields) -> str:
     unread = (account.first[what] for what in account.unread)
     media, member = other_media(unread, fields.media)
     if media:
-        return f"there are {media}s, as {member}: set media={media!r}."
+        return f"there are {MEDIA[media].plural}, as {member}: set media={media!r}."
     whys = list(account.left_out)
     if fields.label and any("integer" in why and fields.label in why for why in whys):
         return f"is label={fields.label!r} right, a field or member of whole numbers?"
@@ -198,7 +198,7 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
         if length <= (HEAD if part == fields.parts[0] else MAX_TEXT):
             texts.setdefault(key, {})[part] = data[at : at + length]
     if not pairs:
-        raise BadShard(f"holds no {fields.parts[0]}s")
+        raise BadShard(f"holds no {MEDIA[fields.media].plural}")
     rows: list[tuple] = []
     marks: list[tuple[int, int]] = []
     for key, spans in pairs.items():

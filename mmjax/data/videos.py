@@ -67,6 +67,8 @@ def open_video(stored: Any, max_pixels: int = MAX_PIXELS, max_hours: float = MAX
         found = Slides(stored, max_pixels)
     else:
         clip = stored if isinstance(stored, Clip) else Clip(stored)
+        if not isinstance(clip.data, bytes | str):
+            raise BadRecord(f"is {type(clip.data).__name__}, no video: give a file or frames")
         if not 0 <= clip.start < clip.end:
             raise BadRecord(f"is a clip from {clip.start:g} to {clip.end:g} seconds")
         found = Animation(clip) if is_animation(clip.data) else Film(clip, max_pixels, max_hours)

@@ -1,7 +1,7 @@
 """What frames are compared by: the embeddings of a model, or colours where there is none."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -13,7 +13,27 @@ from mmjax.errors import UserError
 if TYPE_CHECKING:
     from mmjax.pretrained import Pretrained
 
+SCALE = 1 / 0.07  # of a model that has none: what CLIP starts from
 TOGETHER = 32  # frames that a model embeds at once
+
+
+class Query(NamedTuple):
+    """A text as a model sees it.
+
+    Attributes:
+      embed: float32 [D], of unit length.
+      scale: of cosines with it, before a softmax.
+    """
+
+    embed: np.ndarray
+    scale: float
+
+    def shares(self, features: np.ndarray) -> np.ndarray:
+        """float64 [N], of sum 1: how likely the text is to describe each of features [N, D], a
+        softmax as in CLIP's loss."""
+        logits = self.scale * (features @ self.embed).astype(np.float64)
+        shares = np.exp(logits - logits.max())
+        return shares / shares.sum()
 
 
 class Features(Protocol):
@@ -23,8 +43,8 @@ class Features(Protocol):
         """float32 [n, D] of the frames of ascending numbers, decoded one at a time. BadRecord."""
         ...
 
-    def of_text(self, query: str) -> np.ndarray:
-        """float32 [D]. UserError: it cannot read texts."""
+    def of_text(self, query: str) -> Query:
+        """UserError: it cannot read texts."""
         ...
 
 
@@ -62,7 +82,7 @@ class Colours:
         rows = [_histogram(frame) for frame in video.each(numbers, shrink)]
         return np.stack(rows)
 
-    def of_text(self, query: str) -> np.ndarray:
+    def of_text(self, query: str) -> Query:
         raise UserError(f"colours cannot be compared with {query!r}: give a model.")
 
 
@@ -99,8 +119,13 @@ class OfModel:
             found.append(self._embed(waiting))
         return np.concatenate(found)
 
-    def of_text(self, query: str) -> np.ndarray:
-        return _unit_length(self.model.embed_texts(query))[0]
+    def of_text(self, query: str) -> Query:
+        embed = _unit_length(self.model.embed_texts(query))[0]
+        if "logit/scale" not in self.model.given:
+            return Query(embed, SCALE)
+        variables = {"params": self.model.params}
+        found: Any = self.model.model.apply(variables, {}, ("logit/scale",))
+        return Query(embed, float(found["logit/scale"]))
 
     def _embed(self, images: list[np.ndarray]) -> np.ndarray:
         outputs = self.model.outputs((self._output,), images=images, batch_size=TOGETHER)

@@ -60,8 +60,8 @@ def keyframes(
 
     PySceneDetect finds the shots; the middle frame of each, and of each 2 seconds of longer ones,
     is a candidate. Facility location chooses: each second of the video counts for the cosine of its
-    frame and the key frame nearest to it. With a query, cosines are multiplied by the relevance of
-    the key frame. There are fewer than `count` where the rest are copies.
+    frame and the key frame nearest to it; with a query, as much as the text is likely to describe
+    that frame, by the model's softmax. There are fewer than `count` where the rest adds nothing.
 
     >>> import mmjax
     >>> frames = mmjax.video.keyframes("film.mp4", count=4)  # doctest: +SKIP

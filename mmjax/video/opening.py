@@ -9,8 +9,8 @@ import numpy as np
 from mmjax.data import BadRecord
 from mmjax.data.videos import Video, open_video
 from mmjax.errors import UserError
-from mmjax.video.features import Features
-from mmjax.video.selection import choose, nearest, relevance_to
+from mmjax.video.features import Features, Query
+from mmjax.video.selection import choose, nearest
 from mmjax.video.shots import Part, cut_into_parts, shot_starts
 
 
@@ -22,24 +22,26 @@ class Parts(NamedTuple):
     features: np.ndarray
 
     def chosen(
-        self, budget: float, costs: np.ndarray | None, query: np.ndarray | None
+        self, budget: float, costs: np.ndarray | None, query: Query | None
     ) -> dict[int, float]:
-        """Those that stand for the video, second by second, or for what a query [D] asks for.
+        """Those that stand for the video, second by second, or for what a query asks for.
 
-        Number, ascending → the seconds that it stands for.
+        With a query, a second counts for as much as the text is likely to describe it. Number,
+        ascending → the seconds that it is the nearest to.
         """
-        weights = np.array([part.seconds for part in self.parts])
-        relevance = None if query is None else relevance_to(query, self.features)
-        found = choose(self.features, budget, costs, weights=weights, relevance=relevance)
+        weights = seconds = np.array([part.seconds for part in self.parts])
+        if query:
+            weights = weights * query.shares(self.features)
+        found = choose(self.features, budget, costs, weights=weights)
         numbers = sorted(choice.number for choice in found)
         if not numbers:
             return {}
-        by = nearest(self.features, numbers, relevance)
-        return {number: float(weights[by == number].sum()) for number in numbers}
+        by = nearest(self.features, numbers)
+        return {number: float(seconds[by == number].sum()) for number in numbers}
 
-    def cosine(self, number: int, query: np.ndarray | None) -> float:
-        """Of a part with a query [D]; nan without one."""
-        return math.nan if query is None else float(self.features[number] @ query)
+    def cosine(self, number: int, query: Query | None) -> float:
+        """Of a part with a query; nan without one."""
+        return float(self.features[number] @ query.embed) if query else math.nan
 
 
 def read_parts(file: str | Path, video: Video, longest: float, features: Features) -> Parts:

@@ -96,7 +96,7 @@ def search(
         raise UserError(f"{folder} holds no videos.")
     features = open_features(model, tokenizer, query)
     assert isinstance(features, OfModel)
-    text = features.of_text(query)
+    text = features.of_text(query).embed
     mark = fingerprint(features.model.config, features.model.params).mark.replace(":", "-")
     kept = Path(index) if index is not None else Path(folder) / INDEX_FOLDER
     hits = list[Hit]()

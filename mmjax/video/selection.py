@@ -20,11 +20,10 @@ def choose(
     costs: np.ndarray | None = None,
     *,
     weights: np.ndarray | None = None,
-    relevance: np.ndarray | None = None,
 ) -> list[Choice]:
     """Those that stand for all as well as a budget allows, the best first; copies are left out.
 
-    The objective is Σ_i w_i max_{j chosen} r_j max(0, x_i · x_j), facility location. It grows by
+    The objective is Σ_i w_i max_{j chosen} max(0, x_i · x_j), facility location. It grows by
     less with each that is chosen, so that taking again and again what adds most comes within
     1 - 1/e of the best (Nemhauser et al., 1978). With costs, what adds most for its cost is taken
     of what the budget still allows; should one alone be worth more than all these, it is the choice
@@ -35,17 +34,15 @@ def choose(
       features: float [N, D].
       budget: sum of costs.
       costs: float [N], > 0; each is 1 without them.
-      weights: float [N], ≥ 0: what each counts for, as the seconds that it stands for.
-      relevance: float [N], ≥ 0: how good each would be to choose.
+      weights: float [N], ≥ 0: what each counts for, as the seconds that it lasts.
     """
     count = len(features)
     costs = np.ones(count) if costs is None else costs
     weights = np.ones(count) if weights is None else weights
-    relevance = np.ones(count) if relevance is None else relevance
     covered = np.zeros(count)
 
     def row(number: int) -> np.ndarray:
-        return np.maximum(features @ features[number], 0.0).astype(np.float64) * relevance[number]
+        return np.maximum(features @ features[number], 0.0).astype(np.float64)
 
     def gain(number: int) -> float:
         return float(weights @ np.maximum(row(number) - covered, 0.0))
@@ -74,25 +71,9 @@ def choose(
     return chosen
 
 
-def nearest(
-    features: np.ndarray, chosen: Sequence[int], relevance: np.ndarray | None = None
-) -> np.ndarray:
-    """int [N]: which of the chosen (its number) stands for each, as `choose` counts it."""
-    cosines = np.maximum(features @ features[list(chosen)].T, 0.0)
-    if relevance is not None:
-        cosines = cosines * relevance[list(chosen)]
-    return np.asarray(chosen)[cosines.argmax(axis=1)]
-
-
-def relevance_to(query: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """float64 [N]: the cosines of features [N, D] and a query [D], stretched to 0 … 1.
-
-    Cosines of texts and images differ little from each other; the least relevant counts for
-    nothing.
-    """
-    cosines = (features @ query).astype(np.float64)
-    low, high = cosines.min(), cosines.max()
-    return (cosines - low) / (high - low) if high > low else np.ones(len(cosines))
+def nearest(features: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
+    """int [N]: which of the chosen (its number) stands for each."""
+    return np.asarray(chosen)[(features @ features[list(chosen)].T).argmax(axis=1)]
 
 
 def knapsack(values: np.ndarray, costs: Sequence[int], budget: int) -> list[int]:

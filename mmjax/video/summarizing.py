@@ -45,7 +45,7 @@ class Span(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What `summarize` chose: spans in order, their seconds, and whether there is sound."""
+    """Spans in order, their seconds together, and whether there is sound in what was written."""
 
     spans: list[Span]
     seconds: float
@@ -65,7 +65,7 @@ def summarize(
 
     Shots are cut into parts of 5 seconds, of a sixth of the summary where that is less, but not of
     less than one. Facility location, as of `keyframes`, chooses parts by what they add for each
-    second that they last.
+    second that they last. The summary is shorter than `seconds` where the rest adds nothing.
 
     Args:
       file: a video that FFmpeg reads, or an animated WebP or GIF.

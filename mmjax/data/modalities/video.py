@@ -74,19 +74,19 @@ class Frames(Modality):
         return frames, np.arange(self.frames) < len(found)
 
     def _seen(self, record: Record) -> list[np.ndarray]:
-        video = self._open(record)
+        video = self.open(record)
         return [
             eval_transform(
                 open_image(frame), self.size, resize=self.resize, interpolation=self.interpolation
             )
-            for frame in video.read(self._numbers(video, None))
+            for frame in video.read(self.numbers(video, None))
         ]
 
     def _drawn(self, record: Record, draw: Draw) -> list[np.ndarray]:
         """Readers of other sizes (a teacher's) show the same frames and the same crop."""
-        video = draw.once("video", lambda: self._open(record))
+        video = draw.once("video", lambda: self.open(record))
         key = f"video of {self.frames} frames"
-        numbers = draw.once(key, lambda: self._numbers(video, draw.rng(key)))
+        numbers = draw.once(key, lambda: self.numbers(video, draw.rng(key)))
         augmentation = draw.once(
             "crop of a video", lambda: Augmentation(video.shape, draw.rng("video"), self.augment)
         )
@@ -94,10 +94,12 @@ class Frames(Modality):
         found = video.read(numbers, shrink)
         return [augmentation.show(augmentation.laid(frame), self.size) for frame in found]
 
-    def _numbers(self, video: Video, rng: np.random.Generator | None) -> np.ndarray:
+    def numbers(self, video: Video, rng: np.random.Generator | None) -> np.ndarray:
+        """Of the frames that are shown, ascending; without `rng` nothing is random."""
         return sample_frames(video.times, self.frames, rng, sampling=self.sampling, fps=self.fps)
 
-    def _open(self, record: Record) -> Video:
+    def open(self, record: Record) -> Video:
+        """The video of a record, or its image as one. BadRecord, without the record's key."""
         if "video" in record.parts or "image" not in record.parts:
             return open_video(record.part("video"), self.max_pixels, self.max_hours)
         image = record.part("image")
