@@ -84,6 +84,8 @@ class TrainSource(Records):
         arrayrecord, text, generated, records; of videos kinetics, msrvtt, activitynet, didemo,
         webvid, howto100m; or one that was registered); auto finds it from the path.
       weight: Share in the mixture of sources.
+      without: Parts of the model that its records have nothing for, though their media may: texts
+        of images without captions, sounds of silent videos.
       caption_weights: How often to take a caption of each part of caption, e.g. (0.3, 0.7); ():
         any of them.
       block: Neighbouring records visited together, in one request where they are remote; 0: what
@@ -92,13 +94,15 @@ class TrainSource(Records):
 
     kind: Annotated[str, SAME_RECORDS] = "auto"
     weight: Annotated[float, POSITIVE] = 1.0
+    without: tuple[str, ...] = ()
     caption_weights: Annotated[tuple[float, ...], NATURAL] = ()
     block: Annotated[int, COUNT_OR_0] = 0
 
 
 KEYS = keys_of(TrainSource)
 Open = Callable[..., Source]
-ALL_HAVE = frozenset({"path", "kind", "weight", "block", "drop"})  # keys that any kind honours
+# Keys that any kind honours.
+ALL_HAVE = frozenset({"path", "kind", "weight", "without", "block", "drop"})
 
 
 class Kind(NamedTuple):

@@ -29,6 +29,8 @@ class Audio(Modality):
     fill: Fill = "repeat"
     max_hours: float = MAX_HOURS
 
+    media = ("audio", "video")
+
     @classmethod
     def of(
         cls, name: str, spec: Any, data: ConfigDict | None, tokenizer: LoadTokenizer | None

@@ -44,6 +44,8 @@ class Frames(Modality):
     max_pixels: int = MAX_PIXELS
     max_hours: float = MAX_HOURS
 
+    media_otherwise = ("image",)
+
     @classmethod
     def of(
         cls, name: str, spec: Any, data: ConfigDict | None, tokenizer: LoadTokenizer | None
