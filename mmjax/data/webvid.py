@@ -25,7 +25,7 @@ def open_webvid(files: Sequence[Path], folder: str, wanted: Filter, name: str) -
     Args:
       files: one or more CSVs.
       folder: that of the videos, as seen from the CSV; "": `videos` beside it, or its own.
-      wanted: sees the columns of a row, as duration < 60.
+      wanted: sees the columns of a row.
       name: for messages.
     """
     account = Account()
