@@ -18,9 +18,11 @@ from PIL import Image, ImageSequence
 
 from mmjax.data.images import MAX_PIXELS, eight_bits
 from mmjax.data.records import BadRecord
+from mmjax.data.stills import Slides, Stills
 from mmjax.errors import UserError
 
 Numbers = Sequence[int] | np.ndarray
+MAX_HOURS = 24.0  # of a clip
 
 
 class Clip(NamedTuple):
@@ -44,22 +46,32 @@ class Video(Protocol):
         """
         ...
 
+    def each(self, numbers: Numbers, shrink: float = 1.0) -> Iterator[np.ndarray]:
+        """The same of ascending numbers, one at a time: no more than a frame or two are held."""
+        ...
 
-def open_video(stored: Any, max_pixels: int = MAX_PIXELS) -> "Video":
-    """The frames of a clip, of the bytes or the path of a whole file, or of an array of them.
+
+def open_video(stored: Any, max_pixels: int = MAX_PIXELS, max_hours: float = MAX_HOURS) -> "Video":
+    """The frames of a clip, of the bytes or the path of a whole file, or of an array of them
+    or `Stills`.
 
     Raises:
-      BadRecord: there is no video stream, no frame from start to end, the frames are too large, or
-        the file cannot be read.
+      BadRecord: there is no video stream, no frame from start to end, the frames are too large, the
+        clip is too long, or the file cannot be read.
       UserError: PyAV is not installed.
     """
+    clip = Clip(b"")
     if isinstance(stored, np.ndarray):
-        clip, found = Clip(b""), cast(Video, Array(stored))
+        found = cast(Video, Array(stored))
+    elif isinstance(stored, Stills):
+        found = Slides(stored, max_pixels)
     else:
         clip = stored if isinstance(stored, Clip) else Clip(stored)
+        if not isinstance(clip.data, bytes | str):
+            raise BadRecord(f"is {type(clip.data).__name__}, no video: give a file or frames")
         if not 0 <= clip.start < clip.end:
             raise BadRecord(f"is a clip from {clip.start:g} to {clip.end:g} seconds")
-        found = Animation(clip) if is_animation(clip.data) else Film(clip, max_pixels)
+        found = Animation(clip) if is_animation(clip.data) else Film(clip, max_pixels, max_hours)
     if not len(found.times):
         raise BadRecord(f"has no frame{_span(clip)}")
     height, width = found.shape
@@ -81,11 +93,15 @@ class Array:
         self.shape = (frames.shape[1], frames.shape[2])
 
     def read(self, numbers: Numbers, shrink: float = 1.0) -> list[np.ndarray]:
+        return list(self.each(numbers, shrink))
+
+    def each(self, numbers: Numbers, shrink: float = 1.0) -> Iterator[np.ndarray]:
         size = _divided(self.shape, shrink)
-        frames = [self._frames[number] for number in numbers]
-        if size == self.shape:
-            return frames
-        return [cv2.resize(x, size[::-1], interpolation=cv2.INTER_AREA) for x in frames]
+        for number in numbers:
+            frame = self._frames[number]
+            if size != self.shape:
+                frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+            yield frame
 
 
 def is_animation(data: bytes | str) -> bool:
@@ -113,23 +129,25 @@ class Animation:
         self.times, self.shape = times[self._numbers], self._file.size[::-1]
 
     def read(self, numbers: Numbers, shrink: float = 1.0) -> list[np.ndarray]:
-        wanted = set(self._numbers[list(numbers)].tolist())
+        return _in_any_order(self, numbers, shrink)
+
+    def each(self, numbers: Numbers, shrink: float = 1.0) -> Iterator[np.ndarray]:
+        wanted = self._numbers[list(numbers)].tolist()
         size = _divided(self.shape, shrink)
-        shown = dict[int, np.ndarray]()
         try:
             for number, frame in enumerate(self._frames()):
-                if number in wanted:
+                if not wanted:
+                    break
+                if number == wanted[0]:
                     pixels = eight_bits(frame.copy())
                     if size != self.shape:
                         pixels = pixels.resize(size[::-1], Image.Resampling.BOX)
-                    shown[number] = np.asarray(pixels)
-                if number == max(wanted):
-                    break
+                    wanted.pop(0)
+                    yield np.asarray(pixels)
         except BadRecord:
             raise
         except Exception as error:
             raise BadRecord(f"cannot be decoded ({error})") from error
-        return [shown[number] for number in self._numbers[list(numbers)].tolist()]
 
     def _frames(self) -> Iterator[Image.Image]:
         return iter(ImageSequence.Iterator(self._file))
@@ -139,12 +157,12 @@ class Film:
     """A video stream, by PyAV. Its packets say when each frame is shown; frames are decoded from
     the last key frame that is shown no later."""
 
-    def __init__(self, clip: Clip, max_pixels: int):
+    def __init__(self, clip: Clip, max_pixels: int, max_hours: float):
         try:
             import av
         except ImportError as error:
             raise UserError("reading videos needs PyAV: pip install 'mmjax[video]'.") from error
-        self._clip = clip
+        self._clip, self._max_hours = clip, max_hours
         self._av: Any = av  # whose releases take other arguments
         try:
             self._open()
@@ -162,13 +180,7 @@ class Film:
             self._container = self._av.open(self._file(), mode="r")
         except UnicodeDecodeError:  # of a title, by PyAV 18
             self._container = self._av.open(self._file(), mode="r", metadata_errors="replace")
-        # A picture of the cover of a piece of music is a stream of video, too.
-        cover = self._av.stream.Disposition.attached_pic
-        streams = [s for s in self._container.streams.video if not s.disposition & cover]
-        if not streams:
-            held = ", ".join(s.type for s in self._container.streams) or "nothing"
-            raise BadRecord(f"has no video stream, but {held}")
-        self._stream = streams[0]
+        self._stream = film_stream(self._container)
         self._unit = float(self._stream.time_base or 1)
         self._zero = (self._container.start_time or 0) / 1e6  # players count from there
         context = self._stream.codec_context
@@ -203,12 +215,15 @@ class Film:
     def _packets(self) -> tuple[list[int], list[int]]:
         times, keys = [], []
         last = self._ticks(self._clip.end)
+        longest = self._ticks(self._clip.start + 3600 * self._max_hours)
         for packet in self._container.demux(self._stream):
             if packet.size == 0 or packet.is_discard:
                 continue
             time = packet.pts if packet.pts is not None else packet.dts
             if time is None:
                 continue
+            if longest < time < last:
+                raise BadRecord(f"is longer than {self._max_hours:g} hours")
             times.append(time)
             if packet.is_keyframe:
                 keys.append(time)
@@ -235,61 +250,63 @@ class Film:
             yield from packet.decode()
 
     def read(self, numbers: Numbers, shrink: float = 1.0) -> list[np.ndarray]:
-        wanted = self._pts[list(numbers)].tolist()
+        return _in_any_order(self, numbers, shrink)
+
+    def each(self, numbers: Numbers, shrink: float = 1.0) -> Iterator[np.ndarray]:
         try:
-            found = self._found(set(wanted), shrink)
+            yield from self._found(self._pts[list(numbers)].tolist(), shrink)
         except self._av.FFmpegError as error:
             raise BadRecord(f"cannot be decoded ({error.strerror or error})") from error
-        lost = [pts for pts in wanted if pts not in found]
-        if lost:
-            raise BadRecord(
-                f"has no frame at {lost[0] * self._unit - self._zero:.3f} s that can be decoded"
-            )
-        return [found[pts] for pts in wanted]
 
-    def _found(self, wanted: set[int], shrink: float) -> dict[int, np.ndarray]:
-        found: dict[int, np.ndarray] = {}
+    def _found(self, wanted: Sequence[int], shrink: float) -> Iterator[np.ndarray]:
         frames: Iterator[Any] = iter(())
         at = -math.inf  # the time of the last frame that was decoded
-        for pts in sorted(wanted):
+        kept: Any = None  # that frame
+        for pts in wanted:
             before = self._keys[int(np.searchsorted(self._keys, pts, side="right")) - 1]
-            if at == -math.inf or before > at:
+            following = self._pts[int(np.searchsorted(self._pts, at, side="right"))]
+            if at == -math.inf or before > max(at, following):
                 self._seek(before)
-                frames = self._decoded()
+                frames, at = self._decoded(), -math.inf
             for again in (False, True):
                 if again:  # the container went to another place than the key frame
                     self._open()
-                    frames = self._decoded()
-                at = self._until(pts, frames, wanted, found, shrink)
-                if pts in found:
+                    frames, at = self._decoded(), -math.inf
+                while at < pts and (frame := next(frames, None)) is not None:
+                    at, kept = frame.pts if frame.pts is not None else frame.dts, frame
+                if at == pts:
                     break
-        return found
-
-    def _until(
-        self,
-        pts: int,
-        frames: Iterator[Any],
-        wanted: set[int],
-        found: dict[int, np.ndarray],
-        shrink: float,
-    ) -> float:
-        """Keeps the frames that are wanted, up to that at `pts`; the time of the last one."""
-        at: float = max(found, default=-math.inf)
-        if pts in found:
-            return at
-        for frame in frames:
-            at = frame.pts if frame.pts is not None else frame.dts
-            if at in wanted:
-                found[int(at)] = self._pixels(frame, shrink)
-            if at >= pts:
-                break
-        return at
+            else:
+                raise BadRecord(
+                    f"has no frame at {pts * self._unit - self._zero:.3f} s that can be decoded"
+                )
+            yield self._pixels(kept, shrink)
 
     def _pixels(self, frame: Any, shrink: float) -> np.ndarray:
         height, width = _divided((frame.height, frame.width), shrink)
         pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
         turns = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def film_stream(container: Any) -> Any:
+    """The stream of a file that is its film. BadRecord: there is none."""
+    import av
+
+    # A picture of the cover of a piece of music is a stream of video, too.
+    cover = av.stream.Disposition.attached_pic
+    streams = [s for s in container.streams.video if not s.disposition & cover]
+    if not streams:
+        held = ", ".join(s.type for s in container.streams) or "nothing"
+        raise BadRecord(f"has no video stream, but {held}")
+    return streams[0]
+
+
+def _in_any_order(video: Video, numbers: Numbers, shrink: float) -> list[np.ndarray]:
+    """The frames of `each`, of numbers as they come."""
+    ascending = sorted(set(map(int, numbers)))
+    found = dict(zip(ascending, video.each(ascending, shrink), strict=True))
+    return [found[int(number)] for number in numbers]
 
 
 def _milliseconds(frame: Image.Image) -> float:

@@ -18,7 +18,7 @@ from mmjax.errors import UserError
 from mmjax.interop.formats import Weights, shapes
 from mmjax.interop.resize import resize_positions, resize_sequence
 from mmjax.interop.table import Shape
-from mmjax.models.parts import of_model
+from mmjax.models.parts import of_model, sections
 from mmjax.models.towers.vision import has_class_token
 from mmjax.params import role
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
@@ -33,10 +33,13 @@ class InitFrom:
       source: Folder, file, workdir or hub name of the weights that a fresh run starts from; '':
         random.
       parts: Patterns of what is taken, e.g. ('image/',) for LiT; (): all that fits.
+      rename: (part of the weights, part of config.model) pairs, e.g. (('image', 'video'),) for
+        frames of videos; parts has the new names.
     """
 
     source: str = ""
     parts: Annotated[tuple[str, ...], PATTERN] = ()
+    rename: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,39 @@ class Report:
         if self.missing:
             lines.append(f"not in it, random: {grouped(self.missing)}")
         return "\n".join(lines + self.differing)
+
+
+def renamed(weights: Weights, names: Sequence[tuple[str, str]]) -> Weights:
+    """The weights with some parts called otherwise: (their name, its new one) pairs.
+
+    Raises:
+      UserError: they have no such part, or another of the new name.
+    """
+    new, model = dict(names), weights.config.model
+    for old in new:
+        if old not in sections(model):
+            raise UserError(
+                f"config.init_from.rename: {weights.source} has no part {old!r}: it has "
+                f"{', '.join(sections(model))}."
+            )
+    called = [new.get(name, name) for name in sections(model)]
+    if len(set(called)) < len(called):
+        raise UserError(
+            f"config.init_from.rename={tuple(names)!r} gives two parts of {weights.source} one "
+            "name: give each its own."
+        )
+    back = {name: old for old, name in new.items()}
+
+    def read(like: Any) -> Any:
+        found = weights.read({back.get(name, name): tree for name, tree in like.items()})
+        return {new.get(name, name): tree for name, tree in found.items()}
+
+    config = weights.config.copy_and_resolve_references()
+    config.model = ConfigDict({new.get(name, name): value for name, value in model.items()})
+    for part in sections(config.model).values():
+        if "of" in part:
+            part.of = tuple(new.get(name, name) for name in part.of)
+    return dataclasses.replace(weights, config=config, read=read)
 
 
 def start_from(

@@ -58,6 +58,7 @@ class Attention(nn.Module):
     out_std: float | None = None  # of the output projection; None: W^-0.5
     implementation: str = "auto"
     softcap: float = 0.0  # as of `attend`
+    qkv_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -80,8 +81,9 @@ class Attention(nn.Module):
 
         def dense(name: str, std: float) -> Dense:
             return Dense(
-                width, dtype=self.dtype, kernel_init=nn.initializers.normal(std), name=name
-            )
+                width, dtype=self.dtype, kernel_init=nn.initializers.normal(std), name=name,
+                use_bias=self.qkv_bias or name == "out",
+            )  # fmt: skip
 
         def split(y: jax.Array) -> jax.Array:  # [B, L, W] -> [B, L, heads, W / heads]
             y = y.reshape(*y.shape[:-1], self.heads, width // self.heads)

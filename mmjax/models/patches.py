@@ -56,3 +56,18 @@ def cut_patches(image: jax.Array, side: int) -> jax.Array:
     image = image[:, : count * side, : count * side]
     patches = image.reshape(-1, count, side, count, side, 3).swapaxes(2, 3)
     return patches.reshape(-1, count * count, side * side * 3)
+
+
+class PatchKernel(nn.Module):
+    """Holds the patch embedding's parameters in the convolution's layout [P, P, 3, W]."""
+
+    shape: tuple[int, ...]
+    use_bias: bool
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self) -> dict[str, jax.Array]:
+        params = {"kernel": self.param("kernel", self.kernel_init, self.shape)}
+        if self.use_bias:
+            params["bias"] = self.param("bias", nn.initializers.zeros, self.shape[-1:])
+        return params

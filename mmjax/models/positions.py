@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def sincos_2d(side: int, width: int, temperature: float = 10_000.0) -> np.ndarray:
-    """Fixed positions [side², width]: sin and cos of x, then of y, as in big_vision (after MoCo v3,
-    Chen et al., 2021)."""
-    y, x = np.mgrid[:side, :side]
+def sincos_2d(rows: int, columns: int, width: int, temperature: float = 10_000.0) -> np.ndarray:
+    """Fixed positions [rows · columns, width]: sin and cos of x, then of y, as in big_vision (after
+    MoCo v3, Chen et al., 2021)."""
+    y, x = np.mgrid[:rows, :columns]
     omega = 1.0 / temperature ** (np.arange(width // 4) / (width // 4 - 1))
     x, y = x.reshape(-1, 1) * omega, y.reshape(-1, 1) * omega
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)

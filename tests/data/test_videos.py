@@ -147,3 +147,26 @@ def music():
         out.mux(stream.encode(piece))
         out.mux(stream.encode(None))
     return file.getvalue()
+
+
+@pytest.mark.parametrize("options", [{}, {"gop": 1000}, {"container": "mkv", "b_frames": 0}])
+def test_frames_one_at_a_time_are_those_of_reading(options):
+    data = films.film(films.pictures(40), **options)
+    video, shown = open_video(data), films.sequential(data)
+    for numbers in (range(40), [0, 1, 2, 30, 39], [13], []):
+        found = list(video.each(numbers))
+        assert len(found) == len(numbers)
+        for number, frame in zip(numbers, found, strict=True):
+            np.testing.assert_array_equal(frame, shown[number][1])
+    small = video.read([39, 3, 3], shrink=2)
+    np.testing.assert_array_equal(small[0], next(video.each([39], shrink=2)))
+    np.testing.assert_array_equal(small[1], small[2])
+
+
+def test_frames_of_animations_and_arrays_one_at_a_time():
+    frames = films.pictures(6)
+    for stored in (frames, films.animation(frames, "GIF")):
+        video = open_video(stored)
+        for one, read in zip(video.each([1, 4, 5]), video.read([1, 4, 5]), strict=True):
+            np.testing.assert_array_equal(one, read)
+        assert list(video.each([])) == []

@@ -24,12 +24,9 @@ def video_model(**changes):
 
 
 def both(**changes):
-    """(video model, its parameters with moved ones, the image model that has the same)."""
+    """(video model, random parameters, the image model that has the same)."""
     model = models.from_config(video_model(**changes))
-    params = models.init(model, jax.random.key(0))
-    key = jax.random.key(1)
-    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), params)
-    return model, params, models.from_config(models.zoo.config("tiny"))
+    return model, tiny.params(model), models.from_config(models.zoo.config("tiny"))
 
 
 def embeds(model, params, video, mask=None, name="image/embed"):

@@ -15,6 +15,7 @@ from mmjax.data.tokenize import load_tokenizer
 from mmjax.interop.files import Tensors
 from mmjax.interop.formats import Family
 from mmjax.interop.table import LINEAR, Row
+from mmjax.models.parts import sections
 
 ACTIVATIONS = {
     "quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu",
@@ -33,10 +34,10 @@ class Architecture:
       classes: names under "architectures" in config.json that it reads.
       read_config: (config.json, tensors) → `config.model`.
       write_config: (`config.model`, tokenizer or None) → a config object of transformers.
-      preprocessor: config → content of `preprocessor_file`; empty without images.
+      preprocessor: config → content of `preprocessor_file`; empty for texts alone.
       preprocessor_file: preprocessor_config.json, or what a class of videos has.
       read_preprocessor: (folder, `config.model`) → the keys of `config.data` that say how an image
-        is resized, mean and deviation put into the model; None: as all classes of images do.
+        is resized, what else the file says put into the model; None: as all classes of images do.
       card: front matter of the model card, and its Python example.
       names: tensors of a file, older spellings and prefixes made those of the table.
       constants: `config.model` → tensors that the class keeps in its files, and that are no
@@ -71,8 +72,9 @@ def read_back(
         names = dict.fromkeys(row.theirs for row in rows(model))
         with _quiet():
             found = read_config(write_config(model, None).to_dict(), names)
-        if "image" in found:  # preprocessor_config.json
-            found.image.update(mean=model.image.mean, std=model.image.std)
+        for name, part in sections(found).items():
+            if "mean" in part:  # preprocessor_config.json
+                part.update(mean=model[name].mean, std=model[name].std)
         return found
 
     return back

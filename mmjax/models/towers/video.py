@@ -171,14 +171,18 @@ class OverTime(nn.Module):
     remat: str
     unroll: bool
     dtype: jnp.dtype
+    mlp_dim: int = 0  # 0: four times the width
+    activation: str = "quick_gelu"
+    norm_eps: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         width = x.shape[-1]
         positions = self.param("position_embed", normal(0.01), (self.frames, width))
         x = x + positions[: x.shape[1]].astype(x.dtype)
         return stack(
-            x, may_see(mask), depth=self.depth, heads=self.heads, mlp_dim=4 * width,
-            activation="quick_gelu", norm="pre", norm_eps=1e-5, causal=False, attention="xla",
-            remat=self.remat, unroll=self.unroll, dtype=self.dtype,
+            x, None if mask is None else may_see(mask), depth=self.depth, heads=self.heads,
+            mlp_dim=self.mlp_dim or 4 * width, activation=self.activation, norm="pre",
+            norm_eps=self.norm_eps, causal=False, attention="xla", remat=self.remat,
+            unroll=self.unroll, dtype=self.dtype,
         )[0]  # fmt: skip
