@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import tiny
 from pytorch import torch, transformers
 
 from mmjax import models
@@ -69,7 +70,8 @@ def theirs(model, batch):
 
 @functools.cache
 def _applied(model):
-    return jax.jit(functools.partial(model.apply, outputs=tuple(EMBEDS)))
+    run = functools.partial(model.apply, outputs=tuple(EMBEDS))
+    return jax.jit(run, compiler_options=tiny.QUICK)
 
 
 def ours(config, params, batch):
@@ -130,7 +132,7 @@ def test_gradients_are_theirs(saved):
         found = graph.apply({"params": params}, batch(), tuple(EMBEDS))
         return sum((found[name] * w).sum() for name, w in zip(EMBEDS, weights, strict=True))
 
-    gradient = jax.jit(jax.grad(loss))(params)
+    gradient = jax.jit(jax.grad(loss), compiler_options=tiny.QUICK)(params)
     found = to_theirs(gradient, videoprism.rows(config.model), shapes(config.model))
     model.zero_grad()
     output = theirs(model, batch())

@@ -18,6 +18,8 @@ def run():
     }
     config.data.tokenizer = "captions:600"
     config = config_lib.smoke(config)
+    config.model.image.update(depth=1, frames=2)  # it compiles for eight devices
+    config.model.text.depth = 1
     config.model.image.unroll = config.model.text.unroll = False
     return config
 
