@@ -250,7 +250,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
         kind = kind_of(name, spec)
         small = {"classes": "imagenet", "templates": "plain", "train": "generated:32"}
         config.evals[name] = entry(
-            "evals", kind=kind, every=3, path="generated:24", batch_size=16, media=media,
+            "evals", kind=kind, every=3, path="generated:24", batch_size=16,
+            media=spec.media if spec.media in reads else media,
             **{key.name: small[key.name] for key in kinds("evals")[kind] if key.name in small},
         )  # fmt: skip
     config.checkpoint.every = 3

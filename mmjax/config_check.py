@@ -129,12 +129,13 @@ def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
                 + f"; the nearest valid value is {near}."
             )
     for name, part in sections(config.model).items():
-        heads = part.get("heads", 0)  # of some kinds; a fusion's are those of its text tower
-        if heads % sizes["tensor"]:
-            raise UserError(
-                f"config.mesh.tensor={sizes['tensor']} does not divide config.model.{name}.heads="
-                f"{heads}: heads are never split."
-            )
+        for key in ("heads", "time_heads"):  # of some kinds; a fusion's are its text tower's
+            heads = part.get(key, 0)
+            if heads % sizes["tensor"]:
+                raise UserError(
+                    f"config.mesh.tensor={sizes['tensor']} does not divide config.model.{name}."
+                    f"{key}={heads}: heads are never split."
+                )
 
 
 def validate_on_platform(config: ConfigDict, platform: str) -> None:
@@ -160,8 +161,13 @@ _REMEDIES = {  # by an output's last part
 }
 
 
-def validate_outputs(built: Mapping[str, tuple[Any, float]], given: tuple[str, ...]) -> None:
-    """Checks that the model can give what each objective requires, of views that there are."""
+def validate_outputs(
+    built: Mapping[str, tuple[Any, float]],
+    given: tuple[str, ...],
+    conditioned: Mapping[str, str] | None = None,
+) -> None:
+    """Checks that the model can give what each objective requires, of views that there are;
+    `conditioned` is as of `Graph`."""
     made = {PLAIN}.union(*(o.views.keys() | o.pairs.keys() for o, _ in built.values()))
     for name, (objective, _) in built.items():
         for view, outputs in objective.all_requires():
@@ -179,6 +185,8 @@ def validate_outputs(built: Mapping[str, tuple[Any, float]], given: tuple[str, .
                 if last == "embed" and not any(output.startswith(f"{part}/") for output in given):
                     there = ", ".join(dict.fromkeys(output.partition("/")[0] for output in given))
                     remedy = "there is no part {part!r} in config.model; it has " + there
+                if lacking[0] in (conditioned or {}):
+                    remedy = "it depends on the example that it is compared with"
                 remedy = remedy.format(part=part)
                 raise UserError(
                     f"config.objectives.{name} needs the model output {lacking[0]!r}: {remedy}."

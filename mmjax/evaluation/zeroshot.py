@@ -9,12 +9,13 @@ import functools
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 
 from mmjax.data import Source
+from mmjax.data.modalities import Views
 from mmjax.errors import UserError
 from mmjax.evaluation.accuracy import Labels, accuracy, accuracy_names
 from mmjax.evaluation.classes import Classes, named
@@ -23,8 +24,10 @@ from mmjax.evaluation.imagenet_source import CLASSES, open_imagenet, open_real
 from mmjax.evaluation.parts import embedding, pair
 from mmjax.evaluation.skips import check_complete, open_test
 from mmjax.evaluation.spec import Evaluation, Subject, source_of
+from mmjax.evaluation.views import view_accuracy, views_of
 from mmjax.evaluation.words import big_vision_words, class_words, read_lines, templates_of, wnids
 from mmjax.inference import on_mesh
+from mmjax.values import COUNT
 
 
 def prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -44,8 +47,8 @@ def classifier(prompt_embed: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classification(Evaluation):
-    """The keys of the kind "classification".
+class OfWords(Evaluation):
+    """The keys of evaluators whose classifier is made of words.
 
     Attributes:
       of: The part that embeds the records, and the one that embeds the prompts; None is those that
@@ -67,7 +70,22 @@ class Classification(Evaluation):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageNet(Classification):
+class Classification(OfWords):
+    """The keys of the kind "classification".
+
+    Attributes:
+      views: Of a video: how many sets of frames are classified, each over the whole video.
+      crops: Of a video: squares of each frame, 1 (the centre) or 3 (left, centre, right).
+      aggregate: What is averaged over views and crops: logits, or their softmax (X-CLIP).
+    """
+
+    views: Annotated[int, COUNT] = 1
+    crops: Literal[1, 3] = 1
+    aggregate: Literal["logits", "softmax"] = "logits"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageNet(OfWords):
     """The keys of the kind "imagenet".
 
     Attributes:
@@ -101,7 +119,7 @@ class ZeroShot:
         """`source` stands in for that of the spec, its classes are `classes`; `answers` are the
         right classes by its labels."""
         self._name, self._answers = name, answers
-        self._of, text = pair(subject, spec.of, name)
+        self._of, self._text = pair(subject, spec.of, name)
         self._medium = embedding(subject.model).get(self._of, "record")
         names, ids = class_words(spec.classes, name)
         if source is None:
@@ -113,18 +131,28 @@ class ZeroShot:
         if spec.protocol == "big_vision":
             names, templates = big_vision_words(names, templates)
         self._embedder = Embedder.of(spec, subject)
-        self._weights = _text_classifier(self._embedder, tuple(names), tuple(templates), text)
+        self._views: Views | None = None
+        self._softmax = spec.get("aggregate") == "softmax"
+        if "views" in spec:  # of images alone there are no such keys
+            read = dict(self._embedder.reads).get(self._of)
+            self._views = views_of(spec, read, subject.model, name)
+        self._weights = _text_classifier(self._embedder, tuple(names), tuple(templates), self._text)
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """The names of the metrics."""
-        return accuracy_names(several=self._answers is not None)
+        several = self._answers is not None
+        return (*accuracy_names(several, average=self._average), *self._protocol)
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `accuracy` names them, the same on every host."""
         with on_mesh(params) as params:
-            weights = self._weights(params)
-            records, skipped = self._embedder.records(params, self._source, self._of)
+            of = (self._of, self._text)
+            records, weights, skipped = self._embedder.beside(
+                params, self._source, of, self._weights(params), self._views
+            )
+            averaged = self._views and self._softmax
+            scale = self._embedder.scale(params) if averaged else None
         self._check(records, len(weights))
         label, subset = records["label"], self._subset
         if isinstance(subset, str):
@@ -134,7 +162,24 @@ class ZeroShot:
             raise UserError(
                 f"evals.{self._name}: no {self._medium} is of the classes of its subset."
             )
-        return accuracy(records[f"{self._of}/embed"][kept], weights[subset], labels) | skipped
+        embed, weights = records[f"{self._of}/embed"][kept], weights[subset]
+        if self._views:
+            metrics = view_accuracy(embed, weights, labels, scale)
+        else:
+            metrics = accuracy(embed, weights, labels, average=self._average)
+        return metrics | self._protocol | skipped
+
+    @property
+    def _average(self) -> bool:
+        """Whether the mean of top-1 and top-5 is asked for, as it is of videos."""
+        return self._medium == "video"
+
+    @property
+    def _protocol(self) -> dict[str, float]:
+        """The numbers of views and crops, which belong to the result where there are several."""
+        if self._views is None:
+            return {}
+        return {"views": float(self._views.views), "crops": float(self._views.crops)}
 
     def _check(self, records: dict[str, np.ndarray], classes: int) -> None:
         """All labels are in range, and all classes exist."""
@@ -229,7 +274,7 @@ class TextClassifier:
         self._last: tuple[list[weakref.ref], np.ndarray] = [], np.zeros(0, np.float32)
 
     def __call__(self, params: Any) -> np.ndarray:
-        """float32 [classes, D]."""
+        """float32 [classes, D]; [classes, templates, D] where they depend on the record."""
         leaves = jax.tree.leaves(params)
         references, weights = self._last
         if len(references) == len(leaves) and all(
@@ -237,7 +282,9 @@ class TextClassifier:
         ):
             return weights
         texts = self._embedder.texts(params, self._tokens, self._part)
-        weights = classifier(texts[self._prompt_number])
+        weights = texts[self._prompt_number]
+        if not self._embedder.conditions(self._part):
+            weights = classifier(weights)
         if all(isinstance(leaf, jax.Array) for leaf in leaves):  # what nobody can change in place
             self._last = [weakref.ref(leaf) for leaf in leaves], weights
         return weights

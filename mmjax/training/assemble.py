@@ -77,7 +77,7 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     built = objectives.build(config.objectives, config.model)
     teachers = open_teachers(config)
     given = {teacher.name: teacher.given() for teacher in teachers}
-    config_check.validate_outputs(built, model.outputs())
+    config_check.validate_outputs(built, model.outputs(), model.conditioned())
     config_check.validate_teachers(config, built, given)
     packing.check(config, built)
     rows.check(config, model, built)

@@ -27,11 +27,16 @@ def run():
     return config, models.from_config(config.model), params
 
 
-def build(**spec):
-    """The evaluator of a spec for it."""
+def build(data=None, without="", **spec):
+    """The evaluator of a spec for it; `data`: changes to config.data; `without` a part."""
     config, model, _ = run()
+    model = models.Graph({name: part for name, part in model.parts.items() if name != without})
+    if data:
+        config = config.copy_and_resolve_references()
+        config.data.update(data)
     subject = evaluation.Subject.of(config, model, small_run.tokenizer())
-    return evaluation.build("e", {"media": "video"} | spec, subject)
+    media = {} if "records:" in spec["path"] else {"media": "video"}
+    return evaluation.build("e", media | spec, subject)
 
 
 def embed(batch, *outputs):

@@ -114,9 +114,12 @@ def test_new_data_is_of_the_medium_that_the_model_reads():
     assert (parts.media(model), parts.media(images)) == ("video", "image")
     found = {}
     for keys in ({}, {"media": "image"}):
-        specs = command.choose({}, "knn", "clips", keys, parts.media(model))
+        specs = command.choose({}, "knn", "generated:8", keys, parts.media(model))
         found[len(keys)] = specs["knn"].media
     assert found == {0: "video", 1: "image"}
+    for path in ("tfds://ucf101", "records:clips"):  # they show what they hold
+        assert command.choose({}, "knn", path, {}, "video")["knn"].media == "image"
+    assert command.choose({}, "knn", "absent", {}, "video")["knn"].media == "video"
 
 
 def test_a_model_of_several_media_is_asked_which():

@@ -12,6 +12,8 @@ from mmjax import config as config_lib
 from mmjax import config_check
 from mmjax.errors import UserError
 from mmjax.objectives import contrastive
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.training.assemble import assemble
 
 
 def run(**optim):
@@ -115,4 +117,6 @@ def test_what_a_mixture_cannot_train_is_said_at_the_start(change, said):
 
 def start(config):
     config_check.validate(config)
-    tiny.planned(config)
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        assemble(config, mesh)

@@ -12,6 +12,7 @@ from mmjax.data.modalities.regions import Regions
 from mmjax.data.modalities.tags import Tags
 from mmjax.data.modalities.text import Text
 from mmjax.data.modalities.video import Frames
+from mmjax.data.modalities.views import Views
 
 __all__ = [
     "Audio",
@@ -24,6 +25,7 @@ __all__ = [
     "Regions",
     "Tags",
     "Text",
+    "Views",
     "build",
     "register",
 ]
