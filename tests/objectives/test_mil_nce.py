@@ -29,14 +29,6 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(ring, "TILE_ENTRIES", 8)
 
 
-@pytest.fixture
-def quick():
-    """Compiles in a part of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @functools.cache
 def bags(fewer, spread=1.0):
     """Clips, captions, and which captions there are; `fewer`: some bags have less than K, of which
@@ -170,14 +162,14 @@ def run(**keys):
     return config
 
 
-def test_first_losses_and_gradients_are_the_same_on_one_device_and_on_eight(quick):
+def test_first_losses_and_gradients_are_the_same_on_one_device_and_on_eight():
     one = tiny.loaded_step(run(), 1)
     ring_ = run(implementation="ring")
     tiny.assert_same(tiny.loaded_step(ring_, 8), one)
     assert np.linalg.norm(one[1]["text"]["head"]["kernel"]) > 1e-3
 
 
-def test_it_trains_in_microbatches_finds_texts_by_images_and_is_planned(tmp_path, quick):
+def test_it_trains_in_microbatches_finds_texts_by_images_and_is_planned(tmp_path):
     """Records have two captions: the third of each bag is not there."""
     config = run()
     config.optim.microbatches = 2

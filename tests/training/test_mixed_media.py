@@ -32,24 +32,16 @@ def run(**optim):
 
 
 def run_with_sounds():
-    """Images, videos that are silent, and sounds, all with texts."""
+    """Images with texts, and sounds with texts."""
     config = run()
     config.model.audio = config_lib.entry(
         "model", kind="audio_vit", width=32, depth=1, heads=4, mlp_dim=64, seconds=0.5, bins=32
     )
     config.objectives.tones = config_lib.entry("objectives", kind="clip", of=("audio", "text"))
-    config.data.train.films.without = ("audio",)
-    spec = config_lib.entry("data.train", path="generated:96", media="audio", weight=4.0)
+    del config.model.video, config.objectives.films, config.data.train.films
+    spec = config_lib.entry("data.train", path="generated:96", media="audio")
     config.data.train.tones = spec
     return config
-
-
-@pytest.fixture
-def quick():
-    """Compiles in a part of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
@@ -58,16 +50,16 @@ def rings(monkeypatch):
     monkeypatch.setattr(contrastive, "DENSE_ENTRIES", 0)
 
 
-def test_first_losses_and_gradients_are_the_same_on_one_device_and_on_eight(rings, quick):
+def test_first_losses_and_gradients_are_the_same_on_one_device_and_on_eight(rings):
     config = run_with_sounds()
     one = tiny.loaded_step(config, 1)
-    assert set(one[0]) == {"loss/clip", "loss/films", "loss/tones"}
-    for part in ("image", "video", "audio"):
+    assert set(one[0]) == {"loss/clip", "loss/tones"}
+    for part in ("image", "audio"):
         assert np.linalg.norm(one[1][part]["head"]["kernel"]) > 1e-3
     tiny.assert_same(tiny.loaded_step(config, 8), one)
 
 
-def test_it_trains_in_microbatches_resumes_to_the_bit_and_is_planned(tmp_path, quick):
+def test_it_trains_in_microbatches_resumes_to_the_bit_and_is_planned(tmp_path):
     config = run(microbatches=2)
     straight, found = tiny.trained(config, tmp_path / "a")
     resumed, _ = tiny.trained(config, tmp_path / "b", stop_after=3)
