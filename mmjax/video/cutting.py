@@ -49,7 +49,7 @@ def write_cut(file: str | Path, video: Video, spans: Sequence[Span], output: Pat
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         stream.time_base = context.time_base = Fraction(1, TICKS)
-        source = None if is_animation(str(file)) else _opened(file)
+        source: Any = None if is_animation(str(file)) else _opened(file)
         # Colours that have no name are written as they were read: a player takes both for the same.
         named = bool(source) and source.streams.video[0].codec_context.colorspace == BT709
         if named:

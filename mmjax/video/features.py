@@ -1,17 +1,16 @@
 """What frames are compared by: the embeddings of a model, or colours where there is none."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
+import scipy.special
 
 from mmjax.data.images import WHITE, composite
 from mmjax.data.videos import Numbers, Video
 from mmjax.errors import UserError
-
-if TYPE_CHECKING:
-    from mmjax.pretrained import Pretrained
+from mmjax.pretrained import Pretrained, load
 
 SCALE = 1 / 0.07  # of a model that has none: what CLIP starts from
 TOGETHER = 32  # frames that a model embeds at once
@@ -32,8 +31,7 @@ class Query(NamedTuple):
         """float64 [N], of sum 1: how likely the text is to describe each of features [N, D], a
         softmax as in CLIP's loss."""
         logits = self.scale * (features @ self.embed).astype(np.float64)
-        shares = np.exp(logits - logits.max())
-        return shares / shares.sum()
+        return np.asarray(scipy.special.softmax(logits))
 
 
 class Features(Protocol):
@@ -49,7 +47,7 @@ class Features(Protocol):
 
 
 def open_features(
-    model: "str | Path | Pretrained | None", tokenizer: str | Path | None, query: str | None
+    model: str | Path | Pretrained | None, tokenizer: str | Path | None, query: str | None
 ) -> Features:
     """Those of a model that `mmjax.load` takes or gave; of colours where there is None.
 
@@ -96,11 +94,10 @@ def _histogram(frame: np.ndarray) -> np.ndarray:
 class OfModel:
     """The image tower of a model; that of videos sees a frame as a video of one."""
 
-    def __init__(self, model: "str | Path | Pretrained", tokenizer: str | Path | None):
-        from mmjax import pretrained
-
-        loaded = isinstance(model, pretrained.Pretrained)
-        self.model = model if loaded else pretrained.load(model, tokenizer=tokenizer)  # type: ignore[arg-type]
+    def __init__(self, model: str | Path | Pretrained, tokenizer: str | Path | None):
+        if not isinstance(model, Pretrained):
+            model = load(model, tokenizer=tokenizer)
+        self.model = model
         names = [name for name in ("image/embed", "image/features") if name in self.model.given]
         if not names:
             raise UserError(
@@ -134,4 +131,4 @@ class OfModel:
 
 def _unit_length(rows: np.ndarray) -> np.ndarray:
     rows = np.asarray(rows, np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
