@@ -54,7 +54,11 @@ def train(run: ConfigDict) -> tuple[Pretrained, list[Mapping[str, float]]]:
     with tempfile.TemporaryDirectory() as workdir:
         loop.train(run, workdir)
         lines = Path(workdir, "metrics.jsonl").read_text().splitlines()
-        return mmjax.load(workdir), [json.loads(line) for line in lines]
+        trained = mmjax.load(workdir)
+        assert (
+            trained.tokenizer
+        )  # loaded when it is first asked for, as long as the folder is there
+        return trained, [json.loads(line) for line in lines]
 
 
 def unseen(trained: Pretrained) -> tuple[np.ndarray, list[str]]:

@@ -181,7 +181,7 @@ def mmjax_program(
 
     def evaluate() -> np.ndarray:
         with jax.set_mesh(mesh):
-            columns, _ = embedder.records(params, source)
+            columns, _ = embedder.records(params, source, "image")
         accuracy(columns["image/embed"], classifier, labels)
         return columns["image/embed"] @ classifier.T
 

@@ -231,11 +231,12 @@ def smoke(config: ConfigDict) -> ConfigDict:
     of_media = schema.find(sources.KEYS, "media")
     media = next((m for m in of_media.choices if m in reads - {of_media.default}), of_media.default)
     tags = "generated" if "tags" in reads else ""
-    weights = {name: spec.weight for name, spec in config.data.train.items()}
-    for name, weight in (weights or {"generated": 1.0}).items():
+    given = dict(config.data.train.items()) or {"generated": entry("data.train", path="")}
+    for name, spec in given.items():
         config.data.train[name] = entry(
-            "data.train", path="generated:64", media=media, tags=tags, weight=weight
-        )
+            "data.train", path="generated:64", tags=tags, weight=spec.weight, without=spec.without,
+            media=spec.media if spec.media in reads else media,
+        )  # fmt: skip
     config.data.workers = min(config.data.workers, 1)
     config.data.pack = min(config.data.pack, 2)
     config.data.tokenizer = "captions:600"
@@ -250,6 +251,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
         small = {"classes": "imagenet", "templates": "plain", "train": "generated:32"}
         config.evals[name] = entry(
             "evals", kind=kind, every=3, path="generated:24", batch_size=16,
+            media=spec.media if spec.media in reads else media,
             **{key.name: small[key.name] for key in kinds("evals")[kind] if key.name in small},
         )  # fmt: skip
     config.checkpoint.every = 3

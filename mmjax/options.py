@@ -161,6 +161,10 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--tokenizer", metavar="PATH", help=_TOKENIZER)
     evaluate.add_argument(
+        "--frames", metavar="T", type=argument(int, COUNT),
+        help="evaluate weights of images on videos, by the mean of so many frames",
+    )  # fmt: skip
+    evaluate.add_argument(
         "--task",
         metavar="KIND",
         help="what to measure (see mmjax train --keys); default: the evals of the run",
@@ -171,7 +175,7 @@ def parser() -> argparse.ArgumentParser:
         help="a key of the evaluator, e.g. --set classes=names.txt (mmjax train --keys: evals.*)",
     )  # fmt: skip
     evaluate.add_argument(
-        "--allow-skips", action="store_true", help="leave out images that cannot be read"
+        "--allow-skips", action="store_true", help="leave out records that cannot be read"
     )
     evaluate.add_argument(
         "--output", metavar="FILE", action="append", default=[],
@@ -282,6 +286,15 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     convert.add_argument(
         "--label-offset", metavar="N", type=argument(int, ANY), default=0,
         help="added to labels, as -1 where classes count from 1",
+    )  # fmt: skip
+    convert.add_argument(
+        "--cut", choices=("exact", "keyframes"), default="exact",
+        help="how parts of videos are cut out: exact encodes what cannot be copied, keyframes "
+        "copies from the key frame before",
+    )  # fmt: skip
+    convert.add_argument(
+        "--frames", metavar="N", type=argument(int, COUNT_OR_0), default=0,
+        help="JPEG frames to write of each video in place of the video",
     )  # fmt: skip
 
 

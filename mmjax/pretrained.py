@@ -1,4 +1,4 @@
-"""`mmjax.load`: weights from anywhere as a model that embeds pictures and texts.
+"""`mmjax.load`: weights from anywhere as a model that embeds images, videos, sounds and texts.
 
 clip = mmjax.load("openai/clip-vit-base-patch32")
 clip.logits(images=[image], texts=["a cat", "a dog"])
@@ -12,27 +12,27 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from mmjax import inference, models, paths
-from mmjax.data import BadRecord, Tokenizer, eval_transform
-from mmjax.data.images import open_image
+from mmjax.data import Tokenizer
 from mmjax.errors import UserError
+from mmjax.inputs import AUDIO, IMAGE, TEXT, VIDEO, Images, Inputs, Sounds, Videos
 from mmjax.interop import registry, run
 from mmjax.interop.formats import Training
 from mmjax.interop.start import grouped, start_from
 from mmjax.models import Graph
 from mmjax.parallel.mesh import batch_shards
 from mmjax.runs.workdir import inference_shapes
+from mmjax.schema import find
 
-Picture = Image.Image | np.ndarray | str | Path  # an array is uint8 [H, W, 3]; a path, of a file
-Images = Picture | Sequence[Picture]
+Normalise = Literal["before", "after", "both"]
 log = logging.getLogger("mmjax.interop")
+_COMPARED = 16  # videos at once: each has an embedding of every text
 
 
 def export(workdir: str | Path, output: str | Path, format: str = "huggingface") -> None:
@@ -70,7 +70,12 @@ def convert(
 
 
 def load(
-    source: str | Path, *, image_size: int | None = None, tokenizer: str | Path | None = None
+    source: str | Path,
+    *,
+    image_size: int | None = None,
+    frames: int | None = None,
+    normalise: Normalise = "both",
+    tokenizer: str | Path | None = None,
 ) -> "Pretrained":
     """A model with its weights, tokenizer and preprocessing.
 
@@ -79,6 +84,10 @@ def load(
         checkpoints (WORKDIR/checkpoints/STEP), or a name on the Hugging Face hub.
       image_size: side of the pictures, if another than the weights were made for: the position
         embeddings are resized.
+      frames: makes an image tower the part "video", which embeds so many frames of a video and
+        takes their mean: the zero-shot baseline, without new parameters.
+      normalise: with `frames`, what has unit length: each frame before the mean, the mean after it,
+        or both.
       tokenizer: folder or hub name of the tokenizer, where the weights come without one or theirs
         cannot be had. It is cleaned and padded as the weights say.
 
@@ -102,6 +111,10 @@ def load(
         params, _ = start_from(weights, config.model, empty)
     else:
         params = weights.read(inference_shapes(config.model))
+    if frames is not None:
+        config = ConfigDict(config.to_dict())
+        config.model = _of_frames(config.model, frames, normalise, str(source))
+        params = {VIDEO if name == IMAGE else name: leaves for name, leaves in params.items()}
     words = weights.tokenizer
     if tokenizer is not None:
         given = _fitting(weights.words(tokenizer), config.model, str(tokenizer))
@@ -116,11 +129,23 @@ def load(
     )
 
 
-def _picture(given: np.ndarray | str | Path) -> Image.Image:
-    """The image of an array, or in a file. BadRecord, OSError or TypeError: there is none."""
-    if not isinstance(given, str | Path):
-        return Image.fromarray(given)
-    return open_image(Path(paths.typed(str(given))).read_bytes())
+def _of_frames(model: ConfigDict, frames: int, normalise: Normalise, source: str) -> ConfigDict:
+    """The model whose image tower has become the part "video", a mean over frames."""
+    kind = model.get(IMAGE, {}).get("kind")
+    if kind != "vit":
+        raise UserError(
+            f"frames={frames} is for models whose part {IMAGE!r} is of the kind 'vit', and that of "
+            f"{source} is {kind!r}: embed frames as images, and take their mean."
+        )
+    values = {name: value for name, value in model[IMAGE].items() if name != "kind"}
+    keys = models.parts.KINDS["video_vit"].keys
+    for name, value in (("frames", frames), ("normalise", normalise)):
+        find(keys, name).check(f"model.{VIDEO}.{name}", value)
+    result = model.copy_and_resolve_references()
+    with result.unlocked():
+        del result[IMAGE]
+        result[VIDEO] = models.parts.part("video_vit", **values, frames=frames, normalise=normalise)
+    return result
 
 
 def _fitting(tokenizer: Tokenizer, model: ConfigDict, name: str) -> Tokenizer:
@@ -139,7 +164,8 @@ class Pretrained:
 
     Attributes:
       source: where it came from.
-      config: its `model` is the architecture; `data.{resize,interpolation}` the preprocessing.
+      config: its `model` is the architecture; `data.{resize,interpolation}` the preprocessing, and
+        other keys of `data` where they are not at their defaults.
       model: the Linen module, for `model.apply({"params": params}, batch, outputs)`.
       params: its parameters.
       words: loads the tokenizer; None if the weights came without one.
@@ -158,9 +184,10 @@ class Pretrained:
         count = sum(math.prod(x.shape) for x in jax.tree.leaves(self.params))
         model = self.config.model
         name = model.get("name", "") or "unnamed"
-        image = f", images of {model.image.size} pixels" if "image" in model else ""
-        text = f", texts of {model.text.context_length} tokens" if "text" in model else ""
-        return f"Pretrained({name}: {count:,} parameters{image}{text}; from {self.source})"
+        image = f", images of {model.image.size} pixels" if IMAGE in model else ""
+        video = f", videos of {model.video.frames} frames" if VIDEO in model else ""
+        text = f", texts of {model.text.context_length} tokens" if TEXT in model else ""
+        return f"Pretrained({name}: {count:,} parameters{image}{video}{text}; from {self.source})"
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -173,20 +200,93 @@ class Pretrained:
 
     def embed_images(self, images: Images, batch_size: int = 64) -> np.ndarray:
         """float32 [N, D] of unit length, of pictures as `outputs` takes them."""
-        return self.outputs(("image/embed",), images=images, batch_size=batch_size)["image/embed"]
+        name = f"{self._inputs.part(IMAGE, VIDEO)}/embed"
+        return self.outputs((name,), images=images, batch_size=batch_size)[name]
 
     def embed_texts(self, texts: str | Sequence[str], batch_size: int = 64) -> np.ndarray:
         """float32 [N, D] of unit length, of one text or several."""
-        return self.outputs(("text/embed",), texts=texts, batch_size=batch_size)["text/embed"]
+        name = f"{self._inputs.part(TEXT)}/embed"
+        return self.outputs((name,), texts=texts, batch_size=batch_size)[name]
 
-    def logits(self, images: Images, texts: str | Sequence[str]) -> np.ndarray:
+    def embed_videos(self, videos: Videos, batch_size: int = 16) -> np.ndarray:
+        """float32 [N, D] of one video or several, of unit length unless the model normalises frames
+        alone.
+
+        Args:
+          videos: paths or bytes of files, `mmjax.data.videos.Clip(path, start, end)` in seconds,
+            or frames uint8 [T, H, W, 3]. The frames that are seen are those of evaluation.
+          batch_size: videos that are decoded and computed at once.
+
+        Raises:
+          UserError: the model reads no videos, or one cannot be read.
+        """
+        return self.embed(self._inputs.part(VIDEO), videos, batch_size)
+
+    def embed_audio(self, sounds: Sounds, batch_size: int = 16) -> np.ndarray:
+        """float32 [N, D] of one sound or several: paths or bytes of files (of films, too), a `Clip`
+        of one in seconds, or `mmjax.data.sounds.Waveform(samples, rate)`.
+
+        UserError: the model reads no sounds, or one cannot be read.
+        """
+        return self.embed(self._inputs.part(AUDIO), sounds, batch_size)
+
+    def embed(self, part: str, given: Any, batch_size: int = 64) -> np.ndarray:
+        """float32 [N, D] of what a part of the model reads, `batch_size` in memory at once."""
+        name, given = f"{part}/embed", self._inputs.several(part, given)
+        self._check((name,))
+        found = []
+        for first in range(0, len(given), batch_size):
+            columns = self._inputs.columns(part, given[first : first + batch_size], first)
+            found.append(self._computed((name,), columns, batch_size)[name])
+        return np.concatenate(found)
+
+    def logits(
+        self,
+        images: Images | None = None,
+        texts: str | Sequence[str] = (),
+        *,
+        videos: Videos | None = None,
+        audio: Sounds | None = None,
+    ) -> np.ndarray:
         """float32 [images, texts]: scale · cosine (+ bias); softmax over texts for CLIP, sigmoid of
-        each for SigLIP."""
+        each for SigLIP. Instead of images, videos or sounds (`embed_videos`, `embed_audio`). Where
+        a text depends on the video that it is compared with (X-CLIP), each video has its own."""
+        if sum(given is not None for given in (images, videos, audio)) != 1:
+            raise UserError("logits takes images, videos or audio beside texts: give one of them.")
+        text = self._inputs.part(TEXT)
+        if videos is not None and f"{text}/embed" in self.model.conditioned():
+            cosine = self._compared(videos, texts)
+        else:
+            if images is not None:
+                shown = self.embed_images(images)
+            elif videos is not None:
+                shown = self.embed_videos(videos)
+            else:
+                assert audio is not None
+                shown = self.embed_audio(audio)
+            cosine = shown @ self.embed_texts(texts).T
         scalars = tuple(name for name in ("logit/scale", "logit/bias") if name in self.given)
         of_model: Any = self.model.apply({"params": self.params}, {}, scalars)
-        cosine = self.embed_images(images) @ self.embed_texts(texts).T
         scale, bias = of_model["logit/scale"], of_model.get("logit/bias", 0.0)
         return np.asarray(scale * cosine + bias, np.float32)
+
+    def _compared(self, videos: Videos, texts: str | Sequence[str]) -> np.ndarray:
+        """Cosines float32 [videos, texts], each text as each video has it."""
+        part, text = self._inputs.part(VIDEO), self._inputs.part(TEXT)
+        features = self.outputs((f"{text}/features",), texts=texts)[f"{text}/features"]
+        videos, found = self._inputs.several(part, videos), []
+        for first in range(0, len(videos), _COMPARED):
+            columns = self._inputs.columns(part, videos[first : first + _COMPARED], first)
+            count = len(columns[part])
+            with self._on_mesh():
+                found += [
+                    inference.cosines(
+                        self.model, self.params, inference.cut(some, size, rows),
+                        features[:, None], size, (part, text),
+                    )["cosine"]
+                    for some, size, rows in self._batches(columns, (0, count), _COMPARED)
+                ]  # fmt: skip
+        return np.concatenate(found)
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -200,27 +300,51 @@ class Pretrained:
         images: Images | None = None,
         texts: str | Sequence[str] | None = None,
         batch_size: int = 64,
+        **parts: Any,
     ) -> dict[str, np.ndarray]:
         """Any outputs of `given` for pictures or texts, e.g. ("image/features",) of a classifier.
+
+        >>> clip.outputs(("video/frames",), video=["a.mp4"])  # doctest: +SKIP
 
         Args:
           names: outputs with a row for each example.
           images: pictures, uint8 arrays [H, W, 3] or paths of files, of any size; or one of them.
           texts: strings, or one.
           batch_size: examples that are computed at once.
+          **parts: PART=what the part of the model reads: images, texts, videos, sounds, one or
+            several.
 
         Raises:
-          UserError: the model has no such output, there is no tokenizer for the texts, or nothing
-            is given.
+          UserError: the model has no such output or part, there is no tokenizer for the texts, or
+            nothing is given.
         """
+        self._check(names)
+        if images is not None:
+            part = self._inputs.part(IMAGE, VIDEO)
+            parts[part] = images
+            if self._inputs.reads(part) == VIDEO:  # of one frame
+                parts[part] = list(self._inputs.preprocess(images, part)[:, None])
+        if texts is not None:
+            parts[self._inputs.part(TEXT)] = texts
+        columns: inference.Columns = {}
+        for part, given in parts.items():
+            columns |= self._inputs.columns(part, self._inputs.several(part, given))
+        if not columns:
+            raise UserError("nothing is given: give images, texts or what another part reads.")
+        return self._computed(names, columns, batch_size)
+
+    def _check(self, names: tuple[str, ...]) -> None:
         absent = [name for name in names if name not in self.given]
         if absent:
-            raise UserError(
-                f"{self.source} gives no {absent[0]}: it gives {', '.join(self.given)}."
-            )
-        columns = {} if images is None else {"image": self.preprocess(images)}
-        if texts is not None:
-            columns |= self.tokenize(texts)
+            why = self.model.lacks(absent[0])
+            if absent[0] in self.model.conditioned():
+                why += ": compare them by logits"
+            raise UserError(f"{self.source} gives no {absent[0]}: {why}.")
+
+    def _computed(
+        self, names: tuple[str, ...], columns: inference.Columns, batch_size: int
+    ) -> dict[str, np.ndarray]:
+        """The outputs of these columns, a batch at a time."""
         count = len(next(iter(columns.values())))
         full = count // batch_size * batch_size
         with self._on_mesh():
@@ -251,51 +375,15 @@ class Pretrained:
 
         UserError: there is no image, one is no image, or its pixels have no known scale, as floats.
         """
-        if isinstance(images, str | Path | Image.Image) or (
-            isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[-1] in (3, 4)
-        ):
-            images = (images,)  # one alone
-        if len(images) == 0:
-            raise UserError("images is empty: give at least one image.")
-        fit = {key: self.config.data[key] for key in ("resize", "interpolation")}
-        rows = []
-        for number, x in enumerate(images):
-            try:
-                image = x if isinstance(x, Image.Image) else _picture(x)
-                rows.append(eval_transform(image, self.config.model.image.size, **fit))
-            except BadRecord as error:
-                raise UserError(f"images[{number}] {error}.") from error
-            except OSError as error:
-                raise UserError(
-                    f"images[{number}]: {x} cannot be read: {error.strerror}."
-                ) from error
-            except (AttributeError, TypeError) as error:  # of fromarray
-                array = isinstance(x, np.ndarray)
-                what = f"{x.dtype} {list(x.shape)}" if array else f"of type {type(x).__name__}"
-                raise UserError(
-                    f"images[{number}] is {what}: give uint8 [H, W, 3], an image of Pillow or the "
-                    "path of a file."
-                ) from error
-        return np.stack(rows)
+        return self._inputs.preprocess(images)
 
     def tokenize(self, texts: str | Sequence[str]) -> dict[str, np.ndarray]:
         """ "text" int32 and "text_mask" bool [N, L], at the full context length."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if not texts:
-            raise UserError("texts is empty: give at least one text.")
-        for number, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise UserError(
-                    f"texts[{number}] is of type {type(text).__name__}: give a string or a list of "
-                    "strings."
-                )
-        if self.tokenizer is None:
-            raise UserError(
-                f"{self.source} holds no tokenizer: copy its files beside the weights, or name its "
-                "folder, load(…, tokenizer=…)."
-            )
-        ids, mask = self.tokenizer.encode(texts, self.config.model.text.context_length)
-        return {"text": ids, "text_mask": mask}
+        return self._inputs.tokenize(texts)
+
+    @functools.cached_property
+    def _inputs(self) -> Inputs:
+        return Inputs(self.source, self.config, lambda: self.tokenizer)
 
     def export(self, folder: str | Path, format: str) -> None:
         """Writes it in another format, see `registry.export`."""

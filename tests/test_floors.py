@@ -17,7 +17,7 @@ FLOORS = (
     ("core",),
     ("runs",),
     ("interop",),
-    ("inference",),
+    ("inference", "inputs"),
     ("pretrained",),
     ("evaluation",),
     ("teachers",),

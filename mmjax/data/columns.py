@@ -5,13 +5,11 @@ from typing import Any, NamedTuple
 
 from mmjax.data.account import Account
 from mmjax.data.contents import image_suffixes, suffix_of
+from mmjax.data.media import MEDIA
 from mmjax.errors import UserError
 
-IMAGE_COLUMNS = ("filepath", "image", "path", "filename", "file_name", "file", "image_path",
-                 "jpg", "jpeg", "png", "webp", "img")  # fmt: skip
+IMAGE_COLUMNS = MEDIA["image"].columns
 LABEL_COLUMNS = ("label", "labels", "class", "class_id", "target")
-VIDEO_COLUMNS = ("video", "video_path", "clip", "filepath", "path", "filename", "file_name", "file",
-                 "mp4")  # fmt: skip
 START_COLUMNS = ("start", "start_time", "time_start", "clip_start", "start_seconds")
 END_COLUMNS = ("end", "end_time", "time_end", "clip_end", "end_seconds")
 CAPTION_COLUMNS = ("caption", "captions", "title", "text")
@@ -27,6 +25,7 @@ class Asked(NamedTuple):
     label: str
     group: str
     weights: tuple[float, ...]
+    media: str = "image"  # what a row shows
 
 
 class Columns(NamedTuple):
@@ -45,13 +44,11 @@ class Columns(NamedTuple):
         return sorted(found - {""})
 
 
-def columns_of(
-    names: Collection[str], asked: Asked, file: Any, name: str, media: str = "image"
-) -> Columns:
+def columns_of(names: Collection[str], asked: Asked, file: Any, name: str) -> Columns:
     """The columns of a table that has these names. UserError: one is not there."""
-    caption, image, label, group, _ = asked
-    usual = VIDEO_COLUMNS if media == "video" else IMAGE_COLUMNS
-    of_image = column_of(names, image, usual, media, file, name, key="image")
+    caption, image, label, group, _, media = asked
+    about = MEDIA[media]
+    of_image = column_of(names, image, about.columns, media, file, name, key="image")
     captions: tuple[str, ...] = ()
     # A table of class numbers needs no captions.
     if caption or not label or {n.strip().lower() for n in names}.intersection(CAPTION_COLUMNS):
@@ -64,10 +61,7 @@ def columns_of(
         captions,
         column_of(names, label, (), "label", file, name) if label else "",
         column_of(names, group, (), "group", file, name) if group else "",
-        *(
-            _time(names, usual) if media == "video" else ""
-            for usual in (START_COLUMNS, END_COLUMNS)
-        ),
+        *(_time(names, usual) if about.clips else "" for usual in (START_COLUMNS, END_COLUMNS)),
     )
 
 
@@ -87,7 +81,7 @@ def say_columns(
     """Tells an account which columns of a table are read, and which others might be, once for all
     tables that are alike; `more` are columns that hold images, whatever they are called."""
     captions = ", ".join(columns.captions) or "no column"
-    text = f"{media}s are in the column {columns.image}, captions in {captions}"
+    text = f"{MEDIA[media].plural} are in the column {columns.image}, captions in {captions}"
     text += f", labels in {columns.label}" if columns.label else ""
     text += f", groups in {columns.group}" if columns.group else ""
     text += (
@@ -95,7 +89,7 @@ def say_columns(
         if (columns.start or columns.end)
         else ""
     )
-    for key, usual in (("image", (*IMAGE_COLUMNS, *more)), ("caption", CAPTION_COLUMNS),
+    for key, usual in (("image", (*MEDIA[media].columns, *more)), ("caption", CAPTION_COLUMNS),
                        ("label", LABEL_COLUMNS)):  # fmt: skip
         others = [n for n in names if n.strip().lower() in usual or n in usual]
         others = [n for n in others if n not in columns.all()]

@@ -2,7 +2,6 @@
 
 import functools
 import os
-from collections.abc import Iterable
 
 from PIL import Image, ImageFile
 
@@ -12,11 +11,6 @@ from mmjax.data.stand_in import stand_in
 # Registered with Pillow, but: it sees no more than the header of a film, and PostScript is a
 # program that Ghostscript would have to run.
 _NO_PICTURES = ("MPEG", "EPS")
-# What FFmpeg reads is told by contents; these are suffixes by which people call it. And animations.
-VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg",
-     ".wmv", ".flv", ".3gp", ".ogv", ".vob", ".gif", ".webp")
-)  # fmt: skip
 HEAD = 512  # bytes that tell what a file is
 _STAND_INS = {
     "a git-lfs pointer": "git lfs pull fetches the file",
@@ -45,28 +39,6 @@ def image_suffixes() -> frozenset[str]:
 def suffix_of(path: str | os.PathLike) -> str:
     """The last suffix of a path, lower-case, with its dot; "" without one."""
     return os.path.splitext(path)[1].lower()
-
-
-def is_image(path: str | os.PathLike) -> bool:
-    """Whether a path has the suffix of an image, in any case."""
-    return suffix_of(path) in image_suffixes()
-
-
-def shows(path: str | os.PathLike, media: str) -> bool:
-    """Whether a path has the suffix of one of the media, "image" or "video", in any case."""
-    return suffix_of(path) in VIDEO_SUFFIXES if media == "video" else is_image(path)
-
-
-def other_media(paths: Iterable[str | os.PathLike], media: str) -> tuple[str, str]:
-    """Of paths that do not show `media`: which other media one of them shows, and that path.
-
-    ("", "") where none does.
-    """
-    for path in paths:
-        for other in ("image", "video"):
-            if other != media and shows(path, other):
-                return other, str(path)
-    return "", ""
 
 
 def is_left_by_system(name: str) -> bool:

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 from mmjax.data import storage
 from mmjax.data.account import NOTES, Account
-from mmjax.data.columns import CAPTION_COLUMNS, IMAGE_COLUMNS, LABEL_COLUMNS
-from mmjax.data.contents import head_of, is_image, shows, suffix_of, what_it_is
+from mmjax.data.columns import CAPTION_COLUMNS, LABEL_COLUMNS
+from mmjax.data.contents import head_of, suffix_of, what_it_is
 from mmjax.data.delimited import read_table
+from mmjax.data.layouts import layout_of
+from mmjax.data.media import MEDIA, medium_of
 from mmjax.data.parquet_file import has_images
 from mmjax.data.tree import files_under, passed_over, walk
 from mmjax.errors import UserError
@@ -140,6 +142,8 @@ def _of_file(file: str) -> str:
     for mark, kind in ((".array_record", "arrayrecord"), (".tfrecord", "tfrecord")):
         if mark in name:
             return kind
+    if layout := layout_of(file):
+        return layout
     suffix = suffix_of(name)
     if suffix == ".json" and Path(file).is_file():
         return _of_json(file, name)
@@ -164,7 +168,8 @@ def _is_table(file: str) -> bool:
     line = head_of(file).partition(b"\n")[0].decode("utf-8-sig", "ignore").lower()
     cells = ({cell.strip() for cell in line.split(delimiter)} for delimiter in ",\t;|")
     wanted = {*CAPTION_COLUMNS, *LABEL_COLUMNS}
-    return any(found & set(IMAGE_COLUMNS) and found & wanted for found in cells)
+    shown = {column for about in MEDIA.values() for column in about.columns}
+    return any(found & shown and found & wanted for found in cells)
 
 
 def metadata_of(folder: Path, name: str, labels: bool = False) -> Path | None:
@@ -210,7 +215,7 @@ def _of_folder(folder: Path, name: str, labels: bool) -> Detected:
     if table:
         kind = _BY_SUFFIX[suffix_of(table)]
         return Detected(kind, f"{table.name} is in the folder, the table of its images")
-    shown = next((p for p in walk(folder, Account()) if is_image(p) or shows(p, "video")), None)
+    shown = next((p for p in walk(folder, Account()) if medium_of(p)), None)
     if shown:
         beside = f", and {Path(parquet[0]).name} has none in it" if parquet else ""
         return Detected("folder", f"{shown.relative_to(folder)} is in it{beside}")

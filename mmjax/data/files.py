@@ -1,4 +1,4 @@
-"""Images and videos as plain files: rows of paths and captions, and folders with texts beside them.
+"""Plain files of images, videos or sounds: rows of paths and captions, or texts beside them.
 
 Everything but the pixels is read when the source is opened, so the captions are kept in memory.
 """
@@ -16,15 +16,15 @@ import numpy as np
 from mmjax import machine
 from mmjax.data.account import Account, Accounted
 from mmjax.data.classes import about_order, in_order
-from mmjax.data.contents import HEAD, head_of, other_media, shows, suffix_of, what_it_is
+from mmjax.data.contents import HEAD, head_of, suffix_of, what_it_is
 from mmjax.data.identity import common_folder, digest
+from mmjax.data.media import MEDIA, other_media, shows
 from mmjax.data.records import Record, Texts, pair, unreadable
 from mmjax.data.texts import NULLS, BadText, lines, txt_captions, written_nulls
 from mmjax.data.tree import files_under, folders_in
 from mmjax.data.videos import Clip
 from mmjax.errors import UserError
 
-_A = {"image": "an image", "video": "a video"}
 _TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt")  # what may hold captions of other files
 
 
@@ -39,7 +39,7 @@ class Row(NamedTuple):
     weights: tuple[float, ...] = ()  # of the captions
     unwanted: str = ""  # why it is left out, where that is known
     rows: int = 1  # of a table that were united to this one
-    span: tuple[float, float] = WHOLE  # the seconds of a video that are shown
+    span: tuple[float, float] = WHOLE  # the seconds of it that are shown
 
     def facts(self) -> tuple[object, ...]:
         """What tells it from others, beside the path."""
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 class FileSource(Accounted):
-    """Files of images or videos with the captions that were found for them."""
+    """Files of one medium with the captions that were found for them."""
 
     captions_alone = True
 
@@ -74,7 +74,7 @@ class FileSource(Accounted):
                 self._sizes.append(size)
         if not self._rows:
             why = "; ".join(self.account.lines())
-            none = f"the folder holds no {media}s"
+            none = f"the folder holds no {MEDIA[media].plural}"
             raise UserError(f"{name}: no usable {media}: {why or none}.")
 
     def __len__(self) -> int:
@@ -82,9 +82,9 @@ class FileSource(Accounted):
 
     def __getitem__(self, index: int) -> Record:
         row = self._rows[index]
-        try:  # a video is opened where it is: it may be large, and little of it shown
-            video = self._media == "video"
-            shown = Clip(row.path, *row.span) if video else Path(row.path).read_bytes()
+        try:
+            clips = MEDIA[self._media].clips
+            shown = Clip(row.path, *row.span) if clips else Path(row.path).read_bytes()
         except OSError as error:
             raise unreadable(row.path, error) from error
         texts = Texts(self.captions(index), row.weights)
@@ -118,11 +118,14 @@ def open_folder(folder: Path, name: str, media: str = "image") -> FileSource:
     images, others = _sorted_out(files_under(folder, account), media)
     other, path_of_it = other_media(others, media)
     if other and not images:
-        raise UserError(f"{name}: {folder} holds {other}s, as {path_of_it}: set media={other!r}.")
+        others_are = MEDIA[other].plural
+        raise UserError(
+            f"{name}: {folder} holds {others_are}, as {path_of_it}: set media={other!r}."
+        )
     texts: dict[str, Path] = {}
     for path in others:
         if suffix_of(path) == ".txt" and texts.setdefault(_stem(path), path) != path:
-            account.leave_out(f"texts of {_A[media]} that has another", path)
+            account.leave_out(f"texts of {MEDIA[media].called} that has another", path)
     if texts.keys().isdisjoint(map(_stem, images)):
         _check_classes(folder, images, others, name)
         return open_classes(folder, in_order(folders_in(folder)), name, media)
@@ -132,7 +135,7 @@ def open_folder(folder: Path, name: str, media: str = "image") -> FileSource:
         if suffix_of(path) != ".txt":
             account.unrecognised(suffix_of(path), path)
     for stem in texts.keys() - set(map(_stem, images)):
-        account.leave_out(f"texts without {_A[media]}", texts[stem])
+        account.leave_out(f"texts without {MEDIA[media].called}", texts[stem])
     rows = (Row(str(p), _read_captions(texts.get(_stem(p)), account)) for p in images)
     return FileSource(rows, name, account=account, media=media)
 
@@ -190,7 +193,7 @@ def _check_classes(folder: Path, images: Sequence[Path], others: Sequence[Path],
 
 
 def _sorted_out(files: Iterable[Path], media: str) -> tuple[list[Path], list[Path]]:
-    """The images, or videos, among files, and the others."""
+    """The files that show `media`, and the others."""
     images: list[Path] = []
     others: list[Path] = []
     for path in files:

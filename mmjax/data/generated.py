@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 
 from mmjax.data.account import Account, Accounted
+from mmjax.data.generated_sounds import GeneratedSounds
 from mmjax.data.identity import digest
-from mmjax.data.records import Record, Texts, pair
+from mmjax.data.records import Record, Source, Texts, pair
 from mmjax.errors import UserError
 
 COLOURS = {
@@ -81,13 +82,15 @@ class GeneratedSource(Accounted):
         return list(COLOURS)[colour], SHAPES[shape]
 
 
-def open_generated(
-    path: str, name: str, *, tags: bool = False, media: str = "image"
-) -> GeneratedSource:
+def open_generated(path: str, name: str, *, tags: bool = False, media: str = "image") -> Source:
     """`generated:COUNT`."""
     count = path.removeprefix("generated:")
     if not count.isdigit() or not int(count):
         raise UserError(f"{name}: {path!r} should be generated:COUNT, as generated:256.")
+    if media == "audio":
+        if tags:
+            raise UserError(f"{name}: tags are of images, not of generated sounds: leave them out.")
+        return GeneratedSounds(int(count), name)
     return GeneratedSource(int(count), name, tags, media)
 
 

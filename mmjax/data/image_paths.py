@@ -54,7 +54,8 @@ def how_many(folder: Path, paths: Iterable[str]) -> int:
 
 def root_of(file: Path, paths: Sequence[str], name: str, account: Account) -> Path:
     """The folder that the paths of a table are seen from: its own; or, where none of a sample is
-    there, the one subfolder that has them, its parent, or the present folder, which is said.
+    there, the one subfolder that has them, its parent, the present folder, or one beside its own,
+    which is said.
 
     UserError: several subfolders have them.
     """
@@ -62,7 +63,8 @@ def root_of(file: Path, paths: Sequence[str], name: str, account: Account) -> Pa
     some = [path for path in sample(paths) if not no_path(path)]
     if not some or how_many(own, some):
         return own
-    near = ([own / folder for folder in folders_in(own)], [own.parent], [Path.cwd()])
+    beside = [own.parent / folder for folder in folders_in(own.parent)]  # ESC-50: meta/ and audio/
+    near = ([own / folder for folder in folders_in(own)], [own.parent], [Path.cwd()], beside)
     for folders in near:
         found = [folder for folder in folders if how_many(folder, some)]
         if len(found) > 1:
@@ -71,7 +73,7 @@ def root_of(file: Path, paths: Sequence[str], name: str, account: Account) -> Pa
                 f"{found[0].name}/ and in {found[1].name}/: write the paths as seen from the table."
             )
         if found:
-            account.found.append(f"the paths of images in {file} are seen from {found[0]}")
+            account.found.append(f"the paths of files in {file} are seen from {found[0]}")
             return found[0]
     account.found.append(
         f"of {len(some)} images of {file} that were looked for, none is there: paths are seen from "

@@ -10,6 +10,7 @@ by its own tag, as Pillow does.
 import io
 import struct
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -47,17 +48,33 @@ def eval_transform(
       resize: Outside training: shortest side to size, then the centre; or squash to the square.
       interpolation: Outside training, of the resize.
     """
-    image = to_rgb(image)
-    method = Image.Resampling[interpolation.upper()]
     if resize == "squash":
-        return np.asarray(image.resize((size, size), method))
+        method = Image.Resampling[interpolation.upper()]
+        return np.asarray(to_rgb(image).resize((size, size), method))
+    return eval_crops(image, size, (0.5,), interpolation)[0]
+
+
+def eval_crops(
+    image: Image.Image,
+    size: int,
+    positions: Sequence[float],
+    interpolation: Interpolation = "bicubic",
+) -> np.ndarray:
+    """Squares of an image whose shortest side is brought to `size`: uint8 [n, size, size, 3].
+
+    Args:
+      image, size, interpolation: of `eval_transform`.
+      positions: of the n squares along the longer side, 0 (left or top) … 1 (right or bottom).
+    """
+    image = to_rgb(image)
     width, height = image.size
     short = min(width, height)
     if short != size:
         width, height = (int(size * side / short) for side in (width, height))
-        image = image.resize((width, height), method)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+        image = image.resize((width, height), Image.Resampling[interpolation.upper()])
+    corners = [(round((width - size) * at), round((height - size) * at)) for at in positions]
+    boxes = [(left, top, left + size, top + size) for left, top in corners]
+    return np.stack([np.asarray(image.crop(box)) for box in boxes])
 
 
 def open_image(image: bytes | np.ndarray) -> Image.Image:

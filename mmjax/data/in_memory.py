@@ -16,6 +16,7 @@ from mmjax.data.account import Account, Accounted
 from mmjax.data.identity import SAMPLED, digest
 from mmjax.data.images import eight_bits
 from mmjax.data.records import BadRecord, Record, Texts, unreadable
+from mmjax.data.sounds import Waveform
 from mmjax.data.texts import BadText, clean_captions, integer
 from mmjax.errors import UserError
 
@@ -126,7 +127,8 @@ class InMemory(Accounted):
             record = self[index]
         except BadRecord:
             return ()
-        parts = [p.tobytes() if isinstance(p, np.ndarray) else p for p in record.parts.values()]
+        plain = [p[0] if isinstance(p, Waveform) else p for p in record.parts.values()]
+        parts = [p.tobytes() if isinstance(p, np.ndarray) else p for p in plain]
         return (*sorted(record.parts), *parts, record.label, record.group)
 
     def _parsed(self, index: int) -> Record:

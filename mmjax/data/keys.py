@@ -5,8 +5,9 @@ from typing import Annotated
 
 from mmjax.data.images import MAX_PIXELS, eval_transform
 from mmjax.data.sampling import sample_frames
+from mmjax.data.videos import MAX_HOURS
 from mmjax.schema import RESUMABLE, keys_of
-from mmjax.values import ASCENDING, COUNT, COUNT_OR_0, SHARE
+from mmjax.values import ASCENDING, COUNT, COUNT_OR_0, POSITIVE, SHARE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Loading:
         embeddings of them can be cached; 0: a new one each epoch.
       workers: Worker processes that load data; 0: threads.
       prefetch: Batches loaded ahead (for each worker).
-      max_pixels: Pixels above which an image counts as unreadable.
+      max_pixels: Pixels above which an image, or a frame of a video, counts as unreadable.
+      max_hours: Hours above which a sound, or a clip of a video, counts as unreadable.
       max_bad: Largest share of unreadable examples before the run stops.
     """
 
@@ -35,6 +37,7 @@ class Loading:
     workers: Annotated[int, RESUMABLE, COUNT_OR_0] = 0
     prefetch: Annotated[int, RESUMABLE, COUNT] = 2
     max_pixels: Annotated[int, COUNT] = MAX_PIXELS
+    max_hours: Annotated[float, POSITIVE] = MAX_HOURS
     max_bad: Annotated[float, RESUMABLE, SHARE] = 0.01
 
 

@@ -35,14 +35,32 @@ def sample_frames(
     return _KINDS[sampling](times, min(count, frames), rng, fps)
 
 
+def segment_views(times: np.ndarray, count: int, views: int) -> np.ndarray:
+    """The numbers of the frames of each of several views of a video, int [views, n], n ≤ `count`.
+
+    Every view spans the whole video: it has one frame of each of `count` segments, view v that at
+    (2v + 1) / (2 · views) of the way through the segment. One view is what `sample_frames` takes in
+    evaluation.
+    """
+    first, last = _bounds(len(times), min(count, len(times)))
+    phases = 2 * np.arange(views)[:, None] + 1
+    return first + (last - first) * phases // (2 * views)
+
+
+def _bounds(frames: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last frame of each of `count` segments, whose lengths differ by at most
+    one."""
+    bounds = np.arange(count + 1) * frames // count
+    return bounds[:-1], bounds[1:] - 1
+
+
 def _segments(
     times: np.ndarray, count: int, rng: np.random.Generator | None, fps: float
 ) -> np.ndarray:
     """One frame of each of `count` parts, whose lengths differ by at most one (TSN, Wang et al.,
     2016): all frames have a part, the last one too."""
     del fps
-    bounds = np.arange(count + 1) * len(times) // count
-    first, last = bounds[:-1], bounds[1:] - 1
+    first, last = _bounds(len(times), count)
     if rng is None:
         return (first + last) // 2
     return rng.integers(first, last, endpoint=True)

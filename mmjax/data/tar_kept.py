@@ -29,7 +29,7 @@ def index_name(
     wanted: tuple = (*fields[:3], fields.filter.text, max_bad)
     if fields.tags or fields.media == "regions":
         wanted += (fields.tags, fields.media == "regions")  # as kept indices are called
-    if fields.media == "video":
+    if fields.media not in ("image", "regions"):
         wanted += (fields.media,)
     what = repr((INDEX_VERSION, wanted, list(zip(beside, stamps, strict=True))))
     return f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.npy"

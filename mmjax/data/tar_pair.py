@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmjax.data.contents import shows, suffix_of, what_it_is
-from mmjax.data.filters import Filter
+from mmjax.data.contents import suffix_of, what_it_is
+from mmjax.data.filters import UNWANTED, Filter
+from mmjax.data.media import MEDIA, shows
 from mmjax.data.texts import (
     BadText,
     clean_captions,
@@ -24,8 +25,7 @@ MAX_TEXT = 1 << 20  # bytes of a .txt or .json; captions have a few hundred
 class Fields(NamedTuple):
     """Which members and JSON fields hold what: `captions` as ("txt", "json:tags", …), () where none
     are wanted; `label` a JSON field, or "cls" for webdataset's member of that name; `filter` says
-    which pairs are wanted at all; `tags` a JSON field; `media`: what a pair shows, an image, a
-    video, or the regions of KEY.npy.
+    which pairs are wanted at all; `tags` a JSON field; `media`: what a pair shows.
     """
 
     captions: tuple[str, ...] = ("txt",)
@@ -38,12 +38,11 @@ class Fields(NamedTuple):
     @property
     def parts(self) -> tuple[str, ...]:
         """The kinds of member that the index knows; the first is what every pair must have."""
-        return ("npy" if self.media == "regions" else self.media, "txt", "json")
+        return (MEDIA[self.media].member, "txt", "json")
 
     def part(self, member: str) -> str:
         """Which of the parts a member is, by its suffix, or another."""
-        suffix = suffix_of(member)[1:]
-        return self.parts[0] if self.media != "regions" and shows(member, self.media) else suffix
+        return self.parts[0] if shows(member, self.media) else suffix_of(member)[1:]
 
     @property
     def dtype(self) -> np.dtype:
@@ -64,7 +63,7 @@ def index_row(
     Raises Unusable, Lacking.
     """
     first = fields.parts[0]
-    what = {"image": "an image", "video": "a video"}.get(first, "a region file (.npy)")
+    what = MEDIA[fields.media].called
     if first not in spans:
         raise Unusable(f"without {what}")
     if spans[first][1] == 0:
@@ -86,7 +85,7 @@ def index_row(
     if fields.captions and not captions and not fields.label:
         raise Unusable("without a caption")
     if not fields.filter.keep(values, captions):
-        raise Unusable("that the filter leaves out")
+        raise Unusable(UNWANTED)
     parse_tags(fields.tags, values)
     parts = (spans.get(part, (0, 0)) for part in fields.parts)
     return (label, group, *itertools.chain(*parts)), captions

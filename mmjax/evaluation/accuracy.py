@@ -10,28 +10,42 @@ from mmjax.evaluation.ranks import rank_of_right, ranks
 Labels = np.ndarray | Sequence[Sequence[int]]
 
 
-def accuracy(image_embed: np.ndarray, weights: np.ndarray, labels: Labels) -> dict[str, float]:
+def accuracy(
+    image_embed: np.ndarray, weights: np.ndarray, labels: Labels, *, average: bool = False
+) -> dict[str, float]:
     """How often a right class is first, or among the first five, of a linear classifier.
 
     Args:
       image_embed: float [N, D].
       weights: float [classes, D], from `classifier`.
       labels: int [N], or for each image the classes of which any is right, at least one.
+      average: as of `rank_accuracy`.
 
     Returns:
       As `rank_accuracy`. Of equal scores the lower class comes first.
     """
-    return rank_accuracy(ranks(image_embed, weights, _pairs(labels)), labels, len(weights))
+    rank = ranks(image_embed, weights, _pairs(labels))
+    return rank_accuracy(rank, labels, len(weights), average=average)
 
 
-def score_accuracy(scores: np.ndarray, label: np.ndarray) -> dict[str, float]:
-    """As `accuracy`, from scores float [N, classes] and labels int [N]."""
-    rank = rank_of_right(scores, _pairs(label))
-    return rank_accuracy(rank, label, scores.shape[1])
+def score_accuracy(
+    scores: np.ndarray, labels: Labels, *, average: bool = False
+) -> dict[str, float]:
+    """As `accuracy`, from scores float [N, classes]."""
+    rank = rank_of_right(scores, _pairs(labels))
+    return rank_accuracy(rank, labels, scores.shape[1], average=average)
 
 
-def rank_accuracy(rank: np.ndarray, labels: Labels, classes: int) -> dict[str, float]:
+def rank_accuracy(
+    rank: np.ndarray, labels: Labels, classes: int, *, average: bool = False
+) -> dict[str, float]:
     """Accuracy from the 0-based ranks of the right class.
+
+    Args:
+      rank: int [N].
+      labels: as of `accuracy`.
+      classes: how many there are.
+      average: also "top1_top5_mean", which Kinetics results call AVG.
 
     Returns:
       "top1", "top5" and, where each image has one label, "mean_per_class_recall" (over the classes
@@ -42,6 +56,8 @@ def rank_accuracy(rank: np.ndarray, labels: Labels, classes: int) -> dict[str, f
 
     def metrics(counts: np.ndarray) -> dict[str, float]:
         found = {"top1": counts @ first / counts.sum(), "top5": counts @ five / counts.sum()}
+        if average:
+            found["top1_top5_mean"] = (found["top1"] + found["top5"]) / 2
         if label is not None:
             total = np.bincount(label, weights=counts, minlength=classes)
             hits = np.bincount(label, weights=counts * first, minlength=classes)
@@ -52,10 +68,10 @@ def rank_accuracy(rank: np.ndarray, labels: Labels, classes: int) -> dict[str, f
     return {**estimates(metrics, len(rank)), **sizes}
 
 
-def accuracy_names(several: bool = False) -> tuple[str, ...]:
+def accuracy_names(several: bool = False, average: bool = False) -> tuple[str, ...]:
     """The names of what `rank_accuracy` measures; `several`: labels an image."""
     labels: Labels = [[0]] if several else np.zeros(1, int)
-    return tuple(rank_accuracy(np.zeros(1, int), labels, 1))
+    return tuple(rank_accuracy(np.zeros(1, int), labels, 1, average=average))
 
 
 def _pairs(labels: Labels) -> np.ndarray:

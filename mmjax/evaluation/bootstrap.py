@@ -1,6 +1,6 @@
 """95 % confidence intervals by the bootstrap (Efron, 1979; the percentile method), seeded.
 
-They say how far a number would move with another sample of images, not with another training run.
+They say how far a number would move with another sample of records, not with another training run.
 """
 
 from collections.abc import Callable, Mapping

@@ -36,7 +36,7 @@ def named(
       source: its labels are positions in its own classes, or, without names for these, in `names`.
       names, ids: the classes that are asked for, see `classes.match`.
       name: of the evaluator, for messages.
-      allow_skips: leave out images of other classes, counted and named.
+      allow_skips: leave out records of other classes, counted and named.
       from_one: as of `classes.match`.
 
     Raises:
@@ -67,9 +67,9 @@ def named(
             raise UserError(
                 f"evals.{name}: {source.name}: {others}: rename or remove them, write a line "
                 "ID<tab>NAME for each class into the file of classes, ID as the data calls it, or "
-                "leave their images out by --allow-skips."
+                "leave their records out by --allow-skips."
             )
-        about += f"; {others}, and their images are left out"
+        about += f"; {others}, and their records are left out"
     return mapped(source, labels), Classes(rows, about)
 
 
@@ -98,7 +98,7 @@ def as_trained(
     if unknown and not allow_skips:
         raise UserError(
             f"evals.{name}: {source.name} has {len(unknown):,} classes that are not in the "
-            f"training set ({some(unknown)}): rename or remove them, or leave their images out by "
+            f"training set ({some(unknown)}): rename or remove them, or leave their records out by "
             "--allow-skips."
         )
     labels = np.array([label.get(folder, -1) for folder in folders], np.int32)

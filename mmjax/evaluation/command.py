@@ -9,19 +9,21 @@ import jax
 import yaml
 from ml_collections import ConfigDict
 
-from mmjax.data import Augment
-from mmjax.data.keys import KEYS as DATA
+from mmjax.data.detect import detect
+from mmjax.data.sources import KINDS
 from mmjax.errors import UserError
 from mmjax.evaluation import classes, progress, report
+from mmjax.evaluation.parts import media
 from mmjax.evaluation.spec import Subject
 from mmjax.evaluation.tasks import build, keys_at
+from mmjax.inputs import with_defaults
 from mmjax.models import Graph
 from mmjax.parallel.mesh import make_mesh
 from mmjax.pretrained import load
 from mmjax.runs.checkpoint import checkpoint_steps
 from mmjax.runs.local_path import workdir_path
 from mmjax.runs.workdir import at_step, restore_for_inference, workdir_classes
-from mmjax.schema import entry, find, keys_of, kind_of
+from mmjax.schema import entry, find, kind_of
 
 log = logging.getLogger("mmjax.evaluation")
 SUITE = "suite"  # a task of the command, not of a config: `data` is a YAML file of evaluators
@@ -35,6 +37,7 @@ def evaluate(
     data: str | None = None,
     output: str | Path | Sequence[str | Path] = (),
     tokenizer: str | Path | None = None,
+    frames: int | None = None,
     **keys: Any,
 ) -> report.Results:
     """Evaluates a model, by the evaluators of its own run's config or by those named here.
@@ -50,6 +53,8 @@ def evaluate(
       output: a file or files for the results, .json, .csv or .md; beside each, NAME.classes.tsv
         says which label is which class, where there are classes.
       tokenizer: folder or hub name of the tokenizer, where `weights` come without one.
+      frames: with `weights` of images, evaluates them on videos, by the mean of so many frames:
+        see `mmjax.load`.
       **keys: keys of `config.evals.NAME`, set on every evaluator that runs: batch_size=64,
         classes="names.txt", allow_skips=True.
 
@@ -65,8 +70,8 @@ def evaluate(
         report.check(str(file))
     workdir = None if workdir is None else str(workdir)
     with jax.set_mesh(make_mesh(data=1, fsdp=-1)), progress.shown():
-        config, model, params, words = _model(workdir, weights, tokenizer)
-        specs = choose(config.evals, task, data, keys)
+        config, model, params, words = _model(workdir, weights, tokenizer, frames)
+        specs = choose(config.evals, task, data, keys, media(model))
         known: tuple[str, ...] = ()
         if workdir:
             folder, step = at_step(workdir)
@@ -87,13 +92,18 @@ def evaluate(
 
 
 def choose(
-    evals: Mapping[str, ConfigDict], task: str | None, data: str | None, keys: Mapping[str, Any]
+    evals: Mapping[str, ConfigDict],
+    task: str | None,
+    data: str | None,
+    keys: Mapping[str, Any],
+    media: str = "image",
 ) -> dict[str, ConfigDict]:
-    """The evaluators to run: the config's (of one task, if named), or new ones on `data`."""
+    """The evaluators to run: the config's (of one task, if named), or new ones on `data`, which
+    shows `media` unless they say another."""
     if data and not task:
         raise UserError("--data needs --task, which says what to measure on it.")
     if task == SUITE:
-        specs = read_suite(data)
+        specs = read_suite(data, media)
     elif task and data:
         specs = {task: _entry(task, {"kind": task, "path": data})}
     else:
@@ -106,10 +116,12 @@ def choose(
         for key, value in keys.items():
             path = f"evals.{name}.{key}"
             spec[key] = find(keys_at(name, spec), path).parse(path, value)
+    if task and data and task != SUITE and "media" not in keys:
+        _show(specs[task], task, media)
     return specs
 
 
-def read_suite(file: str | None) -> dict[str, ConfigDict]:
+def read_suite(file: str | None, media: str = "image") -> dict[str, ConfigDict]:
     """The evaluators of a YAML file: name → keys `evals.*`. Paths are relative to its folder."""
     if not file:
         raise UserError("--task=suite needs --data=FILE.yaml, a mapping of names to evals.* keys.")
@@ -129,26 +141,43 @@ def read_suite(file: str | None) -> dict[str, ConfigDict]:
             value = find(keys_at(name, spec), path).parse(path, value)
             beside = Path(file).parent / str(value)
             spec[key] = str(beside) if key in _FILES and value and beside.exists() else value
+        if "media" not in keys:
+            _show(spec, str(name), media)
     return specs
 
 
+def _show(spec: ConfigDict, name: str, media: str) -> None:
+    """Sets what the records of an evaluator show, where they may show several media."""
+    try:
+        kind = spec.format if spec.format != "auto" else detect(spec.path, KINDS, name).kind
+    except UserError:  # said again, and better, when the source is opened
+        kind = ""
+    if kind not in KINDS or "media" in KINDS[kind].keys:
+        spec.media = media
+
+
 def _model(
-    workdir: str | None, weights: str | Path | None, tokenizer: str | Path | None
+    workdir: str | None,
+    weights: str | Path | None,
+    tokenizer: str | Path | None,
+    frames: int | None,
 ) -> tuple[ConfigDict, Graph, Any, Any]:
-    """(config, model, parameters, tokenizer or None). What looks at images alone needs no
-    tokenizer: why there is none is a warning."""
+    """(config, model, parameters, tokenizer or None). What embeds no texts needs no tokenizer:
+    why there is none is a warning."""
     if (workdir is None) == (weights is None):
         raise UserError("mmjax eval needs either --workdir=DIR of a run or --weights=PATH.")
     if weights is None:
         assert workdir is not None
+        if frames is not None:
+            raise UserError("--frames is of weights: give the run as --weights=DIR.")
         return restore_for_inference(workdir)
-    loaded = load(weights, tokenizer=tokenizer)
+    loaded = load(weights, tokenizer=tokenizer, frames=frames)
     config = ConfigDict({"seed": 0, "evals": {}, "objectives": {}, **loaded.config})
-    config.data = {**entry(DATA), "augment": entry(keys_of(Augment)), **config.data}
+    config.data = with_defaults(config.data)
     try:
         words = loaded.tokenizer
     except UserError as error:
-        log.warning("only images are evaluated: %s", error)
+        log.warning("no texts are evaluated: %s", error)
         words = None
     return config, loaded.model, loaded.params, words
 

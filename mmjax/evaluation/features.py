@@ -1,4 +1,4 @@
-"""Image features of a training and a test set with labels: what probe and k-NN start from."""
+"""Features of a training and a test set with labels: what probe and k-NN start from."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from mmjax.data.splits import NoSplits
 from mmjax.errors import UserError
 from mmjax.evaluation.classes import as_trained
 from mmjax.evaluation.embed import Embedder
+from mmjax.evaluation.parts import record_part
 from mmjax.evaluation.skips import check_complete, open_test
 from mmjax.evaluation.spec import Evaluation, Subject, source_of
 
@@ -25,10 +26,12 @@ class OfFeatures(Evaluation):
     """The keys of evaluators that learn from features of a training set.
 
     Attributes:
+      of: The part that embeds the records; '' is the one that reads no texts.
       train: Path of the training set, which is read as the test set is; '' is the same path.
       train_split: Its split.
     """
 
+    of: str = ""
     train: str = ""
     train_split: str = "train"
 
@@ -37,7 +40,7 @@ class Features:
     """The two sets of an evaluator with the keys `OfFeatures`."""
 
     def __init__(self, name: str, spec: Any, subject: Subject):
-        self._name = name
+        self._name, self._of = name, record_part(subject, spec.of, name)
         path = spec.train or spec.path
         same = f"evals.{name}: training and test set are the same: set train."
         if path == spec.path and spec.train_split == (spec.split or "test"):
@@ -57,11 +60,12 @@ class Features:
 
     def __call__(self, params: Any) -> tuple[Labelled, Labelled, dict[str, float]]:
         """Training set, test set, and what was skipped."""
-        train, _ = self._embedder.records(params, self._train)
-        test, skipped = self._embedder.records(params, self._test)
+        train, _ = self._embedder.records(params, self._train, self._of)
+        test, skipped = self._embedder.records(params, self._test, self._of)
         self._check(self._train, train, int(np.iinfo(np.int32).max))
         self._check(self._test, test, int(train["label"].max()) + 1)
-        first, second = (Labelled(c["image/embed"], c["label"]) for c in (train, test))
+        embed = f"{self._of}/embed"
+        first, second = (Labelled(c[embed], c["label"]) for c in (train, test))
         return first, second, skipped
 
     def _check(self, source: Source, columns: dict[str, np.ndarray], classes: int) -> None:

@@ -1,6 +1,6 @@
-"""k nearest neighbours on frozen image features, weighted as in Wu et al. (2018).
+"""k nearest neighbours on frozen features, weighted as in Wu et al. (2018).
 
-The k training images of the highest cosine vote for their class with exp(cosine / temperature).
+The k training records of the highest cosine vote for their class with exp(cosine / temperature).
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ class Knn(OfFeatures):
 
 
 class NearestNeighbours:
-    """Classifies images by the labels of their k nearest neighbours in a training set."""
+    """Classifies records by the labels of their k nearest neighbours in a training set."""
 
     def __init__(self, name: str, spec: Any, subject: Subject):
         self._k, self._temperature = spec.k, spec.temperature

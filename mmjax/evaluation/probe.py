@@ -1,8 +1,8 @@
-"""Linear probe: multinomial logistic regression on frozen image features, fitted by L-BFGS.
+"""Linear probe: multinomial logistic regression on frozen features, fitted by L-BFGS.
 
-The protocol is CLIP's (Radford et al., 2021, A.3) with held-out images of the training set: the
+The protocol is CLIP's (Radford et al., 2021, A.3) with a held-out part of the training set: the
 weight decay that does best on a fifth of it is used for a last fit on all. Few-shot probes draw
-their images from the other four fifths and choose by the same fifth.
+their records from the other four fifths and choose by the same fifth.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ def scores(x: np.ndarray, weights: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 
 def draw_shots(label: np.ndarray, shots: int, rng: np.random.Generator) -> np.ndarray:
-    """The numbers of `shots` images of each class, drawn at random; all of a class with fewer."""
+    """The numbers of `shots` records of each class, drawn at random; all of a class with fewer."""
     order = rng.permutation(len(label))
     drawn = [order[label[order] == number][:shots] for number in np.unique(label)]
     return np.sort(np.concatenate(drawn))
@@ -78,7 +78,7 @@ class ProbeKeys(OfFeatures):
     """The keys of the kind "probe".
 
     Attributes:
-      shots: Images a class of few-shot probes, e.g. (1, 2, 4, 8, 16), which come before the full
+      shots: Records a class of few-shot probes, e.g. (1, 2, 4, 8, 16), which come before the full
         one.
     """
 
@@ -86,7 +86,7 @@ class ProbeKeys(OfFeatures):
 
 
 class Probe:
-    """Linear probe: a linear classifier on frozen image features, full or with few shots."""
+    """Linear probe: a linear classifier on frozen features, full or with few shots."""
 
     def __init__(self, name: str, spec: Any, subject: Subject):
         self._features = Features(name, spec, subject)

@@ -5,13 +5,20 @@ products of the float32 embeddings rounded to float32, so that they, and the ran
 on how the product is cut into blocks, and equal embeddings tie exactly.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 BLOCK = 1 << 22  # scores in memory at once
 
 
 def ranks(
-    query: np.ndarray, candidates: np.ndarray, pairs: np.ndarray, *, block: int = BLOCK
+    query: np.ndarray,
+    candidates: np.ndarray,
+    pairs: np.ndarray,
+    *,
+    block: int = BLOCK,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """The 0-based rank of each query's best-placed right answer among all candidates.
 
@@ -20,6 +27,7 @@ def ranks(
       candidates: float [M, D].
       pairs: int [P, 2] of (query, candidate), the right answers; each query has at least one.
       block: scores [rows, M] computed at once; the Q × M matrix as a whole never exists.
+      change: float32 [rows, M] → the scores that count, of the same shape.
 
     Returns:
       int64 [Q], 0 … M - 1. What is not finite ranks last: candidates whose score against the
@@ -34,9 +42,36 @@ def ranks(
     for start in range(0, len(query), rows):
         stop = min(start + rows, len(query))
         scores = (query[start:stop].astype(np.float64) @ columns).astype(np.float32)  # [rows, M]
+        scores = scores if change is None else change(scores)
         first, last = np.searchsorted(pairs[:, 0], (start, stop))
         result[start:stop] = rank_of_right(scores, pairs[first:last] - (start, 0))
     return result
+
+
+def dual_softmax_ranks(
+    query: np.ndarray,
+    candidates: np.ndarray,
+    pairs: np.ndarray,
+    *,
+    scale: float,
+    block: int = BLOCK,
+) -> np.ndarray:
+    """`ranks` by s · softmax of s over the queries, s = scale · cosine: a candidate that many
+    queries are close to counts less (the dual softmax of CAMoE, Cheng et al., 2021).
+
+    A query's rank depends on all other queries.
+    """
+    columns, rows = candidates.astype(np.float64).T, max(1, block // len(candidates))
+    total = np.full(len(candidates), -np.inf)  # of each candidate, log Σ exp over the queries
+    for start in range(0, len(query), rows):
+        scores = scale * (query[start : start + rows].astype(np.float64) @ columns)
+        total = np.logaddexp(total, np.logaddexp.reduce(scores, axis=0))
+
+    def change(cosine: np.ndarray) -> np.ndarray:
+        scores = scale * cosine.astype(np.float64)
+        return (scores * np.exp(scores - total)).astype(np.float32)
+
+    return ranks(query, candidates, pairs, block=block, change=change)
 
 
 def rank_of_right(scores: np.ndarray, pairs: np.ndarray) -> np.ndarray:

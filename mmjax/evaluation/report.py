@@ -13,7 +13,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation.bootstrap import Estimate
 
 Results = Mapping[str, Mapping[str, float]]  # evaluator → metric → value
-NOTE = "In brackets: 95 % confidence intervals by the bootstrap over images (1,000 resamples)."
+NOTE = "In brackets: 95 % confidence intervals by the bootstrap over records (1,000 resamples)."
 
 
 def table(results: Results) -> rich.table.Table:

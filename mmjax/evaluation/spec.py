@@ -24,7 +24,7 @@ class Evaluation(Records):
         for imagenet2012, train for the kind loss.
       every: Steps between evaluations; 0: at the end only.
       batch_size: Global batch of the evaluation.
-      allow_skips: Leave out images that cannot be read, counted and named; else they fail the
+      allow_skips: Leave out records that cannot be read, counted and named; else they fail the
         evaluation.
     """
 

@@ -9,21 +9,25 @@ import functools
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 
 from mmjax.data import Source
+from mmjax.data.modalities import Views
 from mmjax.errors import UserError
 from mmjax.evaluation.accuracy import Labels, accuracy, accuracy_names
 from mmjax.evaluation.classes import Classes, named
 from mmjax.evaluation.embed import Embedder
 from mmjax.evaluation.imagenet_source import CLASSES, open_imagenet, open_real
+from mmjax.evaluation.parts import embedding, pair
 from mmjax.evaluation.skips import check_complete, open_test
 from mmjax.evaluation.spec import Evaluation, Subject, source_of
+from mmjax.evaluation.views import view_accuracy, views_of
 from mmjax.evaluation.words import big_vision_words, class_words, read_lines, templates_of, wnids
 from mmjax.inference import on_mesh
+from mmjax.values import COUNT
 
 
 def prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -43,19 +47,22 @@ def classifier(prompt_embed: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classification(Evaluation):
-    """The keys of the kind "classification".
+class OfWords(Evaluation):
+    """The keys of evaluators whose classifier is made of words.
 
     Attributes:
+      of: The part that embeds the records, and the one that embeds the prompts; None is those that
+        the model has.
       classes: A file of one class a line in order of label, NAME or ID<tab>NAME, or imagenet.
         Classes that have names in the data, as folders have, are matched by NAME or ID.
       templates: A file of prompts with {} for the name, imagenet (80 of them) or plain (the name
         alone).
       protocol: Words as they are, or big_vision: lower case and no punctuation.
-      subset: The classes that images and classifier are restricted to: a file of one a line (its
+      subset: The classes that records and classifier are restricted to: a file of one a line (its
         name, label or WordNet id), present (those that occur) or all.
     """
 
+    of: tuple[str, str] | None = None
     classes: str = ""
     templates: str = "plain"
     protocol: Literal["open_clip", "big_vision"] = "open_clip"
@@ -63,7 +70,22 @@ class Classification(Evaluation):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageNet(Classification):
+class Classification(OfWords):
+    """The keys of the kind "classification".
+
+    Attributes:
+      views: Of a video: how many sets of frames are classified, each over the whole video.
+      crops: Of a video: squares of each frame, 1 (the centre) or 3 (left, centre, right).
+      aggregate: What is averaged over views and crops: logits, or their softmax (X-CLIP).
+    """
+
+    views: Annotated[int, COUNT] = 1
+    crops: Literal[1, 3] = 1
+    aggregate: Literal["logits", "softmax"] = "logits"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageNet(OfWords):
     """The keys of the kind "imagenet".
 
     Attributes:
@@ -79,7 +101,7 @@ class ImageNet(Classification):
 
 
 class ZeroShot:
-    """Zero-shot classification: which class, in a prompt, is closest to each labelled image.
+    """Zero-shot classification: which class, in a prompt, is closest to each labelled record.
 
     Its keys are those of `Classification`.
     """
@@ -97,6 +119,8 @@ class ZeroShot:
         """`source` stands in for that of the spec, its classes are `classes`; `answers` are the
         right classes by its labels."""
         self._name, self._answers = name, answers
+        self._of, self._text = pair(subject, spec.of, name)
+        self._medium = embedding(subject.model).get(self._of, "record")
         names, ids = class_words(spec.classes, name)
         if source is None:
             opened = open_test(spec, name, labels=True)
@@ -107,33 +131,62 @@ class ZeroShot:
         if spec.protocol == "big_vision":
             names, templates = big_vision_words(names, templates)
         self._embedder = Embedder.of(spec, subject)
-        self._weights = _text_classifier(self._embedder, tuple(names), tuple(templates))
+        self._views: Views | None = None
+        self._softmax = spec.get("aggregate") == "softmax"
+        if "views" in spec:  # of images alone there are no such keys
+            read = dict(self._embedder.reads).get(self._of)
+            self._views = views_of(spec, read, subject.model, name)
+        self._weights = _text_classifier(self._embedder, tuple(names), tuple(templates), self._text)
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """The names of the metrics."""
-        return accuracy_names(several=self._answers is not None)
+        several = self._answers is not None
+        return (*accuracy_names(several, average=self._average), *self._protocol)
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `accuracy` names them, the same on every host."""
         with on_mesh(params) as params:
-            weights = self._weights(params)
-            images, skipped = self._embedder.records(params, self._source)
-        self._check(images, len(weights))
-        label, subset = images["label"], self._subset
+            of = (self._of, self._text)
+            records, weights, skipped = self._embedder.beside(
+                params, self._source, of, self._weights(params), self._views
+            )
+            averaged = self._views and self._softmax
+            scale = self._embedder.scale(params) if averaged else None
+        self._check(records, len(weights))
+        label, subset = records["label"], self._subset
         if isinstance(subset, str):
             subset = np.unique(label) if subset == "present" else np.arange(len(weights))
         kept, labels = restrict(label, self._answers, subset)
         if not len(kept):
-            raise UserError(f"evals.{self._name}: no image is of the classes of its subset.")
-        return accuracy(images["image/embed"][kept], weights[subset], labels) | skipped
+            raise UserError(
+                f"evals.{self._name}: no {self._medium} is of the classes of its subset."
+            )
+        embed, weights = records[f"{self._of}/embed"][kept], weights[subset]
+        if self._views:
+            metrics = view_accuracy(embed, weights, labels, scale)
+        else:
+            metrics = accuracy(embed, weights, labels, average=self._average)
+        return metrics | self._protocol | skipped
 
-    def _check(self, images: dict[str, np.ndarray], classes: int) -> None:
+    @property
+    def _average(self) -> bool:
+        """Whether the mean of top-1 and top-5 is asked for, as it is of videos."""
+        return self._medium == "video"
+
+    @property
+    def _protocol(self) -> dict[str, float]:
+        """The numbers of views and crops, which belong to the result where there are several."""
+        if self._views is None:
+            return {}
+        return {"views": float(self._views.views), "crops": float(self._views.crops)}
+
+    def _check(self, records: dict[str, np.ndarray], classes: int) -> None:
         """All labels are in range, and all classes exist."""
-        label, last = images["label"], classes if self._answers is None else len(self._answers)
+        label, last = records["label"], classes if self._answers is None else len(self._answers)
         wrong = np.flatnonzero((label < 0) | (label >= last))
         if wrong.size:
-            key = self._source[int(images["index"][wrong[0]])].key
+            key = self._source[int(records["index"][wrong[0]])].key
             found = int(label[wrong[0]])
             problem = "no label" if found < 0 else f"the label {found}"
             from_one = found == classes and label.min() > 0
@@ -192,14 +245,14 @@ def subset_of(given: str, classes: Sequence[str], ids: Sequence[str], name: str)
 def restrict(
     label: np.ndarray, answers: Sequence[Sequence[int]] | None, subset: np.ndarray
 ) -> tuple[np.ndarray, Labels]:
-    """The images with a right class in `subset`, int [n], and the index of that class in it."""
+    """The records with a right class in `subset`, int [n], and the index of that class in it."""
     index = {int(number): position for position, number in enumerate(subset)}
     if answers is None:
         kept = np.flatnonzero(np.isin(label, subset))
         return kept, np.array([index[int(number)] for number in label[kept]], np.int64)
     right = [tuple(index[c] for c in answers[number] if c in index) for number in label]
     kept = np.flatnonzero([len(classes) > 0 for classes in right])
-    return kept, [right[image] for image in kept]
+    return kept, [right[record] for record in kept]
 
 
 class TextClassifier:
@@ -208,26 +261,30 @@ class TextClassifier:
     So an evaluator embeds them once, and evaluators of the same class names share it.
     """
 
-    def __init__(self, embedder: Embedder, classes: Sequence[str], templates: Sequence[str]):
-        self._embedder = embedder
+    def __init__(
+        self, embedder: Embedder, classes: Sequence[str], templates: Sequence[str], part: str
+    ):
+        self._embedder, self._part = embedder, part
         filled = prompts(classes, templates)
         # Equal prompts (ImageNet has two classes called "missile") are embedded once, so that
         # their scores tie exactly.
         distinct, prompt_number = np.unique(filled, return_inverse=True)
         self._prompt_number = prompt_number.reshape(len(classes), -1)
-        self._tokens = embedder.tokenize(distinct.tolist())
+        self._tokens = embedder.tokenize(distinct.tolist(), part)
         self._last: tuple[list[weakref.ref], np.ndarray] = [], np.zeros(0, np.float32)
 
     def __call__(self, params: Any) -> np.ndarray:
-        """float32 [classes, D]."""
+        """float32 [classes, D]; [classes, templates, D] where they depend on the record."""
         leaves = jax.tree.leaves(params)
         references, weights = self._last
         if len(references) == len(leaves) and all(
             reference() is leaf for reference, leaf in zip(references, leaves, strict=True)
         ):
             return weights
-        texts = self._embedder.texts(params, self._tokens)
-        weights = classifier(texts[self._prompt_number])
+        texts = self._embedder.texts(params, self._tokens, self._part)
+        weights = texts[self._prompt_number]
+        if not self._embedder.conditions(self._part):
+            weights = classifier(weights)
         if all(isinstance(leaf, jax.Array) for leaf in leaves):  # what nobody can change in place
             self._last = [weakref.ref(leaf) for leaf in leaves], weights
         return weights
@@ -235,6 +292,6 @@ class TextClassifier:
 
 @functools.lru_cache(maxsize=4)
 def _text_classifier(
-    embedder: Embedder, classes: tuple[str, ...], templates: tuple[str, ...]
+    embedder: Embedder, classes: tuple[str, ...], templates: tuple[str, ...], part: str
 ) -> TextClassifier:
-    return TextClassifier(embedder, classes, templates)
+    return TextClassifier(embedder, classes, templates, part)

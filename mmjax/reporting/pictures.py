@@ -1,4 +1,4 @@
-"""Sample retrievals of a run: pictures it is evaluated on, and the texts it finds for them."""
+"""Sample retrievals of a run: images or videos of its evaluation, and the texts found for them."""
 
 import base64
 import dataclasses
@@ -6,9 +6,11 @@ import io
 
 import numpy as np
 
-from mmjax.data import open_source
+from mmjax.data import Record, open_source
 from mmjax.data.images import open_image, to_rgb
+from mmjax.data.videos import open_video
 from mmjax.evaluation.embed import Embedder
+from mmjax.evaluation.parts import pair
 from mmjax.evaluation.spec import Subject, source_of
 from mmjax.inference import on_mesh
 from mmjax.runs.workdir import restore_for_inference
@@ -19,20 +21,23 @@ PICTURES, CANDIDATES, FOUND = 8, 512, 5
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """An image as a data URL, and the nearest texts: (text, cosine similarity, is it its own)."""
+    """An image, or a frame of a video, as a data URL, and the nearest texts: (text, cosine, is it
+    its own)."""
 
     image: str
     texts: list[tuple[str, float, bool]]
 
 
 def retrievals(workdir: str) -> tuple[str, list[Sample]]:
-    """The name of the run's first retrieval evaluator and samples of its data; none without one.
+    """The name of the run's first retrieval evaluator of images or videos, and samples of its data;
+    none without one.
 
-    The candidates are the captions of the first CANDIDATES pictures; shown are PICTURES of them,
+    The candidates are the captions of the first CANDIDATES records; shown are PICTURES of them,
     evenly spread.
     """
     config, model, params, tokenizer = restore_for_inference(workdir)
     specs = {n: spec for n, spec in config.evals.items() if kind_of(n, spec) == "retrieval"}
+    specs = {name: spec for name, spec in specs.items() if spec.media in ("image", "video")}
     if not specs:
         return "", []
     name, spec = sorted(specs.items())[0]
@@ -40,18 +45,21 @@ def retrievals(workdir: str) -> tuple[str, list[Sample]]:
     first = range(min(CANDIDATES, len(source)))
     texts = list(dict.fromkeys(caption for i in first for caption in source.captions(i)))
     # An image that cannot be read is no reason to have no page.
-    embedder = Embedder.of(spec, Subject.of(config, model, tokenizer))
+    subject = Subject.of(config, model, tokenizer)
+    part, of_texts = pair(subject, spec.of, name)
+    embedder = Embedder.of(spec, subject)
     embedder = dataclasses.replace(embedder, allow_skips=True)
     shown = np.unique(np.linspace(0, len(first) - 1, PICTURES).astype(int))
     with on_mesh(params) as params:
-        images, _ = embedder.records(params, Rows(source, shown))
-        text_embed = embedder.texts(params, embedder.tokenize(texts))
+        found, _ = embedder.records(params, Rows(source, shown), part)
+        text_embed = embedder.texts(params, embedder.tokenize(texts, of_texts), of_texts)
     samples = []
-    for i, scores in zip(shown[images["index"]], images["image/embed"] @ text_embed.T, strict=True):
+    cosines = found[f"{part}/embed"] @ text_embed.T
+    for i, scores in zip(shown[found["index"]], cosines, strict=True):
         own = set(source.captions(int(i)))
         best = np.argsort(-scores, kind="stable")[:FOUND]
         lines = [(texts[j], float(scores[j]), texts[j] in own) for j in best]
-        samples.append(Sample(_data_url(source[int(i)].part("image")), lines))
+        samples.append(Sample(_data_url(_picture(source[int(i)])), lines))
     return name, samples
 
 
@@ -70,6 +78,14 @@ class Rows:
 
     def captions(self, i: int):
         return self._source.captions(int(self._numbers[i]))
+
+
+def _picture(record: Record) -> bytes | np.ndarray:
+    """The image of a record, or the middle frame of its video."""
+    if "video" not in record.parts:
+        return record.part("image")
+    video = open_video(record.part("video"))
+    return video.read([len(video.times) // 2])[0]
 
 
 def _data_url(image: bytes | np.ndarray, side: int = 160) -> str:

@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from mmjax import config_check, data, evaluation, models
 from mmjax.core.state import TrainState, init_state, model_params, with_params
-from mmjax.data import vocabulary
+from mmjax.data import mixtures, vocabulary
 from mmjax.data.doubt import doubts
 from mmjax.errors import UserError
 from mmjax.evaluation import Evaluator
@@ -83,14 +83,17 @@ def prepare(
     # Weights to start from: matched with the model by name and shape, not read yet.
     weights = None
     if config.init_from.source and not checkpoint_steps(folder):
-        weights = registry.find(config.init_from.source)
+        weights = start.renamed(registry.find(config.init_from.source), config.init_from.rename)
         start.plan(weights, config.model, config.init_from.parts)
 
     # Data and evaluators.
     sources = data.open_sources(config.data.train)
-    for modality in data.modalities.build(models.inputs(config.model)).values():
+    inputs = models.inputs(config.model)
+    without = mixtures.lacking(inputs, config.data.train)
+    for part, modality in data.modalities.build(inputs).items():
         for name, source in zip(sorted(config.data.train), sources, strict=True):
-            modality.check(source, config.data.train[name], f"config.data.train.{name}")
+            if name not in without.get(part, ()):
+                modality.check(source, config.data.train[name], f"config.data.train.{name}")
     check_data(parts.teachers, config, sources)
     named = dict(zip(sorted(config.data.train), sources, strict=True))
     class_count = labels.count_classes(parts)

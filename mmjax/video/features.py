@@ -10,6 +10,7 @@ import scipy.special
 from mmjax.data.images import WHITE, composite
 from mmjax.data.videos import Numbers, Video
 from mmjax.errors import UserError
+from mmjax.inputs import IMAGE, TEXT, VIDEO, Inputs
 from mmjax.pretrained import Pretrained, load
 
 SCALE = 1 / 0.07  # of a model that has none: what CLIP starts from
@@ -63,8 +64,10 @@ def open_features(
     found = OfModel(model, tokenizer)
     if query is not None and not query.strip():
         raise UserError("the query is empty: say what to look for, or leave it out.")
-    if query is not None and "text/embed" not in found.model.given:
-        raise UserError(f"{found.model.source} reads no texts: a query needs a model that does.")
+    if query is not None and f"{found.text}/embed" not in found.model.given:
+        raise UserError(
+            f"{found.model.source} embeds no texts by themselves: a query needs a model that does."
+        )
     return found
 
 
@@ -98,17 +101,21 @@ class OfModel:
         if not isinstance(model, Pretrained):
             model = load(model, tokenizer=tokenizer)
         self.model = model
-        names = [name for name in ("image/embed", "image/features") if name in self.model.given]
+        self._inputs = Inputs(model.source, model.config, lambda: self.model.tokenizer)
+        self._part = self._inputs.part(IMAGE, VIDEO)
+        wanted = (f"{self._part}/embed", f"{self._part}/features")
+        names = [name for name in wanted if name in self.model.given]
         if not names:
             raise UserError(
-                f"{self.model.source} embeds no images: it gives {', '.join(self.model.given)}."
+                f"{self.model.source} embeds no frames: it gives {', '.join(self.model.given)}."
             )
+        self.text = self._inputs.part(TEXT)
         self._output = names[0]
 
     def of_frames(self, video: Video, numbers: Numbers) -> np.ndarray:
         found, waiting = list[np.ndarray](), list[np.ndarray]()
         for frame in video.each(numbers):
-            waiting.append(self.model.preprocess(frame)[0])
+            waiting.append(self._inputs.preprocess(frame, self._part)[0])
             if len(waiting) == TOGETHER:
                 found.append(self._embed(waiting))
                 waiting = []

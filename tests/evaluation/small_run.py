@@ -44,11 +44,11 @@ def run():
 def embed(batch, *outputs):
     """The named outputs of one plain batch, numpy."""
     _, model, params = run()
-    return jax.tree.map(np.asarray, _apply(model)({"params": params}, batch, outputs))
+    return jax.tree.map(np.asarray, apply(model)({"params": params}, batch, outputs))
 
 
 @functools.cache
-def _apply(model):
+def apply(model):
     return jax.jit(model.apply, static_argnums=2)
 
 

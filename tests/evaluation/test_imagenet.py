@@ -121,7 +121,7 @@ def test_logits_are_those_of_pytorch(spec, labels):
     evaluator = build(spec)
     with jax.set_mesh(mesh):
         weights = evaluator._weights(params)
-        images, _ = evaluator._embedder.records(params, evaluator._source)
+        images, _ = evaluator._embedder.records(params, evaluator._source, "image")
     numbers = [int(evaluator._source[i].key[-13:-5]) - 1 for i in range(COUNT)]
     found = 100 * images["image/embed"] @ weights.T
     np.testing.assert_allclose(found, torch_logits()[numbers], atol=1e-6 * 100)

@@ -123,7 +123,7 @@ def test_folders_beside_the_known_ones_are_refused_or_counted(tmp_path):
     metrics = run(evaluator)
     assert (metrics["examples"], metrics["skipped"]) == (6, 2)
     assert "1 names are of no class of the data ('tree')" in evaluator.classes.about
-    assert "('zebra'), and their images are left out" in evaluator.classes.about
+    assert "('zebra'), and their records are left out" in evaluator.classes.about
 
 
 @pytest.mark.parametrize("known", [wnids(), class_words("imagenet", "e").names], ids=["id", "name"])

@@ -10,7 +10,7 @@ from mmjax import models
 from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import shapes
-from mmjax.interop.start import plan, start_from
+from mmjax.interop.start import plan, renamed, start_from
 from mmjax.models import parts
 
 
@@ -58,6 +58,30 @@ def test_one_tower_starts_and_the_rest_stays(saved):
     jax.tree.map(np.testing.assert_array_equal, found["text"], params["text"])
     assert "random: image/head, logit_scale, text/blocks (16)" in str(report)
     assert "image/blocks (16)" in str(report)
+
+
+def test_a_tower_starts_one_of_another_name(saved):
+    """Positions are resized under the new name, too; the other tower keeps its own."""
+    clip = saved("CLIPModel")
+    model = clip.config.model.copy_and_resolve_references()
+    image = {key: value for key, value in model.image.items() if key != "kind"}
+    model.video = parts.part("vit", **(image | {"unroll": False}))
+    del model.image
+    weights = renamed(clip, (("image", "video"),))
+    found, report = start_from(weights, model, random_params(model))
+    source = clip.read(shapes(clip.config.model))
+    jax.tree.map(np.testing.assert_array_equal, found["video"], source["image"])
+    jax.tree.map(np.testing.assert_array_equal, found["text"], source["text"])
+    np.testing.assert_array_equal(found["logit_scale"], source["logit_scale"])
+    assert (report.left, report.missing) == ([], [])
+    model.video.size += 2 * model.video.patch_size
+    found, _ = start_from(weights, model, random_params(model))
+    grid = model.video.size // model.video.patch_size
+    assert found["video"]["position_embed"].shape[0] == 1 + grid**2
+    with pytest.raises(UserError, match=r"has no part 'picture': it has image, logit, text"):
+        renamed(clip, (("picture", "video"),))
+    with pytest.raises(UserError, match=r"two parts of .* one name"):
+        renamed(clip, (("image", "text"),))
 
 
 def test_berts_tower_starts_a_shorter_text_tower(saved):

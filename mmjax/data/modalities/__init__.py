@@ -4,14 +4,19 @@ A new one needs no edit here: subclass `Modality`, `register` it, and have a sou
 with its field.
 """
 
+from mmjax.data.modalities.audio import Audio
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, build, register
+from mmjax.data.modalities.captions import Captions
 from mmjax.data.modalities.image import Image
 from mmjax.data.modalities.regions import Regions
 from mmjax.data.modalities.tags import Tags
 from mmjax.data.modalities.text import Text
 from mmjax.data.modalities.video import Frames
+from mmjax.data.modalities.views import Views
 
 __all__ = [
+    "Audio",
+    "Captions",
     "Column",
     "Frames",
     "Image",
@@ -20,6 +25,7 @@ __all__ = [
     "Regions",
     "Tags",
     "Text",
+    "Views",
     "build",
     "register",
 ]

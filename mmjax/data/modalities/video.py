@@ -21,7 +21,7 @@ from mmjax.data.images import (
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, register
 from mmjax.data.records import BadRecord, Record
 from mmjax.data.sampling import Sampling, sample_frames
-from mmjax.data.videos import Array, Video, open_video
+from mmjax.data.videos import MAX_HOURS, Array, Video, open_video
 
 
 @register("video")
@@ -42,6 +42,9 @@ class Frames(Modality):
     interpolation: Interpolation = "bicubic"
     augment: Augment = field(default_factory=Augment)
     max_pixels: int = MAX_PIXELS
+    max_hours: float = MAX_HOURS
+
+    media_otherwise = ("image",)
 
     @classmethod
     def of(
@@ -52,6 +55,7 @@ class Frames(Modality):
         return cls(
             name, spec.size, spec.frames, data.sampling, data.fps, data.resize,
             data.interpolation, Augment(**data.augment), data.max_pixels,
+            data.max_hours,
         )  # fmt: skip
 
     @property
@@ -72,19 +76,19 @@ class Frames(Modality):
         return frames, np.arange(self.frames) < len(found)
 
     def _seen(self, record: Record) -> list[np.ndarray]:
-        video = self._open(record)
+        video = self.open(record)
         return [
             eval_transform(
                 open_image(frame), self.size, resize=self.resize, interpolation=self.interpolation
             )
-            for frame in video.read(self._numbers(video, None))
+            for frame in video.read(self.numbers(video, None))
         ]
 
     def _drawn(self, record: Record, draw: Draw) -> list[np.ndarray]:
         """Readers of other sizes (a teacher's) show the same frames and the same crop."""
-        video = draw.once("video", lambda: self._open(record))
+        video = draw.once("video", lambda: self.open(record))
         key = f"video of {self.frames} frames"
-        numbers = draw.once(key, lambda: self._numbers(video, draw.rng(key)))
+        numbers = draw.once(key, lambda: self.numbers(video, draw.rng(key)))
         augmentation = draw.once(
             "crop of a video", lambda: Augmentation(video.shape, draw.rng("video"), self.augment)
         )
@@ -92,12 +96,14 @@ class Frames(Modality):
         found = video.read(numbers, shrink)
         return [augmentation.show(augmentation.laid(frame), self.size) for frame in found]
 
-    def _numbers(self, video: Video, rng: np.random.Generator | None) -> np.ndarray:
+    def numbers(self, video: Video, rng: np.random.Generator | None) -> np.ndarray:
+        """Of the frames that are shown, ascending; without `rng` nothing is random."""
         return sample_frames(video.times, self.frames, rng, sampling=self.sampling, fps=self.fps)
 
-    def _open(self, record: Record) -> Video:
+    def open(self, record: Record) -> Video:
+        """The video of a record, or its image as one. BadRecord, without the record's key."""
         if "video" in record.parts or "image" not in record.parts:
-            return open_video(record.part("video"), self.max_pixels)
+            return open_video(record.part("video"), self.max_pixels, self.max_hours)
         image = record.part("image")
         if isinstance(image, bytes):
             check_size(image, self.max_pixels)
