@@ -34,6 +34,7 @@ _HOMES = {
     "report": "mmjax.reporting.command:report",
     "train": "mmjax.training:train",
     "training": "mmjax.training",
+    "video": "mmjax.video",
 }
 if TYPE_CHECKING:
     from mmjax import config as config
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from mmjax import models as models
     from mmjax import objectives as objectives
     from mmjax import training as training
+    from mmjax import video as video
     from mmjax.checkup import doctor as doctor
     from mmjax.embedding import embed as embed
     from mmjax.evaluation import evaluate as evaluate

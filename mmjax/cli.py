@@ -220,7 +220,7 @@ def _data_convert(args: argparse.Namespace, _: list[str]) -> None:
 
     done = conversion.convert(
         args.path, args.output, to=args.to, shard_size=args.shard_size,
-        label_offset=args.label_offset, **options.keys(args.set),
+        label_offset=args.label_offset, cut=args.cut, frames=args.frames, **options.keys(args.set),
     )  # fmt: skip
     print(f"{done.records:,} records; {done.bad:,} could not be used")
     _wrote(args.output)
@@ -228,7 +228,46 @@ def _data_convert(args: argparse.Namespace, _: list[str]) -> None:
         names = os.path.join(args.output, conversion.CLASSES)
         print(f"the names of its {done.classes:,} classes are in {names}, by label")
     if args.to == "tar":
-        print("caption=json:captions reads all captions of an image")
+        print("caption=json:captions reads all captions of a record")
+
+
+def _keyframes(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax.video import keyframing
+
+    frames = keyframing.keyframes(
+        args.file, count=args.count, query=args.query, model=args.model, tokenizer=args.tokenizer,
+        output=args.output,
+    )  # fmt: skip
+    keyframing.show(terminal.console(), frames, args.query)
+    _wrote(os.path.join(args.output, keyframing.SHEET))
+
+
+def _summarize(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax.video import summarizing
+
+    summary = summarizing.summarize(
+        args.file, seconds=args.seconds, query=args.query, model=args.model,
+        tokenizer=args.tokenizer, output=args.output,
+    )  # fmt: skip
+    summarizing.show(terminal.console(), summary, args.query)
+    _wrote(*(os.path.join(args.output, name) for name in (summarizing.CUT, summarizing.SHEET)))
+
+
+def _search(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax.video import searching
+
+    hits = searching.search(
+        args.folder, query=args.query, model=args.model, tokenizer=args.tokenizer, top=args.top,
+        index=args.index,
+    )  # fmt: skip
+    searching.show(terminal.console(), hits)
+
+
+def _benchmark(args: argparse.Namespace, _: list[str]) -> None:
+    from mmjax.video import benchmarking
+
+    rows = benchmarking.benchmark(args.file, protocol=args.protocol, scores=args.scores)
+    benchmarking.show(terminal.console(), rows)
 
 
 def _models(args: argparse.Namespace, _: list[str]) -> None:
@@ -268,6 +307,10 @@ _DOORS = {
     "data inspect": _inspect,
     "data dedup": _dedup,
     "data convert": _data_convert,
+    "video keyframes": _keyframes,
+    "video summarize": _summarize,
+    "video search": _search,
+    "video benchmark": _benchmark,
     "models": _models,
     "launch": _launch,
     "report": _report,

@@ -88,7 +88,46 @@ example:
 examples:
   mmjax data convert cc3m cc3m_array_record --to=arrayrecord
   mmjax data convert 'imagenet/train-*-of-01024' imagenet_ar --to=arrayrecord --label-offset=-1
+  mmjax data convert clips.csv clips --to=tar --media=video --shard-size=1000
+  mmjax data convert clips.csv frames --to=tar --media=video --frames=8
 {_OF_SOURCES}""",
+    "video": """\
+examples:
+  mmjax video keyframes film.mp4 --output=frames
+  mmjax video summarize film.mp4 --seconds=30 --output=summary
+  mmjax video search videos --query="a rabbit" --model=openai/clip-vit-base-patch32
+
+mmjax video COMMAND --help says more.
+""",
+    "video keyframes": """\
+examples:
+  mmjax video keyframes film.mp4 --count=8 --output=frames
+  mmjax video keyframes film.mp4 --query="a rabbit" --model=openai/clip-vit-base-patch32 \\
+      --output=rabbits
+
+PySceneDetect finds the shots. Without --model, frames are compared by histograms of their colours.
+""",
+    "video summarize": """\
+examples:
+  mmjax video summarize film.mp4 --seconds=30 --output=summary
+  mmjax video summarize film.mp4 --seconds=10 --query="a rabbit" \\
+      --model=openai/clip-vit-base-patch32 --output=rabbits
+
+PySceneDetect finds the shots. Without --model, frames are compared by histograms of their colours.
+""",
+    "video search": """\
+example:
+  mmjax video search videos --query="a rabbit" --model=openai/clip-vit-base-patch32
+
+The first query reads every video; the next ones read what the first has kept.
+""",
+    "video benchmark": """\
+examples:
+  mmjax video benchmark eccv16_dataset_tvsum_google_pool5.h5 --protocol=tvsum
+  mmjax video benchmark eccv16_dataset_summe_google_pool5.h5 --protocol=summe --scores=mine.npz
+
+Reading .h5 needs h5py (pip install h5py).
+""",
     "models": """\
 examples:
   mmjax models

@@ -11,7 +11,7 @@ import mmjax
 from mmjax.errors import UserError
 from mmjax.examples import EXAMPLES
 from mmjax.interop import FORMAT_NAMES
-from mmjax.values import ANY, COUNT, COUNT_OR_0, NATURAL, Range, argument
+from mmjax.values import ANY, COUNT, COUNT_OR_0, NATURAL, POSITIVE, Range, argument
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 
@@ -199,6 +199,8 @@ def parser() -> argparse.ArgumentParser:
 
     _add_data(command("data", "Look at data, clean it, convert it."))
 
+    _add_video(command("video", "Key frames, summaries and search."))
+
     zoo = command("models", "List the named architectures, or show one.")
     zoo.add_argument("name", nargs="?", help="one of them, as a tree of parameters")
 
@@ -284,6 +286,79 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     convert.add_argument(
         "--label-offset", metavar="N", type=argument(int, ANY), default=0,
         help="added to labels, as -1 where classes count from 1",
+    )  # fmt: skip
+    convert.add_argument(
+        "--cut", choices=("exact", "keyframes"), default="exact",
+        help="how parts of videos are cut out: exact encodes what cannot be copied, keyframes "
+        "copies from the key frame before",
+    )  # fmt: skip
+    convert.add_argument(
+        "--frames", metavar="N", type=argument(int, COUNT_OR_0), default=0,
+        help="JPEG frames to write of each video in place of the video",
+    )  # fmt: skip
+
+
+def _add_video(video: argparse.ArgumentParser) -> None:
+    """The commands under `mmjax video`."""
+    names = "keyframes | summarize | search | benchmark"
+    commands = video.add_subparsers(required=True, metavar=names)
+
+    def command(name: str, help: str) -> argparse.ArgumentParser:
+        return _command(commands, name, f"video {name}", help)
+
+    def comparing(sub: argparse.ArgumentParser, required: bool = False) -> None:
+        sub.add_argument("--query", metavar="TEXT", required=required, help="what to look for")
+        sub.add_argument(
+            "--model", metavar="PATH", required=required,
+            help="what compares frames: whatever mmjax.load takes",
+        )  # fmt: skip
+        sub.add_argument("--tokenizer", metavar="PATH", help=_TOKENIZER)
+
+    keyframes = command("keyframes", "A few frames that stand for a video.")
+    keyframes.add_argument("file", metavar="FILE", help="the video")
+    keyframes.add_argument(
+        "--count", metavar="N", type=argument(int, COUNT), default=8, help="how many frames"
+    )
+    comparing(keyframes)
+    keyframes.add_argument(
+        "--output", metavar="DIR", required=True,
+        help="the folder to write: JPEGs named by time, and sheet.png",
+    )  # fmt: skip
+
+    summarize = command("summarize", "A cut of a video that stands for it.")
+    summarize.add_argument("file", metavar="FILE", help="the video")
+    summarize.add_argument(
+        "--seconds", metavar="N", type=argument(float, POSITIVE), default=30.0,
+        help="how long the summary may be",
+    )  # fmt: skip
+    comparing(summarize)
+    summarize.add_argument(
+        "--output", metavar="DIR", required=True,
+        help="the folder to write: summary.mp4 and sheet.png",
+    )  # fmt: skip
+
+    search = command("search", "Where in the videos of a folder something is shown.")
+    search.add_argument("folder", metavar="DIR", help="videos at any depth")
+    comparing(search, required=True)
+    search.add_argument(
+        "--top", metavar="N", type=argument(int, COUNT), default=5, help="how many shots"
+    )
+    search.add_argument(
+        "--index", metavar="DIR",
+        help="where embeddings are kept for the next query; default: .mmjax in the folder",
+    )  # fmt: skip
+
+    benchmark = command("benchmark", "F1 and Kendall's tau on TVSum or SumMe.")
+    benchmark.add_argument(
+        "file", metavar="FILE", help="eccv16_dataset_tvsum_google_pool5.h5, or its like as .npz"
+    )
+    benchmark.add_argument(
+        "--protocol", choices=("tvsum", "summe"), required=True,
+        help="tvsum: the mean over people; summe: the best of them",
+    )  # fmt: skip
+    benchmark.add_argument(
+        "--scores", metavar="FILE.npz",
+        help="of each video by name, one a pick; default: facility location on its features",
     )  # fmt: skip
 
 

@@ -50,14 +50,14 @@ _KINDS = (
     (r"/kernel$", "matrix"),
     (r"/token_embed/embedding$", "embedding"),
     (r"/(class_embed|type_embed|bottleneck_embed|mask_embed|query_embed|probe)$", "token"),
-    (r"/(position|time)_embed$", "position"),
+    (r"/(position_(embed|bias)|time_embed)$", "position"),
     (r"^\w+_(scale|bias)$|/(alpha|per_dim_scale)$", "scale"),
 )
 # Path pattern → where it is used; else in the head.
 _PLACES = (
     (r"/blocks/", LAYER),
     (r"^[^/]+/(patch|region|token|class|type|position|time|bottleneck|mask)_embed", INPUT),
-    (r"^[^/]+/(norm_(pre|embed)|image_proj)/", INPUT),
+    (r"^[^/]+/(norm_(pre|embed|mel|patch)|image_proj)/", INPUT),
     (r"^[^/]+/norm_post/", TOKENS),
 )
 # Path pattern → (axis from the end, whether it holds heads).

@@ -26,6 +26,7 @@ FLOORS = (
     ("recipes",),
     ("training",),
     ("planning", "reporting", "datatools", "checkup", "embedding"),
+    ("video",),
     ("options",),
     ("completion",),
     ("cli",),

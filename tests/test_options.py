@@ -13,6 +13,7 @@ from mmjax.data import sources
 from mmjax.datatools import convert, dedup, inspect
 from mmjax.errors import UserError
 from mmjax.interop import FORMAT_NAMES, registry
+from mmjax.video import benchmark, keyframes, search, summarize
 
 
 def commands(parser, name=""):
@@ -37,7 +38,7 @@ def options_of(name):
 
 def test_every_command_has_a_door_and_examples():
     assert set(COMMANDS) == set(cli._DOORS)
-    assert {*COMMANDS, "data"} == set(examples.EXAMPLES)
+    assert {*COMMANDS, "data", "video"} == set(examples.EXAMPLES)
     assert {name: parser.get_default("door") for name, parser in COMMANDS.items()} == {
         name: name for name in COMMANDS
     }
@@ -69,10 +70,10 @@ def test_options_are_written_with_dashes_and_each_says_what_it_is(name):
 def test_what_reads_a_config_takes_its_keys(name):
     argv = [*name.split(), "--config.seed=1"]
     required = [a for a in COMMANDS[name]._actions if a.required]
-    argv += [f"{a.option_strings[0]}=x" for a in required if a.option_strings]
-    argv += [next(iter(a.choices or ["x"])) for a in required if not a.option_strings]
+    for action in required:
+        value = next(iter(action.choices or ["x"]))
+        argv.append("=".join([*action.option_strings[:1], value]))
     argv += ["--list"] if name == "launch" else []
-    argv = [arg.replace("--to=x", "--to=tar") for arg in argv]
     args, rest = options.parse(argv)
     if "--config" in options_of(name):
         assert options.overrides(args, rest, argv) == ["--config.seed=1"]
@@ -122,7 +123,8 @@ FUNCTIONS = {
     "train": mmjax.train, "doctor": mmjax.doctor, "plan": mmjax.plan, "embed": mmjax.embed,
     "eval": mmjax.evaluate, "export": mmjax.export, "convert": mmjax.convert,
     "data inspect": inspect, "data dedup": dedup, "data convert": convert,
-    "report": mmjax.report,
+    "report": mmjax.report, "video keyframes": keyframes, "video summarize": summarize,
+    "video search": search, "video benchmark": benchmark,
 }  # fmt: skip
 # What belongs to the terminal: how processes meet, keys as texts, and several calls at once.
 OF_TERMINAL = {

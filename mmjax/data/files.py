@@ -74,7 +74,7 @@ class FileSource(Accounted):
                 self._sizes.append(size)
         if not self._rows:
             why = "; ".join(self.account.lines())
-            none = f"the folder holds no {media}s"
+            none = f"the folder holds no {MEDIA[media].plural}"
             raise UserError(f"{name}: no usable {media}: {why or none}.")
 
     def __len__(self) -> int:
@@ -118,7 +118,10 @@ def open_folder(folder: Path, name: str, media: str = "image") -> FileSource:
     images, others = _sorted_out(files_under(folder, account), media)
     other, path_of_it = other_media(others, media)
     if other and not images:
-        raise UserError(f"{name}: {folder} holds {other}s, as {path_of_it}: set media={other!r}.")
+        others_are = MEDIA[other].plural
+        raise UserError(
+            f"{name}: {folder} holds {others_are}, as {path_of_it}: set media={other!r}."
+        )
     texts: dict[str, Path] = {}
     for path in others:
         if suffix_of(path) == ".txt" and texts.setdefault(_stem(path), path) != path:

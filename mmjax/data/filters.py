@@ -27,6 +27,8 @@ _OPERATORS: dict[type, Any] = {
 _TRUTHS = {"true": True, "false": False}
 _WIDTHS, _HEIGHTS = ("width", "original_width"), ("height", "original_height")
 
+UNWANTED = "that the filter leaves out"  # why, of a record
+
 
 class Lacking(Exception):  # noqa: N818
     """A record has no such field, or one of another kind."""

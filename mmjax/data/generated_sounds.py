@@ -35,7 +35,7 @@ class GeneratedSounds(Accounted):
         bent = {"rising": 1.0, "falling": -1.0}.get(way, 0.0)
         octaves = bent * OCTAVE * (seconds / SECONDS - 0.5) + rng.uniform(-0.15, 0.15)
         phase = 2 * np.pi * (np.cumsum(PITCHES[pitch] * 2**octaves) / RATE + rng.random())
-        tone = sum(np.sin(n * phase) / n for n in (1, 2, 3))
+        tone = np.sum([np.sin(n * phase) / n for n in (1, 2, 3)], axis=0)
         if way == "pulsing":
             tone = tone * (np.sin(2 * np.pi * PULSES * (seconds + rng.random())) > 0)
         sound = rng.uniform(0.1, 0.5) * tone + rng.normal(0, 0.003, len(seconds))

@@ -73,7 +73,7 @@ def root_of(file: Path, paths: Sequence[str], name: str, account: Account) -> Pa
                 f"{found[0].name}/ and in {found[1].name}/: write the paths as seen from the table."
             )
         if found:
-            account.found.append(f"the paths of images in {file} are seen from {found[0]}")
+            account.found.append(f"the paths of files in {file} are seen from {found[0]}")
             return found[0]
     account.found.append(
         f"of {len(some)} images of {file} that were looked for, none is there: paths are seen from "

@@ -27,6 +27,7 @@ class About(NamedTuple):
 
     Attributes:
       called: one of them, for messages.
+      plural: several.
       suffixes: those of its files, lower-case, with their dots.
       columns: usual names of the column of a table that has it, the likeliest first.
       clips: a file is read where it lies, since little of it may be shown; rows of a table may name
@@ -36,6 +37,7 @@ class About(NamedTuple):
     """
 
     called: str
+    plural: str
     suffixes: Callable[[], frozenset[str]]
     columns: tuple[str, ...]
     clips: bool
@@ -45,23 +47,23 @@ class About(NamedTuple):
 
 MEDIA: dict[str, About] = {
     "image": About(
-        "an image", image_suffixes,
+        "an image", "images", image_suffixes,
         ("filepath", "image", "path", "filename", "file_name", "file", "image_path", "jpg", "jpeg",
          "png", "webp", "img"),
         clips=False, plain=True, member="image",
     ),
     "video": About(
-        "a video", lambda: _FILMS | _ANIMATIONS,
+        "a video", "videos", lambda: _FILMS | _ANIMATIONS,
         ("video", "video_path", "clip", *_FILES, "mp4"), clips=True, plain=True, member="video",
     ),
     "audio": About(  # of a film, its sound
-        "a sound", lambda: _SOUNDS | _FILMS,
+        "a sound", "sounds", lambda: _SOUNDS | _FILMS,
         ("audio", "audio_path", "sound", "clip", *_FILES, "wav", "flac", "mp3"),
         clips=True, plain=True, member="audio",
     ),
     "regions": About(
-        "a region file (.npy)", lambda: frozenset((".npy",)), (), clips=False, plain=False,
-        member="npy",
+        "a region file (.npy)", "region files", lambda: frozenset((".npy",)), (),
+        clips=False, plain=False, member="npy",
     ),
 }  # fmt: skip
 

@@ -12,9 +12,9 @@ from mmjax.data.classes import names_in
 from mmjax.data.columns import Asked, Columns, columns_of, say_columns
 from mmjax.data.contents import image_suffixes, suffix_of
 from mmjax.data.files import FileSource, Row
-from mmjax.data.filters import Filter, Lacking
+from mmjax.data.filters import UNWANTED, Filter, Lacking
 from mmjax.data.image_paths import image_path, no_path, root_of
-from mmjax.data.media import shows
+from mmjax.data.media import MEDIA, shows
 from mmjax.data.records import weigh
 from mmjax.data.splits import Split, is_split, split_column
 from mmjax.data.texts import NULLS, BadText, clean, clean_captions, integer, is_null, written_nulls
@@ -29,7 +29,6 @@ def open_table(
     wanted: Filter,
     split: Split,
     folder: Path | None = None,
-    media: str = "image",
 ) -> FileSource:
     """CSV, TSV, JSON lines or lists; paths are relative to the table's folder (`root_of`).
 
@@ -44,11 +43,11 @@ def open_table(
     Raises:
       UserError: a table cannot be read for certain, lacks a column, or gives an image two labels.
     """
-    images, account = _Images(name), Account()
+    images, account, media = _Images(name), Account(), asked.media
     tables = []
     for file in files:
         names, rows = delimited.read_table(file, name, account)
-        columns = columns_of(names, asked, file, name, media)
+        columns = columns_of(names, asked, file, name)
         tables.append((file, names, rows, columns))
     splits = {file: _split_of(names, rows, columns, wanted, folder)
               for file, names, rows, columns in tables}  # fmt: skip
@@ -77,7 +76,7 @@ def open_table(
         images.check_line_breaks(file)
     for path in files_under(folder, account) if folder else ():
         if shows(path, media) and os.path.normpath(path) not in named:
-            account.leave_out(f"{media}s that {files[0].name} does not name", path)
+            account.leave_out(f"{MEDIA[media].plural} that {files[0].name} does not name", path)
         elif not shows(path, media) and path not in files:
             account.unrecognised(suffix_of(path), path)
     return FileSource(images.rows(), name, list(classes), account, media)
@@ -105,7 +104,7 @@ def _split_of(
 def unwanted(wanted: Filter, values: Mapping[str, Any], captions: Sequence[str]) -> str:
     """Why a filter leaves a row out, or ""."""
     try:
-        return "" if wanted.keep(values, captions) else "that the filter leaves out"
+        return "" if wanted.keep(values, captions) else UNWANTED
     except Lacking as error:
         return str(error)
 
@@ -140,13 +139,20 @@ def _row(
     if why:
         return Row(where, (), unwanted=why)
     try:
-        span = (_seconds(values, columns.start, 0.0), _seconds(values, columns.end, math.inf))
+        span = span_of(values, columns)
     except ValueError as error:
         return Row(where, (), unwanted=f"whose {error}")
-    if not 0 <= span[0] < span[1]:
-        return Row(where, (), unwanted="whose clip ends before it starts")
     path = os.path.normpath(image_path(root, str(image)))
     return Row(path, captions, numbers[0], numbers[1], shares, span=span)
+
+
+def span_of(values: Mapping[str, Any], columns: Columns) -> tuple[float, float]:
+    """The seconds at which the clip of a row starts and ends. ValueError: what is wrong with them,
+    to be put after "whose"."""
+    span = _seconds(values, columns.start, 0.0), _seconds(values, columns.end, math.inf)
+    if not 0 <= span[0] < span[1]:
+        raise ValueError("clip ends before it starts")
+    return span
 
 
 def _seconds(values: Mapping[str, Any], column: str, default: float) -> float:

@@ -16,9 +16,10 @@ from mmjax import machine
 from mmjax.data.account import Account
 from mmjax.data.contents import HEAD
 from mmjax.data.filters import Lacking
-from mmjax.data.media import other_media
+from mmjax.data.media import MEDIA, other_media
 from mmjax.data.records import log
 from mmjax.data.repeats import TOGETHER, Same, Shown, alike, same_images
+from mmjax.data.stills import still_of
 from mmjax.data.storage import CONNECTIONS, Blocks, Range, is_url, read
 from mmjax.data.tar_members import BadShard, members
 from mmjax.data.tar_pair import (
@@ -102,7 +103,7 @@ def _doubtful(account: Account, fields: Fields) -> str:
     unread = (account.first[what] for what in account.unread)
     media, member = other_media(unread, fields.media)
     if media:
-        return f"there are {media}s, as {member}: set media={media!r}."
+        return f"there are {MEDIA[media].plural}, as {member}: set media={media!r}."
     whys = list(account.left_out)
     if fields.label and any("integer" in why and fields.label in why for why in whys):
         return f"is label={fields.label!r} right, a field or member of whole numbers?"
@@ -166,10 +167,14 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
     texts: dict[str, dict[str, bytes]] = {}
     ends: dict[str, int] = {}  # of images, for which no page is read that is not read anyway
     account = Account()
+    of_stills = ""  # the key of the video whose frames are being read
     for member, at, length in members(data, account, shard):
         key, suffix = os.path.splitext(member)
         suffix = suffix.lower()
         part = fields.part(member)
+        still = still_of(member) if fields.media == "video" else ""
+        if still:
+            key, part = still, fields.parts[0]
         passed = passed_over(member)
         if passed:
             account.pass_over(passed, f"{shard}: {member}")
@@ -178,17 +183,22 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
             account.unrecognised(suffix, f"{shard}: {member}")
             continue
         spans = pairs.setdefault(key, {})
+        if still and still == of_stills:  # the part of the tar that holds all frames
+            first = spans[part][0]
+            spans[part] = first, at + length - first
+            continue
         if part in spans:  # which of them belong together, nobody can say: the first stay
             account.leave_out(f"members that repeat a key ({suffix})", f"{shard}: {key}")
             continue
         spans[part] = (at, length)
+        of_stills = still or of_stills
         if part == fields.parts[0]:
             ends[key] = hash(data[max(at, at + length - END) : at + length])
         # Of an image as much as shows that it is none: a pointer to one, a page in its place.
         if length <= (HEAD if part == fields.parts[0] else MAX_TEXT):
             texts.setdefault(key, {})[part] = data[at : at + length]
     if not pairs:
-        raise BadShard(f"holds no {fields.parts[0]}s")
+        raise BadShard(f"holds no {MEDIA[fields.media].plural}")
     rows: list[tuple] = []
     marks: list[tuple[int, int]] = []
     for key, spans in pairs.items():

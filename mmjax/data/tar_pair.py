@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmjax.data.contents import suffix_of, what_it_is
-from mmjax.data.filters import Filter
+from mmjax.data.filters import UNWANTED, Filter
 from mmjax.data.media import MEDIA, shows
 from mmjax.data.texts import (
     BadText,
@@ -85,7 +85,7 @@ def index_row(
     if fields.captions and not captions and not fields.label:
         raise Unusable("without a caption")
     if not fields.filter.keep(values, captions):
-        raise Unusable("that the filter leaves out")
+        raise Unusable(UNWANTED)
     parse_tags(fields.tags, values)
     parts = (spans.get(part, (0, 0)) for part in fields.parts)
     return (label, group, *itertools.chain(*parts)), captions

@@ -1,15 +1,17 @@
 """`mmjax data inspect`: what is in a data set, before a run finds out.
 
 Records are read at even distances over the whole source; everything that is read is decoded, so
-what is bad is named. The contact sheet shows pictures as training decodes them, with a caption.
+what is bad is named. The contact sheet shows pictures as training decodes them, and spectrograms
+of sounds, with a caption.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from json import dumps
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.console import Console
@@ -22,14 +24,17 @@ from mmjax.data.classes import Class, classes_of, describe
 from mmjax.data.images import MAX_PIXELS, WHITE, check_size, composite, decode
 from mmjax.data.records import read_records
 from mmjax.data.sampling import sample_frames
-from mmjax.data.videos import Video, open_video
+from mmjax.data.sounds import open_sound, resampled
+from mmjax.data.videos import open_video
 from mmjax.datatools.opening import spec_of
 from mmjax.errors import UserError
+from mmjax.models.spectrogram import log_mel
 from mmjax.paths import check_file
 
 TOGETHER = 64
 SHEET, TILE, LINES = (8, 6), 160, 3  # pictures across and down, their side, lines of caption
 FRAMES = 3  # of a video that are shown
+RATE, SECONDS, BINS, RANGE = 16_000, 10, 80, 80  # of the spectrogram of a sound; dB
 NAMED = 20
 
 
@@ -104,7 +109,8 @@ def examine(
     numbers: dict[str, list[float]] = {
         name: []
         for name in (
-            "bytes", "width", "height", "aspect", "frames", "seconds", "captions", "caption length"
+            "bytes", "width", "height", "aspect", "frames", "seconds", "sample rate", "captions",
+            "caption length",
         )
     }  # fmt: skip
     formats: Counter[str] = Counter()
@@ -117,30 +123,21 @@ def examine(
             try:
                 if isinstance(record, BadRecord):
                     raise record
-                video = _video(record) if "video" in record.parts else None
-                image = _frames(video) if video else _image(record)
+                shown = _shown(record)
             except BadRecord as error:
                 bad.append(str(error))
                 continue
             numbers["captions"].append(len(record.captions))
             numbers["caption length"] += [len(caption) for caption in record.captions]
             labels[record.label] += record.label >= 0
-            if image is None:
+            if shown is None:
                 formats[f"of {' and '.join(record.parts)} without an image"] += 1
                 continue
-            height, width = video.shape if video else image.shape[:2]
-            numbers["width"].append(width)
-            numbers["height"].append(height)
-            numbers["aspect"].append(max(width, height) / min(width, height))
-            stored = record.parts["video" if video else "image"]
-            if isinstance(stored, bytes):
-                numbers["bytes"].append(len(stored))
-            if video:
-                numbers["frames"].append(len(video.times))
-                numbers["seconds"].append(float(video.times[-1] - video.times[0]))
-            formats["video" if video else _format(stored)] += 1
+            for name, value in shown.numbers.items():
+                numbers[name].append(value)
+            formats[shown.format] += 1
             if index in tile_at:
-                tiles.append((image, (*record.captions, f"label {record.label}")[0]))
+                tiles.append((shown.picture, (*record.captions, f"label {record.label}")[0]))
     classes = sorted(label for label, n in labels.items() if n)
     facts: Any = {
         "name": source.name,
@@ -188,32 +185,68 @@ def _wrap(text: str, draw: ImageDraw.ImageDraw, font: Any) -> list[str]:
     return lines
 
 
-def _video(record: Record) -> Video:
+class Shown(NamedTuple):
+    """A picture of a record, uint8 [h, w, 3], what is measured of it, and what it is stored as."""
+
+    picture: np.ndarray
+    numbers: dict[str, float]
+    format: str
+
+
+def _shown(record: Record) -> Shown | None:
+    """None: there is nothing to see, as in a record of texts alone."""
+    medium = next((medium for medium in _READERS if medium in record.parts), "")
+    if not medium:
+        return None
+    stored = record.parts[medium]
     try:
-        return open_video(record.part("video"))
+        found = _READERS[medium](stored)
     except BadRecord as error:
         raise BadRecord(f"{record.key} {error}") from error
+    if isinstance(stored, bytes):
+        found.numbers["bytes"] = len(stored)
+    return found
 
 
-def _frames(video: Video) -> np.ndarray:
-    """Some frames of a video, side by side."""
+def _of_video(stored: Any) -> Shown:
+    """Some frames, side by side."""
+    video = open_video(stored)
     numbers = sample_frames(video.times, FRAMES)
     shrink = max(1.0, max(video.shape) / TILE)
-    return np.concatenate([composite(x, WHITE) for x in video.read(numbers, shrink)], axis=1)
+    frames = [composite(x, WHITE) for x in video.read(numbers, shrink)]
+    seconds = float(video.times[-1] - video.times[0])
+    about = {**_sides(*video.shape), "frames": len(video.times), "seconds": seconds}
+    return Shown(np.concatenate(frames, axis=1), about, "video")
 
 
-def _image(record: Record) -> np.ndarray | None:
-    """None: there is none, as in a record of texts alone."""
-    if "image" not in record.parts:
-        return None
-    image = record.part("image")
-    if isinstance(image, np.ndarray):
-        return composite(image, WHITE)
-    try:
-        check_size(image, MAX_PIXELS)
-        return composite(decode(image), WHITE)
-    except BadRecord as error:
-        raise BadRecord(f"{record.key} {error}") from error
+def _of_sound(stored: Any) -> Shown:
+    """The spectrogram of its first seconds: low pitches below, and dark what is loud."""
+    sound = open_sound(stored)
+    heard = resampled(sound, RATE, RATE * SECONDS)
+    heard = np.pad(heard, (0, -len(heard) % RATE))  # whole seconds: few shapes to compile
+    found = log_mel(jnp.asarray(heard[None]), RATE, bins=BINS, window=512, hop=160, high=RATE / 2)
+    found = np.asarray(found)[0].T[::-1]
+    shade = (255 * np.clip((found.max() - found) / RANGE, 0, 1)).astype(np.uint8)
+    about = {"seconds": sound.length / sound.rate, "sample rate": float(sound.rate)}
+    return Shown(np.repeat(shade[:, :, None], 3, axis=2), about, "audio")
+
+
+def _of_image(stored: Any) -> Shown:
+    if not isinstance(stored, np.ndarray):
+        check_size(stored, MAX_PIXELS)
+    picture = composite(stored if isinstance(stored, np.ndarray) else decode(stored), WHITE)
+    return Shown(picture, _sides(*picture.shape[:2]), _format(stored))
+
+
+_READERS: dict[str, Callable[[Any], Shown]] = {
+    "video": _of_video,
+    "audio": _of_sound,
+    "image": _of_image,
+}
+
+
+def _sides(height: int, width: int) -> dict[str, float]:
+    return {"width": width, "height": height, "aspect": max(width, height) / min(width, height)}
 
 
 def _format(image: bytes | np.ndarray) -> str:

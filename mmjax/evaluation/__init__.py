@@ -8,7 +8,7 @@ from mmjax.evaluation.accuracy import accuracy
 from mmjax.evaluation.command import evaluate
 from mmjax.evaluation.knn import knn_scores
 from mmjax.evaluation.ranks import ranks
-from mmjax.evaluation.retrieval import rank_metrics, retrieval_metrics
+from mmjax.evaluation.retrieval import dual_softmax, rank_metrics, retrieval_metrics
 from mmjax.evaluation.spec import Subject
 from mmjax.evaluation.tasks import KINDS, Evaluator, build, register
 from mmjax.evaluation.zeroshot import classifier, prompts
@@ -20,6 +20,7 @@ __all__ = [
     "accuracy",
     "build",
     "classifier",
+    "dual_softmax",
     "evaluate",
     "knn_scores",
     "prompts",

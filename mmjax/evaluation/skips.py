@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.data import Source, open_source
+from mmjax.data.filters import UNWANTED
 from mmjax.data.modalities import Modality
 from mmjax.data.walk import why_unreadable
 from mmjax.errors import UserError
@@ -27,8 +28,9 @@ def open_test(spec: ConfigDict, name: str, *, labels: bool = False) -> Source:
 
 def check_complete(source: Source, allow_skips: bool) -> None:
     """UserError if records were left out when the source was opened, unless that is allowed."""
-    if source.skipped and not allow_skips:
-        reasons = ", ".join(f"{count:,} {why}" for why, count in sorted(source.skipped.items()))
+    unusable = _unusable(source)
+    if unusable and not allow_skips:
+        reasons = ", ".join(f"{count:,} {why}" for why, count in sorted(unusable.items()))
         raise UserError(
             f"{source.name}: there are records that cannot be used ({reasons}); {REMEDY}."
         )
@@ -47,7 +49,12 @@ def report_unreadable(
         if not allow_skips:
             raise UserError(f"{message}; {REMEDY}.")
         log.warning("%s; they are left out", message)
-    return len(numbers) + sum(source.skipped.values())
+    return len(numbers) + sum(_unusable(source).values())
+
+
+def _unusable(source: Source) -> dict[str, int]:
+    """Why → how many records were left out that were asked for: not those that a filter does."""
+    return {why: count for why, count in source.skipped.items() if why != UNWANTED}
 
 
 def unreadable(source: Source, numbers: np.ndarray, modalities: Collection[Modality]) -> str:

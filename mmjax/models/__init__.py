@@ -13,6 +13,8 @@ from mmjax.models.decoder import generate
 from mmjax.models.graph import Function, Graph
 from mmjax.models.parts import from_config, register
 from mmjax.models.towers import (  # noqa: F401 - they register
+    audio,
+    htsat,
     regions,
     resnet,
     text,

@@ -13,7 +13,7 @@ from mmjax.models.attention import may_see
 from mmjax.models.layers import ACTIVATIONS, Attention, Dense, Mlp, layer_norm, unit_length
 from mmjax.models.tokens import Unembedding
 
-Head = Literal["linear", "linear_bias", "tanh", "none"]
+Head = Literal["linear", "linear_bias", "tanh", "mlp", "tanh_mlp", "none"]
 POOLED = {"features", "embed"}  # outputs of one vector an example
 normal = nn.initializers.normal
 
@@ -29,11 +29,13 @@ def check_heads(key: str, spec: ConfigDict) -> None:
         raise UserError(f"{key}: heads={spec.heads} does not divide width={spec.width}.")
 
 
-def check_head(key: str, spec: ConfigDict, model: ConfigDict) -> None:
-    """UserError: a projection that keeps the width, and another size of embeddings."""
-    if spec.head in ("none", "tanh") and spec.width != model.embed_dim:
+def check_head(key: str, spec: ConfigDict, model: ConfigDict, width: int = 0) -> None:
+    """UserError: a projection that keeps the width, and another size of embeddings. `width` is that
+    of what is projected; 0: the key `width`."""
+    width = width or spec.width
+    if spec.head in ("none", "tanh") and width != model.embed_dim:
         raise UserError(
-            f"{key}.head={spec.head!r} wants width={spec.width} equal to config.model.embed_dim="
+            f"{key}.head={spec.head!r} wants width={width} equal to config.model.embed_dim="
             f"{model.embed_dim}; or set head='linear'."
         )
 
@@ -42,15 +44,22 @@ def project(pooled: jax.Array, head: str, embed_dim: int, dtype: jnp.dtype) -> d
     """The projection into the shared space: "features" [B, W] -> [B, D], and "embed", the same at
     unit length.
 
-    `head` is "linear", "linear_bias", "none", or "tanh": linear with bias, then tanh, the pooler of
-    BERT and of Hugging Face's ViT.
+    `head` is "linear", "linear_bias", "none"; "tanh": linear with bias, then tanh, the pooler of
+    BERT and of Hugging Face's ViT; "mlp": two linear layers with bias and ReLU between them; or
+    "tanh_mlp": both, the pooler of the width W first (CLAP's text, Wu et al., 2023).
     """
-    if head != "none":
-        dense = nn.Dense(
-            embed_dim, use_bias=head != "linear", dtype=dtype, name="head",
-            kernel_init=normal(pooled.shape[-1] ** -0.5),
-        )  # fmt: skip
-        pooled = dense(pooled)
+
+    def dense(x: jax.Array, width: int, name: str) -> jax.Array:
+        init = normal(x.shape[-1] ** -0.5)
+        bias = head != "linear"
+        return nn.Dense(width, use_bias=bias, dtype=dtype, kernel_init=init, name=name)(x)
+
+    if head == "tanh_mlp":
+        pooled = jnp.tanh(dense(pooled, pooled.shape[-1], "pooler"))
+    if head in ("mlp", "tanh_mlp"):
+        pooled = dense(nn.relu(dense(pooled, embed_dim, "head_fc1")), embed_dim, "head_fc2")
+    elif head != "none":
+        pooled = dense(pooled, embed_dim, "head")
     if head == "tanh":
         pooled = jnp.tanh(pooled)
     return {"features": pooled, "embed": unit_length(pooled)}

@@ -53,11 +53,12 @@ def _row(name: str, *numbers: str) -> str:
 def describe(console: Console, name: str) -> None:
     """Sizes of one architecture, the weights that fit it, and its parameters with their shapes."""
     config = zoo.config(name)
-    image, context = sizes(config)
+    reads = [f"images of {config.image.size} pixels"] if "image" in config else []
+    reads += [f"sounds of {config.audio.seconds:g} seconds"] if "audio" in config else []
+    reads += [f"texts of {config.text.context_length} tokens"] if "text" in config else []
     console.print(
         f"[bold]{name}[/]: {count(config):,} parameters, {gflops(config)} GFLOPs "
-        f"a pair; images of {image} pixels, texts of {context} tokens, embeddings of "
-        f"{config.embed_dim}."
+        f"a pair; {', '.join(reads)}, embeddings of {config.embed_dim}."
     )
     for form in (name, f"{name}-quickgelu"):
         if form in PUBLISHED:
@@ -89,7 +90,7 @@ def shapes(config: ConfigDict):
 
 
 def count(config: ConfigDict) -> int:
-    """Parameters; a ResNet's statistics of batch norms are none."""
+    """Parameters; the statistics of batch norms are none."""
     return sum(
         math.prod(leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(shapes(config))

@@ -47,4 +47,5 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
     "bert-base-uncased": ("google-bert/bert-base-uncased",),
     "roberta-base": ("FacebookAI/roberta-base",),
     "vit-base-patch16-224": ("google/vit-base-patch16-224",),
+    "clap-htsat-unfused": ("laion/clap-htsat-unfused",),
 }

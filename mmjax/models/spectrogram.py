@@ -10,6 +10,7 @@ lies. Frequencies that no filter reads are not computed.
 """
 
 import functools
+import warnings
 from typing import Literal
 
 import jax
@@ -135,9 +136,11 @@ def _filters(
     """float64 [length // 2 + 1, bins]: what each frequency gives to each filter."""
     from transformers.audio_utils import mel_filter_bank  # a second to import
 
-    found: np.ndarray = mel_filter_bank(
-        length // 2 + 1, bins, low, high, sample_rate,
-        norm="slaney" if filters == "slaney" else None, mel_scale=filters,
-        triangularize_in_mel_space=filters == "kaldi",
-    )  # fmt: skip
+    with warnings.catch_warnings():  # of low filters between two frequencies, which AST has
+        warnings.simplefilter("ignore")
+        found: np.ndarray = mel_filter_bank(
+            length // 2 + 1, bins, low, high, sample_rate,
+            norm="slaney" if filters == "slaney" else None, mel_scale=filters,
+            triangularize_in_mel_space=filters == "kaldi",
+        )  # fmt: skip
     return found

@@ -3,7 +3,8 @@
 Sources: OpenAI CLIP (Radford et al., 2021; its ResNets to read weights), open_clip's H/14 and g/14
 (LAION) and the two towers of its CoCa (after Yu et al., 2022), SigLIP (Zhai et al., 2023; So400m
 from Alabdulmohsin et al., 2023), SigLIP 2 (Tschannen et al., 2025), VideoPrism (Zhao et al., 2024),
-BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019), ViT (Dosovitskiy et al., 2021).
+CLAP (Wu et al., 2023), BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019), ViT (Dosovitskiy et
+al., 2021).
 The weights of OpenAI use QuickGELU, LAION's and DataComp's GELU: "ViT-B/32" is the GELU form,
 "ViT-B/32-quickgelu" the other.
 """
@@ -113,9 +114,23 @@ def _vit(size, patch, tower, classes) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _clap(width, stages, embed_dim=512) -> dict[str, Any]:
+    """CLAP: HTS-AT on ten seconds of sound and RoBERTa, with a scale for each direction."""
+    text = _bert(_B, 50_265, 512, eps=1e-12, token_types=1, position_offset=2, mlm_head=False)
+    return {
+        "embed_dim": embed_dim,
+        "audio": {"kind": "htsat", "width": width, "stages": stages},
+        "text": {**text["text"], "head": "tanh_mlp"},
+        "logit": {"kind": "scale"},
+        "logit_text": {"kind": "scale"},
+    }
+
+
 def _tower(width, depth, heads, mlp_dim=None) -> dict[str, Any]:
     return {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim or 4 * width}
 
+
+_B, _L, _SO = (768, 12, 12), (1024, 24, 16), (1152, 27, 16, 4304)
 
 _TINY = _clip(32, 8, (64, 2, 4), (64, 2, 4), 32)
 _TINY["text"] |= {"vocab_size": 512, "context_length": 16}
@@ -123,8 +138,13 @@ _TINY_SIGLIP = _siglip(32, 8, (64, 2, 4), 16)
 _TINY_SIGLIP["text"] |= {"vocab_size": 512}
 # As wide as what `config.smoke` makes of a model, whose teacher it is.
 _TINY_BERT = _bert((32, 4, 4, 64), 600, 16, eps=1e-12)
+_TINY_CLAP = _clap(16, (2, 2), 24)
+_TINY_CLAP["audio"] |= {
+    "sample_rate": 8_000, "seconds": 1.0, "window": 256, "hop": 80, "high": 4_000.0, "bins": 16,
+    "size": 64, "window_tokens": 4, "stage_heads": (2, 4),
+}  # fmt: skip
+_TINY_CLAP["text"] |= {**_tower(32, 2, 4, 64), "vocab_size": 600, "context_length": 16}
 
-_B, _L, _SO = (768, 12, 12), (1024, 24, 16), (1152, 27, 16, 4304)
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "ViT-B/32": _clip(224, 32, _B, (512, 12, 8), 512),
     "ViT-B/16": _clip(224, 16, _B, (512, 12, 8), 512),
@@ -150,9 +170,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert-base-uncased": _bert(_B, 30_522, 512, eps=1e-12),
     "roberta-base": _bert(_B, 50_265, 512, eps=1e-5, token_types=1, position_offset=2),
     "vit-base-patch16-224": _vit(224, 16, _B, 1000),
+    "clap-htsat-unfused": _clap(96, (2, 2, 6, 2)),
     "tiny": _TINY,
     "tiny-siglip": _TINY_SIGLIP,
     "tiny-bert": _TINY_BERT,
+    "tiny-clap": _TINY_CLAP,
 }
 _QUICK = "-quickgelu"
 

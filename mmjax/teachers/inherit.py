@@ -65,6 +65,11 @@ def _part(
             f"{key}: the student's {path} {shape} is larger than the teacher's {x.shape}."
         )
     of = role(path)
+    if of.heads and "heads" not in theirs[tower]:
+        raise UserError(
+            f"{key}: config.model.{tower} is of the kind {theirs[tower].kind!r}, whose heads "
+            "differ from stage to stage: a student of it cannot start from its teacher."
+        )
     if of.stacked:
         x = x[np.arange(shape[0]) * x.shape[0] // shape[0]]
     heads_axis = x.ndim - of.split if of.heads else None

@@ -52,13 +52,18 @@ def fingerprint(config: ConfigDict, params: Any) -> Fingerprint:
         for path, key, value in parts.of_model(config.model)
         if not key.resumable and TRAINING_ONLY not in key.marks
     ]
-    sums = jax.jit(lambda tree: jax.tree.map(checksum, tree))(params)
+    sums = _checksums(params)
     lines = [
         f"{path_string(path)} {int(value)}\n"
         for path, value in jax.tree_util.tree_leaves_with_path(sums)
     ]
     digest = hashlib.sha256("\n".join([*used, *lines]).encode())
     return Fingerprint(f"1:{digest.hexdigest()[:16]}", _version_0(config.model, lines))
+
+
+@jax.jit
+def _checksums(params: Any) -> Any:
+    return jax.tree.map(checksum, params)
 
 
 def read_params(weights: Weights, mesh: jax.sharding.Mesh) -> Any:

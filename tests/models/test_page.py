@@ -17,6 +17,19 @@ def test_one_architecture_is_shown_with_shapes(capsys):
     assert "logit_scale  scalar" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tiny", "images of 32 pixels, texts of 16 tokens, embeddings of 32."),
+        ("tiny-bert", "a pair; texts of 16 tokens, embeddings of 32."),
+        ("tiny-clap", "a pair; sounds of 1 seconds, texts of 16 tokens, embeddings of 24."),
+    ],
+)
+def test_what_an_architecture_reads_is_said(capsys, name, said):
+    cli.main(["models", name])
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_row_an_architecture(capsys, monkeypatch):
     monkeypatch.setattr(zoo, "list_models", lambda: ["ViT-B/32", "RN50", "tiny"])
     cli.main(["models"])

@@ -155,7 +155,7 @@ def test_patches_are_a_convolution_that_leaves_the_margin_out():
 
 
 def test_fixed_positions_are_waves_of_the_column_and_the_row():
-    table = vision.sincos_2d(3, 16)
+    table = vision.sincos_2d(3, 3, 16)
     assert table.shape == (9, 16)
     column, row, slowest = 2, 1, 1e-4
     at = table[row * 3 + column]
@@ -168,7 +168,7 @@ def test_fixed_positions_are_no_parameter_and_skip_the_class_token(batch):
     assert "position_embed" not in params["image"]
     positions = model.module("image").apply({"params": params["image"]}, 5, method="positions")
     np.testing.assert_array_equal(positions[0], 0)
-    np.testing.assert_allclose(positions[1:], vision.sincos_2d(2, 32), atol=1e-6)
+    np.testing.assert_allclose(positions[1:], vision.sincos_2d(2, 2, 32), atol=1e-6)
     assert embed(model, params, batch, "image/embed").shape == (4, 16)
 
 

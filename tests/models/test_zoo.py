@@ -45,7 +45,7 @@ def peer(config):
         **tower(text), "vocab_size": text.vocab_size,
         "max_position_embeddings": text.context_length,
     }  # fmt: skip
-    if not image:
+    if not image and "audio" not in config:
         offset = text.position_offset
         words |= {"max_position_embeddings": text.context_length + offset}
         words["type_vocab_size"] = text.token_types
@@ -53,6 +53,21 @@ def peer(config):
         with torch.device("meta"):
             settings = getattr(transformers, f"{kind}Config")(**words)
             return getattr(transformers, f"{kind}ForMaskedLM")(settings)
+    if "audio" in config:
+        audio, width = config.audio, config.audio.width
+        heard = {
+            "num_mel_bins": audio.bins, "spec_size": audio.size, "window_size": audio.window_tokens,
+            "patch_size": audio.patch_size, "patch_stride": [audio.patch_size] * 2,
+            "patch_embeds_hidden_size": width, "hidden_size": width * 2 ** (len(audio.stages) - 1),
+            "depths": audio.stages, "num_attention_heads": audio.stage_heads,
+        }  # fmt: skip
+        words |= {"max_position_embeddings": text.context_length + text.position_offset}
+        with torch.device("meta"):
+            return transformers.ClapModel(
+                transformers.ClapConfig(
+                    audio_config=heard, text_config=words, projection_dim=config.embed_dim
+                )
+            )
     siglip = config.logit.bias is not None
     with torch.device("meta"):
         if siglip:
@@ -93,7 +108,8 @@ PRISMS = {"VideoPrism-LvT-B", "VideoPrism-LvT-L"}  # and tests/interop/test_vide
 @pytest.mark.parametrize("name", sorted(set(zoo.list_models()) - set(RESNETS) - COCAS - PRISMS))
 def test_parameters_are_as_many_as_in_transformers(name):
     theirs = sum(p.numel() for p in peer(zoo.config(name)).parameters())
-    assert count(shapes(name)) == theirs
+    statistics = 2 * zoo.config(name).audio.bins if "clap" in name else 0  # to them, buffers
+    assert count(shapes(name)) == theirs + statistics
 
 
 @pytest.mark.parametrize("name", zoo.list_models())
@@ -106,8 +122,9 @@ def test_every_parameter_has_a_role(name):
         assert (role.kind == "matrix") == role.path.endswith("kernel")
         assert x.dtype == "float32"
     config = zoo.config(name)
-    wanted = {"matrix", "position", "norm", "bias", "statistic" if name in RESNETS else "token"}
-    wanted |= {"statistic"} if name in PRISMS else set()
+    wanted = {"matrix", "position", "norm", "bias"}
+    wanted |= {"statistic"} if name in RESNETS or name in PRISMS or "clap" in name else set()
+    wanted |= set() if name in RESNETS else {"token"}
     wanted |= {"embedding"} if "text" in config else set()
     assert found == wanted | ({"scale"} if "logit" in config else set())
 

@@ -97,6 +97,17 @@ def test_a_student_that_is_no_part_of_the_teacher(change, said):
         start(change)
 
 
+def test_heads_of_stages_are_not_cut():
+    config = tiny.config()
+    config.model = models.zoo.config("tiny-clap")
+    model = models.from_config(config.model)
+    weights = Weights("teacher", config, lambda like: tiny.params(model))
+    big, mesh = OnlineTeacher("big", "float32", weights, model), mesh_lib.make_mesh(2, 2, 2)
+    said = r"big\.start: config\.model\.audio is of the kind 'htsat', whose heads differ"
+    with jax.set_mesh(mesh), pytest.raises(UserError, match=said):
+        inherit(big, config, rules.with_shardings(tiny.shapes(model), mesh))
+
+
 def test_a_teacher_without_weights():
     big, _ = teacher()
     with pytest.raises(UserError, match=r"big\.start needs the teacher's weights: set its source"):

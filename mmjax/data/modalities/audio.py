@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from mmjax.data.draw import Draw
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, register
 from mmjax.data.records import BadRecord, Record
-from mmjax.data.sounds import MAX_HOURS, Fill, Part, filled, open_sound, resampled, samples
+from mmjax.data.sounds import Fill, filled, open_sound, resampled, samples
+from mmjax.data.videos import MAX_HOURS
 
 
 @register("audio")
@@ -28,6 +29,8 @@ class Audio(Modality):
     fill: Fill = "repeat"
     max_hours: float = MAX_HOURS
 
+    media = ("audio", "video")
+
     @classmethod
     def of(
         cls, name: str, spec: Any, data: ConfigDict | None, tokenizer: LoadTokenizer | None
@@ -41,18 +44,16 @@ class Audio(Modality):
 
     def read(self, record: Record, draw: Draw | None) -> np.ndarray:
         count = samples(self.sample_rate, self.seconds)
+        of_film = "audio" not in record.parts and "video" in record.parts
+        stored = record.part("video" if of_film else "audio")
         try:
             if draw is None:
-                found = resampled(self._open(record), self.sample_rate, count)
+                found = resampled(open_sound(stored, self.max_hours), self.sample_rate, count)
             else:  # readers at another rate (a teacher's) hear the same seconds
-                sound = draw.once("audio", lambda: self._open(record))
+                sound = draw.once("audio", lambda: open_sound(stored, self.max_hours))
                 rng = draw.rng("audio")
                 share = draw.once(f"part of {self.seconds} s", lambda: float(rng.random()))
                 found = resampled(sound, self.sample_rate, count, share)
         except BadRecord as error:
             raise BadRecord(f"{record.key} {error}") from error
         return filled(found, count, self.fill)
-
-    def _open(self, record: Record) -> Part:
-        of_film = "audio" not in record.parts and "video" in record.parts
-        return open_sound(record.part("video" if of_film else "audio"), self.max_hours)

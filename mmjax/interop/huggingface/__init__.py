@@ -19,6 +19,7 @@ from mmjax.interop.files import open_tensors, read_json
 from mmjax.interop.formats import Format, Weights, weights
 from mmjax.interop.huggingface import (
     bert,
+    clap,
     clip,
     preprocessor,
     sentence,
@@ -31,7 +32,7 @@ from mmjax.interop.huggingface.architecture import Architecture
 from mmjax.interop.texts import Library, check_end
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *clip.MODELS, siglip.MODEL, vit.MODEL, *bert.MODELS, videoprism.MODEL, xclip.MODEL,
+    *clip.MODELS, siglip.MODEL, vit.MODEL, *bert.MODELS, videoprism.MODEL, xclip.MODEL, clap.MODEL,
 )  # fmt: skip
 WEIGHTS = (
     "model.safetensors",
@@ -81,9 +82,9 @@ def read(path: Path) -> Weights:
     model.name = Path(settings.get("_name_or_path") or path.absolute()).name
     tensors = sentence.of_folder(path, model, tensors)
     if architecture.read_preprocessor is not None:
-        images = architecture.read_preprocessor(path, model)
+        prepared = architecture.read_preprocessor(path, model)
     else:
-        images = preprocessor.read(path, model, architecture.model_type)
+        prepared = preprocessor.read(path, model, architecture.model_type)
     has_words = any((path / name).is_file() for name in TOKENIZERS)
     pooled_at = architecture.pooled_at(settings)
 
@@ -97,24 +98,23 @@ def read(path: Path) -> Weights:
         tensors,
         tokenizer=(lambda: words(path)) if has_words else None,
         words=words,
-        **images,
+        **prepared,
     )
 
 
 def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | None) -> None:
     """Writes what `from_pretrained` of the model's class, processor and tokenizer load."""
     architecture = architecture_for(config.model)
-    state = architecture.family.write(params, config.model)
-    state |= architecture.constants(config.model)
+    state = architecture.family.write(params, config.model) | architecture.constants(config.model)
     settings = architecture.write_config(config.model, tokenizer)
     # One key of metadata: several would lie in another order in every process.
     safetensors.numpy.save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     # Defaults too: they have changed before.
     text = settings.to_json_string(use_diff=False)
     (folder / "config.json").write_text(text, encoding="utf-8")
-    images = architecture.preprocessor(config)
-    if images:
-        _write_json(folder / architecture.preprocessor_file, images)
+    prepared = architecture.preprocessor(config)
+    if prepared:
+        _write_json(folder / architecture.preprocessor_file, prepared)
     if tokenizer is not None:
         tokenizer.save(folder)
         file = folder / "tokenizer_config.json"

@@ -34,10 +34,10 @@ class Architecture:
       classes: names under "architectures" in config.json that it reads.
       read_config: (config.json, tensors) → `config.model`.
       write_config: (`config.model`, tokenizer or None) → a config object of transformers.
-      preprocessor: config → content of `preprocessor_file`; empty without images.
+      preprocessor: config → content of `preprocessor_file`; empty for texts alone.
       preprocessor_file: preprocessor_config.json, or what a class of videos has.
       read_preprocessor: (folder, `config.model`) → the keys of `config.data` that say how an image
-        is resized, mean and deviation put into the model; None: as all classes of images do.
+        is resized, what else the file says put into the model; None: as all classes of images do.
       card: front matter of the model card, and its Python example.
       names: tensors of a file, older spellings and prefixes made those of the table.
       constants: `config.model` → tensors that the class keeps in its files, and that are no

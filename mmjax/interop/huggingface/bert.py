@@ -30,12 +30,11 @@ _MLM = {  # dense, norm, bias
 }  # fmt: skip
 
 
-def rows(model: ConfigDict) -> list[Row]:
-    kind = "roberta" if model.text.position_offset else "bert"
-    base = f"{kind}." if model.text.mlm_head else ""
+def encoder(base: str) -> list[Row]:
+    """The rows up to the last layer; their names begin with `base`."""
     embeddings, layer = f"{base}embeddings", f"{base}encoder.layer.{{}}"
     blocks = "text/blocks"
-    table = [
+    return [
         Row("text/token_embed/embedding", f"{embeddings}.word_embeddings.weight"),
         Row("text/position_embed", f"{embeddings}.position_embeddings.weight"),
         Row("text/type_embed", f"{embeddings}.token_type_embeddings.weight"),
@@ -49,6 +48,12 @@ def rows(model: ConfigDict) -> list[Row]:
         *linear(f"{blocks}/mlp/fc2", f"{layer}.output.dense"),
         *norm(f"{blocks}/norm2", f"{layer}.output.LayerNorm"),
     ]
+
+
+def rows(model: ConfigDict) -> list[Row]:
+    kind = "roberta" if model.text.position_offset else "bert"
+    base = f"{kind}." if model.text.mlm_head else ""
+    table = encoder(base)
     if model.text.head == "tanh":
         table += linear("text/head", f"{base}pooler.dense")
     if model.text.mlm_head:

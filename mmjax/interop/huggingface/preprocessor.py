@@ -71,7 +71,7 @@ def read(folder: Path, model: ConfigDict, model_type: str) -> dict[str, str]:
     Raises:
       UserError: it is prepared as nothing is here; all fields that are in the way are named.
     """
-    file, found = _find(folder)
+    file, found = find(folder, "image_processor")
     image = part_of(model)
     if image is None or found is None:
         return {}
@@ -107,10 +107,10 @@ def read(folder: Path, model: ConfigDict, model_type: str) -> dict[str, str]:
 KNOWN = READ | FIXED.keys() | SILENT
 
 
-def _find(folder: Path) -> tuple[Path, dict[str, Any] | None]:
-    """The file that transformers would take, and its fields; None if there is none."""
-    for name, inside in (("processor_config.json", "image_processor"),
-                         ("preprocessor_config.json", None)):  # fmt: skip
+def find(folder: Path, section: str) -> tuple[Path, dict[str, Any] | None]:
+    """The file that transformers would take, and its fields; None if there is none. `section` is
+    their place in a processor_config.json."""
+    for name, inside in (("processor_config.json", section), ("preprocessor_config.json", None)):
         file = folder / name
         whole = read_json(file) if file.is_file() else {}
         found = whole.get(inside) if inside else whole

@@ -43,7 +43,8 @@ class ModifiedResNet(nn.Module):
       width: Channels of the first stage's middle.
       stages: Blocks of the four stages, each twice as wide as the last.
       heads: Attention heads of the pool.
-      head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler.
+      head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler; mlp: two
+        layers with ReLU between them; tanh_mlp: both (CLAP's text).
       mean: Mean of RGB in 0..1.
       std: Deviation of RGB in 0..1.
       attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.
@@ -158,16 +159,22 @@ class Bottleneck(nn.Module):
 
 
 class FrozenNorm(nn.Module):
-    """Batch norm by its stored statistics over [..., C]; `mean` and `var` are never trained."""
+    """Batch norm by its stored statistics over [..., C]; `mean` and `var` are never trained.
+
+    They begin as `initial`, a mean and a variance.
+    """
 
     dtype: jnp.dtype
     eps: float = 1e-5
+    initial: tuple[float, float] = (0.0, 1.0)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape, zeros, ones = x.shape[-1:], nn.initializers.zeros, nn.initializers.ones
-        scale, bias = self.param("scale", ones, shape), self.param("bias", zeros, shape)
-        mean, var = self.param("mean", zeros, shape), self.param("var", ones, shape)
+        def vector(name: str, value: float) -> jax.Array:
+            return self.param(name, nn.initializers.constant(value), x.shape[-1:])
+
+        scale, bias = vector("scale", 1.0), vector("bias", 0.0)
+        mean, var = vector("mean", self.initial[0]), vector("var", self.initial[1])
         factor = scale * jax.lax.rsqrt(var + self.eps)
         return (x * factor + (bias - mean * factor)).astype(self.dtype)
 

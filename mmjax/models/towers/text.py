@@ -36,8 +36,8 @@ from mmjax.models.layers import (
     stack,
 )
 from mmjax.models.parts import register, sections
-from mmjax.schema import SHAPE_FREE
-from mmjax.values import COUNT, NATURAL, POSITIVE, POSITIVE_OR_0
+from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
+from mmjax.values import COUNT, COUNT_OR_0, NATURAL, POSITIVE, POSITIVE_OR_0
 
 APPENDED = ("appended", "class")  # pools of a token behind the text
 
@@ -45,6 +45,8 @@ APPENDED = ("appended", "class")  # pools of a token behind the text
 @register("transformer")
 class TextTower(nn.Module):
     """int32 ids [B, L], L ≤ context -> "tokens" [B, L, W], "features" and "embed" [B, D].
+
+    Of bags of texts [B, K, L] all outputs are [B, K, …], those of each text by itself.
 
     The fields are the config keys `model.text.*`.
 
@@ -59,7 +61,8 @@ class TextTower(nn.Module):
       mlp_dim: Hidden width of the blocks' MLP.
       activation: Activation of the MLP.
       norm_eps: Epsilon of the layer norms.
-      head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler.
+      head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler; mlp: two
+        layers with ReLU between them; tanh_mlp: both (CLAP's text).
       attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.
       remat: What the backward pass recomputes to save memory.
       unroll: Write the layers out (fast on CPU) or loop (compiles fast).
@@ -69,6 +72,8 @@ class TextTower(nn.Module):
       tags: Last positions of a text that hold the tags of its image (Oscar).
       position: Position embedding; sincos: the fixed one of Vaswani et al. (2017), added to tokens
         times √width.
+      bag: Captions of an example that are read in training, the first of its record, as mil_nce
+        takes them; 0: one, and no bag.
       position_offset: Row of the position embedding where a text begins; RoBERTa: 2.
       mlm_head: BERT's masked-language head, for token_logits.
       causal: A token sees earlier tokens only.
@@ -98,6 +103,7 @@ class TextTower(nn.Module):
     token_types: Annotated[int, NATURAL] = 0
     tags: Annotated[int, SHAPE_FREE, NATURAL] = 0
     position: Literal["learned", "sincos"] = "learned"
+    bag: Annotated[int, TRAINING_ONLY, COUNT_OR_0] = 0
     position_offset: Annotated[int, NATURAL] = 0
     mlm_head: bool = False
     causal: Annotated[bool, SHAPE_FREE] = True
@@ -109,6 +115,7 @@ class TextTower(nn.Module):
     SMOKE: ClassVar = {
         "vocab_size": 600, "context_length": 16, "width": 32, "heads": 4, "mlp_dim": 64,
         "depth": lambda depth: min(depth, 2), "tags": lambda tags: min(tags, 6),
+        "bag": lambda bag: min(bag, 3),
     }  # fmt: skip
 
     @classmethod
@@ -121,9 +128,14 @@ class TextTower(nn.Module):
                 f"{key}.pool={spec.pool!r} has a mask of its own: set causal=True and "
                 "mask_padding=False."
             )
+        joints = [part for part in sections(model).values() if name in part.get("of", ())]
+        if spec.bag and (joints or spec.tags or spec.depth < 1):
+            raise UserError(
+                f"{key}.bag={spec.bag} is for a text tower by itself: set it to 0, or take this "
+                "part out of fusions and set its tags=0 and its depth to 1 or more."
+            )
         if not spec.tags:
             return
-        joints = [part for part in sections(model).values() if name in part.get("of", ())]
         if not any(part.kind == "concat" for part in joints) or spec.depth or spec.token_types < 2:
             raise UserError(
                 f"{key}.tags={spec.tags} are a third segment of an early fusion: set {key}.depth=0 "
@@ -146,7 +158,7 @@ class TextTower(nn.Module):
 
     @property
     def modality(self) -> str:
-        return "tags" if self.tags else "text"
+        return "tags" if self.tags else "captions" if self.bag else "text"
 
     def functions(self, name: str) -> tuple[Function, ...]:
         columns = {"text": name, "mask": f"{name}_mask", "segment": f"{name}_segment"}
@@ -173,13 +185,17 @@ class TextTower(nn.Module):
         """Computes the named outputs; `train` changes nothing.
 
         "tokens" are the last layer's tokens, normalised; "features" what is pooled of them and
-        projected, "embed" the same at unit length. `mask` [B, L] is True on real tokens, EOT
+        projected, "embed" the same at unit length. Bags are `text` and `mask` [B, K, L], and no
+        other inputs. `mask` [B, L] is True on real tokens, EOT
         included: lengths, never ids, say so. `ar` int32 [B, L] says what a token sees (`may_see`)
         in a tower that is not causal already. `segment` int32 [B, L] numbers the texts that share a
         row: each begins at position 0 and sees itself alone; there are no "features" of them. With
         a `cache` the texts are the tokens from `position` on, `mask` is of all that the cache
         holds, and there is a new "cache", too.
         """
+        bags = text.shape[:2] if text.ndim == 3 else None
+        if bags:
+            text, mask = (x.reshape(-1, x.shape[2]) for x in (text, mask))
         seen = None
         if self.mask_padding and self.ends_in_padding(ar, segment, cache):
             seen = mask.sum(axis=1, dtype=jnp.int32)
@@ -229,6 +245,8 @@ class TextTower(nn.Module):
             else:
                 pooled = norm(x[:, -1] if append else pool_tokens(x, mask, self.pool))
             result |= project(pooled, self.head, self.embed_dim, self.dtype)
+        if bags:
+            result = {name: x.reshape(*bags, *x.shape[1:]) for name, x in result.items()}
         return result
 
     def ends_in_padding(self, ar: Any, segment: Any, cache: Any) -> bool:

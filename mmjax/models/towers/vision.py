@@ -59,7 +59,8 @@ class VisionTower(nn.Module):
       mlp_dim: Hidden width of the blocks' MLP.
       activation: Activation of the MLP.
       norm_eps: Epsilon of the layer norms.
-      head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler.
+      head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler; mlp: two
+        layers with ReLU between them; tanh_mlp: both (CLAP's text).
       attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.
       remat: What the backward pass recomputes to save memory.
       unroll: Write the layers out (fast on CPU) or loop (compiles fast).
@@ -115,17 +116,12 @@ class VisionTower(nn.Module):
         check_head(key, spec, model)
         if spec.pixel_head and spec.patch_dropout:
             raise UserError(f"{key}.pixel_head wants every patch: set {key}.patch_dropout=0.")
-        if spec.pool == "queries":
-            if spec.pixel_head:
-                raise UserError(
-                    f"{key}.pixel_head wants the patches' own tokens: set {key}.pool to another "
-                    "than 'queries'."
-                )
-            if model.embed_dim % spec.pool_heads:
-                raise UserError(
-                    f"{key}.pool_heads={spec.pool_heads} must divide config.model.embed_dim="
-                    f"{model.embed_dim}."
-                )
+        if spec.pixel_head and spec.pool == "queries":
+            raise UserError(
+                f"{key}.pixel_head wants the patches' own tokens: set {key}.pool to another than "
+                "'queries'."
+            )
+        check_pool(key, spec, model)
         if spec.patch_size > spec.size:
             raise UserError(
                 f"{key}.patch_size={spec.patch_size} is larger than the image (size={spec.size})."
@@ -206,6 +202,11 @@ class VisionTower(nn.Module):
         return result
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return (self.size // self.patch_size,) * 2
+
+    @property
     def class_token(self) -> bool:
         return has_class_token(self.pool)
 
@@ -226,7 +227,7 @@ class VisionTower(nn.Module):
         """Position embeddings [tokens, W]; a class token's comes first (zero if sin-cos)."""
         if self.position == "learned":
             return self.param("position_embed", normal(self.width**-0.5), (tokens, self.width))
-        table = sincos_2d(self.size // self.patch_size, self.width)
+        table = sincos_2d(*self.grid, self.width)
         return jnp.asarray(np.pad(table, ((tokens - len(table), 0), (0, 0))), jnp.float32)
 
     def drop_patches(self, x: jax.Array) -> jax.Array:
@@ -291,15 +292,24 @@ class PatchKernel(nn.Module):
         return params
 
 
+def check_pool(key: str, spec: ConfigDict, model: ConfigDict) -> None:
+    """UserError: the heads of pool=queries do not divide the embedding; `key` is the part's."""
+    if spec.pool == "queries" and model.embed_dim % spec.pool_heads:
+        raise UserError(
+            f"{key}.pool_heads={spec.pool_heads} must divide config.model.embed_dim="
+            f"{model.embed_dim}."
+        )
+
+
 def has_class_token(pool: str) -> bool:
     """Whether an image tower of this `config.model.image.pool` has a token beside its patches."""
     return pool in ("cls", "queries")
 
 
-def sincos_2d(side: int, width: int, temperature: float = 10_000.0) -> np.ndarray:
-    """Fixed positions [side², width]: sin and cos of x, then of y, as in big_vision (after MoCo v3,
-    Chen et al., 2021)."""
-    y, x = np.mgrid[:side, :side]
+def sincos_2d(rows: int, columns: int, width: int, temperature: float = 10_000.0) -> np.ndarray:
+    """Fixed positions [rows · columns, width]: sin and cos of x, then of y, as in big_vision (after
+    MoCo v3, Chen et al., 2021)."""
+    y, x = np.mgrid[:rows, :columns]
     omega = 1.0 / temperature ** (np.arange(width // 4) / (width // 4 - 1))
     x, y = x.reshape(-1, 1) * omega, y.reshape(-1, 1) * omega
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
