@@ -16,7 +16,7 @@ from rich.table import Table
 from mmjax import machine
 from mmjax.data import BadRecord
 from mmjax.data.account import Account
-from mmjax.data.contents import shows
+from mmjax.data.media import shows
 from mmjax.data.records import log
 from mmjax.data.tree import INDEX_FOLDER, files_under
 from mmjax.data.videos import open_video
