@@ -2,10 +2,10 @@
 
     pip install -e '.[benchmarks,video]' && python benchmarks/video_loader.py --markdown
 
-All read the same H.264 files of 640 × 360 at 25 frames a second (a window that moves over noise with
-the spectrum of photographs, made once): clips of 10 s with a key frame every 12 frames, as cameras
-and short-video sites write them; clips of 10 s with one key frame; and files of 200 s with x264's
-own key frames, at most 250 apart. They take 8 frames of each, one in every eighth of the file, and
+All read the same H.264 files of 640 × 360 at 25 frames a second (a window that moves over noise
+with the spectrum of photographs, made once): clips of 10 s with a key frame every 12 frames, as
+cameras and short-video sites write them; clips of 10 s with one key frame; and files of 200 s with
+x264's own key frames, at most 250 apart. They take 8 frames of each, one in every eighth of the file, and
 make random crops of 224 of them, with two worker processes. Programs take turns, each turn in a new
 process, timed after its first batches.
 
@@ -127,7 +127,7 @@ def torch_loader(folder: Path, every: bool = False) -> Iterator[int]:
 class _Films:
     """A Dataset of videos, as people write it."""
 
-    def __init__(self, paths: list[str], read: Callable[[str], np.ndarray]):
+    def __init__(self, paths: list[str], read: Callable[..., np.ndarray]):
         self._paths, self._read = paths, read
 
     def __len__(self) -> int:
@@ -136,9 +136,11 @@ class _Films:
     def __getitem__(self, index: int) -> Any:
         import torch
 
-        video = torch.from_numpy(self._read(self._paths[index])).permute(0, 3, 1, 2).float() / 255
-        side = int(np.random.uniform(0.95, 1) * HEIGHT)
-        x, y = np.random.randint(WIDTH - side + 1), np.random.randint(HEIGHT - side + 1)
+        rng = np.random.default_rng(index)
+        frames = torch.from_numpy(self._read(self._paths[index], rng))
+        video = frames.permute(0, 3, 1, 2).float() / 255
+        side = int(rng.uniform(0.95, 1) * HEIGHT)
+        x, y = rng.integers(WIDTH - side + 1), rng.integers(HEIGHT - side + 1)
         video = torch.nn.functional.interpolate(
             video[:, :, y : y + side, x : x + side], (SIZE, SIZE), mode="bilinear", antialias=True
         )
@@ -146,10 +148,10 @@ class _Films:
         return (video - mean) / std
 
 
-def read_until(path: str) -> np.ndarray:
+def read_until(path: str, rng: np.random.Generator) -> np.ndarray:
     """Decodes as far as the last frame that is wanted, and converts those that are."""
     with av.open(path) as container:
-        wanted = segments(container.streams.video[0].frames)
+        wanted = segments(container.streams.video[0].frames, rng)
         frames = []
         for number, frame in enumerate(container.decode(video=0)):
             if number > wanted[-1]:
@@ -159,16 +161,16 @@ def read_until(path: str) -> np.ndarray:
     return np.stack(frames)
 
 
-def read_every(path: str) -> np.ndarray:
+def read_every(path: str, rng: np.random.Generator) -> np.ndarray:
     """Decodes and converts the whole file."""
     with av.open(path) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return np.stack([frames[number] for number in segments(len(frames))])
+    return np.stack([frames[number] for number in segments(len(frames), rng)])
 
 
-def segments(count: int) -> np.ndarray:
+def segments(count: int, rng: np.random.Generator) -> np.ndarray:
     bounds = np.arange(FRAMES + 1) * count // FRAMES
-    return np.random.randint(bounds[:-1], bounds[1:])
+    return rng.integers(bounds[:-1], bounds[1:])
 
 
 def equal(folder: Path, draws: int = 150) -> str:

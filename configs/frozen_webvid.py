@@ -23,6 +23,7 @@ nor an accelerator were at hand.
 from mmjax import config as config_lib
 from mmjax import models
 
+
 def get_config(arg=None):
     first = arg in (None, "smoke")
     config = config_lib.default()

@@ -23,7 +23,7 @@ def get_config(arg=None):
     config.total_steps = 2_000
     config.batch_size = 256
 
-    config.model = models.zoo.config("VideoPrism-LvT-B/18")
+    config.model = models.zoo.config("VideoPrism-LvT-B")
     for tower in (config.model.video, config.model.text):
         tower.update(remat="dots", unroll=False)
     config.init_from.source = "google/videoprism-lvt-base-f16r288"

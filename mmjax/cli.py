@@ -220,7 +220,7 @@ def _data_convert(args: argparse.Namespace, _: list[str]) -> None:
 
     done = conversion.convert(
         args.path, args.output, to=args.to, shard_size=args.shard_size,
-        label_offset=args.label_offset, **options.keys(args.set),
+        label_offset=args.label_offset, cut=args.cut, frames=args.frames, **options.keys(args.set),
     )  # fmt: skip
     print(f"{done.records:,} records; {done.bad:,} could not be used")
     _wrote(args.output)
@@ -228,7 +228,7 @@ def _data_convert(args: argparse.Namespace, _: list[str]) -> None:
         names = os.path.join(args.output, conversion.CLASSES)
         print(f"the names of its {done.classes:,} classes are in {names}, by label")
     if args.to == "tar":
-        print("caption=json:captions reads all captions of an image")
+        print("caption=json:captions reads all captions of a record")
 
 
 def _keyframes(args: argparse.Namespace, _: list[str]) -> None:

@@ -231,12 +231,11 @@ def smoke(config: ConfigDict) -> ConfigDict:
     of_media = schema.find(sources.KEYS, "media")
     media = next((m for m in of_media.choices if m in reads - {of_media.default}), of_media.default)
     tags = "generated" if "tags" in reads else ""
-    shown = {name: spec.media for name, spec in config.data.train.items()}
-    weights = {name: spec.weight for name, spec in config.data.train.items()}
-    for name, weight in (weights or {"generated": 1.0}).items():
+    given = dict(config.data.train.items()) or {"generated": entry("data.train", path="")}
+    for name, spec in given.items():
         config.data.train[name] = entry(
-            "data.train", path="generated:64", tags=tags, weight=weight,
-            media=shown[name] if shown.get(name) in reads else media,
+            "data.train", path="generated:64", tags=tags, weight=spec.weight, without=spec.without,
+            media=spec.media if spec.media in reads else media,
         )  # fmt: skip
     config.data.workers = min(config.data.workers, 1)
     config.data.pack = min(config.data.pack, 2)

@@ -88,6 +88,8 @@ example:
 examples:
   mmjax data convert cc3m cc3m_array_record --to=arrayrecord
   mmjax data convert 'imagenet/train-*-of-01024' imagenet_ar --to=arrayrecord --label-offset=-1
+  mmjax data convert clips.csv clips --to=tar --media=video --shard-size=1000
+  mmjax data convert clips.csv frames --to=tar --media=video --frames=8
 {_OF_SOURCES}""",
     "video": """\
 examples:

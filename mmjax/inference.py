@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from mmjax.core.views import run_plain
 from mmjax.models import Graph
+from mmjax.models.layers import unit_length
 from mmjax.parallel.mesh import batch_shards, local_rows, make_mesh, platform, put_batch
 from mmjax.params import Role, map_roles
 
@@ -49,10 +50,40 @@ def run(
       The outputs, float32 or as the model gives them, and the columns that nothing is computed
       from, of the rows that are no padding, in order, whole on every host.
     """
-    params, compute = laid_out(model, params), _jitted(model, outputs, microbatches)
+    compute = functools.partial(_jitted(model, outputs, microbatches), laid_out(model, params))
+    return _over(batches, size, compute)
+
+
+def cosines(
+    model: Graph,
+    params: Any,
+    batches: Iterable[Columns],
+    texts: np.ndarray,
+    size: int,
+    of: tuple[str, str],
+) -> Columns:
+    """Compares examples with texts by a model whose texts depend on the example that they are
+    compared with (`Graph.conditioned`), under the current mesh.
+
+    Args:
+      model, params, batches, size: as of `run`; the batches have the columns that of[0] reads.
+      texts: float [K, M, D], the "features" that of[1] gives for M texts of each of K classes. A
+        class is the mean of its texts at unit length, at unit length again; with M = 1 a text.
+      of: the part of the examples and that of the texts.
+
+    Returns:
+      "cosine" float32 [N, K] and the columns that nothing is computed from, as of `run`.
+    """
+    compare = _comparing(model, of)
+    params, features = laid_out(model, params), np.swapaxes(texts, 0, 1)
+    return _over(batches, size, lambda batch: compare(params, batch, features))
+
+
+def _over(batches: Iterable[Columns], size: int, compute: Callable[[Any], Any]) -> Columns:
+    """`compute` of every batch, as `run` returns it."""
     queue, done = list[Any](), list[Columns]()
     for batch in batches:
-        queue.append(compute(params, put_batch(batch, size)))
+        queue.append(compute(put_batch(batch, size)))
         if len(queue) > 1:  # read one behind: devices compute one while the next is decoded
             done.append(_rows(queue.pop(0)))
     done += map(_rows, queue)
@@ -103,6 +134,33 @@ def _jitted(model: Graph, outputs: tuple[str, ...], microbatches: int) -> Callab
         columns = {name: batch[name] for name in read}
         found = run_plain(model, layers_together(params), columns, outputs, microbatches)
         return {**kept, **found}
+
+    return jax.jit(compute)
+
+
+@functools.lru_cache(maxsize=32)
+def _comparing(model: Graph, of: tuple[str, str]) -> Callable:
+    embed, instead = f"{of[0]}/embed", model.conditioned()[f"{of[1]}/embed"]
+    reads = model.sources((instead,), set(model.outputs()) - {instead})
+    (text,) = (name for name in reads if name.startswith(f"{of[1]}/"))
+    others = tuple(sorted(reads - {text}))
+
+    def compute(params: Any, batch: Mapping[str, jax.Array], texts: jax.Array) -> dict[str, Any]:
+        params, read = layers_together(params), model.sources((embed, *others), batch)
+        seen = run_plain(model, params, {name: batch[name] for name in read}, (embed, *others))
+
+        def add(total: jax.Array, features: jax.Array) -> tuple[jax.Array, None]:
+            """One text of each class, [K, D], as every example of the batch has it, [b, K, D]."""
+            each = jnp.broadcast_to(features, total.shape)
+            known = {name: seen[name] for name in others} | {text: each}
+            found: Any = model.apply({"params": params}, known, (instead,))
+            return total + found[instead], None
+
+        shape = (len(seen[embed]), *texts.shape[1:])
+        total, _ = jax.lax.scan(add, jnp.zeros(shape, jnp.float32), texts)
+        highest = jax.lax.Precision.HIGHEST
+        cosine = jnp.einsum("bd,bkd->bk", seen[embed], unit_length(total), precision=highest)
+        return {n: x for n, x in batch.items() if n not in read} | {"cosine": cosine}
 
     return jax.jit(compute)
 

@@ -287,6 +287,15 @@ def _add_data(data: argparse.ArgumentParser) -> None:
         "--label-offset", metavar="N", type=argument(int, ANY), default=0,
         help="added to labels, as -1 where classes count from 1",
     )  # fmt: skip
+    convert.add_argument(
+        "--cut", choices=("exact", "keyframes"), default="exact",
+        help="how parts of videos are cut out: exact encodes what cannot be copied, keyframes "
+        "copies from the key frame before",
+    )  # fmt: skip
+    convert.add_argument(
+        "--frames", metavar="N", type=argument(int, COUNT_OR_0), default=0,
+        help="JPEG frames to write of each video in place of the video",
+    )  # fmt: skip
 
 
 def _add_video(video: argparse.ArgumentParser) -> None:

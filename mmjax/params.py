@@ -45,25 +45,25 @@ class Role(NamedTuple):
 # Path pattern → kind; the first match counts. New parameters need a line here.
 _KINDS = (
     (r"(^|/)norm\w*/(scale|bias)$", "norm"),
-    (r"(^|/)norm\w*/(mean|var)$", "statistic"),
+    (r"(^|/)norm\w*/(mean|var)$|/position_table$", "statistic"),
     (r"/bias$", "bias"),
     (r"/kernel$", "matrix"),
     (r"/token_embed/embedding$", "embedding"),
     (r"/(class_embed|type_embed|bottleneck_embed|mask_embed|query_embed|probe)$", "token"),
-    (r"/position_(embed|bias)$", "position"),
-    (r"^\w+_(scale|bias)$", "scale"),
+    (r"/(position_(embed|bias)|time_embed)$", "position"),
+    (r"^\w+_(scale|bias)$|/(alpha|per_dim_scale)$", "scale"),
 )
 # Path pattern → where it is used; else in the head.
 _PLACES = (
     (r"/blocks/", LAYER),
-    (r"^[^/]+/(patch|region|token|class|type|position|bottleneck|mask)_embed", INPUT),
+    (r"^[^/]+/(patch|region|token|class|type|position|time|bottleneck|mask)_embed", INPUT),
     (r"^[^/]+/(norm_(pre|embed|mel|patch)|image_proj)/", INPUT),
     (r"^[^/]+/norm_post/", TOKENS),
 )
 # Path pattern → (axis from the end, whether it holds heads).
 _SPLITS = (
-    (r"/(attention|cross)/(query|key|value)/(kernel|bias)$", (1, True)),
-    (r"/(attention|cross)/out/kernel$", (2, True)),
+    (r"/(attention|cross|time)/(query|key|value)/(kernel|bias)$", (1, True)),
+    (r"/(attention|cross|time)/out/kernel$", (2, True)),
     (r"/mlp/fc1/(kernel|bias)$", (1, False)),
     (r"/mlp/fc2/kernel$", (2, False)),
 )

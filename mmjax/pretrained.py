@@ -32,6 +32,7 @@ from mmjax.schema import find
 
 Normalise = Literal["before", "after", "both"]
 log = logging.getLogger("mmjax.interop")
+_COMPARED = 16  # videos at once: each has an embedding of every text
 
 
 def export(workdir: str | Path, output: str | Path, format: str = "huggingface") -> None:
@@ -248,21 +249,44 @@ class Pretrained:
         audio: Sounds | None = None,
     ) -> np.ndarray:
         """float32 [images, texts]: scale · cosine (+ bias); softmax over texts for CLIP, sigmoid of
-        each for SigLIP. Instead of images, videos or sounds (`embed_videos`, `embed_audio`)."""
+        each for SigLIP. Instead of images, videos or sounds (`embed_videos`, `embed_audio`). Where
+        a text depends on the video that it is compared with (X-CLIP), each video has its own."""
         if sum(given is not None for given in (images, videos, audio)) != 1:
             raise UserError("logits takes images, videos or audio beside texts: give one of them.")
-        if images is not None:
-            shown = self.embed_images(images)
-        elif videos is not None:
-            shown = self.embed_videos(videos)
+        text = self._inputs.part(TEXT)
+        if videos is not None and f"{text}/embed" in self.model.conditioned():
+            cosine = self._compared(videos, texts)
         else:
-            assert audio is not None
-            shown = self.embed_audio(audio)
+            if images is not None:
+                shown = self.embed_images(images)
+            elif videos is not None:
+                shown = self.embed_videos(videos)
+            else:
+                assert audio is not None
+                shown = self.embed_audio(audio)
+            cosine = shown @ self.embed_texts(texts).T
         scalars = tuple(name for name in ("logit/scale", "logit/bias") if name in self.given)
         of_model: Any = self.model.apply({"params": self.params}, {}, scalars)
-        cosine = shown @ self.embed_texts(texts).T
         scale, bias = of_model["logit/scale"], of_model.get("logit/bias", 0.0)
         return np.asarray(scale * cosine + bias, np.float32)
+
+    def _compared(self, videos: Videos, texts: str | Sequence[str]) -> np.ndarray:
+        """Cosines float32 [videos, texts], each text as each video has it."""
+        part, text = self._inputs.part(VIDEO), self._inputs.part(TEXT)
+        features = self.outputs((f"{text}/features",), texts=texts)[f"{text}/features"]
+        videos, found = self._inputs.several(part, videos), []
+        for first in range(0, len(videos), _COMPARED):
+            columns = self._inputs.columns(part, videos[first : first + _COMPARED], first)
+            count = len(columns[part])
+            with self._on_mesh():
+                found += [
+                    inference.cosines(
+                        self.model, self.params, inference.cut(some, size, rows),
+                        features[:, None], size, (part, text),
+                    )["cosine"]
+                    for some, size, rows in self._batches(columns, (0, count), _COMPARED)
+                ]  # fmt: skip
+        return np.concatenate(found)
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -312,9 +336,10 @@ class Pretrained:
     def _check(self, names: tuple[str, ...]) -> None:
         absent = [name for name in names if name not in self.given]
         if absent:
-            raise UserError(
-                f"{self.source} gives no {absent[0]}: it gives {', '.join(self.given)}."
-            )
+            why = self.model.lacks(absent[0])
+            if absent[0] in self.model.conditioned():
+                why += ": compare them by logits"
+            raise UserError(f"{self.source} gives no {absent[0]}: {why}.")
 
     def _computed(
         self, names: tuple[str, ...], columns: inference.Columns, batch_size: int

@@ -7,7 +7,7 @@ import logging
 # before each message. This is earlier: messages alone.
 logging.basicConfig(format="%(message)s")
 
-from mmjax.data import kinds  # noqa: F401 - registers them
+from mmjax.data import kinds, video_kinds  # noqa: F401 - registers them
 from mmjax.data.augment import Augment
 from mmjax.data.images import eval_transform
 from mmjax.data.in_memory import from_records

@@ -1,7 +1,7 @@
 """ArrayRecord files, bare or as TFDS writes them; TensorFlow is never imported.
 
-A bare file holds one msgpack map a record: `image` (the encoded file, bytes), `caption` (a string
-or a list of strings), and if wanted `label`, `group` (integers) and `key` (a string).
+A bare file holds one msgpack map a record: `image` (or `video`, …: the encoded file, bytes),
+`caption` (a string or a list of strings), and if wanted `label`, `group` (integers) and `key`.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import msgpack
 from mmjax import machine
 from mmjax.data.account import Account, Accounted
 from mmjax.data.columns import Asked
+from mmjax.data.media import MEDIA
 from mmjax.data.records import BadRecord, Record, pair, unreadable, weigh
 from mmjax.data.repeats import Same, same_in
 from mmjax.data.splits import Split
@@ -79,7 +80,7 @@ class ConvertedSource(Accounted):
 
 def open_array_record(files: list[str], asked: Asked, name: str) -> ConvertedSource:
     """Bare ArrayRecord files of msgpack maps; fields that were not asked for are called `caption`,
-    `image`, `label` and `group`."""
+    `image` (or another of the media), `label` and `group`."""
     convert = partial(_from_msgpack, asked=asked)
     for file in files:
         if Path(file).stat().st_size == 0:
@@ -110,12 +111,13 @@ def _check_fields(elements: Any, wanted: Iterable[str], file: str, name: str) ->
 
 
 def write_array_record(path: str | Path, records: Iterable[Record]) -> None:
-    """Writes records (with encoded images) as a bare ArrayRecord file."""
+    """Writes records (with encoded images, or another of the media) as a bare ArrayRecord file."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(str(path), "group_size:1")  # one record a chunk: random access
     for r in records:
-        content: dict[str, Any] = {"key": r.key, "image": r.part("image")}
+        content: dict[str, Any] = {"key": r.key}
+        content |= {media: r.parts[media] for media in MEDIA if media in r.parts}
         content |= {"caption": list(r.captions), "label": r.label, "group": r.group}
         writer.write(msgpack.packb(content))
     writer.close()
@@ -211,16 +213,16 @@ def _tfds_elements(path: str, data_dir: str | None, split: str, image: str) -> A
 
 
 def _from_msgpack(data: bytes, key: str, asked: Asked) -> Record:
-    values, image = msgpack.unpackb(data), asked.image or "image"
-    if not isinstance(values, dict) or not isinstance(values.get(image), bytes):
-        raise BadRecord(f"{key} is no msgpack map with an image in {image!r}")
+    values, shown = msgpack.unpackb(data), asked.image or asked.media
+    if not isinstance(values, dict) or not isinstance(values.get(shown), bytes):
+        raise BadRecord(f"{key} is no msgpack map with {MEDIA[asked.media].called} in {shown!r}")
     fields = (asked.caption or "caption").split(",")
     texts = weigh([clean_captions(values.get(field.strip())) for field in fields], asked.weights)
     name = f"{key} ({values['key']})" if "key" in values else key
     # These may be there without being asked for; a field that was asked for must be.
     label = _integer(values, asked.label or "label", key, optional=not asked.label)
     group = _integer(values, asked.group or "group", key, optional=not asked.group)
-    return pair(name, values[image], texts, label, group)
+    return pair(name, values[shown], texts, label, group, asked.media)
 
 
 def _integer(values: dict[str, Any], field: str, key: str, *, optional: bool = False) -> int:

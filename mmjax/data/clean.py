@@ -2,6 +2,7 @@
 
 As in open_clip, to the character: OpenAI's CLIP repairs broken encodings and HTML and lowers the
 case, SigLIP also drops the punctuation. Without it "it&#39;s" has other tokens than in training.
+VideoPrism lowers the case and ends every text in a period, its only punctuation.
 """
 
 import functools
@@ -10,11 +11,13 @@ import string
 from collections.abc import Callable
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_SPACED = str.maketrans(dict.fromkeys(string.punctuation, " "))
 
 
 def cleaner(name: str) -> Callable[[str], str]:
     """The cleaning of a name: "lower" (CLIP), "whitespace" (the same with its case), "canonicalize"
-    (SigLIP: lower case, no punctuation), "" (none). KeyError for any other."""
+    (SigLIP: lower case, no punctuation), "sentence" (VideoPrism: and a period), "" (none). KeyError
+    for any other."""
     return _CLEANERS[name]
 
 
@@ -35,6 +38,11 @@ def _canonicalize(text: str) -> str:
     return " ".join(text.split())
 
 
+def _sentence(text: str) -> str:
+    """`canonicalize_text` of videoprism/utils.py."""
+    return " ".join(text.translate(_SPACED).lower().split()) + "."
+
+
 @functools.cache
 def _ftfy():  # a tenth of a second to import, for weights that want it
     import ftfy
@@ -47,4 +55,5 @@ _CLEANERS: dict[str, Callable[[str], str]] = {
     "whitespace": _whitespace,
     "lower": _lower,
     "canonicalize": _canonicalize,
+    "sentence": _sentence,
 }

@@ -18,7 +18,7 @@ def open_coco(file: Path, folder: str, name: str) -> FileSource:
     The images are in `folder` (relative to the file's), or where COCO unpacks them: train2017
     beside the folder of the annotations.
     """
-    content = _read(file, name)
+    content = read_annotations(file, name)
     try:
         images = [(image["id"], image["file_name"]) for image in content["images"]]
         annotations = [(a["image_id"], a["caption"]) for a in content["annotations"]]
@@ -37,7 +37,7 @@ def open_coco(file: Path, folder: str, name: str) -> FileSource:
     usual = (".", "images", f"../{file.stem.rpartition('_')[2]}")
     account = Account()
     paths = [path for path in files.values() if isinstance(path, str) and not is_null(path)]
-    root = _folder(file, paths, folder, usual, name, account)
+    root = find_folder(file, paths, folder, usual, name, account)
     rows: dict[Any, Row] = {}
     left_out: list[Row] = []
     for number, path in files.items():
@@ -73,7 +73,7 @@ def open_karpathy(file: Path, images: str, split: Split, name: str) -> FileSourc
       split: of train, restval, val and test; train means train and restval where nothing is said.
       name: for messages.
     """
-    content = _read(file, name)
+    content = read_annotations(file, name)
     try:
         entries = content["images"]
         chosen = split.choose([entry["split"] for entry in entries], file)
@@ -86,7 +86,7 @@ def open_karpathy(file: Path, images: str, split: Split, name: str) -> FileSourc
             "with split, filename and sentences."
         ) from error
     account = Account()
-    root = _folder(file, [path for path in paths if path], images, (".",), name, account)
+    root = find_folder(file, [path for path in paths if path], images, (".",), name, account)
     rows: list[Row] = []
     for number, (path, sentences) in enumerate(zip(paths, texts, strict=True)):
         where = f"{file}: image {number} of the split"
@@ -124,7 +124,8 @@ def _path_of(entry: dict[str, Any]) -> str:
     return str(Path(entry.get("filepath") or "", entry["filename"]))
 
 
-def _read(file: Path, name: str) -> Any:
+def read_annotations(file: Path, name: str) -> Any:
+    """The JSON of annotations. UserError: it cannot be read, or is none."""
     try:
         return read_json(file.read_bytes())
     except OSError as error:
@@ -133,10 +134,19 @@ def _read(file: Path, name: str) -> Any:
         raise UserError(f"{name}: {file} is no JSON ({error}).") from error
 
 
-def _folder(
-    file: Path, paths: Sequence[str], given: str, usual: Sequence[str], name: str, account: Account
+def find_folder(
+    file: Path,
+    paths: Sequence[str],
+    given: str,
+    usual: Sequence[str],
+    name: str,
+    account: Account,
+    media: str = "image",
 ) -> Path:
-    """Where most of the images are, of a sample: one or the other may be missing."""
+    """Where most of the images are, of a sample: one or the other may be missing.
+
+    UserError: none of the sample is in the folder that is `given`, or in one of the `usual` ones.
+    """
     folders = [file.parent / part for part in ((given,) if given else usual)]
     some = sample(paths)
     found = {folder: how_many(folder, some) for folder in folders}
@@ -144,11 +154,11 @@ def _folder(
     if some and not found[best]:
         raise UserError(
             f"{name}: {some[0]} and {len(some) - 1} others of {file} are not in "
-            f"{' or '.join(map(str, folders))}; set image to the folder of the images, as seen "
-            "from that file."
+            f"{' or '.join(map(str, folders))}; set image to the folder of the "
+            f"{media}s, as seen from that file."
         )
     if len(folders) > 1:
-        account.found.append(f"the images of {file} are in {best}; image says otherwise")
+        account.found.append(f"the {media}s of {file} are in {best}; image says otherwise")
     return best
 
 

@@ -25,6 +25,7 @@ class Asked(NamedTuple):
     label: str
     group: str
     weights: tuple[float, ...]
+    media: str = "image"  # what a row shows
 
 
 class Columns(NamedTuple):
@@ -43,11 +44,9 @@ class Columns(NamedTuple):
         return sorted(found - {""})
 
 
-def columns_of(
-    names: Collection[str], asked: Asked, file: Any, name: str, media: str = "image"
-) -> Columns:
+def columns_of(names: Collection[str], asked: Asked, file: Any, name: str) -> Columns:
     """The columns of a table that has these names. UserError: one is not there."""
-    caption, image, label, group, _ = asked
+    caption, image, label, group, _, media = asked
     about = MEDIA[media]
     of_image = column_of(names, image, about.columns, media, file, name, key="image")
     captions: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from mmjax.data.account import NOTES, Account
 from mmjax.data.columns import CAPTION_COLUMNS, LABEL_COLUMNS
 from mmjax.data.contents import head_of, suffix_of, what_it_is
 from mmjax.data.delimited import read_table
+from mmjax.data.layouts import layout_of
 from mmjax.data.media import MEDIA, medium_of
 from mmjax.data.parquet_file import has_images
 from mmjax.data.tree import files_under, passed_over, walk
@@ -141,6 +142,8 @@ def _of_file(file: str) -> str:
     for mark, kind in ((".array_record", "arrayrecord"), (".tfrecord", "tfrecord")):
         if mark in name:
             return kind
+    if layout := layout_of(file):
+        return layout
     suffix = suffix_of(name)
     if suffix == ".json" and Path(file).is_file():
         return _of_json(file, name)

@@ -25,7 +25,8 @@ def doubts(sources: Sequence[Source], batch_size: int, pairs: bool) -> list[str]
             "is in it several times (to a contrastive loss, as a negative of itself)"
         )
     for source in sources if pairs else ():
-        if getattr(source, "captions_alone", False):
+        # Records with bags of captions share them with their neighbours.
+        if getattr(source, "captions_alone", False) and getattr(source, "bag", 1) == 1:
             found += _alike(source)
     return found
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from mmjax.data.images import MAX_PIXELS, eval_transform
 from mmjax.data.sampling import sample_frames
-from mmjax.data.sounds import MAX_HOURS
+from mmjax.data.videos import MAX_HOURS
 from mmjax.schema import RESUMABLE, keys_of
 from mmjax.values import ASCENDING, COUNT, COUNT_OR_0, POSITIVE, SHARE
 
@@ -25,8 +25,8 @@ class Loading:
         embeddings of them can be cached; 0: a new one each epoch.
       workers: Worker processes that load data; 0: threads.
       prefetch: Batches loaded ahead (for each worker).
-      max_pixels: Pixels above which an image counts as unreadable.
-      max_hours: Hours above which a sound counts as unreadable.
+      max_pixels: Pixels above which an image, or a frame of a video, counts as unreadable.
+      max_hours: Hours above which a sound, or a clip of a video, counts as unreadable.
       max_bad: Largest share of unreadable examples before the run stops.
     """
 

@@ -57,7 +57,7 @@ def _table(spec: ConfigDict, name: str, split: Split) -> Source:
         tables = [Path(file) for file in split.files(files_of(spec.path, name))]
     check_contents(tables, "csv", name)
     wanted = Filter(spec.filter, name)
-    return open_table(tables, _asked(spec), name, wanted, split, folder, _of_files(spec, name))
+    return open_table(tables, _asked(spec, name), name, wanted, split, folder)
 
 
 @register("coco", keys="image")
@@ -70,12 +70,12 @@ def _karpathy(spec: ConfigDict, name: str, split: Split) -> Source:
     return open_karpathy(_json(spec, name), spec.image, split, name)
 
 
-@register("parquet", remote=True, keys=f"{_COLUMNS} filter")
+@register("parquet", remote=True, keys=f"{_COLUMNS} filter media")
 def _parquet(spec: ConfigDict, name: str, split: Split) -> Source:
     account = Account()
     files = split.files(shards_of(spec.path, "parquet", name, account))
     check_contents(files, "parquet", name)
-    source = open_parquet(files, _asked(spec), name, Filter(spec.filter, name), split)
+    source = open_parquet(files, _asked(spec, name), name, Filter(spec.filter, name), split)
     source.account.add(account)
     return source
 
@@ -89,15 +89,15 @@ def _folder(spec: ConfigDict, name: str, split: Split) -> Source:
 @register("tfds", remote=True, keys=_COLUMNS)
 def _tfds(spec: ConfigDict, name: str, split: Split) -> Source:
     path = spec.path.removeprefix("tfds://")
-    return open_tfds(path, split, _asked(spec), name)
+    return open_tfds(path, split, _asked(spec, name), name)
 
 
-@register("arrayrecord", keys=_COLUMNS)
+@register("arrayrecord", keys=f"{_COLUMNS} media")
 def _array_record(spec: ConfigDict, name: str, split: Split) -> Source:
     account = Account()
     files = split.files(shards_of(spec.path, "arrayrecord", name, account))
     check_contents(files, "arrayrecord", name)
-    source = open_array_record(files, _asked(spec), name)
+    source = open_array_record(files, _asked(spec, name), name)
     source.account.add(account)
     return source
 
@@ -128,9 +128,9 @@ def _of_files(spec: ConfigDict, name: str) -> str:
     return str(spec.media)
 
 
-def _asked(spec: ConfigDict) -> Asked:
+def _asked(spec: ConfigDict, name: str) -> Asked:
     weights = tuple(spec.caption_weights)
-    return Asked(spec.caption, spec.image, spec.label, spec.group, weights)
+    return Asked(spec.caption, spec.image, spec.label, spec.group, weights, _of_files(spec, name))
 
 
 def _one(spec: ConfigDict, name: str) -> Path:

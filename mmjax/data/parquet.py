@@ -1,4 +1,5 @@
-"""Parquet files of image bytes or image paths with captions, as Hugging Face datasets store them.
+"""Parquet files of images or of other media, as bytes or paths, with captions, as Hugging Face
+datasets store them.
 
 A row group is what Parquet reads at once, so `block` says how many rows to visit together; where
 groups hold thousands of images, `mmjax data convert` to ArrayRecord serves random access better.
@@ -20,6 +21,7 @@ from mmjax.data.columns import Asked, Columns, column_of, columns_of, say_column
 from mmjax.data.filters import Filter
 from mmjax.data.identity import digest, relative
 from mmjax.data.image_paths import image_path, no_path, root_of
+from mmjax.data.media import MEDIA
 from mmjax.data.parquet_file import (
     Images,
     class_names,
@@ -33,8 +35,9 @@ from mmjax.data.parquet_file import (
 from mmjax.data.records import BadRecord, Record, Texts, pair, unreadable, weigh
 from mmjax.data.repeats import Same, same_in
 from mmjax.data.splits import Split, split_column
-from mmjax.data.tables import unwanted
+from mmjax.data.tables import span_of, unwanted
 from mmjax.data.texts import NULLS, BadText, clean, clean_captions, integer, written_nulls
+from mmjax.data.videos import Clip
 from mmjax.errors import UserError
 
 GROUPS = 4  # row groups that a process keeps
@@ -55,8 +58,10 @@ class ParquetSource(Accounted):
         account: Account,
         classes: Sequence[str],
         named: Mapping[str, int],
+        media: str,
     ):
         self.name, self.account, self.block = name, account, block
+        self._media = media
         self._named = named  # class → label, where the rows have names for labels
         self.classes = tuple(
             classes or named
@@ -73,10 +78,12 @@ class ParquetSource(Accounted):
         file, row, columns, values = self._values(index)
         key = f"{file}: row {row}"
         root = self._roots[int(self._rows[int(index)][0])]
-        image = _image(values[columns.image], root, key)
+        shown: Any = _stored(values[columns.image], root, key, self._media)
         label = _integer(values, columns.label, key, self._named)
         group = _integer(values, columns.group, key, {})
-        return pair(key, image, self._texts(values, columns), label, group)
+        if MEDIA[self._media].clips:
+            shown = Clip(shown, *span_of(values, columns))
+        return pair(key, shown, self._texts(values, columns), label, group, self._media)
 
     def identity(self) -> str:
         """See `data/identity.py`."""
@@ -157,7 +164,8 @@ def open_parquet(
                 "open them as two sources."
             )
         classes = of_file
-        say_columns(account, found, names, file, columns_of_bytes(opened.schema_arrow))
+        of_bytes = columns_of_bytes(opened.schema_arrow)
+        say_columns(account, found, names, file, of_bytes, asked.media)
         column = split_column(names, wanted.names()) if chosen is not None else ""
         root = ""  # of the paths of images, once there are any
         small = {*found.all(), column, *(wanted.names() & set(names))} - {found.image, ""}
@@ -177,7 +185,7 @@ def open_parquet(
             if images.paths and not root and not storage.is_url(file):
                 root = str(root_of(Path(file), list(images.paths.values()), name, account))
             for row in np.flatnonzero(keep).tolist():
-                if why := _no_image(images, row, root):
+                if why := _no_image(images, row, root, asked.media):
                     keep[row] = False
                     account.leave_out(why, f"{file}: row {row} of row group {number}")
             kept = np.flatnonzero(keep)
@@ -200,6 +208,7 @@ def open_parquet(
         account,
         classes or (),
         named,
+        asked.media,
     )
 
 
@@ -220,6 +229,10 @@ def _unwanted(
         return f"with a caption that {error}"
     if not found and not columns.label:
         return "without a caption"
+    try:
+        span_of(values, columns)
+    except ValueError as error:
+        return f"whose {error}"
     for column, known in ((columns.label, named), (columns.group, {})):
         try:
             number = _number(values, column, known)
@@ -235,27 +248,30 @@ def _read_group(file: str, number: int, columns: tuple[str, ...]) -> Any:
     return open_file(file).read_row_group(number, list(columns))
 
 
-def _no_image(images: Images, row: int, root: str) -> str:
-    """Why a row has no image, or ""; remote ones are not looked for."""
+def _no_image(images: Images, row: int, root: str, media: str) -> str:
+    """Why a row has no image or video, or ""; remote ones are not looked for."""
     if images.lacking[row]:
-        return "without an image"
+        return f"without {MEDIA[media].called}"
     path = images.paths.get(row)
     if not path or not root or storage.is_url(path):
         return ""
     if why := no_path(path):
         return why
-    return "" if os.path.isfile(image_path(Path(root), path)) else "whose image file is missing"
+    return "" if os.path.isfile(image_path(Path(root), path)) else f"whose {media} file is missing"
 
 
-def _image(value: Any, root: str, key: str) -> bytes:
+def _stored(value: Any, root: str, key: str, media: str) -> bytes | str:
+    """The bytes of what is shown; the path of a file here of which little may be."""
     if isinstance(value, dict):  # Hugging Face's Image
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) and value:
         return value
     if not isinstance(value, str) or not value:
-        raise BadRecord(f"{key} has no image")
+        raise BadRecord(f"{key} has no {media}")
     if not storage.is_url(value) and not storage.is_url(root):
         path = image_path(Path(root), value)
+        if MEDIA[media].clips:
+            return str(path)
         try:
             return path.read_bytes()
         except OSError as error:

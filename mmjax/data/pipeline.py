@@ -156,7 +156,7 @@ class _TrainBatch:
         for number, modality in enumerate(self.modalities):
             batch |= modality.batch([e.items[number] for e in examples], longest)
         # Teachers read the same texts once more.
-        spelled = [m.spelled(batch) for m in self.modalities if type(m) is Text]
+        spelled = [modality.spelled(batch) for modality in self.modalities]
         batch["spelled"] = np.array([max(spelled, default=0)])
         return batch
 

@@ -27,11 +27,11 @@ class Record:
 
     `parts` maps a field to its stored form. The fields of this package are "image" (the encoded
     file, or a decoded uint8 array [H, W, 3 or 4]), "video" (a `videos.Clip`, an encoded file or a
-    path, or frames uint8 [T, H, W, 3 or 4]), "audio" (a `videos.Clip`, an encoded file or a path,
-    or a `sounds.Waveform`), "text" (`Texts`), "tags" (names of the objects in the image) and
-    "regions" (an encoded .npy or an array float [n, F]: what a detector found); another source may
-    yield others. `label` is a class number and `group` a number shared by
-    records that show the same thing; -1 says that there is none.
+    path, `stills.Stills`, or frames uint8 [T, H, W, 3 or 4]), "audio" (a `videos.Clip`, an encoded
+    file or a path, or a `sounds.Waveform`), "text" (`Texts`), "tags" (names of the objects in the
+    image) and "regions" (an encoded .npy or an array float [n, F]: what a detector found); another
+    source may yield others. `label` is a class number and `group` a number shared by records that
+    show the same thing; -1 says that there is none.
     """
 
     key: str

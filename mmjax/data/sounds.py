@@ -13,10 +13,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from mmjax.data.records import BadRecord
-from mmjax.data.videos import Clip
+from mmjax.data.videos import MAX_HOURS, Clip
 from mmjax.errors import UserError
 
-MAX_HOURS = 24.0
 RATES = (1_000, 1_000_000)  # Hz; a header that says another is damaged
 LEAD = 0.1  # seconds that libsndfile decodes before what is wanted: frames of MP3 need others
 PREROLL = 10.0  # seconds that PyAV decodes before what is wanted: codecs need some milliseconds

@@ -19,6 +19,7 @@ from mmjax.data.detect import detect, metadata_of
 from mmjax.data.dropped import without
 from mmjax.data.files import open_classes
 from mmjax.data.filters import Filter
+from mmjax.data.howto100m import SHORTEST
 from mmjax.data.label_key import find_label
 from mmjax.data.media import Medium
 from mmjax.data.records import Source
@@ -27,7 +28,7 @@ from mmjax.data.splits import NoSplits, Split
 from mmjax.data.tree import folders_in
 from mmjax.errors import UserError
 from mmjax.schema import RESUMABLE, SAME_RECORDS, checked, keys_of
-from mmjax.values import COUNT_OR_0, NAMES, NATURAL, POSITIVE, SHARE
+from mmjax.values import COUNT, COUNT_OR_0, NAMES, NATURAL, POSITIVE, SHARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,8 @@ class Records:
       path: Where the pairs are: a folder, file, glob, brace range (cc3m/{00000..00331}.tar), URL
         (gs://, s3://, https://: tar and Parquet), tfds://NAME[/CONFIG][?data_dir=…&split=…],
         generated:N, records:NAME (of mmjax.data.from_records).
-      image: Column or feature of what is shown, or the folder of a coco or karpathy file as seen
-        from the file; '' is the kind's usual one.
+      image: Column or feature of what is shown, or the folder of what a file of annotations
+        names, as seen from that file; '' is the kind's usual one.
       caption: Where captions are, comma-separated: txt,json:FIELD (tar), columns, features; '' is
         the usual.
       tags: Where names of the objects in an image are: json:FIELD (tar); '' is none.
@@ -54,6 +55,8 @@ class Records:
       bad_shards: Share of missing or damaged tar shards to go on without.
       drop: A file of mmjax data dedup: records to leave out.
       timeout: Seconds that a remote read may take; it is tried three times.
+      bag: Captions of a record of HowTo100M: its own and those nearest to it in time, for mil_nce.
+      min_seconds: Seconds that a clip of HowTo100M has at least, around its caption.
     """
 
     path: Annotated[str, SAME_RECORDS]
@@ -68,6 +71,8 @@ class Records:
     bad_shards: Annotated[float, SAME_RECORDS, SHARE] = 0.0
     drop: Annotated[str, SAME_RECORDS] = ""
     timeout: Annotated[float, RESUMABLE, POSITIVE] = 60.0
+    bag: Annotated[int, COUNT] = 1
+    min_seconds: Annotated[float, NATURAL] = SHORTEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +81,11 @@ class TrainSource(Records):
 
     Attributes:
       kind: What the records are stored as (tar, csv, jsonl, coco, karpathy, parquet, folder, tfds,
-        arrayrecord, text, generated, records, or one that was registered); auto finds it from the
-        path.
+        arrayrecord, text, generated, records; of videos kinetics, msrvtt, activitynet, didemo,
+        webvid, howto100m; or one that was registered); auto finds it from the path.
       weight: Share in the mixture of sources.
+      without: Parts of the model that its records have nothing for, though their media may: texts
+        of images without captions, sounds of silent videos.
       caption_weights: How often to take a caption of each part of caption, e.g. (0.3, 0.7); ():
         any of them.
       block: Neighbouring records visited together, in one request where they are remote; 0: what
@@ -87,13 +94,15 @@ class TrainSource(Records):
 
     kind: Annotated[str, SAME_RECORDS] = "auto"
     weight: Annotated[float, POSITIVE] = 1.0
+    without: tuple[str, ...] = ()
     caption_weights: Annotated[tuple[float, ...], NATURAL] = ()
     block: Annotated[int, COUNT_OR_0] = 0
 
 
 KEYS = keys_of(TrainSource)
 Open = Callable[..., Source]
-ALL_HAVE = frozenset({"path", "kind", "weight", "block", "drop"})  # keys that any kind honours
+# Keys that any kind honours.
+ALL_HAVE = frozenset({"path", "kind", "weight", "without", "block", "drop"})
 
 
 class Kind(NamedTuple):

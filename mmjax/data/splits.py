@@ -14,7 +14,7 @@ from mmjax.errors import UserError
 # What people call a split → what it is. restval is Karpathy's, to be trained on with train.
 _MEANS = {
     "train": "train", "training": "train", "restval": "train", "val": "val", "valid": "val",
-    "validation": "val", "dev": "val", "test": "test", "testing": "test",
+    "validation": "val", "validate": "val", "dev": "val", "test": "test", "testing": "test",
 }  # fmt: skip
 _IN_NAME = re.compile(rf"(?:^|[-_.])({'|'.join(_MEANS)})(?=[-_.\d]|$)")
 

@@ -29,7 +29,6 @@ def open_table(
     wanted: Filter,
     split: Split,
     folder: Path | None = None,
-    media: str = "image",
 ) -> FileSource:
     """CSV, TSV, JSON lines or lists; paths are relative to the table's folder (`root_of`).
 
@@ -44,11 +43,11 @@ def open_table(
     Raises:
       UserError: a table cannot be read for certain, lacks a column, or gives an image two labels.
     """
-    images, account = _Images(name), Account()
+    images, account, media = _Images(name), Account(), asked.media
     tables = []
     for file in files:
         names, rows = delimited.read_table(file, name, account)
-        columns = columns_of(names, asked, file, name, media)
+        columns = columns_of(names, asked, file, name)
         tables.append((file, names, rows, columns))
     splits = {file: _split_of(names, rows, columns, wanted, folder)
               for file, names, rows, columns in tables}  # fmt: skip
@@ -140,13 +139,20 @@ def _row(
     if why:
         return Row(where, (), unwanted=why)
     try:
-        span = (_seconds(values, columns.start, 0.0), _seconds(values, columns.end, math.inf))
+        span = span_of(values, columns)
     except ValueError as error:
         return Row(where, (), unwanted=f"whose {error}")
-    if not 0 <= span[0] < span[1]:
-        return Row(where, (), unwanted="whose clip ends before it starts")
     path = os.path.normpath(image_path(root, str(image)))
     return Row(path, captions, numbers[0], numbers[1], shares, span=span)
+
+
+def span_of(values: Mapping[str, Any], columns: Columns) -> tuple[float, float]:
+    """The seconds at which the clip of a row starts and ends. ValueError: what is wrong with them,
+    to be put after "whose"."""
+    span = _seconds(values, columns.start, 0.0), _seconds(values, columns.end, math.inf)
+    if not 0 <= span[0] < span[1]:
+        raise ValueError("clip ends before it starts")
+    return span
 
 
 def _seconds(values: Mapping[str, Any], column: str, default: float) -> float:

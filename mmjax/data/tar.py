@@ -15,9 +15,11 @@ import numpy as np
 
 from mmjax.data import storage
 from mmjax.data.account import Account, Accounted
+from mmjax.data.contents import HEAD
 from mmjax.data.identity import digest, relative
 from mmjax.data.records import BadRecord, Record, Texts, weigh
 from mmjax.data.repeats import Same
+from mmjax.data.stills import is_still, stills_in
 from mmjax.data.tar_index import scan_shards
 from mmjax.data.tar_kept import find_index, index_name, write_index
 from mmjax.data.tar_members import BLOCK
@@ -116,6 +118,8 @@ class TarSource(Accounted):
         member = first[:100].rstrip(b"\0").decode("utf-8", "replace")
         parts: dict[str, Any] = {self._fields.media: first[BLOCK:]}
         try:
+            if self._fields.media == "video" and is_still(first[BLOCK : BLOCK + HEAD]):
+                parts["video"] = stills_in(first, f"{self._shards[row['shard']]}: {member}")
             parts["text"] = self._texts(row, content)
             if self._fields.tags:
                 parts["tags"] = parse_tags(self._fields.tags, parse_json(content.get("json")))

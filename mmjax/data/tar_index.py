@@ -19,6 +19,7 @@ from mmjax.data.filters import Lacking
 from mmjax.data.media import MEDIA, other_media
 from mmjax.data.records import log
 from mmjax.data.repeats import TOGETHER, Same, Shown, alike, same_images
+from mmjax.data.stills import still_of
 from mmjax.data.storage import CONNECTIONS, Blocks, Range, is_url, read
 from mmjax.data.tar_members import BadShard, members
 from mmjax.data.tar_pair import (
@@ -166,10 +167,14 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
     texts: dict[str, dict[str, bytes]] = {}
     ends: dict[str, int] = {}  # of images, for which no page is read that is not read anyway
     account = Account()
+    of_stills = ""  # the key of the video whose frames are being read
     for member, at, length in members(data, account, shard):
         key, suffix = os.path.splitext(member)
         suffix = suffix.lower()
         part = fields.part(member)
+        still = still_of(member) if fields.media == "video" else ""
+        if still:
+            key, part = still, fields.parts[0]
         passed = passed_over(member)
         if passed:
             account.pass_over(passed, f"{shard}: {member}")
@@ -178,10 +183,15 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
             account.unrecognised(suffix, f"{shard}: {member}")
             continue
         spans = pairs.setdefault(key, {})
+        if still and still == of_stills:  # the part of the tar that holds all frames
+            first = spans[part][0]
+            spans[part] = first, at + length - first
+            continue
         if part in spans:  # which of them belong together, nobody can say: the first stay
             account.leave_out(f"members that repeat a key ({suffix})", f"{shard}: {key}")
             continue
         spans[part] = (at, length)
+        of_stills = still or of_stills
         if part == fields.parts[0]:
             ends[key] = hash(data[max(at, at + length - END) : at + length])
         # Of an image as much as shows that it is none: a pointer to one, a page in its place.

@@ -27,7 +27,7 @@ class Member(NamedTuple):
     length: int
 
 
-def members(data: mmap.mmap | Blocks, account: Account, shard: str) -> Iterator[Member]:
+def members(data: mmap.mmap | Blocks | bytes, account: Account, shard: str) -> Iterator[Member]:
     """Each file, from front to back; then the links, as the files that they lead to.
 
     What follows the end of an archive is read as the next one, as `cat a.tar b.tar` writes them.
@@ -61,7 +61,7 @@ def members(data: mmap.mmap | Blocks, account: Account, shard: str) -> Iterator[
 
 
 def _headers(
-    data: mmap.mmap | Blocks, account: Account, shard: str
+    data: mmap.mmap | Blocks | bytes, account: Account, shard: str
 ) -> Iterator[tuple[str, bytes, str, int, int]]:
     """Name, type, target of a link, offset and length of each member."""
     at, name, ended, size = 0, "", False, len(data)
@@ -108,7 +108,7 @@ def _headers(
         raise BadShard(f"is cut off after {name or 'its start'}")
 
 
-def _no_header(data: mmap.mmap | Blocks, at: int, name: str, ended: bool) -> str:
+def _no_header(data: mmap.mmap | Blocks | bytes, at: int, name: str, ended: bool) -> str:
     """What is wrong where a header should be."""
     if ended and name:
         return f"has {len(data) - at:,} bytes behind its end, after {name}, that are no tar"

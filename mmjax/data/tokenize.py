@@ -1,7 +1,8 @@
 """Text to token ids: one wrapper over the tokenizers of transformers, and training a new one.
 
-Every row is [start] tokens… [end] padding, whatever the tokenizer; over-long text is cut so that
-the end token stays last; the mask comes from lengths, because padding may share an id with a token.
+Every row is [start] tokens… [end] padding, whatever the tokenizer (VideoPrism's texts have no end);
+over-long text is cut so that the end token stays last; the mask comes from lengths, because padding
+may share an id with a token.
 """
 
 import gzip
@@ -38,16 +39,24 @@ class Tokenizer:
     """Wraps a transformers tokenizer.
 
     Attributes: `vocab_size` (every id is below it), `start_id` (None if the tokenizer has none),
-    `eot_id` (the last token of each text), `pad_id`, `clean`.
+    `eot_id` (the last token of each text that has an end), `pad_id`, `clean`.
 
     Args:
       wrapped: of transformers.
       clean: what texts go through first, a name of `data/clean.py`; None is what the tokenizer was
         saved with, usually "".
       pad_id: where it is not the tokenizer's own: open_clip pads with 0.
+      end: whether a text ends in the end token; None is what the tokenizer was saved with, usually
+        True.
     """
 
-    def __init__(self, wrapped: Any, clean: str | None = None, pad_id: int | None = None):
+    def __init__(
+        self,
+        wrapped: Any,
+        clean: str | None = None,
+        pad_id: int | None = None,
+        end: bool | None = None,
+    ):
         self._wrapped = wrapped
         saved = wrapped.init_kwargs.setdefault("mmjax", {})
         self.clean: str = saved.get("clean", "") if clean is None else clean
@@ -68,7 +77,8 @@ class Tokenizer:
             raise UserError(
                 f"The tokenizer {wrapped.name_or_path} has no end-of-text token: set its eos_token."
             )
-        self._prefix, self._suffix = prefix, suffix
+        end = saved.get("end", True) if end is None else end
+        self._prefix, self._suffix = prefix, suffix if end else []
         self.start_id: int | None = prefix[0] if prefix else None
         self.eot_id: int = suffix[-1]
         if pad_id is None:
@@ -76,7 +86,7 @@ class Tokenizer:
         self.pad_id: int = pad_id
         unknown = {wrapped.unk_token_id} - {self.eot_id}  # CLIP's is its end token
         self._special = sorted({*wrapped.all_special_ids} - unknown)
-        saved |= {"clean": self.clean, "pad_id": self.pad_id}
+        saved |= {"clean": self.clean, "pad_id": self.pad_id} | ({} if end else {"end": False})
         self.vocab_size: int = max(len(wrapped), self.eot_id + 1, self.pad_id + 1)
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,12 +136,15 @@ class Tokenizer:
 
 
 def load_tokenizer(
-    name_or_folder: str | Path, clean: str | None = None, pad_id: int | None = None
+    name_or_folder: str | Path,
+    clean: str | None = None,
+    pad_id: int | None = None,
+    end: bool | None = None,
 ) -> Tokenizer:
     """A tokenizer of transformers from a local folder or by its hub name; or OpenAI's of CLIP, as
     "clip" where open_clip or clip is installed, or by the path of its vocabulary (.txt.gz).
 
-    `clean` and `pad_id` are those of `Tokenizer`.
+    `clean`, `pad_id` and `end` are those of `Tokenizer`.
 
     Raises:
       UserError: it cannot be found, or the hub cannot be reached.
@@ -153,7 +166,7 @@ def load_tokenizer(
                 raise
             HfApi().model_info(name, timeout=10)  # one quick question, where a download retries
             found = _tokenizer_class(name).from_pretrained(name)
-        return Tokenizer(found, clean, pad_id)
+        return Tokenizer(found, clean, pad_id, end)
     except UserError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, hub errors, …

@@ -18,9 +18,11 @@ from PIL import Image, ImageSequence
 
 from mmjax.data.images import MAX_PIXELS, eight_bits
 from mmjax.data.records import BadRecord
+from mmjax.data.stills import Slides, Stills
 from mmjax.errors import UserError
 
 Numbers = Sequence[int] | np.ndarray
+MAX_HOURS = 24.0  # of a clip
 
 
 class Clip(NamedTuple):
@@ -49,23 +51,27 @@ class Video(Protocol):
         ...
 
 
-def open_video(stored: Any, max_pixels: int = MAX_PIXELS) -> "Video":
-    """The frames of a clip, of the bytes or the path of a whole file, or of an array of them.
+def open_video(stored: Any, max_pixels: int = MAX_PIXELS, max_hours: float = MAX_HOURS) -> "Video":
+    """The frames of a clip, of the bytes or the path of a whole file, or of an array of them
+    or `Stills`.
 
     Raises:
-      BadRecord: there is no video stream, no frame from start to end, the frames are too large, or
-        the file cannot be read.
+      BadRecord: there is no video stream, no frame from start to end, the frames are too large, the
+        clip is too long, or the file cannot be read.
       UserError: PyAV is not installed.
     """
+    clip = Clip(b"")
     if isinstance(stored, np.ndarray):
-        clip, found = Clip(b""), cast(Video, Array(stored))
+        found = cast(Video, Array(stored))
+    elif isinstance(stored, Stills):
+        found = Slides(stored, max_pixels)
     else:
         clip = stored if isinstance(stored, Clip) else Clip(stored)
         if not isinstance(clip.data, bytes | str):
             raise BadRecord(f"is {type(clip.data).__name__}, no video: give a file or frames")
         if not 0 <= clip.start < clip.end:
             raise BadRecord(f"is a clip from {clip.start:g} to {clip.end:g} seconds")
-        found = Animation(clip) if is_animation(clip.data) else Film(clip, max_pixels)
+        found = Animation(clip) if is_animation(clip.data) else Film(clip, max_pixels, max_hours)
     if not len(found.times):
         raise BadRecord(f"has no frame{_span(clip)}")
     height, width = found.shape
@@ -151,12 +157,12 @@ class Film:
     """A video stream, by PyAV. Its packets say when each frame is shown; frames are decoded from
     the last key frame that is shown no later."""
 
-    def __init__(self, clip: Clip, max_pixels: int):
+    def __init__(self, clip: Clip, max_pixels: int, max_hours: float):
         try:
             import av
         except ImportError as error:
             raise UserError("reading videos needs PyAV: pip install 'mmjax[video]'.") from error
-        self._clip = clip
+        self._clip, self._max_hours = clip, max_hours
         self._av: Any = av  # whose releases take other arguments
         try:
             self._open()
@@ -174,13 +180,7 @@ class Film:
             self._container = self._av.open(self._file(), mode="r")
         except UnicodeDecodeError:  # of a title, by PyAV 18
             self._container = self._av.open(self._file(), mode="r", metadata_errors="replace")
-        # A picture of the cover of a piece of music is a stream of video, too.
-        cover = self._av.stream.Disposition.attached_pic
-        streams = [s for s in self._container.streams.video if not s.disposition & cover]
-        if not streams:
-            held = ", ".join(s.type for s in self._container.streams) or "nothing"
-            raise BadRecord(f"has no video stream, but {held}")
-        self._stream = streams[0]
+        self._stream = film_stream(self._container)
         self._unit = float(self._stream.time_base or 1)
         self._zero = (self._container.start_time or 0) / 1e6  # players count from there
         context = self._stream.codec_context
@@ -215,12 +215,15 @@ class Film:
     def _packets(self) -> tuple[list[int], list[int]]:
         times, keys = [], []
         last = self._ticks(self._clip.end)
+        longest = self._ticks(self._clip.start + 3600 * self._max_hours)
         for packet in self._container.demux(self._stream):
             if packet.size == 0 or packet.is_discard:
                 continue
             time = packet.pts if packet.pts is not None else packet.dts
             if time is None:
                 continue
+            if longest < time < last:
+                raise BadRecord(f"is longer than {self._max_hours:g} hours")
             times.append(time)
             if packet.is_keyframe:
                 keys.append(time)
@@ -284,6 +287,19 @@ class Film:
         pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
         turns = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def film_stream(container: Any) -> Any:
+    """The stream of a file that is its film. BadRecord: there is none."""
+    import av
+
+    # A picture of the cover of a piece of music is a stream of video, too.
+    cover = av.stream.Disposition.attached_pic
+    streams = [s for s in container.streams.video if not s.disposition & cover]
+    if not streams:
+        held = ", ".join(s.type for s in container.streams) or "nothing"
+        raise BadRecord(f"has no video stream, but {held}")
+    return streams[0]
 
 
 def _in_any_order(video: Video, numbers: Numbers, shrink: float) -> list[np.ndarray]:

@@ -60,7 +60,12 @@ class Embedder:
         )
 
     def records(
-        self, params: Any, source: Source, part: str, views: Views | None = None
+        self,
+        params: Any,
+        source: Source,
+        part: str,
+        views: Views | None = None,
+        against: tuple[str, np.ndarray] | None = None,
     ) -> tuple[Columns, dict[str, float]]:
         """Embeds all records of a source in order, by a part of the model.
 
@@ -70,6 +75,7 @@ class Embedder:
           part: of the model.
           views: what is read of a record instead of what the part reads. Each view is a row of a
             batch, and PART/embed is float32 [N, views, D].
+          against: see `beside`; the cosines stand for PART/embed then, and D is K.
 
         Returns:
           PART/embed float32 [N, D], label int32 [N] and index int32 [N] (the record's number) of
@@ -89,7 +95,12 @@ class Embedder:
         batches = track(batches, len(source), size, f"{source.name}: {part}")
         if views:
             batches = map(views.apart, batches)
-        columns = inference.run(self.model, params, batches, (output,), size * each)
+        if against:
+            of = (part, against[0])
+            columns = inference.cosines(self.model, params, batches, against[1], size * each, of)
+            columns[output] = columns.pop("cosine")
+        else:
+            columns = inference.run(self.model, params, batches, (output,), size * each)
         if views:
             columns = views.together(columns, output)
         unreadable = columns.pop("unreadable")
@@ -98,16 +109,48 @@ class Embedder:
         kept = {name: value[~unreadable] for name, value in columns.items()}
         return kept, {"skipped": float(skipped)} if self.allow_skips else {}
 
+    def beside(
+        self,
+        params: Any,
+        source: Source,
+        of: tuple[str, str],
+        texts: np.ndarray,
+        views: Views | None = None,
+    ) -> tuple[Columns, np.ndarray, dict[str, float]]:
+        """Records as `records` gives them, and texts to multiply them with: the products are
+        cosines.
+
+        Where the model has another text for each record (`Graph.conditioned`), a record is float32
+        [K], its cosines with K texts as it has them, and a text a unit vector of as many.
+
+        Args:
+          of: the parts of records and texts.
+          texts: what `texts` gave, float [K, D]; of such a model also [K, M, D], M texts of a class
+            each, which is their mean.
+        """
+        if not self.conditions(of[1]):
+            records, skipped = self.records(params, source, of[0], views)
+            return records, texts, skipped
+        features = texts if texts.ndim == 3 else texts[:, None]
+        records, skipped = self.records(params, source, of[0], views, (of[1], features))
+        return records, np.eye(len(texts), dtype=np.float32), skipped
+
+    def conditions(self, part: str) -> bool:
+        """Whether texts of this part depend on the record that they are compared with."""
+        return f"{part}/embed" in self.model.conditioned()
+
     def scale(self, params: Any) -> float:
         """The scale of the model's logits, which it must give."""
         found: Any = self.model.apply({"params": params}, {}, (SCALE,))
         return float(found[SCALE])
 
     def texts(self, params: Any, tokens: Columns, part: str = "text") -> np.ndarray:
-        """float32 [N, D] of what `tokenize` returned for the same part."""
+        """float32 [N, D] of what `tokenize` returned for the same part: embeddings, or where these
+        depend on the record, the features that all have in common."""
         size, rows = inference.global_batch(self.batch_size)
         batches = track(inference.cut(tokens, size, rows), len(tokens[part]), size, "texts")
-        return inference.run(self.model, params, batches, (f"{part}/embed",), size)[f"{part}/embed"]
+        output = f"{part}/{'features' if self.conditions(part) else 'embed'}"
+        return inference.run(self.model, params, batches, (output,), size)[output]
 
     def tokenize(self, texts: Sequence[str], part: str = "text") -> Columns:
         """The columns PART int32 and PART_mask bool [N, L] of texts, the same on every host.
@@ -115,8 +158,9 @@ class Embedder:
         L is the full context, or for a tower that does not look at padding what the longest of the
         texts needs, rounded up to a multiple of 8: the same embeddings for less.
         """
-        if f"{part}/embed" not in self.model.outputs() or self.tokenizer is None:
-            lacks = "tokenizer" if f"{part}/embed" in self.model.outputs() else f"part {part!r}"
+        embeds = f"{part}/embed" in self.model.outputs() or self.conditions(part)
+        if not embeds or self.tokenizer is None:
+            lacks = "tokenizer" if embeds else f"part {part!r}"
             raise UserError(
                 f"this model has no {lacks}, which texts need; probe and knn need none."
             )

@@ -162,8 +162,8 @@ class Retrieval:
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `retrieval_metrics` names them, the same on every host."""
         with on_mesh(params) as params:
-            images, skipped = self._embedder.records(params, self._source, self._of[0])
             texts = self._embedder.texts(params, self._tokens, self._of[1])
+            images, texts, skipped = self._embedder.beside(params, self._source, self._of, texts)
             scale = self._embedder.scale(params) if self._dsl else 1.0
         # The captions of an image that was skipped stay as candidates.
         pairs = self._pairs[np.isin(self._pairs[:, 0], images["index"])]

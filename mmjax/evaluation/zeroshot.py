@@ -119,7 +119,7 @@ class ZeroShot:
         """`source` stands in for that of the spec, its classes are `classes`; `answers` are the
         right classes by its labels."""
         self._name, self._answers = name, answers
-        self._of, text = pair(subject, spec.of, name)
+        self._of, self._text = pair(subject, spec.of, name)
         self._medium = embedding(subject.model).get(self._of, "record")
         names, ids = class_words(spec.classes, name)
         if source is None:
@@ -136,7 +136,7 @@ class ZeroShot:
         if "views" in spec:  # of images alone there are no such keys
             read = dict(self._embedder.reads).get(self._of)
             self._views = views_of(spec, read, subject.model, name)
-        self._weights = _text_classifier(self._embedder, tuple(names), tuple(templates), text)
+        self._weights = _text_classifier(self._embedder, tuple(names), tuple(templates), self._text)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -147,9 +147,10 @@ class ZeroShot:
     def __call__(self, params: Any) -> dict[str, float]:
         """Metrics as `accuracy` names them, the same on every host."""
         with on_mesh(params) as params:
-            weights = self._weights(params)
-            found = self._embedder.records(params, self._source, self._of, self._views)
-            records, skipped = found
+            of = (self._of, self._text)
+            records, weights, skipped = self._embedder.beside(
+                params, self._source, of, self._weights(params), self._views
+            )
             averaged = self._views and self._softmax
             scale = self._embedder.scale(params) if averaged else None
         self._check(records, len(weights))
@@ -273,7 +274,7 @@ class TextClassifier:
         self._last: tuple[list[weakref.ref], np.ndarray] = [], np.zeros(0, np.float32)
 
     def __call__(self, params: Any) -> np.ndarray:
-        """float32 [classes, D]."""
+        """float32 [classes, D]; [classes, templates, D] where they depend on the record."""
         leaves = jax.tree.leaves(params)
         references, weights = self._last
         if len(references) == len(leaves) and all(
@@ -281,7 +282,9 @@ class TextClassifier:
         ):
             return weights
         texts = self._embedder.texts(params, self._tokens, self._part)
-        weights = classifier(texts[self._prompt_number])
+        weights = texts[self._prompt_number]
+        if not self._embedder.conditions(self._part):
+            weights = classifier(weights)
         if all(isinstance(leaf, jax.Array) for leaf in leaves):  # what nobody can change in place
             self._last = [weakref.ref(leaf) for leaf in leaves], weights
         return weights

@@ -15,6 +15,7 @@ from mmjax.interop import FORMAT_NAMES, big_vision, hub, huggingface, open_clip,
 from mmjax.interop.folder import replaced
 from mmjax.interop.formats import Format, Training, Weights
 from mmjax.interop.texts import differing, sentence
+from mmjax.models.parts import sections
 from mmjax.models.towers.text import ignores_padding
 
 log = logging.getLogger("mmjax.interop")
@@ -91,7 +92,7 @@ def export(
     card = _card(target, config, params, tokenizer, training)
     with replaced(folder, _is_export) as new:
         target.write(new, config, params, tokenizer)
-        if "image" in config.model:
+        if any("mean" in part for part in sections(config.model).values()):
             _check_preprocessing(format, config, target.read(new).config)
         notes = list(target.notes)
         if target.library is not None and tokenizer is not None and "text" in config.model:

@@ -1,4 +1,5 @@
-"""Position embeddings for another image size or text length, as open_clip resizes them.
+"""Position embeddings for another image size, text length or number of frames, images and texts as
+open_clip resizes them.
 
 Tests hold both against PyTorch's `F.interpolate`, which open_clip calls.
 """
@@ -41,9 +42,10 @@ def resize_positions(
     return np.concatenate([first, patches.reshape(-1, width)])
 
 
-def resize_text_positions(position_embed: np.ndarray, length: int) -> np.ndarray:
-    """Text positions float [N, W] for another context length: float [length, W], by linear
-    interpolation without antialiasing (open_clip's choice; most others cut)."""
+def resize_sequence(position_embed: np.ndarray, length: int) -> np.ndarray:
+    """Positions of texts or of frames, float [N, W], for another length: float [length, W], by
+    linear interpolation without antialiasing (open_clip's choice for texts, which most others cut;
+    Frozen in Time's `load_temporal_fix='bilinear'`)."""
     return _resize(position_embed, (length, position_embed.shape[1]), "linear", False)
 
 

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights, shapes
-from mmjax.interop.resize import resize_positions, resize_text_positions
+from mmjax.interop.resize import resize_positions, resize_sequence
+from mmjax.interop.table import Shape
 from mmjax.models.parts import of_model, sections
 from mmjax.models.towers.vision import has_class_token
 from mmjax.params import role
@@ -153,7 +154,8 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
             f"{grouped(theirs)}, none of which config.model has."
         )
     for path in taken:
-        if theirs[path].shape != ours[path].shape and not _resizable(path, source, model):
+        shapes_of = (theirs[path].shape, ours[path].shape)
+        if len({*shapes_of}) > 1 and not _resizable(path, *shapes_of, source, model):
             raise UserError(
                 f"{path} has shape {theirs[path].shape} in {weights.source}, but "
                 f"{ours[path].shape} in config.model: make config.model that of the weights, or "
@@ -172,23 +174,36 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
     return Report(taken, left, missing, differing)
 
 
-def _resizable(path: str, source: ConfigDict, model: ConfigDict) -> bool:
+IMAGES = ("vit", "video_vit")  # kinds with positions on a grid of patches
+
+
+def _resizable(path: str, old: Shape, new: Shape, source: ConfigDict, model: ConfigDict) -> bool:
     of = role(path)
-    if of.kind != "position":
+    if of.kind != "position" or old[1] != new[1]:
         return False
     theirs, ours = source[of.part], model[of.part]
-    if theirs.kind != ours.kind or theirs.width != ours.width:
-        return False
-    if "position_offset" in ours:
+    if is_of_time(path):
+        return True
+    if {theirs.kind, ours.kind} <= {*IMAGES}:
+        return theirs.pool == ours.pool
+    if theirs.kind == ours.kind and "position_offset" in ours:
         appended = {part.pool == "appended" for part in (theirs, ours)}
         return theirs.position_offset == ours.position_offset and len(appended) == 1
-    return theirs.kind == "vit" and theirs.pool == ours.pool
+    return False
+
+
+def is_of_time(path: str) -> bool:
+    """Whether positions are those of frames."""
+    return path.endswith(("/time_embed", "/time/position_embed"))
 
 
 def _resized(path: str, x: np.ndarray, source: ConfigDict, model: ConfigDict) -> np.ndarray:
-    """Image positions for another grid; text positions cut, which is exact, or stretched."""
+    """Image positions for another grid; text positions cut, which is exact, or stretched; those of
+    frames stretched either way."""
     theirs, ours = (m[role(path).part] for m in (source, model))
-    if ours.kind == "vit":
+    if is_of_time(path):
+        return resize_sequence(x, ours.frames)
+    if ours.kind in IMAGES:
         old, new = (part.size // part.patch_size for part in (theirs, ours))
         class_token = has_class_token(theirs.pool)
         return resize_positions(x, (old, old), (new, new), class_token=class_token)
@@ -196,7 +211,7 @@ def _resized(path: str, x: np.ndarray, source: ConfigDict, model: ConfigDict) ->
     end = len(x) - (theirs.pool == "appended")  # whose position stays
     positions = x[offset : offset + length]
     if offset + length > end:
-        positions = resize_text_positions(x[offset:end], length)
+        positions = resize_sequence(x[offset:end], length)
     return np.concatenate([x[:offset], positions, x[end:]])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.data import modalities
-from mmjax.models import fusion, scale, zoo  # noqa: F401 - they register
+from mmjax.models import fusion, prompts, scale, zoo  # noqa: F401 - they register
 from mmjax.models.decoder import generate
 from mmjax.models.graph import Function, Graph
 from mmjax.models.parts import from_config, register
@@ -19,7 +19,9 @@ from mmjax.models.towers import (  # noqa: F401 - they register
     resnet,
     text,
     video,
+    videoprism,
     vision,
+    xclip,
 )
 from mmjax.parallel.mesh import batch_shards
 

@@ -28,6 +28,7 @@ def attend(
     mask: jax.Array | None = None,
     causal: bool = False,
     implementation: str = "auto",
+    softcap: float = 0.0,
 ) -> jax.Array:
     """softmax(q·kᵀ / √d)·v for every head.
 
@@ -40,16 +41,23 @@ def attend(
         seen. cuDNN is quicker with these.
       causal: a query sees keys up to its own position only (L = M).
       implementation: "auto", "xla", "cudnn" or "splash".
+      softcap: logits x become softcap · tanh(x / softcap), as in Gemma 2; 0: they stay. cuDNN has
+        none: xla takes its place.
 
     Returns:
       [B, L, heads, d] in the dtype of `query`.
     """
     kernel = _kernel(query, key) if implementation == "auto" else implementation
+    kernel = "xla" if softcap and kernel == "cudnn" else kernel
     of_keys = mask is None or mask.ndim == 1 or mask.shape[1:3] == (1, 1)
     if kernel == "xla" or not of_keys or query.shape[1] == 1:
         mask = None if mask is None else _as_bool(mask, key.shape[1])
+        if softcap:
+            return _capped(query, key, value, mask, causal, softcap)
         return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal)
-    return {"splash": _splash, "cudnn": _cudnn}[kernel](query, key, value, mask, causal)
+    if kernel == "cudnn":
+        return _cudnn(query, key, value, mask, causal)
+    return _splash(query, key, value, mask, causal, softcap=softcap)
 
 
 def _kernel(query: jax.Array, key: jax.Array) -> str:
@@ -82,6 +90,18 @@ def may_see(valid: jax.Array, ar: jax.Array | None = None) -> jax.Array:
     return ((c[:, None, :] <= c[:, :, None]) & valid[:, None, :])[:, None]
 
 
+def _capped(query, key, value, mask, causal, softcap):
+    """Attention whose logits, float32, are capped; `jax.nn` has none."""
+    logits = jnp.einsum("blhd,bmhd->bhlm", query, key, preferred_element_type=jnp.float32)
+    logits = softcap * jnp.tanh(logits * (query.shape[-1] ** -0.5 / softcap))
+    seen = jnp.tri(query.shape[1], key.shape[1], dtype=bool) if causal else None
+    for allowed in (seen, mask):
+        if allowed is not None:
+            logits = jnp.where(allowed, logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
+    return jnp.einsum("bhlm,bmhd->blhd", weights, value)
+
+
 def _cudnn(query, key, value, mask, causal):
     """NVIDIA's fused attention; it trains lengths that are multiples of 8 only.
 
@@ -105,7 +125,7 @@ def _cudnn(query, key, value, mask, causal):
     return y[:, :length]
 
 
-def _splash(query, key, value, mask, causal, interpret: bool = False):
+def _splash(query, key, value, mask, causal, interpret: bool = False, softcap: float = 0.0):
     """Splash attention on each device's examples and heads: XLA cannot split a kernel by itself."""
     length, keys = query.shape[1], key.shape[1]
     query, key, value = (_pad(x, 128) for x in (query, key, value))
@@ -114,7 +134,9 @@ def _splash(query, key, value, mask, causal, interpret: bool = False):
     if mask is not None:
         mask = jnp.pad(_as_bool(mask, keys), ((0, 0),) * 3 + ((0, key.shape[1] - keys),))
         mask = jnp.broadcast_to(mask, (key.shape[0], *mask.shape[1:]))
-    local = functools.partial(_splash_on_device, causal=causal, interpret=interpret)
+    local = functools.partial(
+        _splash_on_device, causal=causal, softcap=softcap, interpret=interpret
+    )
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty:
         heads = P(BATCH, None, "tensor")
@@ -125,7 +147,7 @@ def _splash(query, key, value, mask, causal, interpret: bool = False):
     return local(query, key, value, mask)[:, :length]
 
 
-def _splash_on_device(query, key, value, mask, *, causal: bool, interpret: bool):
+def _splash_on_device(query, key, value, mask, *, causal: bool, softcap: float, interpret: bool):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -137,7 +159,7 @@ def _splash_on_device(query, key, value, mask, *, causal: bool, interpret: bool)
         block_sizes=splash.BlockSizes(
             block_q=q, block_kv=k, block_q_dkv=q, block_kv_dkv=k, use_fused_bwd_kernel=True
         ),
-        head_shards=1, q_seq_shards=1, interpret=interpret,
+        head_shards=1, q_seq_shards=1, attn_logits_soft_cap=softcap or None, interpret=interpret,
     )  # fmt: skip
     query = query * np.float32(query.shape[-1] ** -0.5).astype(query.dtype)
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))  # [B, heads, L, d]

@@ -56,7 +56,8 @@ class Graph(nn.Module):
 
     Every module has `functions(name)`, what it computes as the part `name`. It may have
     `clamp(name, params)`: of the model's parameters after an update, those that it changes to keep
-    them in their range.
+    them in their range; and `conditions(name)`: outputs of other parts that the model does not
+    give, as they depend on what they are compared with → the output of this part that does.
     """
 
     parts: Mapping[str, Part]
@@ -112,7 +113,7 @@ class Graph(nn.Module):
             if output in values:
                 return values[output]
             if output not in givers:
-                raise ValueError(f"this model has no output {output!r}: {self.outputs()}")
+                raise ValueError(f"this model has no output {output!r}: {self.lacks(output)}")
             function = givers[output]
             part = self.parts[function.part].module
             inputs = []
@@ -133,6 +134,22 @@ class Graph(nn.Module):
     def outputs(self) -> tuple[str, ...]:
         """Every output that this model can give."""
         return tuple(self._givers())
+
+    def conditioned(self) -> dict[str, str]:
+        """Outputs that this model does not give, as they depend on what an example is compared with
+        → the output of pairs that is there instead. `inference.cosines` compares; no index can."""
+        found: dict[str, str] = {}
+        for name, part in self.parts.items():
+            if hasattr(part.module, "conditions"):
+                found |= part.module.conditions(name)
+        return found
+
+    def lacks(self, output: str) -> str:
+        """Why the model does not give an output; a clause for messages."""
+        instead = self.conditioned().get(output)
+        if instead is None:
+            return f"it gives {', '.join(self.outputs())}"
+        return f"it depends on the example that it is compared with ({instead})"
 
     def inputs(self) -> dict[str, tuple[str, Any]]:
         """Part → (kind of the modality that it reads, its module, which has the sizes of that).
@@ -184,12 +201,15 @@ class Graph(nn.Module):
         return {name: above(name) for name in self.parts}
 
     def _givers(self) -> dict[str, Function]:
-        return {
+        found = {
             f"{name}/{output}": function
             for name, part in self.parts.items()
             for function in part.module.functions(name)
             for output in function.gives
         }
+        for output in self.conditioned():
+            found.pop(output, None)
+        return found
 
 
 def _optional(module: type, method: str, argument: str) -> bool:

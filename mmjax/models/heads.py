@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
+from mmjax.models.attention import may_see
 from mmjax.models.layers import ACTIVATIONS, Attention, Dense, Mlp, layer_norm, unit_length
 from mmjax.models.tokens import Unembedding
 
@@ -101,7 +102,8 @@ class QueryPool(nn.Module):
 
 
 class MapPool(nn.Module):
-    """Multi-head attention pooling (Lee et al., 2019; as in big_vision): [B, N, W] -> [B, W]."""
+    """Multi-head attention pooling (Lee et al., 2019; as in big_vision): [B, N, W] -> [B, W] of the
+    tokens where the mask, bool [B, N], is True."""
 
     heads: int
     mlp_dim: int
@@ -110,11 +112,12 @@ class MapPool(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         width = x.shape[-1]
+        mask = None if mask is None else may_see(mask)
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, width))
         query = jnp.broadcast_to(probe.astype(x.dtype), (x.shape[0], 1, width))
-        y, _ = Attention(self.heads, self.dtype, name="attention")(query, x)
+        y, _ = Attention(self.heads, self.dtype, name="attention")(query, x, mask=mask)
         z = layer_norm(self.norm_eps, self.dtype, "norm")(y)
         return (y + Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(z))[:, 0]
 

@@ -17,7 +17,7 @@ from mmjax.parallel.mesh import constrain
 from mmjax.schema import RESUMABLE, SHAPE_FREE
 
 # Types of the keys that more than one part of a model has.
-Activation = Annotated[Literal["gelu", "gelu_tanh", "quick_gelu"], SHAPE_FREE]
+Activation = Annotated[Literal["gelu", "gelu_tanh", "quick_gelu", "relu"], SHAPE_FREE]
 Norm = Literal["pre", "post"]
 Kernel = Annotated[Literal["auto", "xla", "cudnn", "splash"], RESUMABLE]
 Remat = Annotated[Literal["none", "dots", "full"], RESUMABLE]
@@ -29,6 +29,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP weights
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
 }
 
 REMAT_POLICIES: dict[str, Callable | None] = {
@@ -56,6 +57,8 @@ class Attention(nn.Module):
     dtype: jnp.dtype
     out_std: float | None = None  # of the output projection; None: W^-0.5
     implementation: str = "auto"
+    softcap: float = 0.0  # as of `attend`
+    qkv_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -78,8 +81,9 @@ class Attention(nn.Module):
 
         def dense(name: str, std: float) -> Dense:
             return Dense(
-                width, dtype=self.dtype, kernel_init=nn.initializers.normal(std), name=name
-            )
+                width, dtype=self.dtype, kernel_init=nn.initializers.normal(std), name=name,
+                use_bias=self.qkv_bias or name == "out",
+            )  # fmt: skip
 
         def split(y: jax.Array) -> jax.Array:  # [B, L, W] -> [B, L, heads, W / heads]
             y = y.reshape(*y.shape[:-1], self.heads, width // self.heads)
@@ -97,8 +101,18 @@ class Attention(nn.Module):
                 jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), position, axis=1)
                 for old, new in zip(cache, (key, value), strict=True)
             )
-        y = attend(query, key, value, mask=mask, causal=causal, implementation=self.implementation)
-        return dense("out", self.out_std or std)(y.reshape(x.shape)), (key, value)
+        y = self.attend(query, key, value, mask, causal).reshape(x.shape)
+        out_std = std if self.out_std is None else self.out_std
+        return dense("out", out_std)(y), (key, value)
+
+    def attend(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: Any, causal: bool
+    ) -> jax.Array:
+        """[B, L, heads, d] of the queries, after the keys and values that they see."""
+        return attend(
+            query, key, value, mask=mask, causal=causal, implementation=self.implementation,
+            softcap=self.softcap,
+        )  # fmt: skip
 
 
 class Mlp(nn.Module):
@@ -137,6 +151,8 @@ class Block(nn.Module):
     attention: str
     depth: int  # of the whole stack: the residual branches start smaller the deeper it is
     dtype: jnp.dtype
+    softcap: float = 0.0  # of attention's logits
+    centred_norms: bool = False  # as of `layer_norm`
 
     @nn.compact
     def __call__(
@@ -157,7 +173,9 @@ class Block(nn.Module):
         kept: dict[str, Cache] = {}
 
         def attention(name: str) -> Attention:
-            return Attention(self.heads, self.dtype, out_std, self.attention, name=name)
+            return Attention(
+                self.heads, self.dtype, out_std, self.attention, self.softcap, name=name
+            )
 
         def own(y):
             old = cache["own"] if cache else None
@@ -180,7 +198,7 @@ class Block(nn.Module):
 
     def add(self, name: str, x: jax.Array, branch: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """The residual connection, with the layer norm on the branch or on the sum."""
-        norm = layer_norm(self.norm_eps, self.dtype, name)
+        norm = layer_norm(self.norm_eps, self.dtype, name, self.centred_norms)
         return norm(x + branch(x)) if self.norm == "post" else x + branch(norm(x))
 
 
@@ -190,9 +208,32 @@ def unit_length(x: jax.Array) -> jax.Array:
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def layer_norm(eps: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
-    """LayerNorm with float32 statistics, computed in two passes as the reference weights were."""
+def layer_norm(
+    eps: float, dtype: jnp.dtype, name: str | None = None, centred: bool = False
+) -> nn.Module:
+    """LayerNorm with float32 statistics, computed in two passes as the reference weights were;
+    `centred`: it scales by 1 + its parameter."""
+    if centred:
+        return CentredLayerNorm(eps, dtype, name=name)
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class CentredLayerNorm(nn.Module):
+    """A layer norm that scales by 1 + its parameter, which begins at 0 (VideoPrism)."""
+
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.zeros, width)
+        bias = self.param("bias", nn.initializers.zeros, width)
+        plain = nn.LayerNorm(
+            epsilon=self.epsilon, use_scale=False, use_bias=False, use_fast_variance=False,
+            dtype=jnp.float32,
+        )(x)  # fmt: skip
+        return (plain * (1 + scale) + bias).astype(self.dtype)
 
 
 def stack(
@@ -205,16 +246,17 @@ def stack(
     depth: int,
     remat: str,
     unroll: bool,
+    block: type[nn.Module] = Block,
     **fields: Any,
 ) -> tuple[jax.Array, dict[str, Cache] | None]:
     """Runs `depth` blocks on `x` [B, L, W]; call it inside a compact method.
 
-    `fields` are those of `Block`; `context` [B, M, W], `cache` (each array with a leading layer
+    `fields` are those of `block`; `context` [B, M, W], `cache` (each array with a leading layer
     axis) and `position` are as of `Block` and `Attention`. Returns the tokens and the new cache.
     """
     if not depth:
         return x, cache
-    layers = repeat(Block, depth, remat, unroll, depth=depth, **fields)
+    layers = repeat(block, depth, remat, unroll, depth=depth, **fields)
     return layers(x, mask, context, cache, position)
 
 

@@ -2,8 +2,9 @@
 
 Sources: OpenAI CLIP (Radford et al., 2021; its ResNets to read weights), open_clip's H/14 and g/14
 (LAION) and the two towers of its CoCa (after Yu et al., 2022), SigLIP (Zhai et al., 2023; So400m
-from Alabdulmohsin et al., 2023), SigLIP 2 (Tschannen et al., 2025), BERT (Devlin et al., 2019),
-RoBERTa (Liu et al., 2019), ViT (Dosovitskiy et al., 2021), CLAP (Wu et al., 2023).
+from Alabdulmohsin et al., 2023), SigLIP 2 (Tschannen et al., 2025), VideoPrism (Zhao et al., 2024),
+CLAP (Wu et al., 2023), BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019), ViT (Dosovitskiy et
+al., 2021).
 The weights of OpenAI use QuickGELU, LAION's and DataComp's GELU: "ViT-B/32" is the GELU form,
 "ViT-B/32-quickgelu" the other.
 """
@@ -70,6 +71,21 @@ def _siglip(size, patch, tower, context, vocab_size=32_000) -> dict[str, Any]:
 def _siglip2(size, patch, tower) -> dict[str, Any]:
     """SigLIP 2 of a fixed resolution: SigLIP with Gemma's vocabulary."""
     return _siglip(size, patch, tower, 64, vocab_size=256_000)
+
+
+def _videoprism(frames, tower) -> dict[str, Any]:
+    """VideoPrism-LvT; its text tower has 12 blocks of the same width."""
+    width, _, heads = tower
+    return {
+        "embed_dim": width,
+        "image": {"kind": "videoprism", **_tower(*tower), "frames": frames},
+        "text": {
+            "kind": "transformer", **_tower(width, 12, heads), "vocab_size": 64_000,
+            "context_length": 64, "activation": "relu", "norm_eps": 1e-6, "position": "sincos",
+            "pool": "class", "head": "none", "softcap": 50.0, "centred_norms": True,
+        },
+        "logit": {"kind": "scale"},
+    }  # fmt: skip
 
 
 def _bert(tower, vocab_size, context, *, eps, **text) -> dict[str, Any]:
@@ -149,6 +165,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "SigLIP2-L/16-256": _siglip2(256, 16, _L),
     "SigLIP2-So400m/14-224": _siglip2(224, 14, _SO),
     "SigLIP2-So400m/14-384": _siglip2(384, 14, _SO),
+    "VideoPrism-LvT-B": _videoprism(16, _B),
+    "VideoPrism-LvT-L": _videoprism(8, _L),
     "bert-base-uncased": _bert(_B, 30_522, 512, eps=1e-12),
     "roberta-base": _bert(_B, 50_265, 512, eps=1e-5, token_types=1, position_offset=2),
     "vit-base-patch16-224": _vit(224, 16, _B, 1000),

@@ -8,6 +8,7 @@ from mmjax.objectives import (
     infonce,
     masked_image,
     matching,
+    mil_nce,
     tokens,
 )
 from mmjax.objectives.registry import (
@@ -44,6 +45,7 @@ __all__ = [
     "list_objectives",
     "masked_image",
     "matching",
+    "mil_nce",
     "register",
     "tokens",
 ]

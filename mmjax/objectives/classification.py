@@ -11,7 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.errors import UserError
-from mmjax.objectives.registry import LOCAL, PLAIN, Batch, Objective, Outputs, View, register
+from mmjax.objectives.registry import (
+    LOCAL,
+    PLAIN,
+    Batch,
+    Objective,
+    Outputs,
+    View,
+    register,
+    there_of,
+)
 from mmjax.values import POSITIVE_OR_0, Range
 
 NORMALIZERS = {
@@ -88,7 +97,8 @@ def classification(
 
     def local(outputs, batch, own):
         del own
-        made, label = outputs[view], labels_of(name, batch)
+        made, label, shown = outputs[view], labels_of(name, batch), there_of(batch, (of,))
+        label = label if shown is None else jnp.where(shown, label, NO_LABEL)
         logits, there = made[features], label != NO_LABEL
         share = made["share"] if mixup else jnp.ones(label.shape, jnp.float32)
         targets = [(label, share), (made["other_label"], 1 - share)] if mixup else [(label, share)]
@@ -115,7 +125,8 @@ def classification(
         return sums.loss / jnp.where(sums.weight > 0, sums.weight, 1.0), metrics
 
     views = {name: View(mixup_view(name, of, mixup))} if mixup else {}
-    return Objective({view: (features,)}, mean, local, views, logits=features)
+    absent = () if mixup else (of,)  # a blank image would be mixed into another
+    return Objective({view: (features,)}, mean, local, views, logits=features, absent=absent)
 
 
 def mixup_view(name: str, of: str, alpha: float) -> Callable[[Batch, jax.Array, Outputs], Batch]:

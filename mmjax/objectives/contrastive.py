@@ -2,7 +2,9 @@
 
 The functions take L2-normalised embeddings [B, D] and the multiplicative scale s (e to the
 logit_scale parameter). Arrays are global: under a mesh every example meets the negatives of the
-whole batch, and values and gradients are those of one device.
+whole batch, and values and gradients are those of one device. `there`, bool [B], is False on pairs
+of which a record lacks a side: they are neither anchors nor candidates, and the mean is over the
+others; of none it is 0.
 
 Each has two implementations of the same value and gradients: "dense", one matmul [B, B] that jit
 splits by rows over the devices, and "ring" (`parallel/ring.py`), which never holds that matrix.
@@ -16,7 +18,7 @@ import jax.numpy as jnp
 
 from mmjax.errors import UserError
 from mmjax.models.towers import PAIR
-from mmjax.objectives.registry import PLAIN, Objective, register
+from mmjax.objectives.registry import PLAIN, Objective, register, there_of
 from mmjax.parallel import ring
 
 Implementation = Literal["auto", "dense", "ring"]
@@ -28,6 +30,7 @@ def clip_loss(
     text_embed: jax.Array,
     scale: jax.Array | float,
     *,
+    there: jax.Array | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
     """Symmetric InfoNCE (Radford et al., 2021), a float32 scalar.
@@ -40,16 +43,17 @@ def clip_loss(
     >>> print(clip_loss(x, x, 0.0).round(4), clip_loss(x, x, 100.0))  # ln 4, and all told apart
     1.3863 0.0
     """
-    _check_pairs(image_embed, text_embed)
-    if _take_ring(implementation, image_embed, text_embed):
+    check_pairs(image_embed, text_embed)
+    if take_ring(implementation, image_embed, text_embed):
         (rows, hits), (columns,) = ring.pair_statistics(
-            *_sides(image_embed, text_embed), _scalars(scale), ("lse", "positive"), ("lse",)
-        )
-        return (0.5 * (rows + columns) - hits).mean()
-    logits = similarity(image_embed, text_embed, scale)
+            *sides_of(image_embed, text_embed, there=there), scalars_of(scale),
+            ("lse", "positive"), ("lse",),
+        )  # fmt: skip
+        return mean_of(0.5 * (rows + columns) - hits, there)
+    logits = only(similarity(image_embed, text_embed, scale), there, there)
     rows = jax.nn.logsumexp(logits, axis=1)
     columns = jax.nn.logsumexp(logits, axis=0)
-    return (0.5 * (rows + columns) - _diagonal(logits)).mean()
+    return mean_of(0.5 * (rows + columns) - _diagonal(logits), there)
 
 
 def infonce_loss(
@@ -59,12 +63,13 @@ def infonce_loss(
     positives: jax.Array | None = None,
     *,
     group: jax.Array | None = None,
+    there: jax.Array | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
     """InfoNCE in one direction (van den Oord et al., 2018), a float32 scalar.
 
-    L = 1/B Σ_i [ lse_j∈all − lse_j∈pos(i) ], over logits s·x_i·y_j with s = 1 / temperature. With
-    several positives an anchor this is MIL-NCE (Miech et al., 2020).
+    L = 1/B Σ_i [ lse_j∈all − lse_j∈pos(i) ], over logits s·x_i·y_j with s = 1 / temperature.
+    `mil_nce` counts both directions in one denominator.
 
     Args:
       anchor_embed: [B, D] of unit length.
@@ -74,25 +79,26 @@ def infonce_loss(
         None means the diagonal (M = B), or `group`.
       group: int32 [B], equal ids are positives of each other (M = B); instead of `positives`, and
         without its B × M entries.
+      there: bool [B], M = B.
       implementation: "auto", "dense" or "ring".
     """
     if positives is None:
-        _check_pairs(anchor_embed, candidate_embed)
+        check_pairs(anchor_embed, candidate_embed)
     elif group is not None:
         raise UserError("infonce_loss takes `positives` or `group`, not both.")
-    if _take_ring(implementation, anchor_embed, candidate_embed):
+    if take_ring(implementation, anchor_embed, candidate_embed):
         several = "positive" if positives is None and group is None else "positive_lse"
-        sides = _sides(anchor_embed, candidate_embed, ids=group, mask=positives)
-        (rows, hits), () = ring.pair_statistics(*sides, _scalars(scale), ("lse", several), ())
-        return (rows - hits).mean()
+        sides = sides_of(anchor_embed, candidate_embed, ids=group, mask=positives, there=there)
+        (rows, hits), () = ring.pair_statistics(*sides, scalars_of(scale), ("lse", several), ())
+        return mean_of(rows - hits, there)
     if group is not None:
         positives = group[:, None] == group[None, :]
-    logits = similarity(anchor_embed, candidate_embed, scale)
+    logits = only(similarity(anchor_embed, candidate_embed, scale), there, there)
     if positives is None:
         hit = _diagonal(logits)
     else:
         hit = jax.nn.logsumexp(logits, axis=1, where=positives)
-    return (jax.nn.logsumexp(logits, axis=1) - hit).mean()
+    return mean_of(jax.nn.logsumexp(logits, axis=1) - hit, there)
 
 
 def siglip_loss(
@@ -101,21 +107,27 @@ def siglip_loss(
     scale: jax.Array | float,
     bias: jax.Array | float,
     *,
+    there: jax.Array | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
     """Sigmoid loss of every pair (Zhai et al., 2023), a float32 scalar.
 
     L = −1/B Σ_ij log σ( z_ij (s·x_i·y_j + b) ), z = +1 on the diagonal and −1 elsewhere.
     """
-    _check_pairs(image_embed, text_embed)
-    if _take_ring(implementation, image_embed, text_embed):
-        sides, scalars = _sides(image_embed, text_embed), _scalars(scale, bias)
+    check_pairs(image_embed, text_embed)
+    if take_ring(implementation, image_embed, text_embed):
+        sides = sides_of(image_embed, text_embed, there=there)
         # −log σ(−l) = softplus(l), and −log σ(l) = softplus(l) − l.
-        (every, hits), () = ring.pair_statistics(*sides, scalars, ("softplus", "positive"), ())
-        return (every - hits).mean()
-    logits = similarity(image_embed, text_embed, scale) + bias
+        (every, hits), () = ring.pair_statistics(
+            *sides, scalars_of(scale, bias), ("softplus", "positive"), ()
+        )
+        return mean_of(every - hits, there)
+    logits = only(similarity(image_embed, text_embed, scale) + bias, there, there)
     z = 2 * jnp.eye(logits.shape[0], dtype=logits.dtype) - 1
-    return -jax.nn.log_sigmoid(z * logits).sum() / logits.shape[0]
+    losses = -jax.nn.log_sigmoid(z * logits)
+    if there is None:
+        return losses.sum() / logits.shape[0]
+    return mean_of(losses.sum(axis=1), there)
 
 
 def similarity_distill_loss(
@@ -134,15 +146,15 @@ def similarity_distill_loss(
     softmax over texts, p', q' over images (TinyCLIP, Wu et al., 2023). The teacher takes no
     gradient; its embeddings [B, D'] are of unit length, too.
     """
-    _check_pairs(image_embed, text_embed)
-    _check_pairs(image_embed, teacher_image_embed, "student", "teacher")
-    _check_pairs(teacher_image_embed, teacher_text_embed)
-    if _take_ring(implementation, image_embed, text_embed):
+    check_pairs(image_embed, text_embed)
+    check_pairs(image_embed, teacher_image_embed, "student", "teacher")
+    check_pairs(teacher_image_embed, teacher_text_embed)
+    if take_ring(implementation, image_embed, text_embed):
         teachers = teacher_image_embed, teacher_text_embed
-        sides = _sides(image_embed, text_embed, teachers=teachers)
+        sides = sides_of(image_embed, text_embed, teachers=teachers)
         names = ("lse", "teacher_mean")
         (rows, row_means), (columns, column_means) = ring.pair_statistics(
-            *sides, _scalars(scale, teacher_scale=teacher_scale), names, names
+            *sides, scalars_of(scale, teacher_scale=teacher_scale), names, names
         )
         return 0.5 * (rows - row_means + columns - column_means).mean()
     logits = similarity(image_embed, text_embed, scale)
@@ -162,13 +174,28 @@ def similarity(x: jax.Array, y: jax.Array, scale: jax.Array | float) -> jax.Arra
     return scale * jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
 
 
+def only(logits: jax.Array, rows: jax.Array | None, columns: jax.Array | None = None) -> jax.Array:
+    """Logits [B, M] whose exponential is 0 where the row or the column is not there: bool [B] and
+    bool [M], both or neither. Finite, so that a row without any has a finite log-sum-exp."""
+    if rows is None or columns is None:
+        return logits
+    return jnp.where(rows[:, None] & columns[None, :], logits, ring.NOTHING)
+
+
+def mean_of(losses: jax.Array, there: jax.Array | None) -> jax.Array:
+    """The mean of losses [B] over the global batch, or over those that are there; 0 of none."""
+    if there is None:
+        return losses.mean()
+    return jnp.where(there, losses, 0.0).sum() / jnp.maximum(there.sum(), 1)
+
+
 def _diagonal(logits: jax.Array) -> jax.Array:
     """[B, B] -> [B]. By a mask: the gather of jnp.diagonal, and the scatter of its gradient, would
     be collected from all devices."""
     return jnp.where(jnp.eye(logits.shape[0], dtype=bool), logits, 0.0).sum(axis=1)
 
 
-def _take_ring(implementation: str, x: jax.Array, y: jax.Array) -> bool:
+def take_ring(implementation: str, x: jax.Array, y: jax.Array) -> bool:
     """Whether to go round the ring; UserError if that is wanted and cannot be."""
     if implementation not in get_args(Implementation):
         choices = ", ".join(get_args(Implementation))
@@ -184,7 +211,7 @@ def _take_ring(implementation: str, x: jax.Array, y: jax.Array) -> bool:
     return divides and (implementation == "ring" or (implementation == "auto" and large))
 
 
-def _check_pairs(x: jax.Array, y: jax.Array, first: str = "image", second: str = "text") -> None:
+def check_pairs(x: jax.Array, y: jax.Array, first: str = "image", second: str = "text") -> None:
     if x.shape[0] != y.shape[0]:
         raise UserError(
             f"There are {x.shape[0]} {first} embeddings and {y.shape[0]} {second} embeddings: a "
@@ -192,26 +219,33 @@ def _check_pairs(x: jax.Array, y: jax.Array, first: str = "image", second: str =
         )
 
 
-def _sides(
+def sides_of(
     x: jax.Array,
     y: jax.Array,
     *,
     ids: jax.Array | None = None,
     mask: jax.Array | None = None,
     teachers: tuple[jax.Array | None, jax.Array | None] = (None, None),
+    there: jax.Array | None = None,
 ) -> tuple[ring.Side, ring.Side]:
     """Both sides for the ring. Without ids or a mask, i and i are the positive pairs."""
-    half = x.dtype == y.dtype == jnp.bfloat16
-    dtype = jnp.bfloat16 if half else jnp.float32
+    x, y = in_one_dtype(x, y)
     if ids is None and mask is None:
         ids = jnp.arange(x.shape[0], dtype=jnp.int32)
     return (
-        ring.Side(x.astype(dtype), ids, mask, teachers[0]),
-        ring.Side(y.astype(dtype), ids, None, teachers[1]),
+        ring.Side(x, ids, mask, teachers[0], there),
+        ring.Side(y, ids, None, teachers[1], there),
     )
 
 
-def _scalars(
+def in_one_dtype(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both as the ring takes them: bfloat16 if both are, else float32."""
+    half = x.dtype == y.dtype == jnp.bfloat16
+    dtype = jnp.bfloat16 if half else jnp.float32
+    return x.astype(dtype), y.astype(dtype)
+
+
+def scalars_of(
     scale: jax.Array | float, bias: jax.Array | float = 0.0, teacher_scale: jax.Array | float = 0.0
 ) -> ring.Scalars:
     return ring.Scalars(*(jnp.asarray(x, jnp.float32) for x in (scale, bias, teacher_scale)))
@@ -233,11 +267,12 @@ def clip(
     names = pair_outputs(of, scale)
 
     def loss(outputs, batch, own):
-        del batch, own
+        del own
         x, y, factor = (outputs[PLAIN][name] for name in names)
-        return clip_loss(x, y, factor, implementation=implementation), {}
+        there = there_of(batch, of)
+        return clip_loss(x, y, factor, there=there, implementation=implementation), {}
 
-    return Objective({PLAIN: names}, loss)
+    return Objective({PLAIN: names}, loss, absent=of)
 
 
 @register("siglip")
@@ -256,15 +291,16 @@ def siglip(
     names = (*pair_outputs(of, scale), f"{scale}/bias")
 
     def loss(outputs, batch, own):
-        del batch, own
+        del own
         x, y, factor, bias = (outputs[PLAIN][name] for name in names)
-        return siglip_loss(x, y, factor, bias, implementation=implementation), {}
+        there = there_of(batch, of)
+        return siglip_loss(x, y, factor, bias, there=there, implementation=implementation), {}
 
-    return Objective({PLAIN: names}, loss)
+    return Objective({PLAIN: names}, loss, absent=of)
 
 
-def pair_outputs(of: tuple[str, str], scale: str = "") -> tuple[str, ...]:
+def pair_outputs(of: tuple[str, str], scale: str = "", output: str = "embed") -> tuple[str, ...]:
     """The embeddings of two parts, and the scale of their similarities where one is named."""
     if len(of) != 2 or of[0] == of[1]:
         raise ValueError(f"of={of!r} should name two parts of the model")
-    return (f"{of[0]}/embed", f"{of[1]}/embed", *((f"{scale}/scale",) if scale else ()))
+    return (f"{of[0]}/{output}", f"{of[1]}/{output}", *((f"{scale}/scale",) if scale else ()))

@@ -19,7 +19,7 @@ from mmjax.objectives.contrastive import (
     pair_outputs,
     similarity,
 )
-from mmjax.objectives.registry import EMA, PLAIN, Objective, register
+from mmjax.objectives.registry import EMA, PLAIN, Objective, register, there_of
 from mmjax.values import COUNT_OR_0, POSITIVE_OR_0
 
 
@@ -62,15 +62,17 @@ def infonce(
         del own
         plain = outputs[PLAIN]
         group = batch["group"] if positives == "group" else None
+        there = there_of(batch, of)
         return mean(
             outputs,
             lambda anchor, other, factor: infonce_loss(
-                plain[anchor], plain[other], factor, group=group, implementation=implementation
+                plain[anchor], plain[other], factor, group=group, there=there,
+                implementation=implementation,
             ),
-        )
+        )  # fmt: skip
 
     if not queue:
-        return Objective({PLAIN: names}, loss)
+        return Objective({PLAIN: names}, loss, absent=of)
 
     def loss_with_queue(outputs, batch, own):
         past = own.state

@@ -9,10 +9,11 @@ queue of past embeddings) is declared here and kept in the train state.
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mmjax.data.vocabulary import Vocabulary, placeholder
@@ -73,6 +74,9 @@ class Objective:
       update: (state, outputs, batch) → the state of the next step.
       logits: the output whose last axis has a value for each class that the column "label" counts,
         of an objective that learns from labels; "" for others.
+      absent: parts of which a row may be blank, since its source has nothing for them (the column
+        PART_there is False): the loss is over the rows that have all of these.
+      bags: the text parts of which it takes a bag of captions an example (their key `bag`).
     """
 
     requires: Mapping[str, tuple[str, ...]]
@@ -86,11 +90,19 @@ class Objective:
     state: Callable[[Outputs], Any] | None = None
     update: Callable[[Any, Outputs, Batch], Any] | None = None
     logits: str = ""
+    absent: tuple[str, ...] = ()
+    bags: tuple[str, ...] = ()
 
     def all_requires(self) -> list[tuple[str, tuple[str, ...]]]:
         """(view, outputs) of all that the objective and the makers of its views read."""
         makers = (item for view in self.views.values() for item in view.reads.items())
         return [*self.requires.items(), *makers]
+
+
+def there_of(batch: Batch, parts: Iterable[str]) -> jax.Array | None:
+    """bool [B], True on rows that have something for all of these parts; None: all rows have."""
+    columns = [batch[f"{part}_there"] for part in parts if f"{part}_there" in batch]
+    return functools.reduce(jnp.logical_and, columns) if columns else None
 
 
 def is_frozen(view: str) -> bool:

@@ -72,7 +72,8 @@ def mlm(
             "targets": jnp.where(chosen, tokens, NO_TARGET),
         }
 
-    return token_objective(name, of, text, view)
+    # Of an empty text, which stands where a source has none, there is no token to hide.
+    return token_objective(name, of, text, view, absent=(text,))
 
 
 @register("caption")
@@ -131,7 +132,9 @@ def caption(
     return token_objective(name, of, text, view)
 
 
-def token_objective(name: str, of: str, text: str, view: Any) -> Objective:
+def token_objective(
+    name: str, of: str, text: str, view: Any, absent: tuple[str, ...] = ()
+) -> Objective:
     """The tokens of the part `of` predict the targets that `view` puts beside the texts."""
 
     def local(outputs, batch, own):
@@ -151,7 +154,7 @@ def token_objective(name: str, of: str, text: str, view: Any) -> Objective:
         return token_loss(outputs[LOCAL])
 
     requires = {name: (f"{of}/tokens", f"{text}/lm_head")}
-    return Objective(requires, loss, local, {name: View(view)})
+    return Objective(requires, loss, local, {name: View(view)}, absent=absent)
 
 
 def hidden_at(tokens: jax.Array, positions: jax.Array | None, head: LmHead) -> jax.Array:

@@ -41,13 +41,14 @@ class Side(NamedTuple):
 
     embed: [B, D], bfloat16 or float32. ids: int32 [B], a pair with equal ids is positive.
     mask: bool [B, M] instead of ids, on the rows' side. teacher: [B, D'], whose logits weigh
-    "teacher_mean".
+    "teacher_mean". there: bool [B], False on what is in no pair; on both sides or on none.
     """
 
     embed: jax.Array
     ids: jax.Array | None = None
     mask: jax.Array | None = None
     teacher: jax.Array | None = None
+    there: jax.Array | None = None
 
 
 class Scalars(NamedTuple):
@@ -61,8 +62,8 @@ class Scalars(NamedTuple):
 class Tile(NamedTuple):
     """A block of pairs, each array [n, t].
 
-    dots: x·yᵀ. logits: of the loss. same: bool, the positives; teacher: its logits; None where the
-    sides do not give them.
+    dots: x·yᵀ. logits: of the loss, -inf where one of the pair is not there. same: bool, the
+    positives; teacher: its logits; None where the sides do not give them.
     """
 
     dots: jax.Array
@@ -90,7 +91,8 @@ class Statistic(NamedTuple):
 
 
 def _log_sum_exp(of: Callable[[Tile], jax.Array]) -> Statistic:
-    """log Σ_j e^{l_ij}: the accumulators are the maximum so far and the sum relative to it."""
+    """log Σ_j e^{l_ij}, NOTHING of no pair; the accumulators are the maximum so far and the sum
+    relative to it."""
 
     def fold(acc, tile, axis):
         top, total = acc
@@ -98,12 +100,15 @@ def _log_sum_exp(of: Callable[[Tile], jax.Array]) -> Statistic:
         added = jnp.exp(of(tile) - jnp.expand_dims(new, axis)).sum(axis)
         return new, total * jnp.exp(top - new) + added
 
+    def some(total):  # 1 where nothing was added, so that neither log nor quotient is infinite
+        return jnp.where(total == 0, 1.0, total)
+
     # Not e^{l - lse}: where the maximum is large, its last digits would be lost in the lse.
     return Statistic(
         (NOTHING, 0.0),
         fold,
-        lambda acc: acc[0] + jnp.log(acc[1]),
-        lambda tile, acc: jnp.exp(of(tile) - acc[0]) / acc[1],
+        lambda acc: acc[0] + jnp.log(some(acc[1])),
+        lambda tile, acc: jnp.exp(of(tile) - acc[0]) / some(acc[1]),
     )
 
 
@@ -137,6 +142,7 @@ def _teacher_mean() -> Statistic:
 STATISTICS = {
     "lse": _log_sum_exp(lambda tile: tile.logits),
     "positive_lse": _log_sum_exp(lambda tile: jnp.where(tile.same, tile.logits, -jnp.inf)),
+    "negative_lse": _log_sum_exp(lambda tile: jnp.where(tile.same, -jnp.inf, tile.logits)),
     # The logit of the one positive there is.
     "positive": _sum(
         lambda tile: jnp.where(tile.same, tile.logits, 0.0),
@@ -308,7 +314,12 @@ def _tile(x: Side, part: Side, scalars: Scalars, column: jax.Array) -> Tile:
         same = x.ids[:, None] == part.ids[None, :]
     if x.teacher is not None and part.teacher is not None:
         teacher = scalars.teacher_scale * _matmul(x.teacher, part.teacher.T)
-    return Tile(dots, scalars.scale * dots + scalars.bias, same, teacher)
+    logits = scalars.scale * dots + scalars.bias
+    if x.there is not None and part.there is not None:
+        there = x.there[:, None] & part.there[None, :]
+        logits = jnp.where(there, logits, -jnp.inf)
+        same = None if same is None else same & there
+    return Tile(dots, logits, same, teacher)
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:

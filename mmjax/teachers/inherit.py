@@ -67,8 +67,8 @@ def _part(
     of = role(path)
     if of.heads and "heads" not in theirs[tower]:
         raise UserError(
-            f"{key}: config.model.{tower} is of the kind {theirs[tower].kind!r}, whose heads differ "
-            "from stage to stage: a student of it cannot start from its teacher."
+            f"{key}: config.model.{tower} is of the kind {theirs[tower].kind!r}, whose heads "
+            "differ from stage to stage: a student of it cannot start from its teacher."
         )
     if of.stacked:
         x = x[np.arange(shape[0]) * x.shape[0] // shape[0]]

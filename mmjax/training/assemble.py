@@ -14,7 +14,7 @@ from mmjax.core import optim
 from mmjax.core.flops import step_flops
 from mmjax.core.state import NOTHING_DECLARED, Declared, TrainState, abstract_state
 from mmjax.core.step import Objectives, declare, make_train_step
-from mmjax.data import modalities, packing, train_columns
+from mmjax.data import mixtures, modalities, packing, train_columns
 from mmjax.data.modalities import LoadTokenizer, Modality
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.models import Graph
@@ -76,9 +76,11 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     built = objectives.build(config.objectives, config.model)
     teachers = open_teachers(config)
     given = {teacher.name: teacher.given() for teacher in teachers}
-    config_check.validate_outputs(built, model.outputs())
+    config_check.validate_outputs(built, model.outputs(), model.conditioned())
     config_check.validate_teachers(config, built, given)
     packing.check(config, built)
+    config_check.validate_bags(config, built)
+    config_check.validate_mixture(config, model, built)
     asked: dict[str, set[str]] = {}
     for objective, _ in built.values():
         for view, outputs in objective.all_requires():
@@ -118,6 +120,7 @@ def readers(
 ) -> list[Modality]:
     """What the model and its teachers read of a record; `tokenizer` loads the run's, and is asked
     to only if one of them reads texts by it. None: for shapes alone."""
-    of_model = modalities.build(models.inputs(config.model), data=config.data, tokenizer=tokenizer)
+    inputs = models.inputs(config.model)
+    of_model = modalities.build(inputs, data=config.data, tokenizer=tokenizer)
     of_teachers = [m for teacher in teachers for m in teacher.readers(config, tokenizer)]
-    return [*of_model.values(), *of_teachers]
+    return [*mixtures.in_mixture(of_model, config.data.train, inputs), *of_teachers]

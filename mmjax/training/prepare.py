@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from mmjax import config_check, data, evaluation, models
 from mmjax.core.state import TrainState, init_state, model_params, with_params
-from mmjax.data import vocabulary
+from mmjax.data import mixtures, vocabulary
 from mmjax.data.doubt import doubts
 from mmjax.errors import UserError
 from mmjax.evaluation import Evaluator
@@ -88,9 +88,12 @@ def prepare(
 
     # Data and evaluators.
     sources = data.open_sources(config.data.train)
-    for modality in data.modalities.build(models.inputs(config.model)).values():
+    inputs = models.inputs(config.model)
+    without = mixtures.lacking(inputs, config.data.train)
+    for part, modality in data.modalities.build(inputs).items():
         for name, source in zip(sorted(config.data.train), sources, strict=True):
-            modality.check(source, config.data.train[name], f"config.data.train.{name}")
+            if name not in without.get(part, ()):
+                modality.check(source, config.data.train[name], f"config.data.train.{name}")
     check_data(parts.teachers, config, sources)
     named = dict(zip(sorted(config.data.train), sources, strict=True))
     class_count = labels.count_classes(parts)

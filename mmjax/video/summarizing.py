@@ -10,9 +10,9 @@ from rich.table import Table
 
 from mmjax.data import BadRecord
 from mmjax.data.images import WHITE, composite
+from mmjax.datatools.cutting import write_cut
 from mmjax.datatools.inspection import contact_sheet
 from mmjax.errors import UserError
-from mmjax.video.cutting import write_cut
 from mmjax.video.features import open_features
 from mmjax.video.keyframing import SHEET
 from mmjax.video.opening import clock, new_folder, open_file, read_parts

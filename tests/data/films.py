@@ -55,6 +55,19 @@ def film(
     return file.getvalue()
 
 
+def sound_alone():
+    """An mp4 of a second of sound."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        music = out.add_stream("aac", rate=8000)
+        tone = (1000 * np.sin(np.arange(8000) / 3)).astype(np.int16)[None]
+        piece = av.AudioFrame.from_ndarray(tone, layout="mono")
+        piece.sample_rate = 8000
+        out.mux(music.encode(piece))
+        out.mux(music.encode(None))
+    return file.getvalue()
+
+
 def sequential(data):
     """(seconds, uint8 [H, W, 3]) of every frame, as FFmpeg decodes them from the beginning."""
     with av.open(io.BytesIO(data)) as container:

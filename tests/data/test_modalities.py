@@ -170,3 +170,38 @@ def test_a_modality_from_outside_is_read_beside_the_others(tokenizer):
     assert walked["sound"][3].tolist() == [300, 301, 302, 303, 304]
     with pytest.raises(UserError, match=r"model\.sound: no modality 'imge'; .* 'image'"):
         modalities.build({"sound": ("imge", {})})
+
+
+BAG = 3
+
+
+class Spoken(list):
+    """Records of which the n-th has n % 5 captions, nearest first."""
+
+    name, skipped = "spoken", {}
+
+    def __init__(self):
+        super().__init__(
+            Record(f"{n}", {"text": Texts(tuple(f"{k} of {n}" for k in range(n % 5)))})
+            for n in range(10)
+        )
+
+    captions = lambda self, index: self[index].captions  # noqa: E731
+
+
+def test_a_bag_is_the_first_captions_of_a_record_and_what_it_lacks_is_marked(tokenizer):
+    read = modalities.Captions("text", 12, tokenizer, (6, 9), bag=BAG)
+    items = [read.read(record, None) for record in Spoken()]
+    batch = read.batch([*items, None])
+    assert batch["text"].shape == batch["text_mask"].shape == (11, BAG, 6)  # trimmed
+    lengths = [min(n % 5, BAG) for n in range(10)]
+    np.testing.assert_array_equal(batch["text_there"].sum(axis=1), [*lengths, 0])
+    for n, length in enumerate(lengths):
+        texts = [f"{k} of {n}" for k in range(length)] + [""] * (BAG - length)
+        ids, mask = tokenizer.encode(texts, 6)
+        np.testing.assert_array_equal(batch["text"][n], ids)
+        np.testing.assert_array_equal(batch["text_mask"][n], mask)
+    assert batch["text_mask"].any(axis=2).all()  # no text is empty: towers divide by lengths
+    declared = {n: (c.shape, np.dtype(c.dtype)) for n, c in read.columns.items()}
+    full = modalities.Captions("text", 12, tokenizer, bag=BAG).batch(items)
+    assert {n: (x.shape[1:], x.dtype) for n, x in full.items()} == declared

@@ -6,11 +6,12 @@ from PIL import Image
 
 from mmjax import datatools
 from mmjax.data import from_records, modalities, open_source
+from mmjax.data.array_record import write_array_record
 from mmjax.data.augment import Augment
 from mmjax.data.draw import Draw
 from mmjax.data.modalities import Frames
 from mmjax.data.order import Address
-from mmjax.data.records import BadRecord, Record
+from mmjax.data.records import BadRecord, Record, Texts
 from mmjax.data.videos import Clip, open_video
 from mmjax.errors import UserError
 
@@ -96,6 +97,59 @@ def test_tars_of_videos_as_video2dataset_writes_them(tmp_path):
         open_source({"path": str(tmp_path)})
 
 
+def test_clips_as_video2dataset_cuts_them(tmp_path):
+    """KEY_0000.mp4 is a video of its own; `clips` says where in the first one it was."""
+    members = [
+        (f"00007_{n:04d}{suffix}", content)
+        for n, movie in enumerate(MOVIES)
+        for suffix, content in (
+            (".mp4", movie), (".txt", b"movie %d" % n),
+            (".json", b'{"clips": [[%d.5, %d.5]], "key": "00007_%04d"}' % (n, n + 1, n)),
+        )
+    ]  # fmt: skip
+    write_tar(tmp_path / "00000.tar", members)
+    source = open_source({"path": str(tmp_path), "media": "video", "caption": "txt,json:key"})
+    np.testing.assert_array_equal(first_frames(source), EXPECTED)
+    assert source.captions(2) == ("movie 2", "00007_0002")
+    assert [len(open_video(source[n].part("video")).times) for n in range(3)] == [20, 20, 20]
+
+
+def parquet_of(folder, values, **columns):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"video": values, **columns}), folder / "0.parquet")
+    return open_source({"path": str(folder / "0.parquet"), "media": "video"})
+
+
+def test_parquet_of_videos(folder):
+    captions = [f"movie {n}" for n in range(3)]
+    for values in (
+        MOVIES, [f"{n} é.MP4" for n in range(3)], [{"bytes": m, "path": None} for m in MOVIES],
+    ):  # fmt: skip
+        source = parquet_of(folder, values, caption=captions)
+        assert [source.captions(n)[0] for n in range(3)] == captions
+        np.testing.assert_array_equal(first_frames(source), EXPECTED)
+    names = ["0 é.MP4", "0 é.MP4", "1 é.MP4", "gone.mp4"]
+    source = parquet_of(folder, names, caption=["a", "b", "c", "d"],
+                        start=["0", "0.4", "9", "0"], end=["0.4", None, "8", None])  # fmt: skip
+    assert [len(open_video(source[n].part("video")).times) for n in range(2)] == [10, 10]
+    assert source.skipped == {
+        "whose clip ends before it starts": 1, "whose video file is missing": 1
+    }  # fmt: skip
+
+
+def test_array_records_of_videos(tmp_path):
+    records = [Record(str(n), {"video": m, "text": Texts((f"movie {n}",))}, label=n)
+               for n, m in enumerate(MOVIES)]  # fmt: skip
+    write_array_record(tmp_path / "0.array_record", records)
+    source = open_source({"path": str(tmp_path), "media": "video"})
+    np.testing.assert_array_equal(first_frames(source), EXPECTED)
+    assert (source.captions(1), source[2].label) == (("movie 1",), 2)
+    with pytest.raises(BadRecord, match="with an image in 'image'"):
+        open_source({"path": str(tmp_path)})[0]
+    with pytest.raises(UserError, match="media='video' works on"):
+        open_source({"path": "tfds://mnist", "media": "video"})
+
+
 FRAMES = Frames("video", size=24, frames=6, augment=Augment((0.3, 0.9), flip=0.5))
 
 
@@ -141,6 +195,7 @@ def test_short_videos_and_images_are_padded():
 def test_what_is_wrong_is_named():
     for part, said in (
         (np.zeros((2, 8, 8), np.uint8), r"a: is uint8 \[2, 8, 8\]: give frames as uint8"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "a: has no frame"),
         (b"nothing", "a: cannot be decoded"),
         (Clip(MOVIES[0], 9, 10), "a: has no frame from 9 to 10 s"),
     ):
@@ -148,6 +203,31 @@ def test_what_is_wrong_is_named():
             FRAMES.read(Record("a:", {"video": part}), None)
     with pytest.raises(BadRecord, match="is without video"):
         FRAMES.read(Record("a", {"text": "x"}), None)
+
+
+def test_a_sound_alone_large_frames_no_frames_and_long_videos_are_named(folder):
+    hours = films.film(films.pictures(4), times=[0, 3_000_000, 7_000_000, 7_300_000], b_frames=0)
+    none = films.film(films.pictures(1), container="mkv", codec="libx264", b_frames=0)
+    wrong = {
+        "sound.mp4": (films.sound_alone(), "has no video stream, but audio"),
+        "empty.mp4": (films.film([], sound=True), "has no video stream, but audio"),
+        "cut.mkv": (none[: len(none) // 2], "has no frame|cannot be decoded"),
+        "long.mp4": (hours, "is longer than 2 hours"),
+    }
+    limited = Frames("video", size=24, frames=2, max_hours=2)
+    for name, (content, said) in wrong.items():
+        (folder / name).write_bytes(content)
+        (folder / name).with_suffix(".txt").write_text("a film")
+        with pytest.raises(BadRecord, match=rf"{name}.* ({said})"):
+            limited.read(Record(name, {"video": str(folder / name)}), None)
+    with pytest.raises(BadRecord, match="64 × 48 pixels, more than 1,000"):
+        Frames("video", size=24, frames=2, max_pixels=1000).read(
+            Record("a", {"video": MOVIES[0]}), None
+        )
+    part = Record("a part", {"video": Clip(hours, 2900, 7100)})
+    assert limited.read(part, None)[1].sum() == 2
+    facts = datatools.inspect(str(folder), media="video")
+    assert (facts["records"], facts["bad"]) == (7, 3)
 
 
 def test_they_are_inspected(folder):

@@ -13,7 +13,7 @@ from mmjax.data.keys import PREPROCESS
 from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import OF_READERS, shapes
-from mmjax.models.parts import check_model, complete, of_model, sections
+from mmjax.models.parts import check_model, complete, of_model, part, sections
 from mmjax.schema import TRAINING_ONLY, entry
 
 OPENAI = {"heads": 1, "mlp_dim": 256, "activation": "quick_gelu"}  # what its files take for granted
@@ -25,18 +25,24 @@ BASES = {
     "BertForMaskedLM": ("huggingface", "tiny-bert", {}),
     "ClapModel": ("huggingface", "tiny-clap", {}),
     "big_vision": ("big_vision", "tiny-siglip", {}),
+    "XCLIPModel": ("huggingface", "tiny", {}),  # its towers made X-CLIP's
 }
 
 
 PREPROCESSED = {"big_vision": {"resize": "squash", "interpolation": "bilinear"}}
 
 
-def base(name, changes):
+def base(case):
+    _, name, changes = BASES[case]
     model = models.zoo.config(name)
+    if case == "XCLIPModel":
+        del model["image"]
+        model.video = part("xclip", size=32, patch_size=8, width=64, heads=4, frames=2)
+        model.prompts = part("prompts")
     model.update(changes)
-    for part in sections(model).values():
-        if "depth" in part:
-            part.depth = 1
+    for spec in sections(model).values():
+        if "depth" in spec:
+            spec.depth = 1
     return model
 
 
@@ -47,7 +53,7 @@ def others(key, value):
     if key.name == "kind":
         return ["vit", "resnet", "regions", "transformer", "scale", "concat"]
     if key.type is tuple:
-        return [tuple(type(x)(x / 2) for x in value)]
+        return [value[::-1] if isinstance(value[0], str) else tuple(type(x)(x / 2) for x in value)]
     if key.type is bool:
         return [not value]
     return ["other"] if key.type is str else [(value or 1) * 2, (value or 0) + 1, 0]
@@ -90,8 +96,7 @@ NEEDS = pytest.mark.skipif(not pytorch.HERE, reason=pytorch.WHY)  # its files ar
     "case", [pytest.param("openai", marks=NEEDS), *sorted(BASES.keys() - {"openai"})]
 )
 def test_every_key_comes_back_or_is_refused_by_name(tmp_path, case):
-    format, name, changes = BASES[case]
-    model, held, refused = base(name, changes), set(), set()
+    format, model, held, refused = BASES[case][0], base(case), set(), set()
     for number, (path, other) in enumerate([("", model), *changed(model)]):
         config = ConfigDict({"model": other, "data": entry(PREPROCESS, PREPROCESSED.get(case, {}))})
         folder = tmp_path / str(number)
@@ -109,18 +114,18 @@ def test_every_key_comes_back_or_is_refused_by_name(tmp_path, case):
         jax.tree.map(np.testing.assert_array_equal, found.read(shapes(other)), params)
         held.add(path)
     assert "" in held
-    depths = {f"{name}.depth" for name, part in sections(model).items() if "depth" in part}
+    depths = {f"{name}.depth" for name, spec in sections(model).items() if "depth" in spec}
     assert depths <= held  # and so other sizes are tried, too
     # Of BertForMaskedLM, RoBERTa's.
     assert ("text.position_offset" in held) == (case in ("BertForMaskedLM", "ClapModel"))
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param("openai", marks=NEEDS), "open_clip", "CLIPModel", "big_vision"]
+    "case",
+    [pytest.param("openai", marks=NEEDS), "open_clip", "CLIPModel", "XCLIPModel", "big_vision"],
 )
 def test_every_preprocessing_comes_back_or_is_refused_by_name(tmp_path, case):
-    format, name, changes = BASES[case]
-    model, held = base(name, changes), []
+    format, model, held = BASES[case][0], base(case), []
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes(model))
     for number, values in enumerate(itertools.product(*(key.choices for key in PREPROCESS))):
         data = dict(zip((key.name for key in PREPROCESS), values, strict=True))

@@ -59,7 +59,8 @@ def prepared(folder, settings, kind, picture, *, file="preprocessor_config.json"
     found = (found - np.float32(model.image.mean)) / np.float32(model.image.std)
     processor = getattr(transformers, f"{kind}ImageProcessor").from_pretrained(folder)
     expected = processor(picture, return_tensors="np")["pixel_values"]
-    return found.transpose(2, 0, 1), np.asarray(expected)[0]
+    expected = np.asarray(expected)[0]  # a picture is a video of one frame for VideoMAE's
+    return found.transpose(2, 0, 1), expected[0] if expected.ndim == 4 else expected
 
 
 def picture():

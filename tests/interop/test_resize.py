@@ -5,7 +5,7 @@ import pytest
 from pytorch import F, torch
 
 from mmjax.errors import UserError
-from mmjax.interop.resize import resize_positions, resize_text_positions
+from mmjax.interop.resize import resize_positions, resize_sequence
 
 
 def positions(count, width=24):
@@ -42,13 +42,13 @@ def test_images_are_torchs_antialiased_bicubic(old, new, class_token):
 def test_texts_are_torchs_linear_without_antialias(old, new):
     table = positions(old)
     expected = F.interpolate(torch.tensor(table).T[None], new, mode="linear", antialias=False)[0].T
-    assert_close(resize_text_positions(table, new), expected.numpy())
+    assert_close(resize_sequence(table, new), expected.numpy())
 
 
 def test_the_same_grid_changes_no_bit():
     table = positions(50)
     assert resize_positions(table, (7, 7), (7, 7), class_token=True) is table
-    assert resize_text_positions(table, 50) is table
+    assert resize_sequence(table, 50) is table
 
 
 def test_half_precision_is_rounded_once():

@@ -80,7 +80,7 @@ def test_a_tower_starts_one_of_another_name(saved):
     assert found["video"]["position_embed"].shape[0] == 1 + grid**2
     with pytest.raises(UserError, match=r"has no part 'picture': it has image, logit, text"):
         renamed(clip, (("picture", "video"),))
-    with pytest.raises(UserError, match="two parts of .* one name"):
+    with pytest.raises(UserError, match=r"two parts of .* one name"):
         renamed(clip, (("image", "text"),))
 
 

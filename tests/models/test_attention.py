@@ -86,6 +86,38 @@ def test_padding_and_masks_are_exact(kernel, length, masked, causal):
         np.testing.assert_allclose(ours, true, atol=1e-6 * np.abs(true).max() + 1e-5)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kernel", ["xla", "cudnn", "splash"])
+def test_capped_logits_are_those_of_float64(kernel, causal):
+    q, k, v = inputs(77, 77)
+    q *= 8  # so that the cap matters
+    lengths, cap = np.array([77, 47], np.int32), 5.0
+
+    def squares(q, k, v):
+        if kernel == "splash":
+            y = attention._splash(q, k, v, lengths, causal, True, cap)
+        else:  # cuDNN has none: XLA's
+            y = attention.attend(q, k, v, mask=lengths, causal=causal, softcap=cap,
+                                 implementation=kernel)  # fmt: skip
+        return (y**2).sum(), y
+
+    (_, y), gradients = jax.jit(jax.value_and_grad(squares, (0, 1, 2), has_aux=True))(q, k, v)
+    seen = (np.arange(77) < lengths[:, None])[:, None, None]
+    seen = seen & (np.tri(77, dtype=bool) if causal else True)
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    tanh = np.tanh(np.einsum("blhd,bmhd->bhlm", q, k) / np.sqrt(D) / cap)
+    p = np.where(seen, np.exp(cap * tanh), 0)
+    p /= p.sum(-1, keepdims=True)
+    expected = np.einsum("bhlm,bmhd->blhd", p, v)
+    dp = np.einsum("blhd,bmhd->bhlm", 2 * expected, v)
+    dl = p * (dp - (dp * p).sum(-1, keepdims=True)) * (1 - tanh**2) / np.sqrt(D)
+    exact = (np.einsum("bhlm,bmhd->blhd", dl, k), np.einsum("bhlm,blhd->bmhd", dl, q),
+             np.einsum("bhlm,blhd->bmhd", p, 2 * expected))  # fmt: skip
+    np.testing.assert_allclose(y, expected, atol=3e-6)
+    for ours, true in zip(gradients, exact, strict=True):
+        np.testing.assert_allclose(ours, true, atol=2e-6 * np.abs(true).max() + 1e-5)
+
+
 def test_splash_is_split_by_examples_and_heads():
     q, k, v = inputs(128, 128)
     whole = attention.attend(q, k, v, implementation="xla")

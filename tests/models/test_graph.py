@@ -63,7 +63,7 @@ def test_what_belongs_to_the_model_is_known():
 @pytest.mark.parametrize(
     ("columns", "outputs", "said"),
     [
-        (COLUMNS, ("image/embd",), r"no output 'image/embd': .*'image/embed'"),
+        (COLUMNS, ("image/embd",), r"no output 'image/embd': it gives .*image/embed"),
         (COLUMNS, ("audio/embed",), r"no output 'audio/embed'"),
         ({"image": 0}, ("text/embed",), r"text/embed needs the column 'text' of the batch"),
         ({"text": 0}, ("text/tokens",), r"text/tokens needs the column 'text_mask'"),

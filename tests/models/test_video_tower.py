@@ -69,7 +69,7 @@ def test_a_video_of_one_frame_is_the_image(video):
     np.testing.assert_allclose(embeds(model, params, video[:, 0]), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("over_time", ["mean", "transformer"])
+@pytest.mark.parametrize("over_time", ["mean", "transformer", "divided"])
 def test_frames_that_are_padding_change_nothing(video, over_time):
     model, params, _ = both(over_time=over_time)
     mask = np.arange(T) < np.array([[2], [3], [4]])
@@ -142,6 +142,8 @@ def run():
     [
         ({"over_time": "transformer", "time_heads": 5}, r"time_heads=5 must divide config\.model"),
         ({"depth": 0}, r"depth=0 gives frames no features"),
+        ({"over_time": "divided", "patch_dropout": 0.5}, r"patch_dropout drops other patches"),
+        ({"over_time": "divided", "pool": "queries"}, r"pool='queries' cannot leave out frames"),
         ({"pixel_head": True}, r"pixel_head is of images"),
     ],
 )

@@ -102,9 +102,10 @@ def test_resnets_have_the_published_parameters_and_statistics(name):
 
 
 COCAS = {"CoCa-B/32", "CoCa-L/14"}  # tests/interop/test_open_clip.py holds them to open_clip's
+PRISMS = {"VideoPrism-LvT-B", "VideoPrism-LvT-L"}  # and tests/interop/test_videoprism.py these
 
 
-@pytest.mark.parametrize("name", sorted(set(zoo.list_models()) - set(RESNETS) - COCAS))
+@pytest.mark.parametrize("name", sorted(set(zoo.list_models()) - set(RESNETS) - COCAS - PRISMS))
 def test_parameters_are_as_many_as_in_transformers(name):
     theirs = sum(p.numel() for p in peer(zoo.config(name)).parameters())
     statistics = 2 * zoo.config(name).audio.bins if "clap" in name else 0  # to them, buffers
@@ -122,7 +123,7 @@ def test_every_parameter_has_a_role(name):
         assert x.dtype == "float32"
     config = zoo.config(name)
     wanted = {"matrix", "position", "norm", "bias"}
-    wanted |= {"statistic"} if name in RESNETS or "clap" in name else set()
+    wanted |= {"statistic"} if name in RESNETS or name in PRISMS or "clap" in name else set()
     wanted |= set() if name in RESNETS else {"token"}
     wanted |= {"embedding"} if "text" in config else set()
     assert found == wanted | ({"scale"} if "logit" in config else set())

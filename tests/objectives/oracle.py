@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from mmjax.objectives import contrastive
+from mmjax.objectives import contrastive, mil_nce
 from mmjax.parallel import mesh as mesh_lib
 
 B, D = 32, 12
@@ -49,22 +49,36 @@ def lse(logits, axis):
 
 
 def clip(logits, teacher):
+    n = len(logits)
     value = (0.5 * (lse(logits, 1) + lse(logits, 0)) - np.diag(logits)).mean()
-    return value, (0.5 * (softmax(logits, 1) + softmax(logits, 0)) - np.eye(B)) / B
+    return value, (0.5 * (softmax(logits, 1) + softmax(logits, 0)) - np.eye(n)) / n
 
 
 def infonce(logits, teacher):
-    return (lse(logits, 1) - np.diag(logits)).mean(), (softmax(logits, 1) - np.eye(B)) / B
+    n = len(logits)
+    return (lse(logits, 1) - np.diag(logits)).mean(), (softmax(logits, 1) - np.eye(n)) / n
 
 
-def several(logits, teacher):
-    hits = np.where(positives(), logits, -np.inf)
-    return (lse(logits, 1) - lse(hits, 1)).mean(), (softmax(logits, 1) - softmax(hits, 1)) / B
+def several(logits, teacher, same=None):
+    n, hits = len(logits), np.where(positives() if same is None else same, logits, -np.inf)
+    return (lse(logits, 1) - lse(hits, 1)).mean(), (softmax(logits, 1) - softmax(hits, 1)) / n
 
 
 def siglip(logits, teacher):
-    z = 2 * np.eye(B) - 1
-    return np.logaddexp(0, -z * logits).sum() / B, -z / (1 + np.exp(z * logits)) / B
+    n = len(logits)
+    z = 2 * np.eye(n) - 1
+    return np.logaddexp(0, -z * logits).sum() / n, -z / (1 + np.exp(z * logits)) / n
+
+
+def joint(logits, teacher):
+    """InfoNCE over a row and a column together, the positive once."""
+    n, value, g = len(logits), 0.0, np.zeros(logits.shape)
+    for i in range(n):
+        seen = np.zeros(logits.shape, bool)
+        seen[i], seen[:, i] = True, True
+        value += lse(logits[seen], 0) - logits[i, i]
+        g[seen] += softmax(logits[seen], 0)
+    return value / n, (g - np.eye(n)) / n
 
 
 def distill(logits, teacher):
@@ -92,6 +106,10 @@ LOSSES = {
             x, y, s, positives(), implementation=how
         ),
         several,
+    ),
+    "mil_nce": (  # bags of one
+        lambda x, y, s, b, t, how: mil_nce.mil_nce_loss(x, y[:, None], s, implementation=how),
+        joint,
     ),
     "siglip": (
         lambda x, y, s, b, t, how: contrastive.siglip_loss(x, y, s, b, implementation=how),

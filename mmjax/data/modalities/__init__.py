@@ -6,6 +6,7 @@ with its field.
 
 from mmjax.data.modalities.audio import Audio
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, build, register
+from mmjax.data.modalities.captions import Captions
 from mmjax.data.modalities.image import Image
 from mmjax.data.modalities.regions import Regions
 from mmjax.data.modalities.tags import Tags
@@ -15,6 +16,7 @@ from mmjax.data.modalities.views import Views
 
 __all__ = [
     "Audio",
+    "Captions",
     "Column",
     "Frames",
     "Image",

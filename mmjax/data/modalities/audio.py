@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from mmjax.data.draw import Draw
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, register
 from mmjax.data.records import BadRecord, Record
-from mmjax.data.sounds import MAX_HOURS, Fill, filled, open_sound, resampled, samples
+from mmjax.data.sounds import Fill, filled, open_sound, resampled, samples
+from mmjax.data.videos import MAX_HOURS
 
 
 @register("audio")
@@ -29,6 +30,8 @@ class Audio(Modality):
     seconds: float
     fill: Fill = "repeat"
     max_hours: float = MAX_HOURS
+
+    media = ("audio", "video")
 
     @classmethod
     def of(

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -28,7 +28,15 @@ class Modality:
     """Reads what one part of the model is fed. Pickles cheaply: every worker process gets one.
 
     A subclass has `of`, `columns` and `read`, and is registered under its kind.
+
+    Attributes:
+      media: the media of sources (their key `media`) that it reads; (): the one of its kind's name,
+        or if there is none of that name, those of any source.
+      media_otherwise: media that it also reads where no other part of the model does.
     """
+
+    media: ClassVar[tuple[str, ...]] = ()
+    media_otherwise: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def of(
@@ -58,6 +66,18 @@ class Modality:
         rows = [blank if i is None else i if isinstance(i, tuple) else (i,) for i in items]
         stacked = map(np.stack, zip(*rows, strict=True))
         return dict(zip(self.columns, stacked, strict=True))
+
+    def blank(self) -> Any:
+        """An item of a record that has nothing for it, in training: all zeros, of which nothing is
+        padding, so that a tower computes finite numbers."""
+        return tuple(
+            np.full(shape, dtype == np.bool_, dtype) for shape, dtype in self.columns.values()
+        )
+
+    def spelled(self, batch: Batch) -> int:
+        """How many texts of a batch spell a special token out, as "<|endoftext|>"."""
+        del batch
+        return 0
 
     def check(self, source: Source, spec: Mapping[str, Any], key: str) -> None:
         """Looks at what `spec`, the config's entry `key`, has opened. UserError: it lacks what is

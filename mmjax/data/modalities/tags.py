@@ -14,6 +14,7 @@ from mmjax.data.draw import Draw
 from mmjax.data.modalities.base import LoadTokenizer, register
 from mmjax.data.modalities.text import Text
 from mmjax.data.records import Record, Source
+from mmjax.data.workers import Batch
 from mmjax.errors import UserError
 
 
@@ -42,6 +43,12 @@ class Tags(Text):
         text = np.concatenate([text, more[:, start:]], axis=1)
         mask = np.concatenate([mask, there[:, start:]], axis=1)
         return text, mask
+
+    def blank(self) -> Any:
+        return "", ""
+
+    def spelled(self, batch: Batch) -> int:
+        return 0  # there are end tokens inside of every row
 
     def check(self, source: Source, spec: Mapping[str, Any], key: str) -> None:
         if not spec.get("tags"):

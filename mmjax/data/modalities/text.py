@@ -64,8 +64,10 @@ class Text(Modality):
             text, mask = (np.ascontiguousarray(x[:, :length]) for x in (text, mask))
         return {self.name: text, f"{self.name}_mask": mask}
 
+    def blank(self) -> Any:
+        return ""  # a start and an end: no tower divides by a length of 0
+
     def spelled(self, batch: Batch) -> int:
-        """How many texts of a batch spell a special token out, as "<|endoftext|>"."""
         return int(self.tokenizer.spelled(batch[self.name], batch[f"{self.name}_mask"]).sum())
 
     def packed(self, items: Sequence[Any], rows: int) -> tuple[Batch, int]:

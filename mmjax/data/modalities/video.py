@@ -21,7 +21,7 @@ from mmjax.data.images import (
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, register
 from mmjax.data.records import BadRecord, Record
 from mmjax.data.sampling import Sampling, sample_frames
-from mmjax.data.videos import Array, Video, open_video
+from mmjax.data.videos import MAX_HOURS, Array, Video, open_video
 
 
 @register("video")
@@ -42,6 +42,9 @@ class Frames(Modality):
     interpolation: Interpolation = "bicubic"
     augment: Augment = field(default_factory=Augment)
     max_pixels: int = MAX_PIXELS
+    max_hours: float = MAX_HOURS
+
+    media_otherwise = ("image",)
 
     @classmethod
     def of(
@@ -52,6 +55,7 @@ class Frames(Modality):
         return cls(
             name, spec.size, spec.frames, data.sampling, data.fps, data.resize,
             data.interpolation, Augment(**data.augment), data.max_pixels,
+            data.max_hours,
         )  # fmt: skip
 
     @property
@@ -99,7 +103,7 @@ class Frames(Modality):
     def open(self, record: Record) -> Video:
         """The video of a record, or its image as one. BadRecord, without the record's key."""
         if "video" in record.parts or "image" not in record.parts:
-            return open_video(record.part("video"), self.max_pixels)
+            return open_video(record.part("video"), self.max_pixels, self.max_hours)
         image = record.part("image")
         if isinstance(image, bytes):
             check_size(image, self.max_pixels)

@@ -17,17 +17,23 @@ from mmjax.data.tokenize import load_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop.files import open_tensors, read_json
 from mmjax.interop.formats import Format, Weights, weights
-from mmjax.interop.huggingface import bert, clap, clip, preprocessor, sentence, siglip, sounds, vit
+from mmjax.interop.huggingface import (
+    bert,
+    clap,
+    clip,
+    preprocessor,
+    sentence,
+    siglip,
+    videoprism,
+    vit,
+    xclip,
+)
 from mmjax.interop.huggingface.architecture import Architecture
 from mmjax.interop.texts import Library, check_end
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *clip.MODELS,
-    siglip.MODEL,
-    vit.MODEL,
-    *bert.MODELS,
-    clap.MODEL,
-)
+    *clip.MODELS, siglip.MODEL, vit.MODEL, *bert.MODELS, videoprism.MODEL, xclip.MODEL, clap.MODEL,
+)  # fmt: skip
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -75,14 +81,15 @@ def read(path: Path) -> Weights:
         ) from error
     model.name = Path(settings.get("_name_or_path") or path.absolute()).name
     tensors = sentence.of_folder(path, model, tensors)
-    images = preprocessor.read(path, model, architecture.model_type)
-    if "audio" in model:
-        sounds.read(path, model)
+    if architecture.read_preprocessor is not None:
+        prepared = architecture.read_preprocessor(path, model)
+    else:
+        prepared = preprocessor.read(path, model, architecture.model_type)
     has_words = any((path / name).is_file() for name in TOKENIZERS)
     pooled_at = architecture.pooled_at(settings)
 
     def words(name: str | Path) -> Tokenizer:
-        return check_end(load_tokenizer(name), pooled_at, str(path / "config.json"))
+        return check_end(architecture.words(name), pooled_at, str(path / "config.json"))
 
     return weights(
         path,
@@ -91,7 +98,7 @@ def read(path: Path) -> Weights:
         tensors,
         tokenizer=(lambda: words(path)) if has_words else None,
         words=words,
-        **images,
+        **prepared,
     )
 
 
@@ -107,7 +114,7 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
     (folder / "config.json").write_text(text, encoding="utf-8")
     prepared = architecture.preprocessor(config)
     if prepared:
-        _write_json(folder / "preprocessor_config.json", prepared)
+        _write_json(folder / architecture.preprocessor_file, prepared)
     if tokenizer is not None:
         tokenizer.save(folder)
         file = folder / "tokenizer_config.json"
@@ -152,7 +159,12 @@ def _library(folder: Path, config: ConfigDict, tokenizer: Tokenizer) -> Library:
         return rows["input_ids"]
 
     remedy = "give it the ids of mmjax"
-    if tokenizer.clean:
+    if tokenizer.clean == "sentence":
+        remedy = (
+            "first put spaces for punctuation, lower the case and end in a period, as the model "
+            "was trained (canonicalize_text of videoprism.utils)"
+        )
+    elif tokenizer.clean:
         remedy = (
             "clean texts first, as the model was trained, with "
             f"open_clip.tokenizer.get_clean_fn({tokenizer.clean!r})"

@@ -4,19 +4,24 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
+from mmjax.data.tokenize import load_tokenizer
 from mmjax.interop.files import Tensors
 from mmjax.interop.formats import Family
 from mmjax.interop.table import LINEAR, Row
+from mmjax.models.parts import sections
 
-ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
+ACTIVATIONS = {
+    "quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu",
+}  # fmt: skip
 FROM_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
-FROM_ACTIVATIONS["gelu_new"] = "gelu_tanh"
+FROM_ACTIVATIONS |= {"gelu_new": "gelu_tanh", "gelu_python": "gelu"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +34,16 @@ class Architecture:
       classes: names under "architectures" in config.json that it reads.
       read_config: (config.json, tensors) → `config.model`.
       write_config: (`config.model`, tokenizer or None) → a config object of transformers.
-      preprocessor: config → content of preprocessor_config.json; empty for texts alone.
+      preprocessor: config → content of `preprocessor_file`; empty for texts alone.
+      preprocessor_file: preprocessor_config.json, or what a class of videos has.
+      read_preprocessor: (folder, `config.model`) → the keys of `config.data` that say how an image
+        is resized, what else the file says put into the model; None: as all classes of images do.
       card: front matter of the model card, and its Python example.
       names: tensors of a file, older spellings and prefixes made those of the table.
+      constants: `config.model` → tensors that the class keeps in its files, and that are no
+        parameters.
+      words: a tokenizer's folder or hub name → that tokenizer as the class takes it.
       pooled_at: config.json → the id, or LARGEST, at which texts are pooled; None: at no id.
-      constants: `config.model` → tensors that its files hold beside parameters.
     """
 
     family: Family
@@ -43,9 +53,12 @@ class Architecture:
     write_config: Callable[[ConfigDict, Tokenizer | None], Any]
     preprocessor: Callable[[ConfigDict], dict[str, Any]]
     card: tuple[str, str]
+    preprocessor_file: str = "preprocessor_config.json"
+    read_preprocessor: Callable[[Path, ConfigDict], dict[str, str]] | None = None
     names: Callable[[Tensors], Tensors] = lambda tensors: tensors
+    constants: Callable[[ConfigDict], dict[str, np.ndarray]] = lambda model: {}
+    words: Callable[[str | Path], Tokenizer] = load_tokenizer
     pooled_at: Callable[[Mapping[str, Any]], int | str | None] = lambda settings: None
-    constants: Callable[[ConfigDict], Mapping[str, np.ndarray]] = lambda model: {}
 
 
 def read_back(
@@ -59,8 +72,9 @@ def read_back(
         names = dict.fromkeys(row.theirs for row in rows(model))
         with _quiet():
             found = read_config(write_config(model, None).to_dict(), names)
-        if "image" in found:  # preprocessor_config.json
-            found.image.update(mean=model.image.mean, std=model.image.std)
+        for name, part in sections(found).items():
+            if "mean" in part:  # preprocessor_config.json
+                part.update(mean=model[name].mean, std=model[name].std)
         return found
 
     return back

@@ -249,6 +249,7 @@ MODEL = Architecture(
     read_config=read_config,
     write_config=write_config,
     preprocessor=lambda config: sounds.write(config.model),
+    read_preprocessor=sounds.read,
     constants=constants,
     card=CARD,
 )  # fmt: skip

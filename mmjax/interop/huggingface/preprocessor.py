@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 from mmjax.interop.files import read_json
+from mmjax.models.parts import sections
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # PIL's numbers
 _INTERPOLATION = {number: name for name, number in _RESAMPLE.items()}
@@ -33,6 +34,7 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "CLIP": _CLIP,
     "ViT": _SQUARE | {"resample": 2},
     "Siglip": _SQUARE | {"resample": 3, "default_to_square": False},
+    "VideoMAE": _CLIP | {"resample": 2, "image_mean": _HALF, "image_std": _HALF},
 }  # fmt: skip
 SPELLINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 READ = {
@@ -53,6 +55,11 @@ SILENT = {
 }  # fmt: skip
 
 
+def part_of(model: ConfigDict) -> ConfigDict | None:
+    """The part that sees pictures, or frames of videos; None if there is none."""
+    return next((part for part in sections(model).values() if "mean" in part), None)
+
+
 def read(folder: Path, model: ConfigDict, model_type: str) -> dict[str, str]:
     """Puts mean and deviation into `config.model`; returns the keys of `config.data` that say how
     an image is resized.
@@ -65,12 +72,13 @@ def read(folder: Path, model: ConfigDict, model_type: str) -> dict[str, str]:
       UserError: it is prepared as nothing is here; all fields that are in the way are named.
     """
     file, found = find(folder, "image_processor")
-    if "image" not in model or found is None:
+    image = part_of(model)
+    if image is None or found is None:
         return {}
     settings = _defaults(found, model_type, file) | found
     square, side = _side(settings["size"], settings["default_to_square"])
     cut_square, cut = _side(settings["crop_size"], True)
-    cuts, wanted = bool(settings["do_center_crop"]), model.image.size
+    cuts, wanted = bool(settings["do_center_crop"]), image.size
     colours = {key: _colours(settings[key]) for key in ("image_mean", "image_std")}
     unlike = {
         "do_center_crop": not cuts and not square,
@@ -89,7 +97,7 @@ def read(folder: Path, model: ConfigDict, model_type: str) -> dict[str, str]:
             f"to the model's {wanted} pixels, bicubically or bilinearly, squashed or with the "
             "middle cut out, and normalises."
         )
-    model.image.update(mean=colours["image_mean"], std=colours["image_std"])
+    image.update(mean=colours["image_mean"], std=colours["image_std"])
     return {
         "resize": "squash" if square else "shortest",
         "interpolation": _INTERPOLATION[settings["resample"]],
@@ -149,8 +157,10 @@ def _colours(values: Any) -> tuple[float, ...] | None:
 
 
 def write(processor: str, config: ConfigDict) -> dict[str, Any]:
-    """preprocessor_config.json as `config.model.image` and `config.data` say."""
-    image, size = config.model.image, config.model.image.size
+    """preprocessor_config.json as the part that sees pictures and `config.data` say."""
+    image = part_of(config.model)
+    assert image is not None
+    size = image.size
     square = {"height": size, "width": size}
     fit = (
         {"size": square, "do_center_crop": False}

@@ -42,15 +42,16 @@ _SILENT = {
 }  # fmt: skip
 
 
-def read(folder: Path, model: ConfigDict) -> None:
-    """Puts what the file says into `config.model.audio`; without a file that stays as it is.
+def read(folder: Path, model: ConfigDict) -> dict[str, str]:
+    """Puts what the file says into `config.model.audio`; without a file that stays as it is. No
+    key of `config.data` comes of it: {}.
 
     Raises:
       UserError: sounds are prepared as nothing is here; all fields that are in the way are named.
     """
     file, found = find(folder, "feature_extractor")
     if found is None:
-        return
+        return {}
     fill = found.get("padding", _DEFAULTS["padding"])
     unlike = {
         "padding": fill not in _FILL.values(),
@@ -67,6 +68,7 @@ def read(folder: Path, model: ConfigDict) -> None:
             "dB."
         )
     model.audio.update(keys_of(found))
+    return {}
 
 
 _KNOWN = {field for field, _ in _FIELDS.values()} | {"padding"} | _FIXED.keys() | _SILENT

@@ -22,7 +22,7 @@ from mmjax.interop.files import Tensor, Tensors, open_tensors, read_json
 from mmjax.interop.formats import Family, Format, Weights, weights
 from mmjax.interop.open_clip import config as settings_lib
 from mmjax.interop.open_clip.tables import has_own_text, rows
-from mmjax.interop.resize import resize_positions, resize_text_positions
+from mmjax.interop.resize import resize_positions, resize_sequence
 from mmjax.interop.texts import LARGEST, Library, check_end, is_openais, load_as
 
 CONFIG = "open_clip_config.json"
@@ -120,7 +120,7 @@ def _resized(tensors: dict[str, Any], model: ConfigDict) -> Tensors:
     if name in tensors and tensors[name].shape[0] != length:
         tensors[name] = _changed(
             tensors[name], (length, tensors[name].shape[1]),
-            lambda x: resize_text_positions(x, length),
+            lambda x: resize_sequence(x, length),
         )  # fmt: skip
     name = "visual.positional_embedding"
     if name in tensors and model.image.kind == "vit":

@@ -1,5 +1,5 @@
-"""The text tower: causal with EOT pooling (CLIP) or a class token at the end (CoCa), bidirectional
-(SigLIP), or post-norm (BERT)."""
+"""The text tower: causal with EOT pooling (CLIP) or a class token at the end (CoCa, VideoPrism),
+bidirectional (SigLIP), or post-norm (BERT)."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -36,13 +36,17 @@ from mmjax.models.layers import (
     stack,
 )
 from mmjax.models.parts import register, sections
-from mmjax.schema import SHAPE_FREE
-from mmjax.values import COUNT, NATURAL, POSITIVE
+from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
+from mmjax.values import COUNT, COUNT_OR_0, NATURAL, POSITIVE, POSITIVE_OR_0
+
+APPENDED = ("appended", "class")  # pools of a token behind the text
 
 
 @register("transformer")
 class TextTower(nn.Module):
     """int32 ids [B, L], L ≤ context -> "tokens" [B, L, W], "features" and "embed" [B, D].
+
+    Of bags of texts [B, K, L] all outputs are [B, K, …], those of each text by itself.
 
     The fields are the config keys `model.text.*`.
 
@@ -66,12 +70,18 @@ class TextTower(nn.Module):
       embed_norm: A layer norm before the blocks, as BERT has.
       token_types: Rows of BERT's type embedding: the first is of the caption, the second of tags.
       tags: Last positions of a text that hold the tags of its image (Oscar).
+      position: Position embedding; sincos: the fixed one of Vaswani et al. (2017), added to tokens
+        times √width.
+      bag: Captions of an example that are read in training, the first of its record, as mil_nce
+        takes them; 0: one, and no bag.
       position_offset: Row of the position embedding where a text begins; RoBERTa: 2.
       mlm_head: BERT's masked-language head, for token_logits.
       causal: A token sees earlier tokens only.
       mask_padding: Padding is not attended to (needless if causal).
       pool: Which token is the text: (first) end, first, last position, mean, or one that is
-        appended (open_clip's CoCa).
+        appended: with a position, as open_clip's CoCa has it, or without (class, VideoPrism).
+      softcap: Attention's logits x become softcap · tanh(x / softcap); 0: they stay.
+      centred_norms: Layer norms scale by 1 + their parameter.
     """
 
     embed_dim: int
@@ -92,15 +102,20 @@ class TextTower(nn.Module):
     embed_norm: bool = False
     token_types: Annotated[int, NATURAL] = 0
     tags: Annotated[int, SHAPE_FREE, NATURAL] = 0
+    position: Literal["learned", "sincos"] = "learned"
+    bag: Annotated[int, TRAINING_ONLY, COUNT_OR_0] = 0
     position_offset: Annotated[int, NATURAL] = 0
     mlm_head: bool = False
     causal: Annotated[bool, SHAPE_FREE] = True
     mask_padding: Annotated[bool, SHAPE_FREE] = False
-    pool: Annotated[Literal["eot", "cls", "last", "mean", "appended"], SHAPE_FREE] = "eot"
+    pool: Annotated[Literal["eot", "cls", "last", "mean", "appended", "class"], SHAPE_FREE] = "eot"
+    softcap: Annotated[float, SHAPE_FREE, POSITIVE_OR_0] = 0.0
+    centred_norms: Annotated[bool, SHAPE_FREE] = False
 
     SMOKE: ClassVar = {
         "vocab_size": 600, "context_length": 16, "width": 32, "heads": 4, "mlp_dim": 64,
         "depth": lambda depth: min(depth, 2), "tags": lambda tags: min(tags, 6),
+        "bag": lambda bag: min(bag, 3),
     }  # fmt: skip
 
     @classmethod
@@ -108,14 +123,19 @@ class TextTower(nn.Module):
         key = f"config.model.{name}"
         check_heads(key, spec)
         check_head(key, spec, model)
-        if spec.pool == "appended" and (not spec.causal or spec.mask_padding):
+        if spec.pool in APPENDED and (not spec.causal or spec.mask_padding):
             raise UserError(
-                f"{key}.pool='appended' has a mask of its own: set causal=True and "
+                f"{key}.pool={spec.pool!r} has a mask of its own: set causal=True and "
                 "mask_padding=False."
+            )
+        joints = [part for part in sections(model).values() if name in part.get("of", ())]
+        if spec.bag and (joints or spec.tags or spec.depth < 1):
+            raise UserError(
+                f"{key}.bag={spec.bag} is for a text tower by itself: set it to 0, or take this "
+                "part out of fusions and set its tags=0 and its depth to 1 or more."
             )
         if not spec.tags:
             return
-        joints = [part for part in sections(model).values() if name in part.get("of", ())]
         if not any(part.kind == "concat" for part in joints) or spec.depth or spec.token_types < 2:
             raise UserError(
                 f"{key}.tags={spec.tags} are a third segment of an early fusion: set {key}.depth=0 "
@@ -138,7 +158,7 @@ class TextTower(nn.Module):
 
     @property
     def modality(self) -> str:
-        return "tags" if self.tags else "text"
+        return "tags" if self.tags else "captions" if self.bag else "text"
 
     def functions(self, name: str) -> tuple[Function, ...]:
         columns = {"text": name, "mask": f"{name}_mask", "segment": f"{name}_segment"}
@@ -165,13 +185,17 @@ class TextTower(nn.Module):
         """Computes the named outputs; `train` changes nothing.
 
         "tokens" are the last layer's tokens, normalised; "features" what is pooled of them and
-        projected, "embed" the same at unit length. `mask` [B, L] is True on real tokens, EOT
+        projected, "embed" the same at unit length. Bags are `text` and `mask` [B, K, L], and no
+        other inputs. `mask` [B, L] is True on real tokens, EOT
         included: lengths, never ids, say so. `ar` int32 [B, L] says what a token sees (`may_see`)
         in a tower that is not causal already. `segment` int32 [B, L] numbers the texts that share a
         row: each begins at position 0 and sees itself alone; there are no "features" of them. With
         a `cache` the texts are the tokens from `position` on, `mask` is of all that the cache
         holds, and there is a new "cache", too.
         """
+        bags = text.shape[:2] if text.ndim == 3 else None
+        if bags:
+            text, mask = (x.reshape(-1, x.shape[2]) for x in (text, mask))
         seen = None
         if self.mask_padding and self.ends_in_padding(ar, segment, cache):
             seen = mask.sum(axis=1, dtype=jnp.int32)
@@ -179,7 +203,7 @@ class TextTower(nn.Module):
             seen = may_see(mask) if self.mask_padding else None
         elif cache is not None or self.mask_padding or ar is not None:
             seen = may_see(mask if cache is not None or self.mask_padding else mask | True, ar)
-        append = self.pool == "appended" and bool(POOLED & set(outputs))
+        append = self.pool in APPENDED and bool(POOLED & set(outputs))
         if append:
             seen = self.seen_of_appended(text, mask)
         if segment is not None:
@@ -202,10 +226,12 @@ class TextTower(nn.Module):
             remat=self.remat,
             unroll=self.unroll,
             dtype=self.dtype,
+            softcap=self.softcap,
+            centred_norms=self.centred_norms,
         )
-        norm = lambda x: x  # noqa: E731 (post-norm blocks end with one)
+        norm: Any = lambda x: x  # noqa: E731 (post-norm blocks end with one)
         if self.norm == "pre":
-            norm = layer_norm(self.norm_eps, self.dtype, "norm_post")
+            norm = layer_norm(self.norm_eps, self.dtype, "norm_post", self.centred_norms)
         tokens = x[:, :-1] if append else x
         result: dict[str, Any] = {} if cache is None else {"cache": cache}
         if "tokens" in outputs:
@@ -219,6 +245,8 @@ class TextTower(nn.Module):
             else:
                 pooled = norm(x[:, -1] if append else pool_tokens(x, mask, self.pool))
             result |= project(pooled, self.head, self.embed_dim, self.dtype)
+        if bags:
+            result = {name: x.reshape(*bags, *x.shape[1:]) for name, x in result.items()}
         return result
 
     def ends_in_padding(self, ar: Any, segment: Any, cache: Any) -> bool:
@@ -235,19 +263,30 @@ class TextTower(nn.Module):
         class token behind, with a position of its own: [B, L + 1, W].
         """
         rows = self.position_offset + self.context_length + (self.pool == "appended")
-        table = self.param("position_embed", normal(0.01), (rows, self.width))
+        shape, factor = (rows, self.width), None
+        if self.position == "sincos":
+            table, factor = (
+                self.param("position_table", lambda key: sincos(*shape)),
+                shape[1] ** 0.5,
+            )
+        else:
+            table = self.param("position_embed", normal(0.01), shape)
         first = self.position_offset + (0 if position is None else position)
         if jnp.ndim(first):
             positions = table[first]
         else:
             positions = jax.lax.dynamic_slice_in_dim(table, first, text.shape[1])
-        x = self.token_embed(text) + positions.astype(self.dtype)
+        x = self.token_embed(text)
+        x = (x * factor if factor else x) + positions.astype(self.dtype)
         if self.token_types:
             types = self.param("type_embed", normal(0.02), (self.token_types, self.width))
             is_tag = np.arange(text.shape[1]) >= self.context_length - self.tags
             x = x + types[is_tag.astype(int) if self.tags else 0].astype(self.dtype)
         if append:
-            token = self.param("class_embed", normal(0.01), (self.width,)) + table[-1]
+            std = 0.01 if self.pool == "appended" else self.width**-0.5
+            token = self.param("class_embed", normal(std), (self.width,))
+            token = token * factor if factor else token
+            token = token + table[-1] if self.pool == "appended" else token
             token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
             x = jnp.concatenate([x, token], axis=1)
         return layer_norm(self.norm_eps, self.dtype, "norm_embed")(x) if self.embed_norm else x
@@ -255,9 +294,12 @@ class TextTower(nn.Module):
     def seen_of_appended(self, text: jax.Array, mask: jax.Array) -> jax.Array:
         """bool [B, 1, 1, L + 1], the positions that the appended token (and all others) may see.
 
-        As open_clip's CoCa was trained: id 0 is taken for padding, and the mask lies one position
-        too far to the right, so that the first padding is seen and the class token is not.
+        pool="appended", as open_clip's CoCa was trained: id 0 is taken for padding, and the mask
+        lies one position too far to the right, so that the first padding is seen and the class
+        token is not.
         """
+        if self.pool == "class":
+            return may_see(jnp.pad(mask, ((0, 0), (0, 1)), constant_values=True))
         seen = mask & (text != 0)
         return jnp.pad(seen, ((0, 0), (1, 0)), constant_values=True)[:, None, None, :]
 
@@ -275,6 +317,13 @@ class TextTower(nn.Module):
             self.mlm.hidden(jnp.zeros((1, self.width), self.dtype))
         params = self.mlm.variables["params"]
         return {"lm_head": LmHead(params, self.token_embed.embedding, self.mlm.clone(parent=None))}
+
+
+def sincos(length: int, width: int) -> jax.Array:
+    """Fixed positions float32 [length, width]: the sines of all frequencies, then the cosines (of
+    Vaswani et al., 2017, in the order of VideoPrism)."""
+    angles = np.arange(length)[:, None] / 10_000 ** (np.arange(0, width, 2) / width)
+    return jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), jnp.float32)
 
 
 def ignores_padding(text: TextTower | ConfigDict) -> bool:

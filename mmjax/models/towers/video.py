@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 from mmjax.models.attention import may_see
+from mmjax.models.divided import DividedBlock
 from mmjax.models.graph import Function
 from mmjax.models.heads import masked_mean, normal
 from mmjax.models.layers import stack, unit_length
@@ -27,16 +28,18 @@ class VideoTower(VisionTower):
 
     Attributes:
       frames: Frames of a video; a shorter one is padded.
-      over_time: What frames become together: their mean, or the mean of a transformer over them
-        (CLIP4Clip's seqTransf, Luo et al., 2021), which knows their order.
+      over_time: What frames become together: their mean; the mean of a transformer over them
+        (CLIP4Clip's seqTransf, Luo et al., 2021), which knows their order; or one video whose
+        blocks attend to time, then to space (divided; Frozen in Time, Bain et al., 2021).
       time_depth: over_time=transformer: its blocks.
       time_heads: over_time=transformer: attention heads; must divide embed_dim.
-      normalise: What has unit length: each frame's features before the mean, the mean after it, or
-        both (CLIP4Clip). Only before leaves an embedding shorter than 1 (Perception Encoder).
+      normalise: over_time=mean or transformer: what has unit length, each frame's features before
+        the mean, the mean after it, or both (CLIP4Clip). Only before leaves an embedding shorter
+        than 1 (Perception Encoder).
     """
 
     frames: Annotated[int, COUNT] = 8
-    over_time: Literal["mean", "transformer"] = "mean"
+    over_time: Literal["mean", "transformer", "divided"] = "mean"
     time_depth: Annotated[int, COUNT] = 4
     time_heads: Annotated[int, COUNT] = 8
     normalise: Literal["before", "after", "both"] = "both"
@@ -61,10 +64,21 @@ class VideoTower(VisionTower):
             )
         if spec.pixel_head:
             raise UserError(f"{key}.pixel_head is of images: set it to False.")
+        if spec.over_time == "divided" and spec.patch_dropout:
+            raise UserError(
+                f"{key}.patch_dropout drops other patches of each frame, and over_time='divided' "
+                "compares the same: set it to 0."
+            )
+        if spec.over_time == "divided" and spec.pool == "queries":
+            raise UserError(
+                f"{key}.pool='queries' cannot leave out frames that are padding: with "
+                "over_time='divided' set it to 'cls', 'mean' or 'map'."
+            )
 
     def functions(self, name: str) -> tuple[Function, ...]:
         reads = (("video", name), ("mask", f"{name}_mask"))
-        return (Function(name, "__call__", reads, ("features", "embed", "frames")),)
+        frames = () if self.over_time == "divided" else ("frames",)
+        return (Function(name, "__call__", reads, ("features", "embed", *frames)),)
 
     @nn.compact
     def __call__(  # type: ignore[override]
@@ -82,6 +96,8 @@ class VideoTower(VisionTower):
         rows, frames = video.shape[:2]
         if mask is None:
             mask = jnp.ones((rows, frames), bool)
+        if self.over_time == "divided":
+            return self.divided(outputs, video, mask, train)
         images = video.reshape(-1, *video.shape[2:])
         found = VisionTower.__call__(self, ("features",), images, None, train)["features"]
         found = found.reshape(rows, frames, -1)
@@ -99,6 +115,26 @@ class VideoTower(VisionTower):
         embed = pooled if self.normalise == "before" else unit_length(pooled)
         return result | {"features": pooled, "embed": embed}
 
+    def divided(
+        self, outputs: tuple[str, ...], video: jax.Array, mask: jax.Array, train: bool
+    ) -> dict[str, jax.Array]:
+        """The patches of all frames as one sequence with one class token; an image, and a video of
+        one frame, goes through the image tower itself."""
+        rows, frames = video.shape[:2]
+        if frames == 1:
+            return VisionTower.__call__(self, outputs, video[:, 0], None, train)
+        x = self.embed_tokens(video.reshape(-1, *video.shape[2:]), None, train)  # [B·T, 1 + N, W]
+        x = x.reshape(rows, frames, -1, self.width)
+        first = int(self.class_token)
+        token, patches = x[:, 0, :first], x[:, :, first:]
+        time = self.param("time_embed", nn.initializers.zeros, (self.frames, self.width))
+        several = mask.sum(axis=1) > 1
+        time = jnp.where(several[:, None, None], time[:frames], 0)[:, :, None]
+        patches = (patches + time.astype(x.dtype)).reshape(rows, -1, self.width)
+        x = jnp.concatenate([token, patches], axis=1)
+        x = self.run_blocks(x, mask, block=DividedBlock, class_token=self.class_token)
+        return self.read_out(x, outputs, jnp.repeat(mask, patches.shape[1] // frames, axis=1))
+
 
 class OverTime(nn.Module):
     """A transformer over the features of frames, [B, T, D] -> [B, T, D]."""
@@ -109,14 +145,18 @@ class OverTime(nn.Module):
     remat: str
     unroll: bool
     dtype: jnp.dtype
+    mlp_dim: int = 0  # 0: four times the width
+    activation: str = "quick_gelu"
+    norm_eps: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         width = x.shape[-1]
         positions = self.param("position_embed", normal(0.01), (self.frames, width))
         x = x + positions[: x.shape[1]].astype(x.dtype)
         return stack(
-            x, may_see(mask), depth=self.depth, heads=self.heads, mlp_dim=4 * width,
-            activation="quick_gelu", norm="pre", norm_eps=1e-5, causal=False, attention="xla",
-            remat=self.remat, unroll=self.unroll, dtype=self.dtype,
+            x, None if mask is None else may_see(mask), depth=self.depth, heads=self.heads,
+            mlp_dim=self.mlp_dim or 4 * width, activation=self.activation, norm="pre",
+            norm_eps=self.norm_eps, causal=False, attention="xla", remat=self.remat,
+            unroll=self.unroll, dtype=self.dtype,
         )[0]  # fmt: skip

@@ -1,6 +1,6 @@
 """The image tower: a vision transformer (Dosovitskiy et al., 2021) in CLIP's and SigLIP's forms."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from mmjax.models.heads import (
     QueryPool,
     check_head,
     check_heads,
+    masked_mean,
     normal,
     project,
     tower_outputs,
@@ -147,7 +148,15 @@ class VisionTower(nn.Module):
         same at unit length, in float32. "pixels" float32 [B, N, 3 P²] are the pixels predicted for
         each patch; patches where `patch_mask` bool [B, N] is True are hidden from the tower.
         """
-        x = self.embed_patches(image)  # [B, N, W]
+        return self.read_out(self.run_blocks(self.embed_tokens(image, patch_mask, train)), outputs)
+
+    def embed_tokens(
+        self, image: jax.Array, patch_mask: jax.Array | None, train: bool
+    ) -> jax.Array:
+        """[B, S, S, 3] -> what the blocks begin with, [B, N, W], a class token first."""
+        x = embed_patches(
+            image, self.patch_size, self.width, self.patch_bias, self.mean, self.std, self.dtype
+        )  # [B, N, W]
         if self.pixel_head:
             hidden = self.param("mask_embed", normal(0.02), (self.width,)).astype(x.dtype)
             if patch_mask is not None:
@@ -159,23 +168,22 @@ class VisionTower(nn.Module):
         x = x + self.positions(x.shape[1]).astype(x.dtype)
         if train and self.patch_dropout > 0:
             x = self.drop_patches(x)
-        if self.norm_pre:
-            x = layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
-        x = stack(
-            x,
-            None,
-            depth=self.depth,
-            heads=self.heads,
-            mlp_dim=self.mlp_dim,
-            activation=self.activation,
-            norm="pre",
-            norm_eps=self.norm_eps,
-            causal=False,
-            attention=self.attention,
-            remat=self.remat,
-            unroll=self.unroll,
-            dtype=self.dtype,
-        )[0]
+        return layer_norm(self.norm_eps, self.dtype, "norm_pre")(x) if self.norm_pre else x
+
+    def run_blocks(self, x: jax.Array, mask: jax.Array | None = None, **fields: Any) -> jax.Array:
+        """The blocks on tokens [B, N, W]; `mask` and other `fields` are as of `stack`."""
+        return stack(
+            x, mask, depth=self.depth, heads=self.heads, mlp_dim=self.mlp_dim,
+            activation=self.activation, norm="pre", norm_eps=self.norm_eps, causal=False,
+            attention=self.attention, remat=self.remat, unroll=self.unroll, dtype=self.dtype,
+            **fields,
+        )[0]  # fmt: skip
+
+    def read_out(
+        self, x: jax.Array, outputs: tuple[str, ...], mask: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """The named outputs of the last layer's tokens [B, N, W]; patches where `mask` bool
+        [B, N], without a class token, is False are not pooled."""
         norm = layer_norm(self.norm_eps, self.dtype, "norm_post")
         if self.pool == "queries":
             return self.pool_by_queries(x, norm, outputs)
@@ -189,7 +197,7 @@ class VisionTower(nn.Module):
             result["pixels"] = pixels(patches).astype(jnp.float32)
         if POOLED & set(outputs):
             # CLIP normalises the class token alone, the others every token before pooling.
-            pooled = norm(x[:, 0]) if self.pool == "cls" else self.pool_tokens(norm(x))
+            pooled = norm(x[:, 0]) if self.pool == "cls" else self.pool_tokens(norm(x), mask)
             result |= project(pooled, self.head, self.embed_dim, self.dtype)
         return result
 
@@ -215,21 +223,6 @@ class VisionTower(nn.Module):
             result |= project(y[:, 0], self.head, self.embed_dim, self.dtype)
         return result
 
-    def embed_patches(self, image: jax.Array) -> jax.Array:
-        """[B, S, S, 3] -> [B, (S // P)^2, W]: a convolution of stride P, as one matmul."""
-        p, w = self.patch_size, self.width
-        kernel_init = nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
-        kernel = PatchKernel((p, p, 3, w), self.patch_bias, kernel_init, name="patch_embed")()
-        pixels = (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
-        patches = cut_patches(pixels, p)
-        count = patches.shape[1]
-        patches = patches.reshape(-1, p * p * 3).astype(self.dtype)
-        x = patches @ kernel["kernel"].reshape(-1, w).astype(self.dtype)
-        x = x.reshape(-1, count, w)
-        if self.patch_bias:
-            x = x + kernel["bias"].astype(self.dtype)
-        return constrain(x, "batch", None, None)
-
     def positions(self, tokens: int) -> jax.Array:
         """Position embeddings [tokens, W]; a class token's comes first (zero if sin-cos)."""
         if self.position == "learned":
@@ -247,12 +240,32 @@ class VisionTower(nn.Module):
         patches = jnp.take_along_axis(x, kept[:, :, None], axis=1)
         return jnp.concatenate([x[:, :first], patches], axis=1)
 
-    def pool_tokens(self, x: jax.Array) -> jax.Array:
+    def pool_tokens(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         """[B, N, W] -> [B, W] by mean, or by one attention query (SigLIP's MAP head)."""
         if self.pool == "mean":
-            return x.mean(axis=1)
+            return x.mean(axis=1) if mask is None else masked_mean(x, mask)
         return MapPool(self.heads, self.mlp_dim, self.activation, self.norm_eps, self.dtype,
-                       name="pool")(x)  # fmt: skip
+                       name="pool")(x, mask)  # fmt: skip
+
+
+def embed_patches(
+    image: jax.Array, side: int, width: int, bias: bool, mean: Any, std: Any, dtype: jnp.dtype
+) -> jax.Array:
+    """[B, S, S, 3] -> [B, (S // side)², width]: a convolution of stride `side`, as one matmul.
+
+    Makes the submodule "patch_embed" of the module whose compact method calls it.
+    """
+    kernel_init = nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
+    kernel = PatchKernel((side, side, 3, width), bias, kernel_init, name="patch_embed")()
+    pixels = (image.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
+    patches = cut_patches(pixels, side)
+    count = patches.shape[1]
+    patches = patches.reshape(-1, side * side * 3).astype(dtype)
+    x = patches @ kernel["kernel"].reshape(-1, width).astype(dtype)
+    x = x.reshape(-1, count, width)
+    if bias:
+        x = x + kernel["bias"].astype(dtype)
+    return constrain(x, "batch", None, None)
 
 
 def cut_patches(image: jax.Array, side: int) -> jax.Array:

@@ -3,11 +3,12 @@
 Frames keep their distances in time within a span; sound is cut at the sample.
 """
 
+import io
 import itertools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -33,23 +34,45 @@ class Span(Protocol):
     def last(self) -> int: ...
 
 
-def write_cut(file: str | Path, video: Video, spans: Sequence[Span], output: Path) -> bool:
+def write_cut(
+    file: str | Path | bytes | None,
+    video: Video,
+    spans: Sequence[Span],
+    output: Path | BinaryIO,
+    *,
+    frames_a_key: int = 250,
+    bar: bool = True,
+) -> bool:
     """Writes spans, in ascending order, of the video in a file; whether there is sound.
 
-    BadRecord: a frame cannot be decoded.
+    Args:
+      file: its path or its bytes; None: the frames come from elsewhere, and there is no sound.
+      video: its frames.
+      spans: which of them.
+      output: the mp4.
+      frames_a_key: frames from one key frame to the next at most.
+      bar: on a terminal, show how much is written.
+
+    Raises:
+      BadRecord: a frame cannot be decoded.
     """
     import av
 
     frames = video.each([n for span in spans for n in range(span.first, span.last)])
-    shown = iter(track(frames, "writing", sum(span.last - span.first for span in spans)))
-    with av.open(str(output), "w", format="mp4", options={"movflags": "faststart"}) as out:
+    count = sum(span.last - span.first for span in spans)
+    shown = iter(track(frames, "writing", count)) if bar else frames
+    target: Any = str(output) if isinstance(output, Path) else output
+    # What players need first is moved to the front of a file, which FFmpeg opens again for it.
+    options = {"movflags": "faststart"} if isinstance(output, Path) else {}
+    with av.open(target, "w", format="mp4", options=options) as out:
         first = next(shown)
         stream: Any = out.add_stream("libx264", options={"crf": "20", "preset": "veryfast"})
         stream.height, stream.width = (side + side % 2 for side in first.shape[:2])
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
+        context.gop_size = frames_a_key
         stream.time_base = context.time_base = Fraction(1, TICKS)
-        source = None if is_animation(str(file)) else _opened(file)
+        source = opened(file)
         # Colours that have no name are written as they were read: a player takes both for the same.
         named = bool(source) and source.streams.video[0].codec_context.colorspace == BT709
         if named:
@@ -79,10 +102,14 @@ def write_cut(file: str | Path, video: Video, spans: Sequence[Span], output: Pat
     return sound is not None
 
 
-def _opened(file: str | Path) -> Any:
+def opened(file: str | Path | bytes | None) -> Any:
+    """A file as PyAV opens it; None: there is none, or it is an animation, which Pillow reads."""
     import av
 
-    return av.open(f"file:{file}", metadata_errors="replace")
+    if file is None or is_animation(file if isinstance(file, bytes) else str(file)):
+        return None
+    found = io.BytesIO(file) if isinstance(file, bytes) else f"file:{file}"
+    return av.open(found, metadata_errors="replace")
 
 
 def _even(image: np.ndarray) -> np.ndarray:
