@@ -23,8 +23,6 @@ class Audio(Modality):
     Of a longer sound it is a random part in training and the beginning in evaluation.
     """
 
-    media = ("audio", "video")
-
     name: str = field(compare=False)
     sample_rate: int
     seconds: float

@@ -154,9 +154,7 @@ class VisionTower(nn.Module):
         self, image: jax.Array, patch_mask: jax.Array | None, train: bool
     ) -> jax.Array:
         """[B, S, S, 3] -> what the blocks begin with, [B, N, W], a class token first."""
-        x = embed_patches(
-            image, self.patch_size, self.width, self.patch_bias, self.mean, self.std, self.dtype
-        )  # [B, N, W]
+        x = self.embed_patches(image)  # [B, N, W]
         if self.pixel_head:
             hidden = self.param("mask_embed", normal(0.02), (self.width,)).astype(x.dtype)
             if patch_mask is not None:
@@ -169,6 +167,11 @@ class VisionTower(nn.Module):
         if train and self.patch_dropout > 0:
             x = self.drop_patches(x)
         return layer_norm(self.norm_eps, self.dtype, "norm_pre")(x) if self.norm_pre else x
+
+    def embed_patches(self, image: jax.Array) -> jax.Array:
+        return embed_patches(
+            image, self.patch_size, self.width, self.patch_bias, self.mean, self.std, self.dtype
+        )
 
     def run_blocks(self, x: jax.Array, mask: jax.Array | None = None, **fields: Any) -> jax.Array:
         """The blocks on tokens [B, N, W]; `mask` and other `fields` are as of `stack`."""
