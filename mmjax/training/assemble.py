@@ -19,6 +19,7 @@ from mmjax.data.modalities import LoadTokenizer, Modality
 from mmjax.data.vocabulary import Vocabulary
 from mmjax.models import Graph
 from mmjax.models.flops import plain_model
+from mmjax.objectives import rows
 from mmjax.objectives.registry import teacher_of
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.teachers.teacher import Teacher, open_teachers
@@ -79,8 +80,7 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     config_check.validate_outputs(built, model.outputs(), model.conditioned())
     config_check.validate_teachers(config, built, given)
     packing.check(config, built)
-    config_check.validate_bags(config, built)
-    config_check.validate_mixture(config, model, built)
+    rows.check(config, model, built)
     asked: dict[str, set[str]] = {}
     for objective, _ in built.values():
         for view, outputs in objective.all_requires():

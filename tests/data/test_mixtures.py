@@ -145,6 +145,14 @@ class Heard(Modality):
         return np.ones(3, np.float32)
 
 
+def test_a_part_of_sounds_hears_videos_unless_a_source_says_that_they_are_silent():
+    config, _ = mixture(("video",), a={"media": "audio"}, b=VIDEO)
+    sounds = {"video": ("video", None), "audio": ("audio", None)}
+    assert mixtures.lacking(sounds, config.data.train) == {"video": {"a"}}
+    config.data.train.b.without = ("audio",)
+    assert mixtures.lacking(sounds, config.data.train) == {"video": {"a"}, "audio": {"b"}}
+
+
 def test_a_modality_from_outside_says_which_media_it_reads(tokenizer):
     config, inputs = mixture(("image",), a={}, b=VIDEO)
     inputs = {**inputs, "sound": ("video of sound", None)}

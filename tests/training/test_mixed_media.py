@@ -80,6 +80,10 @@ def language(config):
     config.data.train.lines = config_lib.entry("data.train", path="a.txt", kind="text")
 
 
+def absent(config):
+    config.data.train.films.without = ("sound",)
+
+
 def teachers(config):
     config.teachers.old = config_lib.entry("teachers", source="random:tiny")
     config.objectives.old = config_lib.entry(
@@ -95,6 +99,7 @@ def teachers(config):
         (apart, "config.objectives.apart needs image and video of one example, and no source"),
         (masked, "config.objectives.masked reads 'image' of every example, and config.data.train."
                  "films has nothing for it"),
+        (absent, "config.data.train.films.without='sound': the model reads image, text, video"),
         (teachers, "config.teachers wants sources that all show the same"),
     ],
 )  # fmt: skip
