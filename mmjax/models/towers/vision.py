@@ -170,11 +170,6 @@ class VisionTower(nn.Module):
             x = self.drop_patches(x)
         return layer_norm(self.norm_eps, self.dtype, "norm_pre")(x) if self.norm_pre else x
 
-    def embed_patches(self, image: jax.Array) -> jax.Array:
-        return embed_patches(
-            image, self.patch_size, self.width, self.patch_bias, self.mean, self.std, self.dtype
-        )
-
     def run_blocks(self, x: jax.Array, mask: jax.Array | None = None, **fields: Any) -> jax.Array:
         """The blocks on tokens [B, N, W]; `mask` and other `fields` are as of `stack`."""
         return stack(
