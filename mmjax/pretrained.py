@@ -276,9 +276,9 @@ class Pretrained:
         """Cosines float32 [videos, texts], each text as each video has it."""
         part, text = self._inputs.part(VIDEO), self._inputs.part(TEXT)
         features = self.outputs((f"{text}/features",), texts=texts)[f"{text}/features"]
-        videos, found = self._inputs.several(part, videos), []
-        for first in range(0, len(videos), _COMPARED):
-            columns = self._inputs.columns(part, videos[first : first + _COMPARED], first)
+        given, found = self._inputs.several(part, videos), list[np.ndarray]()
+        for first in range(0, len(given), _COMPARED):
+            columns = self._inputs.columns(part, given[first : first + _COMPARED], first)
             count = len(columns[part])
             with self._on_mesh():
                 found += [

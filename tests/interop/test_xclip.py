@@ -299,7 +299,7 @@ def test_texts_alone_are_refused_where_they_would_be_wrong(folder):
         ([], "video is empty"),
         (["nowhere.mp4"], r"video\[0\], nowhere\.mp4, cannot be decoded \(No such file"),
         ([np.zeros((3, 4, 4, 3))], r"video\[0\] is float64 \[3, 4, 4, 3\]: give frames as uint8"),
-        ([clips()[0], 3], r"video\[1\] is of type int: give the path"),
+        ([clips()[0], 3], r"video\[1\] is int, no video: give a file or frames"),
     ],
 )
 def test_a_video_that_is_none_is_said(folder, videos, said):
