@@ -186,8 +186,10 @@ class Pretrained:
         name = model.get("name", "") or "unnamed"
         image = f", images of {model.image.size} pixels" if IMAGE in model else ""
         video = f", videos of {model.video.frames} frames" if VIDEO in model else ""
+        sound = f", sounds of {model.audio.seconds:g} seconds" if AUDIO in model else ""
         text = f", texts of {model.text.context_length} tokens" if TEXT in model else ""
-        return f"Pretrained({name}: {count:,} parameters{image}{video}{text}; from {self.source})"
+        shown = f"{image}{video}{sound}{text}"
+        return f"Pretrained({name}: {count:,} parameters{shown}; from {self.source})"
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:

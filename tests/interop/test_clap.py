@@ -113,6 +113,7 @@ def test_in_and_out_again(tmp_path, form):
     model = make(**changes)
     save(tmp_path / "in", model, padding=padding)
     clap, audio = mmjax.load(tmp_path / "in"), sounds()
+    assert f"sounds of 1 seconds, texts of {LENGTH} tokens" in repr(clap)
     waves = [Waveform(sound, RATE) for sound in audio]
     found = {"audio": clap.embed_audio(waves), "text": clap.embed_texts(TEXTS)}
     inputs = inputs_of(audio, padding=padding)
