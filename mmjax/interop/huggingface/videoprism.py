@@ -31,8 +31,10 @@ _VIDEO, _VISION = "video_model", "video_model.vision_model"
 _POSITION_IDS = "text_model.embeddings.position_ids"
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # PIL's numbers
 # What VideoPrismProcessor takes where the file says nothing.
-_VIDEOS = {"size": {"height": 288, "width": 288}, "resample": 3, "do_normalize": False,
-           "do_center_crop": False, "rescale_factor": 1 / 255}  # fmt: skip
+_VIDEOS: dict[str, Any] = {
+    "size": {"height": 288, "width": 288}, "resample": 3, "do_normalize": False,
+    "do_center_crop": False, "rescale_factor": 1 / 255,
+}  # fmt: skip
 
 
 def _blocks(ours: str, theirs: str) -> list[Row]:
