@@ -18,6 +18,7 @@ from mmjax.objectives import Own
 from mmjax.objectives.mil_nce import mil_nce_loss
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import ring
+from mmjax.training.assemble import assemble
 
 B, K, D = 16, 3, 12
 HOW = ("dense", "ring")
@@ -26,6 +27,14 @@ HOW = ("dense", "ring")
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     monkeypatch.setattr(ring, "TILE_ENTRIES", 8)
+
+
+@pytest.fixture
+def quick():
+    """Compiles in a part of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache
@@ -161,14 +170,14 @@ def run(**keys):
     return config
 
 
-def test_first_losses_and_gradients_are_the_same_on_one_device_and_on_eight():
+def test_first_losses_and_gradients_are_the_same_on_one_device_and_on_eight(quick):
     one = tiny.loaded_step(run(), 1)
     ring_ = run(implementation="ring")
     tiny.assert_same(tiny.loaded_step(ring_, 8), one)
     assert np.linalg.norm(one[1]["text"]["head"]["kernel"]) > 1e-3
 
 
-def test_it_trains_in_microbatches_finds_texts_by_images_and_is_planned(tmp_path):
+def test_it_trains_in_microbatches_finds_texts_by_images_and_is_planned(tmp_path, quick):
     """Records have two captions: the third of each bag is not there."""
     config = run()
     config.optim.microbatches = 2
@@ -215,4 +224,6 @@ def test_what_does_not_go_with_bags_is_said(change, said):
 
 def start(config):
     config_check.validate(config)
-    tiny.planned(config)
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        assemble(config, mesh)

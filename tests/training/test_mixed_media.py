@@ -1,5 +1,5 @@
-"""Runs on image–text and video–text sources together, each objective on the rows that have both of
-its parts."""
+"""Runs on image–text, video–text and audio–text sources together, each objective on the rows that
+have both of its parts."""
 
 import re
 
@@ -12,6 +12,8 @@ from mmjax import config as config_lib
 from mmjax import config_check
 from mmjax.errors import UserError
 from mmjax.objectives import contrastive
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.training.assemble import assemble
 
 
 def run(**optim):
@@ -29,21 +31,43 @@ def run(**optim):
     return config
 
 
+def run_with_sounds():
+    """Images, videos that are silent, and sounds, all with texts."""
+    config = run()
+    config.model.audio = config_lib.entry(
+        "model", kind="audio_vit", width=32, depth=1, heads=4, mlp_dim=64, seconds=0.5, bins=32
+    )
+    config.objectives.tones = config_lib.entry("objectives", kind="clip", of=("audio", "text"))
+    config.data.train.films.without = ("audio",)
+    spec = config_lib.entry("data.train", path="generated:96", media="audio", weight=4.0)
+    config.data.train.tones = spec
+    return config
+
+
+@pytest.fixture
+def quick():
+    """Compiles in a part of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def rings(monkeypatch):
     """Devices of which several have no row of the films."""
     monkeypatch.setattr(contrastive, "DENSE_ENTRIES", 0)
 
 
-def test_first_losses_and_gradients_are_the_same_on_one_device_and_on_eight(rings):
-    one = tiny.loaded_step(run(), 1)
-    assert set(one[0]) == {"loss/clip", "loss/films"}
-    for part in ("image", "video"):
+def test_first_losses_and_gradients_are_the_same_on_one_device_and_on_eight(rings, quick):
+    config = run_with_sounds()
+    one = tiny.loaded_step(config, 1)
+    assert set(one[0]) == {"loss/clip", "loss/films", "loss/tones"}
+    for part in ("image", "video", "audio"):
         assert np.linalg.norm(one[1][part]["head"]["kernel"]) > 1e-3
-    tiny.assert_same(tiny.loaded_step(run(), 8), one)
+    tiny.assert_same(tiny.loaded_step(config, 8), one)
 
 
-def test_it_trains_in_microbatches_resumes_to_the_bit_and_is_planned(tmp_path):
+def test_it_trains_in_microbatches_resumes_to_the_bit_and_is_planned(tmp_path, quick):
     config = run(microbatches=2)
     straight, found = tiny.trained(config, tmp_path / "a")
     resumed, _ = tiny.trained(config, tmp_path / "b", stop_after=3)
@@ -150,4 +174,6 @@ def test_what_a_mixture_cannot_train_is_said_at_the_start(change, said):
 
 def start(config):
     config_check.validate(config)
-    tiny.planned(config)
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        assemble(config, mesh)
