@@ -5,9 +5,9 @@
 All read the same H.264 files of 640 × 360 at 25 frames a second (a window that moves over noise
 with the spectrum of photographs, made once): clips of 10 s with a key frame every 12 frames, as
 cameras and short-video sites write them; clips of 10 s with one key frame; and files of 200 s with
-x264's own key frames, at most 250 apart. They take 8 frames of each, one in every eighth of the file, and
-make random crops of 224 of them, with two worker processes. Programs take turns, each turn in a new
-process, timed after its first batches.
+x264's own key frames, at most 250 apart. They take 8 frames of each, one in every eighth of the
+file, and make random crops of 224 of them, with two worker processes. Programs take turns, each
+turn in a new process, timed after its first batches.
 
 The peer decodes from the beginning to the last frame that it wants, as the documentation of
 transformers and most Datasets do; "every frame" is what torchvision.io.read_video did. Its crop is

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmjax.data.account import Account
 from mmjax.data.media import MEDIA, shows
+from mmjax.data.records import log
 from mmjax.data.tree import walk
 from mmjax.errors import UserError
 
@@ -59,6 +60,7 @@ def folders_of(file: Path, given: str) -> Folders:
     """Each folder in which the videos of `file` may be, with all files of videos under it."""
     for folder in [file.parent / given] if given else [file.parent, file.parent.parent]:
         if folder.is_dir():
+            log.info("looking for the videos of %s under %s", file, folder)
             yield folder, (path for path in walk(folder, Account()) if shows(path, "video"))
 
 

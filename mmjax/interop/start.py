@@ -124,7 +124,8 @@ def start_from(
         found = weights.read(flax.traverse_util.unflatten_dict(like, sep="/"))
         for path, x in flax.traverse_util.flatten_dict(found, sep="/").items():
             if x.shape != result[path].shape:
-                x = _resized(path, np.asarray(x), weights.config.model, model)
+                wanted = result[path].shape
+                x = _resized(path, np.asarray(x), wanted, weights.config.model, model)
                 x = jax.device_put(x, result[path].sharding)
             result[path] = x
     return flax.traverse_util.unflatten_dict(result, sep="/"), report
@@ -179,6 +180,8 @@ IMAGES = ("vit", "video_vit")  # kinds with positions on a grid of patches
 
 def _resizable(path: str, old: Shape, new: Shape, source: ConfigDict, model: ConfigDict) -> bool:
     of = role(path)
+    if path.endswith("/patch_embed/kernel"):
+        return old == new[1:]
     if of.kind != "position" or old[1] != new[1]:
         return False
     theirs, ours = source[of.part], model[of.part]
@@ -197,12 +200,19 @@ def is_of_time(path: str) -> bool:
     return path.endswith(("/time_embed", "/time/position_embed"))
 
 
-def _resized(path: str, x: np.ndarray, source: ConfigDict, model: ConfigDict) -> np.ndarray:
+def _resized(
+    path: str, x: np.ndarray, shape: Shape, source: ConfigDict, model: ConfigDict
+) -> np.ndarray:
     """Image positions for another grid; text positions cut, which is exact, or stretched; those of
-    frames stretched either way."""
+    frames stretched either way; a patch kernel as that of a tubelet's central frame, all others at
+    zero (ViViT's central-frame initialisation)."""
+    if path.endswith("/patch_embed/kernel"):
+        kernel = np.zeros(shape, x.dtype)
+        kernel[shape[0] // 2] = x
+        return kernel
     theirs, ours = (m[role(path).part] for m in (source, model))
     if is_of_time(path):
-        return resize_sequence(x, ours.frames)
+        return resize_sequence(x, shape[0])
     if ours.kind in IMAGES:
         old, new = (part.size // part.patch_size for part in (theirs, ours))
         class_token = has_class_token(theirs.pool)

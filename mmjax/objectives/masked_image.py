@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from mmjax.models.towers.vision import cut_patches
+from mmjax.models.patches import cut_patches
 from mmjax.objectives.registry import Batch, Objective, Outputs, View, register
 from mmjax.values import Range
 

@@ -170,8 +170,10 @@ def test_an_image_tower_starts_it_and_then_it_starts_one_of_more_frames(tmp_path
         )
         missing = {path.rpartition("/blocks/")[2].split("/")[0] for path in report.missing}
         assert missing == (set() if frames == 1 else {"image", "norm_time", "time"})
-    positions = np.asarray(start._resized("image/time_embed", params["image"]["time_embed"],
-                                          model, video_model(frames=2 * T)))  # fmt: skip
+    positions = start._resized(
+        "image/time_embed", np.asarray(params["image"]["time_embed"]), (2 * T, 64), model,
+        video_model(frames=2 * T),
+    )  # fmt: skip
     four = torch.tensor(np.asarray(params["image"]["time_embed"])).T[None]
     eight = F.interpolate(four, 2 * T, mode="linear", align_corners=False)[0].T
     np.testing.assert_allclose(positions, eight.numpy(), atol=1e-6)

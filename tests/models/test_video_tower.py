@@ -24,12 +24,9 @@ def video_model(**changes):
 
 
 def both(**changes):
-    """(video model, its parameters with moved ones, the image model that has the same)."""
+    """(video model, random parameters, the image model that has the same)."""
     model = models.from_config(video_model(**changes))
-    params = models.init(model, jax.random.key(0))
-    key = jax.random.key(1)
-    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), params)
-    return model, params, models.from_config(models.zoo.config("tiny"))
+    return model, tiny.params(model), models.from_config(models.zoo.config("tiny"))
 
 
 def embeds(model, params, video, mask=None, name="image/embed"):
@@ -69,7 +66,7 @@ def test_a_video_of_one_frame_is_the_image(video):
     np.testing.assert_allclose(embeds(model, params, video[:, 0]), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("over_time", ["mean", "transformer", "divided"])
+@pytest.mark.parametrize("over_time", ["mean", "transformer", "divided", "joint"])
 def test_frames_that_are_padding_change_nothing(video, over_time):
     model, params, _ = both(over_time=over_time)
     mask = np.arange(T) < np.array([[2], [3], [4]])
@@ -143,6 +140,8 @@ def run():
         ({"over_time": "transformer", "time_heads": 5}, r"time_heads=5 must divide config\.model"),
         ({"depth": 0}, r"depth=0 gives frames no features"),
         ({"over_time": "divided", "patch_dropout": 0.5}, r"patch_dropout drops other patches"),
+        ({"tubelet": 2}, r"tubelet=2 joins frames, and over_time='mean' embeds each"),
+        ({"over_time": "joint", "tubelet": 3}, r"tubelet=3 must divide frames=4"),
         ({"over_time": "divided", "pool": "queries"}, r"pool='queries' cannot leave out frames"),
         ({"pixel_head": True}, r"pixel_head is of images"),
     ],

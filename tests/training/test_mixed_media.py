@@ -69,6 +69,41 @@ def test_it_trains_in_microbatches_resumes_to_the_bit_and_is_planned(tmp_path):
     assert tiny.planned(config).fits
 
 
+def bound():
+    """Images, sounds and texts in one run: what images and sounds have to do with each other is
+    learnt by way of the texts (ImageBind, Girdhar et al., 2023, by way of images)."""
+    config = tiny.config(lr=3e-3)
+    size = {
+        key: config.model.image[key] for key in ("width", "heads", "mlp_dim", "depth", "unroll")
+    }
+    config.model.audio = config_lib.entry(
+        "model", kind="audio_vit", seconds=1.0, bins=32, pool="mean", norm_pre=False, **size
+    )
+    config.model.text.update(vocab_size=600, context_length=16)
+    config.objectives.sounds = config_lib.entry("objectives", kind="clip", of=("audio", "text"))
+    for name, media in (("shapes", "image"), ("tones", "audio")):
+        config.data.train[name] = config_lib.entry("data.train", path="generated:96", media=media)
+        config.evals[name] = config_lib.entry(
+            "evals", kind="retrieval", path="generated:24", media=media, candidates="captions",
+            of=(media, "text"),
+        )  # fmt: skip
+    config.data.tokenizer = "captions:600"
+    config.batch_size, config.total_steps = 32, 60
+    return config
+
+
+def test_images_sounds_and_texts_are_trained_in_one_run(tmp_path):
+    config = bound()
+    _, found = tiny.trained(config, tmp_path)
+    assert found["tones/audio_to_text/R@5"] > 0.75, found  # by chance 0.38
+    assert found["shapes/image_to_text/R@5"] > 0.5, found  # by chance 0.20
+    small = config_lib.smoke(config_lib.complete(bound()))
+    for specs in (small.data.train, small.evals):
+        assert {name: spec.media for name, spec in specs.items()} == {
+            "shapes": "image", "tones": "audio",
+        }  # fmt: skip
+
+
 def test_a_smoke_run_of_a_mixture_is_a_mixture():
     config = config_lib.smoke(config_lib.complete(run()))
     assert {name: spec.media for name, spec in config.data.train.items()} == {

@@ -11,8 +11,9 @@ from mmjax.errors import UserError
 from mmjax.models.graph import Function
 from mmjax.models.heads import check_head, check_heads, tower_outputs
 from mmjax.models.parts import register
+from mmjax.models.patches import PatchKernel
 from mmjax.models.spectrogram import kaldi_fbank, log_mel
-from mmjax.models.towers.vision import PatchKernel, VisionTower, check_pool
+from mmjax.models.towers.vision import VisionTower, check_pool
 from mmjax.parallel.mesh import constrain
 from mmjax.schema import SHAPE_FREE
 from mmjax.values import ANY, COUNT, POSITIVE

@@ -36,6 +36,7 @@ from mmjax.models.layers import (
     stack,
 )
 from mmjax.models.parts import register, sections
+from mmjax.models.positions import positions_in_segments, sincos_1d
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
 from mmjax.values import COUNT, COUNT_OR_0, NATURAL, POSITIVE, POSITIVE_OR_0
 
@@ -266,7 +267,7 @@ class TextTower(nn.Module):
         shape, factor = (rows, self.width), None
         if self.position == "sincos":
             table, factor = (
-                self.param("position_table", lambda key: sincos(*shape)),
+                self.param("position_table", lambda key: sincos_1d(*shape)),
                 shape[1] ** 0.5,
             )
         else:
@@ -319,13 +320,6 @@ class TextTower(nn.Module):
         return {"lm_head": LmHead(params, self.token_embed.embedding, self.mlm.clone(parent=None))}
 
 
-def sincos(length: int, width: int) -> jax.Array:
-    """Fixed positions float32 [length, width]: the sines of all frequencies, then the cosines (of
-    Vaswani et al., 2017, in the order of VideoPrism)."""
-    angles = np.arange(length)[:, None] / 10_000 ** (np.arange(0, width, 2) / width)
-    return jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), jnp.float32)
-
-
 def ignores_padding(text: TextTower | ConfigDict) -> bool:
     """Whether a text tower gives the same with less padding: nothing that is kept looks at it."""
     return (text.causal or text.mask_padding) and text.pool not in ("last", "appended")
@@ -338,10 +332,3 @@ def to_first_end(text: jax.Array, mask: jax.Array) -> jax.Array:
     end = jnp.take_along_axis(text, mask.sum(axis=1, keepdims=True) - 1, axis=1)
     is_end = mask & (text == end)
     return jnp.arange(text.shape[1]) <= is_end.argmax(axis=1, keepdims=True)
-
-
-def positions_in_segments(segment: jax.Array) -> jax.Array:
-    """int32 [B, L] -> int32 [B, L]: how many tokens of the same run of numbers come before."""
-    index = jnp.broadcast_to(jnp.arange(segment.shape[1]), segment.shape)
-    begins = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    return index - jax.lax.cummax(jnp.where(begins, index, 0), axis=1)

@@ -17,6 +17,8 @@ from mmjax.models.parts import register
 from mmjax.models.towers.vision import VisionTower
 from mmjax.values import COUNT
 
+ONE_SEQUENCE = ("divided", "joint")
+
 
 @register("video_vit")
 class VideoTower(VisionTower):
@@ -29,8 +31,10 @@ class VideoTower(VisionTower):
     Attributes:
       frames: Frames of a video; a shorter one is padded.
       over_time: What frames become together: their mean; the mean of a transformer over them
-        (CLIP4Clip's seqTransf, Luo et al., 2021), which knows their order; or one video whose
-        blocks attend to time, then to space (divided; Frozen in Time, Bain et al., 2021).
+        (CLIP4Clip's seqTransf, Luo et al., 2021), which knows their order; or one sequence of the
+        patches of all, whose blocks attend to time, then to space (divided; Frozen in Time, Bain
+        et al., 2021), or to all of it (joint; ViViT's model 1, Arnab et al., 2021).
+      tubelet: over_time=divided or joint: frames that a patch spans (ViViT); must divide frames.
       time_depth: over_time=transformer: its blocks.
       time_heads: over_time=transformer: attention heads; must divide embed_dim.
       normalise: over_time=mean or transformer: what has unit length, each frame's features before
@@ -39,7 +43,8 @@ class VideoTower(VisionTower):
     """
 
     frames: Annotated[int, COUNT] = 8
-    over_time: Literal["mean", "transformer", "divided"] = "mean"
+    over_time: Literal["mean", "transformer", "divided", "joint"] = "mean"
+    tubelet: Annotated[int, COUNT] = 1  # type: ignore[assignment]
     time_depth: Annotated[int, COUNT] = 4
     time_heads: Annotated[int, COUNT] = 8
     normalise: Literal["before", "after", "both"] = "both"
@@ -47,8 +52,8 @@ class VideoTower(VisionTower):
     modality = "video"
 
     SMOKE: ClassVar = {
-        **VisionTower.SMOKE, "frames": lambda frames: min(frames, 4), "time_depth": 1,
-        "time_heads": 1,
+        **VisionTower.SMOKE, "frames": lambda frames: min(frames, 4) // 2 * 2 or 1,
+        "tubelet": lambda tubelet: min(tubelet, 2), "time_depth": 1, "time_heads": 1,
     }  # fmt: skip
 
     @classmethod
@@ -64,20 +69,28 @@ class VideoTower(VisionTower):
             )
         if spec.pixel_head:
             raise UserError(f"{key}.pixel_head is of images: set it to False.")
-        if spec.over_time == "divided" and spec.patch_dropout:
+        one = spec.over_time in ONE_SEQUENCE
+        if one and spec.patch_dropout:
             raise UserError(
-                f"{key}.patch_dropout drops other patches of each frame, and over_time='divided' "
-                "compares the same: set it to 0."
+                f"{key}.patch_dropout drops other patches of each frame, and over_time="
+                f"{spec.over_time!r} wants the same: set it to 0."
             )
-        if spec.over_time == "divided" and spec.pool == "queries":
+        if one and spec.pool == "queries":
             raise UserError(
-                f"{key}.pool='queries' cannot leave out frames that are padding: with "
-                "over_time='divided' set it to 'cls', 'mean' or 'map'."
+                f"{key}.pool='queries' cannot leave out frames that are padding: with over_time="
+                f"{spec.over_time!r} set it to 'cls', 'mean' or 'map'."
             )
+        if spec.tubelet > 1 and not one:
+            raise UserError(
+                f"{key}.tubelet={spec.tubelet} joins frames, and over_time={spec.over_time!r} "
+                "embeds each: set it to 1, or over_time to 'joint' or 'divided'."
+            )
+        if spec.frames % spec.tubelet:
+            raise UserError(f"{key}.tubelet={spec.tubelet} must divide frames={spec.frames}.")
 
     def functions(self, name: str) -> tuple[Function, ...]:
         reads = (("video", name), ("mask", f"{name}_mask"))
-        frames = () if self.over_time == "divided" else ("frames",)
+        frames = () if self.over_time in ONE_SEQUENCE else ("frames",)
         return (Function(name, "__call__", reads, ("features", "embed", *frames)),)
 
     @nn.compact
@@ -96,8 +109,8 @@ class VideoTower(VisionTower):
         rows, frames = video.shape[:2]
         if mask is None:
             mask = jnp.ones((rows, frames), bool)
-        if self.over_time == "divided":
-            return self.divided(outputs, video, mask, train)
+        if self.over_time in ONE_SEQUENCE:
+            return self.one_sequence(outputs, video, mask, train)
         images = video.reshape(-1, *video.shape[2:])
         found = VisionTower.__call__(self, ("features",), images, None, train)["features"]
         found = found.reshape(rows, frames, -1)
@@ -115,25 +128,38 @@ class VideoTower(VisionTower):
         embed = pooled if self.normalise == "before" else unit_length(pooled)
         return result | {"features": pooled, "embed": embed}
 
-    def divided(
+    def one_sequence(
         self, outputs: tuple[str, ...], video: jax.Array, mask: jax.Array, train: bool
     ) -> dict[str, jax.Array]:
-        """The patches of all frames as one sequence with one class token; an image, and a video of
-        one frame, goes through the image tower itself."""
-        rows, frames = video.shape[:2]
-        if frames == 1:
-            return VisionTower.__call__(self, outputs, video[:, 0], None, train)
-        x = self.embed_tokens(video.reshape(-1, *video.shape[2:]), None, train)  # [B·T, 1 + N, W]
-        x = x.reshape(rows, frames, -1, self.width)
+        """The patches of all frames (or tubelets) as one sequence with one class token; an image,
+        and a video of one, goes through the image tower itself."""
+        # The last frame goes on, so that a tubelet that is partly padding is whole.
+        count = jnp.maximum(mask.sum(axis=1), 1)
+        added = -video.shape[1] % self.tubelet
+        kept = jnp.minimum(jnp.arange(video.shape[1] + added), count[:, None] - 1)
+        if self.tubelet > 1:
+            video = jnp.take_along_axis(video, kept[:, :, None, None, None], axis=1)
+        rows, times = len(video), video.shape[1] // self.tubelet
+        count = -(-count // self.tubelet)
+        images = video.reshape(-1, *video.shape[2:])
+        if times == 1:
+            return VisionTower.__call__(self, outputs, images, None, train)
+        x = self.embed_tokens(images, None, train)  # [B·T, 1 + N, W]
+        x = x.reshape(rows, times, -1, self.width)
         first = int(self.class_token)
         token, patches = x[:, 0, :first], x[:, :, first:]
-        time = self.param("time_embed", nn.initializers.zeros, (self.frames, self.width))
-        several = mask.sum(axis=1) > 1
-        time = jnp.where(several[:, None, None], time[:frames], 0)[:, :, None]
+        shape = (self.frames // self.tubelet, self.width)
+        time = self.param("time_embed", nn.initializers.zeros, shape)[:times]
+        time = jnp.where((count > 1)[:, None, None], time, 0)[:, :, None]
         patches = (patches + time.astype(x.dtype)).reshape(rows, -1, self.width)
         x = jnp.concatenate([token, patches], axis=1)
-        x = self.run_blocks(x, mask, block=DividedBlock, class_token=self.class_token)
-        return self.read_out(x, outputs, jnp.repeat(mask, patches.shape[1] // frames, axis=1))
+        mask = jnp.arange(times) < count[:, None]
+        seen = jnp.repeat(mask, patches.shape[1] // times, axis=1)
+        if self.over_time == "divided":
+            x = self.run_blocks(x, mask, block=DividedBlock, class_token=self.class_token)
+        else:
+            x = self.run_blocks(x, seen.sum(axis=1, dtype=jnp.int32) + first)  # lengths
+        return self.read_out(x, outputs, seen)
 
 
 class OverTime(nn.Module):

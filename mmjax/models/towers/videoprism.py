@@ -18,7 +18,8 @@ from mmjax.models.graph import Function
 from mmjax.models.heads import check_heads, normal
 from mmjax.models.layers import Activation, Dense, Remat, Unroll, layer_norm, stack, unit_length
 from mmjax.models.parts import register
-from mmjax.models.towers.vision import Deviation, Mean, embed_patches
+from mmjax.models.patches import PatchEmbed
+from mmjax.models.towers.vision import Deviation, Mean
 from mmjax.schema import RESUMABLE, SHAPE_FREE
 from mmjax.values import COUNT, NATURAL, POSITIVE, POSITIVE_OR_0
 
@@ -119,14 +120,13 @@ class VideoPrism(nn.Module):
         if mask is None:
             mask = jnp.ones((rows, frames), bool)
         width = self.width
-        x = embed_patches(
-            video.reshape(-1, *video.shape[2:]), self.patch_size, width, True, self.mean,
-            self.std, self.dtype,
-        )  # fmt: skip
+        embed = PatchEmbed(self.patch_size, width, True, self.mean, self.std, self.dtype,
+                           name="patch_embed")  # fmt: skip
+        x = embed(video.reshape(-1, *video.shape[2:]))
         patches = x.shape[1]
         space = self.param("position_embed", normal(width**-0.5), (patches, width))
         time = self.param("time_embed", normal(width**-0.5), (self.frames, width))
-        fields = {
+        fields: dict[str, Any] = {
             "heads": self.heads, "mlp_dim": self.mlp_dim, "activation": self.activation,
             "norm": "pre", "norm_eps": self.norm_eps, "causal": False,
             "attention": self.attention, "remat": self.remat, "unroll": self.unroll,

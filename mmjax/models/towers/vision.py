@@ -32,7 +32,8 @@ from mmjax.models.layers import (
     stack,
 )
 from mmjax.models.parts import register
-from mmjax.parallel.mesh import constrain
+from mmjax.models.patches import PatchEmbed
+from mmjax.models.positions import sincos_2d
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
 from mmjax.values import COUNT, NATURAL, POSITIVE, SHARE, Range
 
@@ -103,6 +104,7 @@ class VisionTower(nn.Module):
     std: Deviation = STD
 
     modality = "image"
+    tubelet = 1  # frames that a patch spans
 
     SMOKE: ClassVar = {
         "size": 32, "patch_size": 8, "width": 32, "heads": 4, "mlp_dim": 64,
@@ -168,11 +170,6 @@ class VisionTower(nn.Module):
             x = self.drop_patches(x)
         return layer_norm(self.norm_eps, self.dtype, "norm_pre")(x) if self.norm_pre else x
 
-    def embed_patches(self, image: jax.Array) -> jax.Array:
-        return embed_patches(
-            image, self.patch_size, self.width, self.patch_bias, self.mean, self.std, self.dtype
-        )
-
     def run_blocks(self, x: jax.Array, mask: jax.Array | None = None, **fields: Any) -> jax.Array:
         """The blocks on tokens [B, N, W]; `mask` and other `fields` are as of `stack`."""
         return stack(
@@ -214,7 +211,7 @@ class VisionTower(nn.Module):
         return has_class_token(self.pool)
 
     def pool_by_queries(
-        self, x: jax.Array, norm: nn.LayerNorm, outputs: tuple[str, ...]
+        self, x: jax.Array, norm: nn.Module, outputs: tuple[str, ...]
     ) -> dict[str, jax.Array]:
         """open_clip's CoCa (after Yu et al., 2022): the first query's answer is the image, those of
         the others, which are not computed unless asked for, are its tokens for a decoder."""
@@ -225,6 +222,10 @@ class VisionTower(nn.Module):
         if POOLED & set(outputs):
             result |= project(y[:, 0], self.head, self.embed_dim, self.dtype)
         return result
+
+    def embed_patches(self, image: jax.Array) -> jax.Array:
+        return PatchEmbed(self.patch_size, self.width, self.patch_bias, self.mean, self.std,
+                          self.dtype, self.tubelet, name="patch_embed")(image)  # fmt: skip
 
     def positions(self, tokens: int) -> jax.Array:
         """Position embeddings [tokens, W]; a class token's comes first (zero if sin-cos)."""
@@ -251,50 +252,6 @@ class VisionTower(nn.Module):
                        name="pool")(x, mask)  # fmt: skip
 
 
-def embed_patches(
-    image: jax.Array, side: int, width: int, bias: bool, mean: Any, std: Any, dtype: jnp.dtype
-) -> jax.Array:
-    """[B, S, S, 3] -> [B, (S // side)², width]: a convolution of stride `side`, as one matmul.
-
-    Makes the submodule "patch_embed" of the module whose compact method calls it.
-    """
-    kernel_init = nn.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
-    kernel = PatchKernel((side, side, 3, width), bias, kernel_init, name="patch_embed")()
-    pixels = (image.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
-    patches = cut_patches(pixels, side)
-    count = patches.shape[1]
-    patches = patches.reshape(-1, side * side * 3).astype(dtype)
-    x = patches @ kernel["kernel"].reshape(-1, width).astype(dtype)
-    x = x.reshape(-1, count, width)
-    if bias:
-        x = x + kernel["bias"].astype(dtype)
-    return constrain(x, "batch", None, None)
-
-
-def cut_patches(image: jax.Array, side: int) -> jax.Array:
-    """[B, S, S, 3] -> [B, (S // side)², side² · 3], row by row; what fills no whole patch is left
-    out, as a convolution does."""
-    count = image.shape[1] // side
-    image = image[:, : count * side, : count * side]
-    patches = image.reshape(-1, count, side, count, side, 3).swapaxes(2, 3)
-    return patches.reshape(-1, count * count, side * side * 3)
-
-
-class PatchKernel(nn.Module):
-    """Holds the patch embedding's parameters in the convolution's layout [P, P, 3, W]."""
-
-    shape: tuple[int, ...]
-    use_bias: bool
-    kernel_init: nn.initializers.Initializer
-
-    @nn.compact
-    def __call__(self) -> dict[str, jax.Array]:
-        params = {"kernel": self.param("kernel", self.kernel_init, self.shape)}
-        if self.use_bias:
-            params["bias"] = self.param("bias", nn.initializers.zeros, self.shape[-1:])
-        return params
-
-
 def check_pool(key: str, spec: ConfigDict, model: ConfigDict) -> None:
     """UserError: the heads of pool=queries do not divide the embedding; `key` is the part's."""
     if spec.pool == "queries" and model.embed_dim % spec.pool_heads:
@@ -307,12 +264,3 @@ def check_pool(key: str, spec: ConfigDict, model: ConfigDict) -> None:
 def has_class_token(pool: str) -> bool:
     """Whether an image tower of this `config.model.image.pool` has a token beside its patches."""
     return pool in ("cls", "queries")
-
-
-def sincos_2d(rows: int, columns: int, width: int, temperature: float = 10_000.0) -> np.ndarray:
-    """Fixed positions [rows · columns, width]: sin and cos of x, then of y, as in big_vision (after
-    MoCo v3, Chen et al., 2021)."""
-    y, x = np.mgrid[:rows, :columns]
-    omega = 1.0 / temperature ** (np.arange(width // 4) / (width // 4 - 1))
-    x, y = x.reshape(-1, 1) * omega, y.reshape(-1, 1) * omega
-    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
