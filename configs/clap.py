@@ -8,6 +8,9 @@ from RoBERTa. LAION's audio tower starts from a classifier of AudioSet, which mm
 here it starts anew; --config.init_from.source=laion/clap-htsat-unfused
 --config.init_from.parts='audio/,text/' starts both from their CLAP.
 
+Cost: 80 GFLOP a pair, 2.5e18 FLOP in all: six hours of one A100 at 40 % of its peak. For your
+slice: `mmjax plan --config=configs/clap.py --topology=v5e:4x4`.
+
 Recipe: Wu et al. (2023) and LAION's code (experiment_scripts/train-htsat-roberta.sh and its like on
 three nodes): Adam at 1e-4 without weight decay, 3,200 steps of warm-up, batch 2,304, 45 epochs of
 LAION-Audio-630K with AudioCaps and Clotho; a random ten seconds of longer sounds, shorter ones

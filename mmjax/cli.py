@@ -232,25 +232,25 @@ def _data_convert(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _keyframes(args: argparse.Namespace, _: list[str]) -> None:
-    from mmjax.video import keyframing
+    from mmjax.video import keyframing, opening
 
     frames = keyframing.keyframes(
         args.file, count=args.count, query=args.query, model=args.model, tokenizer=args.tokenizer,
         output=args.output,
     )  # fmt: skip
     keyframing.show(terminal.console(), frames, args.query)
-    _wrote(os.path.join(args.output, keyframing.SHEET))
+    _wrote(os.path.join(args.output, opening.SHEET))
 
 
 def _summarize(args: argparse.Namespace, _: list[str]) -> None:
-    from mmjax.video import summarizing
+    from mmjax.video import opening, summarizing
 
     summary = summarizing.summarize(
         args.file, seconds=args.seconds, query=args.query, model=args.model,
         tokenizer=args.tokenizer, output=args.output,
     )  # fmt: skip
     summarizing.show(terminal.console(), summary, args.query)
-    _wrote(*(os.path.join(args.output, name) for name in (summarizing.CUT, summarizing.SHEET)))
+    _wrote(*(os.path.join(args.output, name) for name in (summarizing.CUT, opening.SHEET)))
 
 
 def _search(args: argparse.Namespace, _: list[str]) -> None:

@@ -162,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--tokenizer", metavar="PATH", help=_TOKENIZER)
     evaluate.add_argument(
         "--frames", metavar="T", type=argument(int, COUNT),
-        help="evaluate weights of images on videos, by the mean of so many frames",
+        help="frames of each video, by whose mean weights of images are evaluated on videos",
     )  # fmt: skip
     evaluate.add_argument(
         "--task",
@@ -294,7 +294,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     convert.add_argument(
         "--frames", metavar="N", type=argument(int, COUNT_OR_0), default=0,
-        help="JPEG frames to write of each video in place of the video",
+        help="frames of each video to write as JPEG in its place",
     )  # fmt: skip
 
 

@@ -186,8 +186,10 @@ class Pretrained:
         name = model.get("name", "") or "unnamed"
         image = f", images of {model.image.size} pixels" if IMAGE in model else ""
         video = f", videos of {model.video.frames} frames" if VIDEO in model else ""
+        sound = f", sounds of {model.audio.seconds:g} seconds" if AUDIO in model else ""
         text = f", texts of {model.text.context_length} tokens" if TEXT in model else ""
-        return f"Pretrained({name}: {count:,} parameters{image}{video}{text}; from {self.source})"
+        shown = f"{image}{video}{sound}{text}"
+        return f"Pretrained({name}: {count:,} parameters{shown}; from {self.source})"
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -274,9 +276,9 @@ class Pretrained:
         """Cosines float32 [videos, texts], each text as each video has it."""
         part, text = self._inputs.part(VIDEO), self._inputs.part(TEXT)
         features = self.outputs((f"{text}/features",), texts=texts)[f"{text}/features"]
-        videos, found = self._inputs.several(part, videos), []
-        for first in range(0, len(videos), _COMPARED):
-            columns = self._inputs.columns(part, videos[first : first + _COMPARED], first)
+        given, found = self._inputs.several(part, videos), list[np.ndarray]()
+        for first in range(0, len(given), _COMPARED):
+            columns = self._inputs.columns(part, given[first : first + _COMPARED], first)
             count = len(columns[part])
             with self._on_mesh():
                 found += [

@@ -87,6 +87,7 @@ MEANINGS = {
     "--data": r"what to evaluate on",
     "--distributed": r"one process of several",
     "--format": rf"of the files to write: {', '.join(FORMAT_NAMES)}",
+    "--frames": r"frames of each video",
     "--json": r"write the numbers there, too",
     "--output": r"the (file|folder) to write",
     "--set": r"a key of the (evaluator|source), e\.g\. --set ",

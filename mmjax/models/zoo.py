@@ -78,7 +78,7 @@ def _videoprism(frames, tower) -> dict[str, Any]:
     width, _, heads = tower
     return {
         "embed_dim": width,
-        "image": {"kind": "videoprism", **_tower(*tower), "frames": frames},
+        "video": {"kind": "videoprism", **_tower(*tower), "frames": frames},
         "text": {
             "kind": "transformer", **_tower(width, 12, heads), "vocab_size": 64_000,
             "context_length": 64, "activation": "relu", "norm_eps": 1e-6, "position": "sincos",

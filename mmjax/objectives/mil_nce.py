@@ -99,23 +99,21 @@ def mil_nce(
       scale: The part that scales their similarities, where temperature is 0.
       implementation: Dense, the ring, or by the size of the batch (auto).
     """
-    clip, text = pair_outputs(of, output="embed" if normalise else "features")
+    output = "embed" if normalise else "features"
+    names = pair_outputs(of, "" if temperature else scale, output)
     if model and of[1] in model and not model[of[1]].get("bag"):
         raise ValueError(
             f"the captions of a clip are a bag: set config.model.{of[1]}.bag, e.g. to 5"
         )
-    learned = () if temperature else (f"{scale}/scale",)
 
     def loss(outputs, batch, own):
         del own
-        plain = outputs[PLAIN]
-        factor = 1 / temperature if temperature else plain[learned[0]]
+        clips, captions, *learned = (outputs[PLAIN][name] for name in names)
+        factor = 1 / temperature if temperature else learned[0]
         there, shown = batch.get(f"{of[1]}_there"), there_of(batch, of[:1])
         if there is not None and shown is not None:
             there = there & shown[:, None]
-        found = mil_nce_loss(
-            plain[clip], plain[text], factor, there=there, implementation=implementation
-        )
+        found = mil_nce_loss(clips, captions, factor, there=there, implementation=implementation)
         return found, {}
 
-    return Objective({PLAIN: (clip, text, *learned)}, loss, absent=of, bags=of[1:])
+    return Objective({PLAIN: names}, loss, absent=of, bags=of[1:])

@@ -1,17 +1,17 @@
 """What frames are compared by: the embeddings of a model, or colours where there is none."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
+import scipy.special
 
 from mmjax.data.images import WHITE, composite
 from mmjax.data.videos import Numbers, Video
 from mmjax.errors import UserError
-
-if TYPE_CHECKING:
-    from mmjax.pretrained import Pretrained
+from mmjax.inputs import IMAGE, TEXT, VIDEO, Inputs
+from mmjax.pretrained import Pretrained, load
 
 SCALE = 1 / 0.07  # of a model that has none: what CLIP starts from
 TOGETHER = 32  # frames that a model embeds at once
@@ -32,8 +32,7 @@ class Query(NamedTuple):
         """float64 [N], of sum 1: how likely the text is to describe each of features [N, D], a
         softmax as in CLIP's loss."""
         logits = self.scale * (features @ self.embed).astype(np.float64)
-        shares = np.exp(logits - logits.max())
-        return shares / shares.sum()
+        return np.asarray(scipy.special.softmax(logits))
 
 
 class Features(Protocol):
@@ -49,7 +48,7 @@ class Features(Protocol):
 
 
 def open_features(
-    model: "str | Path | Pretrained | None", tokenizer: str | Path | None, query: str | None
+    model: str | Path | Pretrained | None, tokenizer: str | Path | None, query: str | None
 ) -> Features:
     """Those of a model that `mmjax.load` takes or gave; of colours where there is None.
 
@@ -65,8 +64,10 @@ def open_features(
     found = OfModel(model, tokenizer)
     if query is not None and not query.strip():
         raise UserError("the query is empty: say what to look for, or leave it out.")
-    if query is not None and "text/embed" not in found.model.given:
-        raise UserError(f"{found.model.source} reads no texts: a query needs a model that does.")
+    if query is not None and f"{found.text}/embed" not in found.model.given:
+        raise UserError(
+            f"{found.model.source} embeds no texts by themselves: a query needs a model that does."
+        )
     return found
 
 
@@ -96,22 +97,25 @@ def _histogram(frame: np.ndarray) -> np.ndarray:
 class OfModel:
     """The image tower of a model; that of videos sees a frame as a video of one."""
 
-    def __init__(self, model: "str | Path | Pretrained", tokenizer: str | Path | None):
-        from mmjax import pretrained
-
-        loaded = isinstance(model, pretrained.Pretrained)
-        self.model = model if loaded else pretrained.load(model, tokenizer=tokenizer)  # type: ignore[arg-type]
-        names = [name for name in ("image/embed", "image/features") if name in self.model.given]
+    def __init__(self, model: str | Path | Pretrained, tokenizer: str | Path | None):
+        if not isinstance(model, Pretrained):
+            model = load(model, tokenizer=tokenizer)
+        self.model = model
+        self._inputs = Inputs(model.source, model.config, lambda: self.model.tokenizer)
+        self._part = self._inputs.part(IMAGE, VIDEO)
+        wanted = (f"{self._part}/embed", f"{self._part}/features")
+        names = [name for name in wanted if name in self.model.given]
         if not names:
             raise UserError(
-                f"{self.model.source} embeds no images: it gives {', '.join(self.model.given)}."
+                f"{self.model.source} embeds no frames: it gives {', '.join(self.model.given)}."
             )
+        self.text = self._inputs.part(TEXT)
         self._output = names[0]
 
     def of_frames(self, video: Video, numbers: Numbers) -> np.ndarray:
         found, waiting = list[np.ndarray](), list[np.ndarray]()
         for frame in video.each(numbers):
-            waiting.append(self.model.preprocess(frame)[0])
+            waiting.append(self._inputs.preprocess(frame, self._part)[0])
             if len(waiting) == TOGETHER:
                 found.append(self._embed(waiting))
                 waiting = []
@@ -134,4 +138,4 @@ class OfModel:
 
 def _unit_length(rows: np.ndarray) -> np.ndarray:
     rows = np.asarray(rows, np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))

@@ -1,7 +1,7 @@
 """`mmjax video keyframes`: a few frames that stand for a video, or for what a query asks for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -12,14 +12,11 @@ from mmjax.data import BadRecord
 from mmjax.data.images import WHITE, composite
 from mmjax.datatools.inspection import contact_sheet
 from mmjax.errors import UserError
+from mmjax.pretrained import Pretrained
 from mmjax.video.features import open_features
-from mmjax.video.opening import clock, new_folder, open_file, read_parts
-
-if TYPE_CHECKING:
-    from mmjax.pretrained import Pretrained
+from mmjax.video.opening import SHEET, clock, new_folder, open_file, read_parts
 
 LONGEST = 2.0  # seconds of a shot that one frame may stand for
-SHEET = "sheet.png"
 
 
 class KeyFrame(NamedTuple):
@@ -52,7 +49,7 @@ def keyframes(
     *,
     count: int = 8,
     query: str | None = None,
-    model: "str | Path | Pretrained | None" = None,
+    model: str | Path | Pretrained | None = None,
     tokenizer: str | Path | None = None,
     output: str | Path | None = None,
 ) -> list[KeyFrame]:

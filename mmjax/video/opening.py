@@ -13,6 +13,8 @@ from mmjax.video.features import Features, Query
 from mmjax.video.selection import choose, nearest
 from mmjax.video.shots import Part, cut_into_parts, shot_starts
 
+SHEET = "sheet.png"  # of what was chosen, in the folder that is written
+
 
 class Parts(NamedTuple):
     """A video in parts, and features of the frame in the middle of each, float32 [parts, D]."""

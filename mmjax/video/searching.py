@@ -6,7 +6,7 @@ fingerprint of the model, and computed anew when the file changes.
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -16,18 +16,16 @@ from rich.table import Table
 from mmjax import machine
 from mmjax.data import BadRecord
 from mmjax.data.account import Account
-from mmjax.data.contents import shows
+from mmjax.data.media import shows
 from mmjax.data.records import log
 from mmjax.data.tree import INDEX_FOLDER, files_under
 from mmjax.data.videos import open_video
 from mmjax.errors import UserError
+from mmjax.pretrained import Pretrained
 from mmjax.teachers.source import fingerprint
 from mmjax.video.features import OfModel, open_features
 from mmjax.video.keyframing import LONGEST
 from mmjax.video.opening import clock, read_parts
-
-if TYPE_CHECKING:
-    from mmjax.pretrained import Pretrained
 
 VERSION = 1  # of what is kept
 
@@ -64,7 +62,7 @@ def search(
     folder: str | Path,
     *,
     query: str,
-    model: "str | Path | Pretrained",
+    model: str | Path | Pretrained,
     tokenizer: str | Path | None = None,
     top: int = 5,
     index: str | Path | None = None,

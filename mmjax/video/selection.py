@@ -42,7 +42,7 @@ def choose(
     covered = np.zeros(count)
 
     def row(number: int) -> np.ndarray:
-        return np.maximum(features @ features[number], 0.0).astype(np.float64)
+        return np.maximum(np.asarray(features @ features[number], np.float64), 0.0)
 
     def gain(number: int) -> float:
         return float(weights @ np.maximum(row(number) - covered, 0.0))
@@ -73,7 +73,8 @@ def choose(
 
 def nearest(features: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
     """int [N]: which of the chosen (its number) stands for each."""
-    return np.asarray(chosen)[(features @ features[list(chosen)].T).argmax(axis=1)]
+    closest = np.argmax(features @ features[list(chosen)].T, axis=1)
+    return np.array([chosen[place] for place in closest])
 
 
 def knapsack(values: np.ndarray, costs: Sequence[int], budget: int) -> list[int]:

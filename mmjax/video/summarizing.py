@@ -2,7 +2,7 @@
 
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -13,12 +13,9 @@ from mmjax.data.images import WHITE, composite
 from mmjax.datatools.cutting import write_cut
 from mmjax.datatools.inspection import contact_sheet
 from mmjax.errors import UserError
+from mmjax.pretrained import Pretrained
 from mmjax.video.features import open_features
-from mmjax.video.keyframing import SHEET
-from mmjax.video.opening import clock, new_folder, open_file, read_parts
-
-if TYPE_CHECKING:
-    from mmjax.pretrained import Pretrained
+from mmjax.video.opening import SHEET, clock, new_folder, open_file, read_parts
 
 LONGEST = 5.0  # seconds of a part that is chosen whole; shorter for a short summary
 CUT = "summary.mp4"
@@ -57,7 +54,7 @@ def summarize(
     *,
     seconds: float = 30.0,
     query: str | None = None,
-    model: "str | Path | Pretrained | None" = None,
+    model: str | Path | Pretrained | None = None,
     tokenizer: str | Path | None = None,
     output: str | Path | None = None,
 ) -> Summary:

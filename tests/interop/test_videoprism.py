@@ -22,7 +22,7 @@ from mmjax.models.parts import check_model
 
 SIZE, FRAMES, LENGTH, VOCAB, ROWS = 16, 3, 9, 64, 4
 TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
-EMBEDS = {"image/embed": "video_embeds", "text/embed": "text_embeds"}
+EMBEDS = {"video/embed": "video_embeds", "text/embed": "text_embeds"}
 
 
 def make(**video):
@@ -52,15 +52,15 @@ def batch():
     text = np.where(mask, rng.integers(3, VOCAB, (ROWS, LENGTH)), 0)
     video = rng.integers(0, 256, (ROWS, FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
     return {
-        "image": video // np.uint8([1, 2, 4, 8])[:, None, None, None, None],
-        "image_mask": np.ones((ROWS, FRAMES), bool),
+        "video": video // np.uint8([1, 2, 4, 8])[:, None, None, None, None],
+        "video_mask": np.ones((ROWS, FRAMES), bool),
         "text": text.astype(np.int32),
         "text_mask": mask,
     }
 
 
 def theirs(model, batch):
-    video = torch.tensor(batch["image"].transpose(0, 1, 4, 2, 3).astype(np.float32) / 255)
+    video = torch.tensor(batch["video"].transpose(0, 1, 4, 2, 3).astype(np.float32) / 255)
     return model(
         pixel_values_videos=video,
         input_ids=torch.tensor(batch["text"]).long(),
@@ -75,7 +75,7 @@ def _applied(model):
 
 
 def ours(config, params, batch):
-    config.model.image.unroll = config.model.text.unroll = False
+    config.model.video.unroll = config.model.text.unroll = False
     found = _applied(models.from_config(config.model))({"params": params}, batch)
     return jax.tree.map(np.asarray, found)
 
@@ -124,7 +124,7 @@ def test_in_and_out_again(tmp_path, saved):
 def test_gradients_are_theirs(saved):
     model, folder = saved
     config, params = read(folder)
-    config.model.image.unroll = config.model.text.unroll = False
+    config.model.video.unroll = config.model.text.unroll = False
     weights = np.random.default_rng(2).normal(size=(2, ROWS, 32)).astype(np.float32)
     graph = models.from_config(config.model)
 
@@ -146,15 +146,15 @@ def test_gradients_are_theirs(saved):
 
 def test_frames_that_are_padding_change_nothing_and_one_frame_is_an_image(saved):
     config, params = read(saved[1])
-    inputs = batch() | {"image_mask": np.arange(FRAMES) < np.array([[1], [2], [3], [1]])}
-    found = ours(config, params, inputs)["image/embed"]
-    seen = inputs["image_mask"][:, :, None, None, None]
-    changed = inputs | {"image": np.where(seen, inputs["image"], 255 - inputs["image"])}
-    np.testing.assert_array_equal(ours(config, params, changed)["image/embed"], found)
-    image = {k: v for k, v in inputs.items() if k != "image_mask"} | {
-        "image": inputs["image"][:, 0]
+    inputs = batch() | {"video_mask": np.arange(FRAMES) < np.array([[1], [2], [3], [1]])}
+    found = ours(config, params, inputs)["video/embed"]
+    seen = inputs["video_mask"][:, :, None, None, None]
+    changed = inputs | {"video": np.where(seen, inputs["video"], 255 - inputs["video"])}
+    np.testing.assert_array_equal(ours(config, params, changed)["video/embed"], found)
+    image = {k: v for k, v in inputs.items() if k != "video_mask"} | {
+        "video": inputs["video"][:, 0]
     }
-    alone = ours(config, params, image)["image/embed"]
+    alone = ours(config, params, image)["video/embed"]
     np.testing.assert_allclose(alone[[0, 3]], found[[0, 3]], atol=1e-6)
 
 
@@ -179,7 +179,7 @@ def test_a_scale_of_training_comes_back(tmp_path, saved):
 @pytest.mark.parametrize(
     ("part", "key", "value", "said"),
     [
-        ("image", "softcap", 0.0, r"image\.softcap=0, which transformers divides by"),
+        ("video", "softcap", 0.0, r"video\.softcap=0, which transformers divides by"),
         ("text", "position", "learned", r"text\.position='learned' would come back as 'sincos'"),
         ("text", "centred_norms", False, r"text\.centred_norms=False would come back as True"),
     ],
@@ -240,13 +240,13 @@ def to_shapes(model):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"width": 36}, r"image\.width=36 must equal config\.model\.embed_dim=768"),
+        ({"width": 36}, r"video\.width=36 must equal config\.model\.embed_dim=768"),
         ({"mlp_dim": 50}, r"heads=12 does not divide mlp_dim=50"),
         ({"patch_size": 300}, r"patch_size=300 is larger than a frame"),
     ],
 )
 def test_what_does_not_fit_is_a_sentence(changes, said):
     model = zoo.config("VideoPrism-LvT-B")
-    model.image.update(changes)
+    model.video.update(changes)
     with pytest.raises(UserError, match=said):
         check_model(model)

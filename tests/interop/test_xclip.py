@@ -21,6 +21,7 @@ from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import shapes
 from mmjax.interop.huggingface import xclip
+from mmjax.interop.table import their_shapes
 from mmjax.models.parts import check_model
 from mmjax.parallel.mesh import make_mesh
 from mmjax.params import path_string
@@ -134,6 +135,18 @@ def test_in_and_out_again(tmp_path, frames, videos, texts):
     with torch.inference_mode():
         found = theirs(again.eval(), batch, config.model.video).logits_per_video
     torch.testing.assert_close(found, expected.logits_per_video, atol=0, rtol=0)
+
+
+def test_names_and_shapes_at_the_published_size():
+    """xclip-base-patch32 is XCLIPConfig's defaults."""
+    settings = transformers.XCLIPConfig()
+    with torch.device("meta"):
+        state = transformers.XCLIPModel(settings).state_dict()
+    model = xclip.read_config(settings.to_dict(), {})
+    found = their_shapes(xclip.rows(model), shapes(model))
+    expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    assert {name: leaf.shape for name, leaf in found.items()} == expected
+    assert sum(np.prod(shape) for shape in expected.values()) == 196_585_729
 
 
 def test_every_number_of_the_config_is_read(tmp_path):
@@ -299,7 +312,7 @@ def test_texts_alone_are_refused_where_they_would_be_wrong(folder):
         ([], "video is empty"),
         (["nowhere.mp4"], r"video\[0\], nowhere\.mp4, cannot be decoded \(No such file"),
         ([np.zeros((3, 4, 4, 3))], r"video\[0\] is float64 \[3, 4, 4, 3\]: give frames as uint8"),
-        ([clips()[0], 3], r"video\[1\] is of type int: give the path"),
+        ([clips()[0], 3], r"video\[1\] is int, no video: give a file or frames"),
     ],
 )
 def test_a_video_that_is_none_is_said(folder, videos, said):

@@ -18,9 +18,9 @@ def run():
     }
     config.data.tokenizer = "captions:600"
     config = config_lib.smoke(config)
-    config.model.image.update(depth=1, frames=2)  # it compiles for eight devices
+    config.model.video.update(depth=1, frames=2)  # it compiles for eight devices
     config.model.text.depth = 1
-    config.model.image.unroll = config.model.text.unroll = False
+    config.model.video.unroll = config.model.text.unroll = False
     return config
 
 
@@ -28,11 +28,11 @@ def test_first_losses_and_gradients_are_the_same_on_one_device_and_on_eight():
     config = run()
     check_model(config.model)
     one = tiny.loaded_step(config, 1)
-    for part in ("image", "text"):
+    for part in ("video", "text"):
         assert np.linalg.norm(one[1][part]["blocks"]["attention"]["query"]["kernel"]) > 1e-6
     rates = optim.lr_multipliers(config.optim, one[1])
     assert rates["text"]["position_table"] == 0  # it is fixed
-    assert rates["image"]["time_embed"] == 1
+    assert rates["video"]["time_embed"] == 1
     tiny.assert_same(tiny.loaded_step(config, 8), one)
 
 

@@ -18,6 +18,7 @@ from mmjax.objectives import Own
 from mmjax.objectives.mil_nce import mil_nce_loss
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel import ring
+from mmjax.training.assemble import assemble
 
 B, K, D = 16, 3, 12
 HOW = ("dense", "ring")
@@ -215,4 +216,6 @@ def test_what_does_not_go_with_bags_is_said(change, said):
 
 def start(config):
     config_check.validate(config)
-    tiny.planned(config)
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        assemble(config, mesh)

@@ -1,5 +1,5 @@
-"""Runs on image–text and video–text sources together, each objective on the rows that have both of
-its parts."""
+"""Runs on image–text, video–text and audio–text sources together, each objective on the rows that
+have both of its parts."""
 
 import re
 
@@ -12,6 +12,8 @@ from mmjax import config as config_lib
 from mmjax import config_check
 from mmjax.errors import UserError
 from mmjax.objectives import contrastive
+from mmjax.parallel import mesh as mesh_lib
+from mmjax.training.assemble import assemble
 
 
 def run(**optim):
@@ -29,6 +31,19 @@ def run(**optim):
     return config
 
 
+def run_with_sounds():
+    """Images with texts, and sounds with texts."""
+    config = run()
+    config.model.audio = config_lib.entry(
+        "model", kind="audio_vit", width=32, depth=1, heads=4, mlp_dim=64, seconds=0.5, bins=32
+    )
+    config.objectives.tones = config_lib.entry("objectives", kind="clip", of=("audio", "text"))
+    del config.model.video, config.objectives.films, config.data.train.films
+    spec = config_lib.entry("data.train", path="generated:96", media="audio")
+    config.data.train.tones = spec
+    return config
+
+
 @pytest.fixture
 def rings(monkeypatch):
     """Devices of which several have no row of the films."""
@@ -36,11 +51,12 @@ def rings(monkeypatch):
 
 
 def test_first_losses_and_gradients_are_the_same_on_one_device_and_on_eight(rings):
-    one = tiny.loaded_step(run(), 1)
-    assert set(one[0]) == {"loss/clip", "loss/films"}
-    for part in ("image", "video"):
+    config = run_with_sounds()
+    one = tiny.loaded_step(config, 1)
+    assert set(one[0]) == {"loss/clip", "loss/tones"}
+    for part in ("image", "audio"):
         assert np.linalg.norm(one[1][part]["head"]["kernel"]) > 1e-3
-    tiny.assert_same(tiny.loaded_step(run(), 8), one)
+    tiny.assert_same(tiny.loaded_step(config, 8), one)
 
 
 def test_it_trains_in_microbatches_resumes_to_the_bit_and_is_planned(tmp_path):
@@ -51,6 +67,41 @@ def test_it_trains_in_microbatches_resumes_to_the_bit_and_is_planned(tmp_path):
     # Of equal logits the losses are ln 12 and ln 4: each is over the rows of its own source.
     assert 0 < found["loss/films"] < np.log(4) + 0.5 < found["loss/clip"] < np.log(12) + 0.5
     assert tiny.planned(config).fits
+
+
+def bound():
+    """Images, sounds and texts in one run: what images and sounds have to do with each other is
+    learnt by way of the texts (ImageBind, Girdhar et al., 2023, by way of images)."""
+    config = tiny.config(lr=3e-3)
+    size = {
+        key: config.model.image[key] for key in ("width", "heads", "mlp_dim", "depth", "unroll")
+    }
+    config.model.audio = config_lib.entry(
+        "model", kind="audio_vit", seconds=1.0, bins=32, pool="mean", norm_pre=False, **size
+    )
+    config.model.text.update(vocab_size=600, context_length=16)
+    config.objectives.sounds = config_lib.entry("objectives", kind="clip", of=("audio", "text"))
+    for name, media in (("shapes", "image"), ("tones", "audio")):
+        config.data.train[name] = config_lib.entry("data.train", path="generated:96", media=media)
+        config.evals[name] = config_lib.entry(
+            "evals", kind="retrieval", path="generated:24", media=media, candidates="captions",
+            of=(media, "text"),
+        )  # fmt: skip
+    config.data.tokenizer = "captions:600"
+    config.batch_size, config.total_steps = 32, 60
+    return config
+
+
+def test_images_sounds_and_texts_are_trained_in_one_run(tmp_path):
+    config = bound()
+    _, found = tiny.trained(config, tmp_path)
+    assert found["tones/audio_to_text/R@5"] > 0.75, found  # by chance 0.38
+    assert found["shapes/image_to_text/R@5"] > 0.5, found  # by chance 0.20
+    small = config_lib.smoke(config_lib.complete(bound()))
+    for specs in (small.data.train, small.evals):
+        assert {name: spec.media for name, spec in specs.items()} == {
+            "shapes": "image", "tones": "audio",
+        }  # fmt: skip
 
 
 def test_a_smoke_run_of_a_mixture_is_a_mixture():
@@ -115,4 +166,6 @@ def test_what_a_mixture_cannot_train_is_said_at_the_start(change, said):
 
 def start(config):
     config_check.validate(config)
-    tiny.planned(config)
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        assemble(config, mesh)

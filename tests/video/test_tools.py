@@ -15,13 +15,13 @@ import mmjax
 from mmjax import models
 from mmjax.cli import main
 from mmjax.data.videos import open_video
+from mmjax.datatools.cutting import write_cut
 from mmjax.errors import UserError
 from mmjax.models import zoo
 from mmjax.parallel.mesh import make_mesh
 from mmjax.pretrained import Pretrained
 from mmjax.schema import entry
 from mmjax.video import searching
-from mmjax.video.cutting import write_cut
 from mmjax.video.features import Colours, OfModel
 from mmjax.video.shots import cut_into_parts, shot_starts
 from mmjax.video.summarizing import Span
@@ -159,16 +159,18 @@ def test_a_query_chooses_what_the_text_describes(film, monkeypatch):
         assert colour_of(open_video(str(film)).read([span.first])[0]) == number
 
 
-def test_the_tower_of_videos_sees_frames_too(film):
+@pytest.mark.parametrize("part", ["image", "video"])
+def test_the_tower_of_videos_sees_frames_too(film, part):
     config = ConfigDict({"model": zoo.config("tiny"), "data": small_run.run()[0].data})
     frame = {key: value for key, value in config.model.image.items() if key != "kind"}
-    config.model.image = entry(models.parts.KINDS["video_vit"].keys)
-    config.model.image.update(frame)
-    config.model.image.update(kind="video_vit", frames=4, unroll=False)
+    del config.model.image
+    config.model[part] = entry(models.parts.KINDS["video_vit"].keys)
+    config.model[part].update({**frame, "kind": "video_vit", "frames": 4, "unroll": False})
     clip = models.from_config(config.model)
     clip_of_videos = Pretrained("it", config, clip, placed(tiny.params(clip)), None)
     found = OfModel(clip_of_videos, None).of_frames(open_video(str(film)), [10, 60])
-    assert found.shape == (2, config.model.embed_dim)
+    expected = clip_of_videos.embed_videos([np.stack(open_video(str(film)).read([10]))])
+    np.testing.assert_allclose(found[:1], expected, atol=1e-5)
     assert np.abs(found[0] - found[1]).max() > 1e-3
     with pytest.raises(UserError, match="it holds no tokenizer"):
         mmjax.video.keyframes(film, query="red", model=clip_of_videos)

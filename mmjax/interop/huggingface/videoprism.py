@@ -54,35 +54,35 @@ def _blocks(ours: str, theirs: str) -> list[Row]:
 def rows(model: ConfigDict) -> list[Row]:
     """The learned scale of a model that was trained here lies beside, where transformers leaves
     it."""
-    image, text = model.image, "text_model.embeddings"
-    width, patch = image.width, image.patch_size
+    video, text = model.video, "text_model.embeddings"
+    width, patch = video.width, video.patch_size
     space, time = f"{_VISION}.spatial_embeddings", f"{_VISION}.temporal_embeddings"
     kernel = f"{space}.patch_embeddings.projection"
     return [
-        Row("image/patch_embed/kernel", f"{kernel}.weight", CONV, (width, 3, 1, patch, patch)),
-        Row("image/patch_embed/bias", f"{kernel}.bias"),
+        Row("video/patch_embed/kernel", f"{kernel}.weight", CONV, (width, 3, 1, patch, patch)),
+        Row("video/patch_embed/bias", f"{kernel}.bias"),
         Row(
-            "image/position_embed",
+            "video/position_embed",
             f"{space}.position_embeddings",
-            shape=(1, (image.size // patch) ** 2, width),
+            shape=(1, (video.size // patch) ** 2, width),
         ),
-        *_blocks("image", f"{_VISION}.spatial_layers"),
-        *norm("image/norm_space", f"{_VISION}.layernorm1"),
-        Row("image/time_embed", f"{time}.position_embeddings", shape=(1, image.frames, width)),
-        *(_blocks("image/time", f"{_VISION}.temporal_layers") if image.time_depth else []),
-        *norm("image/norm_time", f"{_VISION}.layernorm2"),
-        *(_blocks("image/joint", f"{_VIDEO}.auxiliary_layers") if image.joint_depth else []),
+        *_blocks("video", f"{_VISION}.spatial_layers"),
+        *norm("video/norm_space", f"{_VISION}.layernorm1"),
+        Row("video/time_embed", f"{time}.position_embeddings", shape=(1, video.frames, width)),
+        *(_blocks("video/time", f"{_VISION}.temporal_layers") if video.time_depth else []),
+        *norm("video/norm_time", f"{_VISION}.layernorm2"),
+        *(_blocks("video/joint", f"{_VIDEO}.auxiliary_layers") if video.joint_depth else []),
         Row(
-            "image/pool/query_embed",
+            "video/pool/query_embed",
             f"{_VIDEO}.head.pooling_attention_query",
             shape=(1, 1, width),
         ),
-        Row("image/pool/per_dim_scale", f"{_VIDEO}.head.per_dim_scale"),
-        *linear("image/pool/query", f"{_VIDEO}.head.q_proj"),
-        *linear("image/pool/key", f"{_VIDEO}.head.k_proj"),
-        *linear("image/pool/value", f"{_VIDEO}.head.v_proj"),
-        *linear("image/pool/out", f"{_VIDEO}.head.o_proj"),
-        *norm("image/norm_pool", f"{_VIDEO}.head_layernorm"),
+        Row("video/pool/per_dim_scale", f"{_VIDEO}.head.per_dim_scale"),
+        *linear("video/pool/query", f"{_VIDEO}.head.q_proj"),
+        *linear("video/pool/key", f"{_VIDEO}.head.k_proj"),
+        *linear("video/pool/value", f"{_VIDEO}.head.v_proj"),
+        *linear("video/pool/out", f"{_VIDEO}.head.o_proj"),
+        *norm("video/norm_pool", f"{_VIDEO}.head_layernorm"),
         Row("text/token_embed/embedding", f"{text}.token_embedding.weight"),
         Row("text/position_table", f"{text}.position_embedding"),
         Row("text/class_embed", f"{text}.cls_emb", shape=(1, 1, model.text.width)),
@@ -106,7 +106,7 @@ def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
     video.num_hidden_layers = video.num_spatial_layers
     parts: dict[str, Any] = {
         "embed_dim": video.hidden_size,
-        "image": {
+        "video": {
             "kind": "videoprism", **read_tower(video), "size": sides[0], "patch_size": patch[0],
             "frames": video.num_frames, "time_depth": video.num_temporal_layers,
             "joint_depth": video.num_auxiliary_layers, "softcap": video.attn_logit_softcapping,
@@ -125,10 +125,10 @@ def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
 def write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
     from transformers import VideoPrismConfig
 
-    image, text = model.image, model.text
-    video = write_tower(image)
+    tower, text = model.video, model.text
+    video = write_tower(tower)
     video["num_spatial_layers"] = video.pop("num_hidden_layers")
-    if image.activation == "gelu":
+    if tower.activation == "gelu":
         video["hidden_act"] = "gelu_python"  # its own: the same function, rounded otherwise
     pad = {} if tokenizer is None else {"pad_token_id": tokenizer.pad_id}
     return VideoPrismConfig(
@@ -136,12 +136,12 @@ def write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
         dtype="float32",
         vision_config={
             **video,
-            "image_size": image.size,
-            "num_frames": image.frames,
-            "tubelet_size": [1, image.patch_size, image.patch_size],
-            "num_temporal_layers": image.time_depth,
-            "num_auxiliary_layers": image.joint_depth,
-            "attn_logit_softcapping": image.softcap,
+            "image_size": tower.size,
+            "num_frames": tower.frames,
+            "tubelet_size": [1, tower.patch_size, tower.patch_size],
+            "num_temporal_layers": tower.time_depth,
+            "num_auxiliary_layers": tower.joint_depth,
+            "attn_logit_softcapping": tower.softcap,
         },
         text_config={
             **write_tower(text),
@@ -154,7 +154,7 @@ def write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
 
 
 def obstacles(model: ConfigDict) -> list[str]:
-    none = [part for part in ("image", "text") if not model[part].softcap]
+    none = [part for part in ("video", "text") if not model[part].softcap]
     return [f"config.model.{part}.softcap=0, which transformers divides by" for part in none]
 
 
@@ -167,7 +167,7 @@ def read_preprocessor(folder: Path, model: ConfigDict) -> dict[str, str]:
             whole = read_json(folder / name)
             found = whole.get(inside) or {} if inside else whole
     settings = _VIDEOS | {key: value for key, value in found.items() if value is not None}
-    side, names = model.image.size, {number: name for name, number in _RESAMPLE.items()}
+    side, names = model.video.size, {number: name for name, number in _RESAMPLE.items()}
     unlike = {
         "size": settings["size"] != {"height": side, "width": side},
         "resample": settings["resample"] not in names,
@@ -183,25 +183,25 @@ def read_preprocessor(folder: Path, model: ConfigDict) -> dict[str, str]:
             f"to the model's {side} pixels, bicubically or bilinearly, and divides by 255."
         )
     if settings["do_normalize"]:
-        model.image.update(mean=tuple(settings["image_mean"]), std=tuple(settings["image_std"]))
+        model.video.update(mean=tuple(settings["image_mean"]), std=tuple(settings["image_std"]))
     return {"resize": "squash", "interpolation": names[settings["resample"]]}
 
 
 def write_preprocessor(config: ConfigDict) -> dict[str, Any]:
-    image = config.model.image
+    video = config.model.video
     return {
         "video_processor_type": "LlavaOnevisionVideoProcessor",  # VideoPrism's
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"height": image.size, "width": image.size},
+        "size": {"height": video.size, "width": video.size},
         "resample": _RESAMPLE[config.data.interpolation],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
-        "do_normalize": (tuple(image.mean), tuple(image.std)) != ((0.0,) * 3, (1.0,) * 3),
-        "image_mean": list(image.mean),
-        "image_std": list(image.std),
+        "do_normalize": (tuple(video.mean), tuple(video.std)) != ((0.0,) * 3, (1.0,) * 3),
+        "image_mean": list(video.mean),
+        "image_std": list(video.std),
         "do_sample_frames": True,
-        "num_frames": image.frames,
+        "num_frames": video.frames,
     }
 
 
@@ -219,7 +219,7 @@ output = model(pixel_values_videos=video, **texts)
 print(output.video_embeds @ output.text_embeds.T)""",
 )
 
-_PAIR = {"image": ("videoprism",), "text": ("transformer",)}
+_PAIR = {"video": ("videoprism",), "text": ("transformer",)}
 MODEL = Architecture(
     family=Family(
         "Hugging Face's VideoPrismClipModel",

@@ -111,11 +111,13 @@ def test_equals_a_loop_over_views_and_crops(spec, views, crops, aggregate):
     assert np.abs(by_hand - by_hand[:, :1]).max() > 1e-3  # the views differ
 
 
-def test_any_batch_size_gives_the_same(spec):
+def test_any_batch_size_and_number_of_devices_gives_the_same(spec):
     _, _, params = small_video.run()
     keys = {"views": 2, "crops": 3}
     first, again = (small_video.build(**spec, **keys, batch_size=b)(params) for b in (4, 64))
     assert first == again
+    with jax.set_mesh(make_mesh(data=2, fsdp=2, devices=jax.devices()[:4])):
+        assert small_video.build(**spec, **keys, batch_size=24)(params) == first
 
 
 def test_mean_of_logits_and_of_softmax_differ():
