@@ -82,7 +82,7 @@ def compare(kind: str, folder: Path, rounds: int, seconds: float) -> list[tuple[
             command.append(f"--seconds={seconds}")
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
             turns[name].append(json.loads(done.stdout.splitlines()[-1])["rate"])
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, rates in turns.items():
         ratios, clips = np.array(rates) / np.array(turns[PEER]), np.median(rates)
         rows.append((
@@ -116,10 +116,8 @@ def torch_loader(folder: Path, every: bool = False) -> Iterator[int]:
     from torch.utils.data import DataLoader
 
     paths = sorted(str(path) for path in folder.glob("*.mp4"))
-    loader = DataLoader(
-        _Films(paths * 10_000, read_every if every else read_until), BATCH, shuffle=True,
-        num_workers=CORES, persistent_workers=True,
-    )  # fmt: skip
+    films: Any = _Films(paths * 10_000, read_every if every else read_until)
+    loader: Any = DataLoader(films, BATCH, shuffle=True, num_workers=CORES, persistent_workers=True)
     for batch in loader:
         yield len(batch)
 

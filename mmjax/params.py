@@ -37,6 +37,12 @@ class Role(NamedTuple):
         return self.at == LAYER
 
     @property
+    def stack(self) -> str:
+        """Of a stacked parameter, what its layers are called: "video", or "video/time" of those
+        that come after them in the same part."""
+        return self.path.split("/blocks/")[0]
+
+    @property
     def part(self) -> str:
         """The part of the model that it is of."""
         return self.path.split("/")[0]

@@ -99,8 +99,13 @@ def lr_multipliers(config: ConfigDict, params: Any, above: Mapping[str, int] = N
     """
     scales = [(pattern, 0.0) for pattern in config.freeze] + [tuple(x) for x in config.lr_scale]
     depths: dict[str, int] = {}
-    map_roles(lambda role, leaf: depths.update({role.part: leaf.shape[0]} if role.stacked else {}),
+    map_roles(lambda role, leaf: depths.update({role.stack: leaf.shape[0]} if role.stacked else {}),
               params)  # fmt: skip
+
+    def after(stack: str) -> int:
+        """Layers of the same part that come after a stack."""
+        return sum(depth for other, depth in depths.items() if other.startswith(f"{stack}/"))
+
     used = set()
 
     def factor(path: str, layers_above: int) -> float:
@@ -114,7 +119,10 @@ def lr_multipliers(config: ConfigDict, params: Any, above: Mapping[str, int] = N
     def of(role: Role, leaf: Any) -> float | np.ndarray:
         if role.kind == "statistic":
             return 0.0
-        depth, further = depths.get(role.part, 0), above.get(role.part, 0)
+        stack, further = role.stack if role.stacked else role.part, above.get(role.part, 0)
+        depth = depths.get(stack, 0)
+        if role.at in (INPUT, LAYER):
+            further += after(stack)
         if role.stacked:
             paths = [role.path.replace("/blocks/", f"/blocks/{i}/") for i in range(depth)]
             factors = [factor(path, further + depth - i) for i, path in enumerate(paths)]

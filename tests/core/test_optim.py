@@ -266,3 +266,20 @@ def test_layer_decay_counts_the_layers_of_the_fusion(depths, exponents):
         np.testing.assert_allclose(
             np.ravel(flat(found)[path]), 0.5 ** np.array(wanted), err_msg=path
         )
+
+
+def test_layer_decay_counts_each_stack_of_a_part():
+    """A transformer over frames has layers of its own, above those of a frame."""
+    config = tiny.config()
+    frame = {key: value for key, value in config.model.image.items() if key != "kind"}
+    config.model.image = config_lib.entry("model", kind="video_vit", **(frame | {"depth": 2}))
+    config.model.image.update(over_time="transformer", time_depth=3, time_heads=1)
+    model = models.from_config(config.model)
+    found = flat(optim.lr_multipliers(optim_config(layer_decay=0.5), tiny.shapes(model)))
+    for path, wanted in {
+        "image/time/blocks/norm1/bias": (3, 2, 1),
+        "image/blocks/norm1/bias": (5, 4),
+        "image/patch_embed/kernel": 6,
+        "image/norm_post/scale": 0,
+    }.items():
+        np.testing.assert_allclose(np.ravel(found[path]), 0.5 ** np.array(wanted), err_msg=path)
