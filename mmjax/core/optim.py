@@ -121,7 +121,7 @@ def lr_multipliers(config: ConfigDict, params: Any, above: Mapping[str, int] = N
             return 0.0
         stack, further = role.stack if role.stacked else role.part, above.get(role.part, 0)
         depth = depths.get(stack, 0)
-        if role.at in (INPUT, LAYER):
+        if role.stacked or role.at == INPUT:
             further += after(stack)
         if role.stacked:
             paths = [role.path.replace("/blocks/", f"/blocks/{i}/") for i in range(depth)]

@@ -1,5 +1,7 @@
 """Which parts of a model an evaluator looks at: those that its config names, or all that fit."""
 
+from collections.abc import Sequence
+
 from mmjax.data import sources
 from mmjax.errors import UserError
 from mmjax.evaluation.spec import Subject
@@ -40,13 +42,18 @@ def record_part(subject: Subject, asked: str, name: str) -> str:
     return shown[0]
 
 
-def pair(subject: Subject, asked: tuple[str, str] | None, name: str) -> tuple[str, str]:
-    """The parts that embed records and texts; None: see `record_part`, and the one of texts.
+def pair(subject: Subject, asked: Sequence[str], name: str) -> tuple[str, str]:
+    """The parts that embed records and texts; (): see `record_part`, and the one of texts.
 
     Raises:
       UserError: as of `record_part`.
     """
     if asked:
+        if len(asked) != 2:
+            raise UserError(
+                f"evals.{name}.of={tuple(asked)!r} should name two parts: that which embeds the "
+                "records, and that of the texts."
+            )
         return record_part(subject, asked[0], name), asked[1]
     texts = [part for part, medium in embedding(subject.model).items() if medium == TEXT]
     if len(texts) > 1 and PAIR[1] not in texts:

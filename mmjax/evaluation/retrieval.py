@@ -114,7 +114,7 @@ class RetrievalKeys(Evaluation):
     """The keys of the kind "retrieval".
 
     Attributes:
-      of: The part that embeds the records, and the one that embeds their captions; None is those
+      of: The part that embeds the records, and the one that embeds their captions; (): those
         that the model has.
       candidates: '' each caption is a text of its own (COCO); captions: the distinct ones; a file
         of one text a line: these, and captions that are not among them.
@@ -122,7 +122,7 @@ class RetrievalKeys(Evaluation):
         over all queries of the test set.
     """
 
-    of: tuple[str, str] | None = None
+    of: tuple[str, ...] = ()
     candidates: str = ""
     dsl: bool = False
 

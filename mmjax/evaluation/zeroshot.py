@@ -51,7 +51,7 @@ class OfWords(Evaluation):
     """The keys of evaluators whose classifier is made of words.
 
     Attributes:
-      of: The part that embeds the records, and the one that embeds the prompts; None is those that
+      of: The part that embeds the records, and the one that embeds the prompts; (): those that
         the model has.
       classes: A file of one class a line in order of label, NAME or ID<tab>NAME, or imagenet.
         Classes that have names in the data, as folders have, are matched by NAME or ID.
@@ -62,7 +62,7 @@ class OfWords(Evaluation):
         name, label or WordNet id), present (those that occur) or all.
     """
 
-    of: tuple[str, str] | None = None
+    of: tuple[str, ...] = ()
     classes: str = ""
     templates: str = "plain"
     protocol: Literal["open_clip", "big_vision"] = "open_clip"

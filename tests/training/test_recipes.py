@@ -22,11 +22,12 @@ from mmjax.training.assemble import assemble
 GOLDEN = Path(__file__).parents[1] / "golden" / "recipes"
 RECIPES = {path.stem: path for path in (Path(__file__).parents[2] / "configs").glob("*.py")}
 ALWAYS = (
-    "clap",  # sounds, and infonce
     "clip_kd",  # an online teacher of pairs
     "coca_b32",  # captions
     "distilbert",  # a tower alone, and an online teacher of tokens
     "flava",  # fusion, and masks in texts and pictures
+    "frozen_webvid",  # videos, and infonce
+    "milnce_howto100m",  # bags of captions
     "siglip_b16",
 )
 

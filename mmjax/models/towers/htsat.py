@@ -25,7 +25,7 @@ from mmjax.models.spectrogram import log_mel
 from mmjax.models.towers.resnet import FrozenNorm
 from mmjax.parallel.mesh import constrain
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
-from mmjax.values import ANY, COUNT, POSITIVE, POSITIVE_OR_0
+from mmjax.values import ANY, COUNT, NATURAL, POSITIVE
 
 EPS = 1e-5  # of the norms outside of the blocks
 
@@ -72,7 +72,7 @@ class Htsat(nn.Module):
     bins: Annotated[int, COUNT] = 64
     window: Annotated[int, SHAPE_FREE, COUNT] = 1024
     hop: Annotated[int, SHAPE_FREE, COUNT] = 480
-    low: Annotated[float, SHAPE_FREE, POSITIVE_OR_0] = 50.0
+    low: Annotated[float, SHAPE_FREE, NATURAL] = 50.0
     high: Annotated[float, SHAPE_FREE, POSITIVE] = 14_000.0
     mel_mean: Annotated[float, TRAINING_ONLY, ANY] = -30.0
     mel_std: Annotated[float, TRAINING_ONLY, POSITIVE] = 20.0
