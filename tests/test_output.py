@@ -7,16 +7,23 @@ was written.
 import os
 import pty
 import re
+import runpy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from mmjax import options
 
 LOCAL = Path(__file__).parents[1] / "launch" / "local.py"
+films, people = (
+    SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / file)))
+    for file in ("data/films.py", "video/test_benchmark.py")
+)
 MMJAX = [sys.executable, "-m", "mmjax"]
 TEACHER = "--config.teachers.teacher.source=random:tiny"
 # Two chains of commands: each reads what those before it in its chain have written.
@@ -27,6 +34,10 @@ CHAINS = (
         "export": "export --workdir=run --output=huggingface",
         "convert": "convert run open_clip --format=open_clip",
         "report": "report --workdir=run",
+        "video keyframes": "video keyframes clips/film.mp4 --count=2 --output=frames",
+        "video summarize": "video summarize clips/film.mp4 --seconds=1 --output=summary",
+        "video search": "video search clips --query=red --model=run",
+        "video benchmark": "video benchmark people.npz --protocol=tvsum",
     },
     {
         "data inspect": "data inspect generated:32 --sheet=sheet.png --json=facts.json",
@@ -54,6 +65,8 @@ WROTE = {
     "plan": "wrote plan.json",
     "embed": "wrote embeds/teacher",
     "launch": "wrote 9 files into launch",
+    "video keyframes": "wrote frames/sheet.png",
+    "video summarize": "wrote summary/summary.mp4",
 }
 # On stderr is what was found in the data, and what a command is busy with.
 OURS = re.compile(
@@ -78,6 +91,11 @@ def environment(**more):
 def printed(tmp_path_factory):
     """Name → what the process printed, of every command."""
     folder = tmp_path_factory.mktemp("output")
+    (folder / "clips").mkdir()
+    (folder / "clips" / "film.mp4").write_bytes(
+        films.film(np.repeat(films.pictures(2), 25, axis=0))
+    )
+    np.savez(folder / "people.npz", **{f"video/{k}": x for k, x in people.made().items()})
 
     def run(chain):
         return {
@@ -94,7 +112,7 @@ def printed(tmp_path_factory):
 
 
 def test_every_command_runs():
-    doors = {a.get_default("door") for a in _parsers(options.parser())} - {None, "data"}
+    doors = {a.get_default("door") for a in _parsers(options.parser())} - {None, "data", "video"}
     assert doors == set(ALL)
 
 
@@ -127,6 +145,7 @@ def test_nothing_is_left_that_was_not_asked_for(printed):
     """Of the doctor's workdir nothing is left."""
     wanted = {"run", "e.json", "huggingface", "open_clip", "sheet.png", "facts.json", "tars"}
     wanted |= {"drop.json", "doctor.json", "plan.json", "embeds", "launch"}
+    wanted |= {"clips", "people.npz", "frames", "summary"}
     assert {path.name for path in printed["folder"].iterdir()} == wanted
 
 

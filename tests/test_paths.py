@@ -4,8 +4,11 @@ import csv
 import json
 import os
 import random
+import runpy
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +22,7 @@ from mmjax.data import open_source
 from mmjax.datatools import convert
 from mmjax.errors import UserError
 
+films = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "data" / "films.py")))
 CONFIG = """
 from mmjax import config as config_lib, models
 def get_config(arg=None):
@@ -174,6 +178,9 @@ COMMANDS = {
     "data convert": ("~/pairs/", f"~/{ALL}.tars/", "--to=tar"),
     "data dedup": ("~/pairs/", "--against=~/pairs", f"--output=~/{ALL}.drop.json"),
     "launch": ("--copy", f"~/{ALL}.scripts/"),
+    "video keyframes": ("~/film.mp4", "--count=2", f"--output=~/{ALL}.frames/"),
+    "video summarize": ("~/film.mp4", "--seconds=1", f"--output=~/{ALL}.summary/"),
+    "video search": ("~/", "--query=red", f"--model=~/{ALL}", f"--index=~/{ALL}.index/"),
     "embed": (
         "--config=~/c.py:embed", "--config.data.train.pairs.path=~/pairs",
         "--config.data.copies=1", f"--config.teachers.big.source=~/{ALL}",
@@ -202,6 +209,7 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home") / ALL
     write_pairs(home / "pairs", 8)
     (home / "c.py").write_text(CONFIG)
+    (home / "film.mp4").write_bytes(films.film(np.repeat(films.pictures(2), 25, axis=0)))
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(COMMANDS)], cwd=home, encoding="latin-1",
         env=os.environ | {"HOME": str(home), "JAX_NUM_CPU_DEVICES": "1", "XLA_FLAGS": QUICK,

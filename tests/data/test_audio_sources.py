@@ -20,7 +20,7 @@ from mmjax.errors import UserError
 pytest.importorskip("av")
 pytest.importorskip("soundfile")
 import films
-import tones
+import written_tones as tones
 from pictures import write_tar
 
 RATE = 16_000

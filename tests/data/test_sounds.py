@@ -14,7 +14,7 @@ pytest.importorskip("av")
 pytest.importorskip("soundfile")
 import films
 import soxr
-import tones
+import written_tones as tones
 
 STEREO = tones.sweep(2.0, 48_000, 2)
 MEAN = STEREO.mean(axis=1)

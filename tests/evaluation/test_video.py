@@ -100,7 +100,7 @@ def test_messages_say_the_medium(classes, tmp_path):
         ({"kind": "probe", "of": "vidoe"}, "no part 'vidoe'"),
         ({"kind": "retrieval", "of": ("image", "text")}, "no part 'image'"),
         ({"kind": "retrieval", "of": ("video", "texts")}, "this model has no part 'texts'"),
-        ({"kind": "retrieval", "of": "video"}, r"evals\.e\.of=\('video',\) must be a tuple of 2"),
+        ({"kind": "retrieval", "of": "video"}, r"evals\.e\.of=\('video',\) should name two"),
     ],
 )  # fmt: skip
 def test_parts_that_are_not_there_are_named(spec, message):

@@ -92,6 +92,7 @@ def test_weights_of_an_image_tower_start_it(tmp_path):
     theirs = tiny.params(images)
     registry.export(tmp_path / "clip", "huggingface", config=config, params=theirs)
     weights = registry.open_weights(tmp_path / "clip")
+    params = jax.device_put(params)
     taken, report = start.start_from(weights, video_model(over_time="transformer"), params)
     np.testing.assert_array_equal(
         taken["image"]["patch_embed"]["kernel"], theirs["image"]["patch_embed"]["kernel"]

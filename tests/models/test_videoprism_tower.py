@@ -17,6 +17,7 @@ def run():
         "video": config_lib.entry("data.train", path="generated:32", media="video")
     }
     config.data.tokenizer = "captions:600"
+    config.objectives.clip.of = ("video", "text")
     config = config_lib.smoke(config)
     config.model.video.update(depth=1, frames=2)  # it compiles for eight devices
     config.model.text.depth = 1
