@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from mmjax.data.records import BadRecord
-from mmjax.data.videos import MAX_HOURS, Clip
+from mmjax.data.videos import MAX_HOURS, Clip, open_container
 from mmjax.errors import UserError
 
 RATES = (1_000, 1_000_000)  # Hz; a header that says another is damaged
@@ -220,9 +220,7 @@ class _Stream:
         self.length = max(0, round(float(seconds) * self.rate))
 
     def _open(self) -> tuple[Any, Any]:
-        data = self._data
-        file = io.BytesIO(data) if isinstance(data, bytes) else f"file:{data}"
-        container = self._av.open(file, mode="r", metadata_errors="replace")
+        container = open_container(self._data)
         stream = container.streams.best("audio")
         if stream is None:
             held = ", ".join(s.type for s in container.streams) or "nothing"

@@ -153,6 +153,23 @@ class Animation:
         return iter(ImageSequence.Iterator(self._file))
 
 
+def open_container(data: bytes | str) -> Any:
+    """PyAV's container of a file, its path or its bytes, whatever its title is written in."""
+    import av
+
+    open_: Any = av.open  # whose releases take other arguments
+
+    def opened(**options: Any) -> Any:
+        # "file:", or FFmpeg would take what is before a colon for a protocol.
+        file = io.BytesIO(data) if isinstance(data, bytes) else f"file:{data}"
+        return open_(file, mode="r", **options)
+
+    try:
+        return opened()
+    except UnicodeDecodeError:  # of a title, by PyAV 18
+        return opened(metadata_errors="replace")
+
+
 class Film:
     """A video stream, by PyAV. Its packets say when each frame is shown; frames are decoded from
     the last key frame that is shown no later."""
@@ -163,7 +180,7 @@ class Film:
         except ImportError as error:
             raise UserError("reading videos needs PyAV: pip install 'mmjax[video]'.") from error
         self._clip, self._max_hours = clip, max_hours
-        self._av: Any = av  # whose releases take other arguments
+        self._av: Any = av
         try:
             self._open()
             context = self._stream.codec_context
@@ -176,20 +193,12 @@ class Film:
             raise BadRecord(f"cannot be decoded ({error.strerror or error})") from error
 
     def _open(self) -> None:
-        try:
-            self._container = self._av.open(self._file(), mode="r")
-        except UnicodeDecodeError:  # of a title, by PyAV 18
-            self._container = self._av.open(self._file(), mode="r", metadata_errors="replace")
+        self._container = open_container(self._clip.data)
         self._stream = film_stream(self._container)
         self._unit = float(self._stream.time_base or 1)
         self._zero = (self._container.start_time or 0) / 1e6  # players count from there
         context = self._stream.codec_context
         context.thread_type, context.thread_count = "NONE", 1  # the workers are the threads
-
-    def _file(self) -> io.BytesIO | str:
-        """What PyAV opens: "file:", or FFmpeg would take what is before a colon for a protocol."""
-        data = self._clip.data
-        return io.BytesIO(data) if isinstance(data, bytes) else f"file:{data}"
 
     def _read_index(self) -> None:
         """The times of the frames and of the key frames among them, from packets alone."""

@@ -3,7 +3,6 @@
 Frames keep their distances in time within a span; sound is cut at the sample.
 """
 
-import io
 import itertools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -14,7 +13,7 @@ import numpy as np
 
 from mmjax.data import BadRecord
 from mmjax.data.images import WHITE, composite
-from mmjax.data.videos import Video, is_animation
+from mmjax.data.videos import Video, is_animation, open_container
 from mmjax.datatools.opening import track
 
 TICKS = 90_000  # a second: every usual rate of frames divides it
@@ -104,12 +103,10 @@ def write_cut(
 
 def opened(file: str | Path | bytes | None) -> Any:
     """A file as PyAV opens it; None: there is none, or it is an animation, which Pillow reads."""
-    import av
-
-    if file is None or is_animation(file if isinstance(file, bytes) else str(file)):
+    if file is None:
         return None
-    found = io.BytesIO(file) if isinstance(file, bytes) else f"file:{file}"
-    return av.open(found, metadata_errors="replace")
+    data = file if isinstance(file, bytes) else str(file)
+    return None if is_animation(data) else open_container(data)
 
 
 def _even(image: np.ndarray) -> np.ndarray:

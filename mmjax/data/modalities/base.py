@@ -75,7 +75,7 @@ class Modality:
         )
 
     def spelled(self, batch: Batch) -> int:
-        """How many texts of a batch spell a special token out, as "<|endoftext|>"."""
+        """How many texts of a batch spell a special token out, as that of its end."""
         del batch
         return 0
 
