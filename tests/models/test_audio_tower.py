@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import pytorch
 import tiny
-from transformers import ASTFeatureExtractor
 
 from mmjax import config as config_lib
 from mmjax import models
@@ -46,7 +45,7 @@ def test_patches_are_a_convolution_over_asts_features(audio, stride):
     """Also where they overlap, as AST's do."""
     model = audio_text(bins=128, patch_stride=stride, patch_bias=True)
     params = random_params(model)
-    theirs = ASTFeatureExtractor(max_length=98)
+    theirs = pytorch.transformers.ASTFeatureExtractor(max_length=98)
     features = np.stack(theirs(list(audio), sampling_rate=16_000)["input_values"])  # [2, 98, 128]
     torch = pytorch.torch
     kernel = torch.tensor(params["audio"]["patch_embed"]["kernel"]).permute(3, 2, 0, 1)
