@@ -23,7 +23,9 @@ def sounds(seconds, rate):
 def test_log_mel_is_that_of_clap(filters):
     """1,001 frames of 10 seconds; "fusion" is how the extractor is told to use HTK's filters."""
     audio = sounds(10, 48_000)
-    theirs = pytorch.transformers.ClapFeatureExtractor(truncation="fusion" if filters == "htk" else "rand_trunc")
+    theirs = pytorch.transformers.ClapFeatureExtractor(
+        truncation="fusion" if filters == "htk" else "rand_trunc"
+    )
     expected = theirs(list(audio), sampling_rate=48_000)["input_features"]
     found = np.asarray(jax.jit(lambda x: log_mel(x, 48_000, filters=filters))(audio))
     assert found.shape == (3, 1001, 64)
