@@ -6,8 +6,7 @@
 
 Both files lie side by side, and the videos in a folder beside them. Trained on 9,000 videos of 20
 captions each, evaluated on the 1,000 pairs of 1k-A: text_to_video/R@1 is the number that people
-quote. `--config.model.video.over_time=mean` is meanP, which has no new parameters (and then no
-optim.lr_scale).
+quote. `--config.model.video.over_time=mean` is meanP, which has no new parameters.
 
 Recipe: Luo et al. (2021): 12 frames, one a second; 32 tokens; batch 128; 5 epochs of 180,000
 captions; rate 1e-4 for what is new and 1e-7 for CLIP, warm-up over a tenth. In the paper R@1 is
