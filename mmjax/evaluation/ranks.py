@@ -8,6 +8,7 @@ on how the product is cut into blocks, and equal embeddings tie exactly.
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import logsumexp
 
 BLOCK = 1 << 22  # scores in memory at once
 
@@ -65,7 +66,7 @@ def dual_softmax_ranks(
     total = np.full(len(candidates), -np.inf)  # of each candidate, log Σ exp over the queries
     for start in range(0, len(query), rows):
         scores = scale * (query[start : start + rows].astype(np.float64) @ columns)
-        total = np.logaddexp(total, np.logaddexp.reduce(scores, axis=0))
+        total = np.logaddexp(total, logsumexp(scores, axis=0))
 
     def change(cosine: np.ndarray) -> np.ndarray:
         scores = scale * cosine.astype(np.float64)

@@ -12,7 +12,7 @@ table has them beside each result, and Kendall's tau with the mean score that pe
 (`gtscore`), which is 0 for random scores.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -66,10 +66,10 @@ def benchmark(
         method = "facility location"
     else:
         given, method = _given(scores, videos), "scores"
-    mean = np.mean if protocol == "tvsum" else np.max
+    best = protocol == "summe"  # of a video's people, instead of their mean
     rng = np.random.default_rng(0)
     results = np.array(
-        [_results(fields, given[name], mean, rng) for name, fields in videos.items()]
+        [_results(fields, given[name], best, rng) for name, fields in videos.items()]
     )
     f1, tau, random_f1, random_tau, people = results.mean(axis=0).tolist()
     return [
@@ -80,18 +80,18 @@ def benchmark(
 
 
 def _results(
-    fields: Fields, scores: np.ndarray, mean: Callable[[Any], Any], rng: np.random.Generator
+    fields: Fields, scores: np.ndarray, best: bool, rng: np.random.Generator
 ) -> tuple[float, ...]:
     users, truth = fields["user_summary"] > 0, fields["gtscore"]
     draws = [rng.random(len(scores)) for _ in range(DRAWS)]
     by_chance = [
-        (_f1(summary(x, fields), users, mean), kendalltau(x, truth).statistic) for x in draws
+        (_f1(summary(x, fields), users, best), kendalltau(x, truth).statistic) for x in draws
     ]
     people = [
-        _f1(user, np.delete(users, number, axis=0), mean) for number, user in enumerate(users)
+        _f1(user, np.delete(users, number, axis=0), best) for number, user in enumerate(users)
     ]
     return (
-        _f1(summary(scores, fields), users, mean),
+        _f1(summary(scores, fields), users, best),
         kendalltau(scores, truth).statistic,
         *np.mean(by_chance, axis=0),
         np.mean(people),
@@ -117,10 +117,11 @@ def summary(scores: np.ndarray, fields: Fields) -> np.ndarray:
     return chosen
 
 
-def _f1(chosen: np.ndarray, users: np.ndarray, mean: Callable[[Any], Any]) -> float:
+def _f1(chosen: np.ndarray, users: np.ndarray, best: bool) -> float:
     """In percent, of bool [frames] with the choice of each user, bool [users, frames]."""
     both = (users & chosen).sum(axis=1)
-    return float(mean(200 * both / np.maximum(users.sum(axis=1) + chosen.sum(), 1)))
+    f1 = 200 * both / np.maximum(users.sum(axis=1) + chosen.sum(), 1)
+    return float(f1.max() if best else f1.mean())
 
 
 def _facility_location(file: str | Path, name: str, fields: Fields) -> np.ndarray:

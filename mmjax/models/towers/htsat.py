@@ -157,7 +157,8 @@ class Htsat(nn.Module):
         mean, projected, and "embed" the same at unit length, in float32.
         """
         initial = (self.mel_mean, self.mel_std**2)
-        mel = FrozenNorm(jnp.float32, EPS, initial, name="norm_mel")(mel.astype(jnp.float32))
+        normalise = FrozenNorm(jnp.dtype("float32"), EPS, initial, name="norm_mel")
+        mel = normalise(mel.astype(jnp.float32))
         x = self.embed_patches(fold(mel, self.size))  # [B, G, G, W]
         block, side = SwinBlock, self.window_tokens
         if self.remat != "none":
