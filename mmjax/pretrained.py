@@ -26,6 +26,7 @@ from mmjax.interop import registry, run
 from mmjax.interop.formats import Training
 from mmjax.interop.start import grouped, start_from
 from mmjax.models import Graph
+from mmjax.models.page import images as images_of
 from mmjax.parallel.mesh import batch_shards
 from mmjax.runs.workdir import inference_shapes
 from mmjax.schema import find
@@ -73,6 +74,7 @@ def load(
     source: str | Path,
     *,
     image_size: int | None = None,
+    patches: int | None = None,
     frames: int | None = None,
     normalise: Normalise = "both",
     tokenizer: str | Path | None = None,
@@ -84,6 +86,8 @@ def load(
         checkpoints (WORKDIR/checkpoints/STEP), or a name on the Hugging Face hub.
       image_size: side of the pictures, if another than the weights were made for: the position
         embeddings are resized.
+      patches: of a NaFlex model, which reads images in their own shape: the most patches of an
+        image, if other than the weights say. More show more detail.
       frames: makes an image tower the part "video", which embeds so many frames of a video and
         takes their mean: the zero-shot baseline, without new parameters.
       normalise: with `frames`, what has unit length: each frame before the mean, the mean after it,
@@ -104,7 +108,10 @@ def load(
     config = weights.config
     if weights.left:
         log.warning("%s: left, as mmjax has no model for it: %s", source, grouped(weights.left))
-    if image_size is not None and image_size != config.model.image.size:
+    if patches is not None or (image_size is not None and "patches" in config.model[IMAGE]):
+        config = _of_patches(config, patches, str(source))
+        params = weights.read(inference_shapes(config.model))
+    elif image_size is not None and image_size != config.model.image.size:
         config = ConfigDict(config.to_dict())
         config.model.image.size = image_size
         empty = inference_shapes(config.model)
@@ -127,6 +134,25 @@ def load(
         words=words,
         training=weights.training,
     )
+
+
+def _of_patches(config: ConfigDict, patches: int | None, source: str) -> ConfigDict:
+    """The config whose NaFlex tower takes so many patches."""
+    if patches is None:
+        raise UserError(
+            f"{source} reads images in their own shape and has no image_size: give patches, the "
+            "most that an image may have."
+        )
+    kind = config.model.get(IMAGE, {}).get("kind")
+    if kind != "naflex":
+        raise UserError(
+            f"patches={patches} is for models whose part {IMAGE!r} is of the kind 'naflex', and "
+            f"that of {source} is {kind!r}: give image_size."
+        )
+    find(models.parts.KINDS["naflex"].keys, "patches").check("model.image.patches", patches)
+    config = ConfigDict(config.to_dict())
+    config.model.image.patches = patches
+    return config
 
 
 def _of_frames(model: ConfigDict, frames: int, normalise: Normalise, source: str) -> ConfigDict:
@@ -184,7 +210,7 @@ class Pretrained:
         count = sum(math.prod(x.shape) for x in jax.tree.leaves(self.params))
         model = self.config.model
         name = model.get("name", "") or "unnamed"
-        image = f", images of {model.image.size} pixels" if IMAGE in model else ""
+        image = f", {images_of(model.image)}" if IMAGE in model else ""
         video = f", videos of {model.video.frames} frames" if VIDEO in model else ""
         sound = f", sounds of {model.audio.seconds:g} seconds" if AUDIO in model else ""
         text = f", texts of {model.text.context_length} tokens" if TEXT in model else ""
@@ -325,7 +351,7 @@ class Pretrained:
             part = self._inputs.part(IMAGE, VIDEO)
             parts[part] = images
             if self._inputs.reads(part) == VIDEO:  # of one frame
-                parts[part] = list(self._inputs.preprocess(images, part)[:, None])
+                parts[part] = list(self._inputs.squares(images, part)[:, None])
         if texts is not None:
             parts[self._inputs.part(TEXT)] = texts
         columns: inference.Columns = {}
@@ -375,9 +401,24 @@ class Pretrained:
     def preprocess(self, images: Images) -> np.ndarray:
         """uint8 [N, S, S, 3] as the weights were made for; the model itself normalises.
 
-        UserError: there is no image, one is no image, or its pixels have no known scale, as floats.
+        UserError: there is no image, one is no image, its pixels have no known scale, as floats, or
+        the model reads images in their own shape (`columns`).
         """
-        return self._inputs.preprocess(images)
+        found = self._inputs.preprocess(images)
+        if found.keys() != {IMAGE}:
+            raise UserError(
+                f"{self.source} reads images in their own shape, as several columns: take "
+                "columns('image', images)."
+            )
+        return found[IMAGE]
+
+    def columns(self, part: str, given: Any) -> dict[str, np.ndarray]:
+        """What a part of the model reads of this, one example or several, as columns of a batch: of
+        images uint8 PART [N, S, S, 3] or, of a NaFlex tower, patches with PART_mask and PART_shape.
+
+        UserError: there is no such part, or it cannot read what is given.
+        """
+        return self._inputs.columns(part, self._inputs.several(part, given))
 
     def tokenize(self, texts: str | Sequence[str]) -> dict[str, np.ndarray]:
         """ "text" int32 and "text_mask" bool [N, L], at the full context length."""

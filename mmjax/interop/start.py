@@ -175,7 +175,7 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
     return Report(taken, left, missing, differing)
 
 
-IMAGES = ("vit", "video_vit")  # kinds with positions on a grid of patches
+IMAGES = ("vit", "video_vit", "naflex")  # kinds with positions on a grid of patches
 
 
 def _resizable(path: str, old: Shape, new: Shape, source: ConfigDict, model: ConfigDict) -> bool:
