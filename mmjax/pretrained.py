@@ -10,7 +10,7 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.inputs import AUDIO, IMAGE, TEXT, VIDEO, Images, Inputs, Sounds, Videos
 from mmjax.interop import registry, run
-from mmjax.interop.formats import Training
+from mmjax.interop.formats import Training, shapes
 from mmjax.interop.start import grouped, start_from
 from mmjax.models import Graph
 from mmjax.models.page import images as images_of
@@ -54,26 +54,34 @@ def export(workdir: str | Path, output: str | Path, format: str = "huggingface")
 
 
 def convert(
-    source: str | Path, target: str | Path, format: str, *, tokenizer: str | Path | None = None
+    source: str | Path,
+    target: str | Path,
+    format: str,
+    *,
+    image_size: int | None = None,
+    patch_size: int | None = None,
+    tokenizer: str | Path | None = None,
 ) -> None:
-    """Writes weights of any format in another.
+    """Writes weights of any format in another, if wanted for images or patches of another size.
 
     Args:
       source: whatever `load` takes.
       target: the folder to write; an earlier export there is replaced.
       format: huggingface, open_clip, openai or big_vision.
-      tokenizer: as for `load`.
+      image_size, patch_size, tokenizer: as for `load`.
 
     Raises:
       UserError: as of `load`, or the format has no place for the model.
     """
-    load(source, tokenizer=tokenizer).export(target, format)
+    found = load(source, image_size=image_size, patch_size=patch_size, tokenizer=tokenizer)
+    found.export(target, format)
 
 
 def load(
     source: str | Path,
     *,
     image_size: int | None = None,
+    patch_size: int | None = None,
     patches: int | None = None,
     frames: int | None = None,
     normalise: Normalise = "both",
@@ -86,6 +94,9 @@ def load(
         checkpoints (WORKDIR/checkpoints/STEP), or a name on the Hugging Face hub.
       image_size: side of the pictures, if another than the weights were made for: the position
         embeddings are resized.
+      patch_size: side of the patches, if another than the weights were made for: the patch kernel
+        is resized by FlexiViT's pseudo-inverse, the positions as the new number of patches says.
+        For smaller patches that is an approximation: fine-tune the model.
       patches: of a NaFlex model, which reads images in their own shape: the most patches of an
         image, if other than the weights say. More show more detail.
       frames: makes an image tower the part "video", which embeds so many frames of a video and
@@ -108,14 +119,11 @@ def load(
     config = weights.config
     if weights.left:
         log.warning("%s: left, as mmjax has no model for it: %s", source, grouped(weights.left))
-    if patches is not None or (image_size is not None and "patches" in config.model[IMAGE]):
-        config = _of_patches(config, patches, str(source))
-        params = weights.read(inference_shapes(config.model))
-    elif image_size is not None and image_size != config.model.image.size:
-        config = ConfigDict(config.to_dict())
-        config.model.image.size = image_size
-        empty = inference_shapes(config.model)
-        params, _ = start_from(weights, config.model, empty)
+    asked = {"size": image_size, "patch_size": patch_size, "patches": patches}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    config = _of_images(config, asked, str(source)) if asked else config
+    if shapes(config.model) != shapes(weights.config.model):
+        params, _ = start_from(weights, config.model, inference_shapes(config.model))
     else:
         params = weights.read(inference_shapes(config.model))
     if frames is not None:
@@ -136,22 +144,32 @@ def load(
     )
 
 
-def _of_patches(config: ConfigDict, patches: int | None, source: str) -> ConfigDict:
-    """The config whose NaFlex tower takes so many patches."""
-    if patches is None:
-        raise UserError(
-            f"{source} reads images in their own shape and has no image_size: give patches, the "
-            "most that an image may have."
-        )
-    kind = config.model.get(IMAGE, {}).get("kind")
-    if kind != "naflex":
-        raise UserError(
-            f"patches={patches} is for models whose part {IMAGE!r} is of the kind 'naflex', and "
-            f"that of {source} is {kind!r}: give image_size."
-        )
-    find(models.parts.KINDS["naflex"].keys, "patches").check("model.image.patches", patches)
+def _of_images(config: ConfigDict, asked: Mapping[str, int], source: str) -> ConfigDict:
+    """The config whose image tower has these keys: size, patch_size, patches."""
+    called = {"size": "image_size"}
+    spec = config.model.get(IMAGE, {})
+    naflex = spec.get("kind") == "naflex"
+    for key in asked:
+        name = called.get(key, key)
+        if naflex and key == "size":
+            raise UserError(
+                f"{source} reads images in their own shape and has no image_size: give patches, "
+                "the most that an image may have."
+            )
+        if key not in spec:
+            kind = f"of the kind {spec.kind!r}" if spec else "not there"
+            raise UserError(
+                f"{name}={asked[key]} is of no image tower of {source}: its part {IMAGE!r} is "
+                f"{kind}."
+            )
+        keys = models.parts.kind_at(IMAGE, spec).keys
+        find(keys, key).check(f"model.{IMAGE}.{key}", asked[key])
     config = ConfigDict(config.to_dict())
-    config.model.image.patches = patches
+    image = config.model[IMAGE]
+    if naflex and "patch_size" in asked:  # the grid of its positions stays
+        image.size = image.size // image.patch_size * asked["patch_size"]
+    image.update(asked)
+    models.parts.check_model(config.model)
     return config
 
 
