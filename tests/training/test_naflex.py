@@ -24,7 +24,7 @@ def config(**objective):
         "naflex", size=16, patch_size=4, patches=8, width=32, depth=1, heads=4, mlp_dim=64,
         unroll=False,
     )  # fmt: skip
-    result.model.text.update(depth=1, vocab_size=300)
+    result.model.text.update(depth=1, vocab_size=600)
     rng = np.random.default_rng(0)
     records = [
         {"image": rng.integers(0, 256, (*SHAPES[n % 5], 3), dtype=np.uint8), "text": f"number {n}"}
@@ -33,7 +33,7 @@ def config(**objective):
     path = data.from_records(records, "strips")
     result.data.train.strips = entry("data.train", path=path)
     result.data.update(image_lengths=(4, 8, 12), token_budget=200, batch_multiple=16)
-    result.data.update(tokenizer="captions:300")
+    result.data.update(tokenizer="captions:600")
     result.data.augment.crop_aspect = "image"
     result.batch_size, result.total_steps, result.optim.microbatches = 32, 5, 2
     result.checkpoint.every, result.log.every, result.log.tensorboard = 2, 1, False
