@@ -97,8 +97,8 @@ class Fusion(nn.Module):
             )
         if image.kind in ("regions", "naflex") and spec.kind == "cross":
             raise UserError(
-                f"{key}: tokens of the kind {image.kind} are read by a fusion that masks padding: set {key}.kind to "
-                "concat or bottleneck."
+                f"{key}: tokens of the kind {image.kind} are read by a fusion that masks padding: "
+                f"set {key}.kind to concat or bottleneck."
             )
 
     def setup(self):
