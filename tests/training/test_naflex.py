@@ -32,7 +32,7 @@ def config(**objective):
     ]
     path = data.from_records(records, "strips")
     result.data.train.strips = entry("data.train", path=path)
-    result.data.update(image_lengths=(4, 8, 12), token_budget=200, batch_multiple=16)
+    result.data.update(image_lengths=(4, 12), token_budget=200, batch_multiple=16)
     result.data.update(tokenizer="captions:600")
     result.data.augment.crop_aspect = "image"
     result.batch_size, result.total_steps, result.optim.microbatches = 32, 5, 2
@@ -64,10 +64,10 @@ def test_no_step_compiles_after_the_first_and_a_restart_in_mid_cycle_changes_no_
 
     monkeypatch.setattr(mesh_lib, "put_batch", counted)
     straight, found = tiny.trained(run, tmp_path / "a")
-    assert len(set(shapes)) == 3
-    assert compiled.count(0) > 3
+    assert set(shapes) == {(32, 4), (16, 12)}
+    assert compiled.count(0) > 2
     assert [step for step in compiled if 1 < step < 5] == []  # at the last one the evaluation is
-    resumed, _ = tiny.trained(run, tmp_path / "b", stop_after=2)
+    resumed, _ = tiny.trained(run, tmp_path / "b", stop_after=3)
     jax.tree.map(np.testing.assert_array_equal, resumed.params, straight.params)
     assert np.isfinite(found["loss"])
     assert found["found/image_to_text/R@1"] >= 0
@@ -90,4 +90,4 @@ def test_an_objective_that_keeps_whole_batches_wants_one_size():
         with pytest.raises(UserError, match=r"objectives.clip keeps arrays.*token_budget=0"):
             assemble(run, mesh)
         run.data.token_budget = 0
-        assert len(assemble(run, mesh).batches) == 3
+        assert len(assemble(run, mesh).batches) == 2

@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 from mmjax.models.graph import Function
 from mmjax.models.heads import check_head, check_heads, normal, tower_outputs
+from mmjax.models.layers import layer_norm
 from mmjax.models.parts import register
 from mmjax.models.positions import resized_positions
 from mmjax.models.towers.vision import VisionTower
-from mmjax.schema import RESUMABLE, SHAPE_FREE
+from mmjax.schema import SHAPE_FREE
 from mmjax.values import COUNT
 
 
@@ -34,7 +35,7 @@ class NaflexTower(VisionTower):
 
     size: Annotated[int, COUNT] = 256
     patch_size: Annotated[int, COUNT] = 16
-    patches: Annotated[int, RESUMABLE, SHAPE_FREE, COUNT] = 256
+    patches: Annotated[int, COUNT] = 256
     pool: Annotated[Literal["mean", "map"], SHAPE_FREE] = "map"
 
     modality = "naflex"
@@ -81,6 +82,6 @@ class NaflexTower(VisionTower):
         )
         x = x + resized_positions(table, shape, x.shape[1]).astype(x.dtype)
         if self.norm_pre:
-            x = self.first_norm(x)
+            x = layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
         seen = mask.sum(axis=1, dtype=jnp.int32)  # lengths: the kernels are quicker with these
         return self.read_out(self.run_blocks(x, seen), outputs, mask)

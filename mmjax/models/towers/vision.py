@@ -168,10 +168,7 @@ class VisionTower(nn.Module):
         x = x + self.positions(x.shape[1]).astype(x.dtype)
         if train and self.patch_dropout > 0:
             x = self.drop_patches(x)
-        return self.first_norm(x) if self.norm_pre else x
-
-    def first_norm(self, x: jax.Array) -> jax.Array:
-        return layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
+        return layer_norm(self.norm_eps, self.dtype, "norm_pre")(x) if self.norm_pre else x
 
     def run_blocks(self, x: jax.Array, mask: jax.Array | None = None, **fields: Any) -> jax.Array:
         """The blocks on tokens [B, N, W]; `mask` and other `fields` are as of `stack`."""
