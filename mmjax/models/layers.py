@@ -79,8 +79,9 @@ class Attention(nn.Module):
         """The result [B, L, W], and the keys and values that it was taken over.
 
         `mask` is as of `attend`. Queries and keys of `x` are turned by `angles` float32
-        [B or 1, L, d/2], where there are some (`rope.py`). A `cache` is attended to instead of `context`, after the keys and
-        values of `x` were written into it at `position`; without a position it stays as it is.
+        [B or 1, L, d/2], where there are some (`rope.py`). A `cache` is attended to instead of
+        `context`, after the keys and values of `x` were written into it at `position`; without a
+        position it stays as it is.
         """
         width = x.shape[-1]
         context = x if context is None else context

@@ -22,14 +22,22 @@ def line_angles(positions: jax.Array, head: int, theta: float) -> jax.Array:
 
 
 def grid_angles(
-    rule: str, rows: int, columns: int, head: int, theta: float, native: int, first: int
+    rule: str,
+    rows: int,
+    columns: int,
+    head: int,
+    theta: float,
+    native: int,
+    first: int,
+    class_token: bool,
 ) -> np.ndarray:
     """Of `first` tokens that stay, and then of patches, row by row: float32 [first + N, d/2].
 
     Half of the pairs turn with the row y and half with the column x, by p · theta^(-4k/d) for k
     below d/4. The rule says what p is, and which half comes first:
 
-      index: x and y from 1 on, x first (Perception Encoder, Bolya et al., 2025);
+      index: x and y from 1 on, or from 0 without a class token, x first (Perception Encoder, Bolya
+        et al., 2025);
       scaled: x and y from 0 on, y first (EVA-02, Fang et al., 2023);
       centres: 2π times the middle of the patch in -1…1 on each axis, y first (DINOv3, Siméoni et
         al., 2025).
@@ -42,14 +50,15 @@ def grid_angles(
       native: "index" and "scaled": patches on a side of the grid that positions are scaled to, so
         that images of another size have the same positions in between; 0: they are not scaled.
       first: how many tokens come before the patches.
+      class_token: whether one of these is a class token.
     """
 
     def axis(count: int) -> np.ndarray:
         index = np.arange(count, dtype=np.float64)
         if rule == "centres":
             return 2 * np.pi * (2 * (index + 0.5) / count - 1)
-        scaled = index * (native / count if native else 1)
-        return scaled + 1 if rule == "index" else scaled
+        index += rule == "index" and class_token
+        return index * (native / count if native else 1)
 
     y, x = np.meshgrid(axis(rows), axis(columns), indexing="ij")
     axes = (x, y) if rule == "index" else (y, x)

@@ -21,6 +21,7 @@ from mmjax.interop.huggingface import (
     bert,
     clap,
     clip,
+    dino,
     preprocessor,
     sentence,
     siglip,
@@ -32,7 +33,8 @@ from mmjax.interop.huggingface.architecture import Architecture
 from mmjax.interop.texts import Library, check_end
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *clip.MODELS, siglip.MODEL, vit.MODEL, *bert.MODELS, videoprism.MODEL, xclip.MODEL, clap.MODEL,
+    *clip.MODELS, siglip.MODEL, vit.MODEL, *dino.MODELS, *bert.MODELS, videoprism.MODEL,
+    xclip.MODEL, clap.MODEL,
 )  # fmt: skip
 WEIGHTS = (
     "model.safetensors",

@@ -19,6 +19,7 @@ from mmjax.models.parts import sections
 
 ACTIVATIONS = {
     "quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu",
+    "silu": "silu",
 }  # fmt: skip
 FROM_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
 FROM_ACTIVATIONS |= {"gelu_new": "gelu_tanh", "gelu_python": "gelu"}

@@ -138,13 +138,11 @@ class TextTower(Formed):
             check_rope(key, spec, 2)
         if spec.rope and joints:
             raise UserError(
-                f"{key}.rope: the layers of a fusion, which are this tower's in form, turn nothing: "
-                "set it to False, or take the part out of fusions."
+                f"{key}.rope is not of the layers of a fusion: set it to False, or take this part "
+                "out of fusions."
             )
         if spec.rms_norm and spec.centred_norms:
-            raise UserError(
-                f"{key}.centred_norms is of layer norms: set it or {key}.rms_norm=False."
-            )
+            raise UserError(f"{key}.centred_norms is of layer norms: set {key}.rms_norm=False.")
         if spec.bag and (joints or spec.tags or spec.depth < 1):
             raise UserError(
                 f"{key}.bag={spec.bag} is for a text tower by itself: set it to 0, or take this "

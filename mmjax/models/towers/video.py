@@ -71,10 +71,9 @@ class VideoTower(VisionTower):
             raise UserError(f"{key}.pixel_head is of images: set it to False.")
         one = spec.over_time in ONE_SEQUENCE
         if one and (spec.rope != "none" or spec.registers):
-            name = "registers" if spec.registers else "rope"
             raise UserError(
-                f"{key}.{name} is of one image, and over_time={spec.over_time!r} makes one sequence "
-                f"of all frames: set it to {spec.registers and 0 or 'none'!r}."
+                f"{key}.over_time={spec.over_time!r} makes one sequence of frames, and registers "
+                "and RoPE are of one image: set registers=0 and rope='none', or over_time='mean'."
             )
         if one and spec.patch_dropout:
             raise UserError(

@@ -73,7 +73,8 @@ class VisionTower(Formed):
         token, too (map_cls; Perception Encoder), attention whose learned query has no layer (probe;
         AIMv2), or the first of several attention queries (queries; open_clip's CoCa).
       queries: pool=queries: how many; the others give tokens for a fusion.
-      pool_heads: pool=queries and map_cls: heads of their attention.
+      pool_heads: pool=queries: heads of their attention.
+      map_heads: pool=map and map_cls: heads of their attention; 0: as many as the blocks have.
       position: Position embedding.
       position_resize: Filter by which positions come to another image size: bicubic and antialiased
         (cubic), the same without antialiasing (plain_cubic; DINOv2), or linear and antialiased.
@@ -110,6 +111,7 @@ class VisionTower(Formed):
     )
     queries: Annotated[int, Range(2)] = 256
     pool_heads: Annotated[int, SHAPE_FREE, COUNT] = 8
+    map_heads: Annotated[int, SHAPE_FREE, COUNT_OR_0] = 0
     position: Literal["learned", "sincos", "none"] = "learned"
     position_resize: Annotated[PositionResize, RESUMABLE] = "cubic"
     rope: Annotated[Rule, SHAPE_FREE] = "none"
@@ -209,7 +211,9 @@ class VisionTower(Formed):
         if self.rope == "none":
             return None
         head, first = self.width // self.heads, self.first
-        angles = grid_angles(self.rope, *self.grid, head, self.rope_theta, self.rope_grid, first)
+        angles = grid_angles(
+            self.rope, *self.grid, head, self.rope_theta, self.rope_grid, first, self.class_token
+        )
         return jnp.asarray(angles)[None]
 
     def run_blocks(
@@ -217,10 +221,10 @@ class VisionTower(Formed):
     ) -> jax.Array:
         """The blocks on tokens [B, N, W]; `mask` and other `fields` are as of `stack`."""
         return stack(
-            x, mask, dropped=self.dropped(self.depth, train), form=self.form, depth=self.depth, heads=self.heads, mlp_dim=self.mlp_dim,
-            activation=self.activation, norm="pre", norm_eps=self.norm_eps, causal=False,
-            attention=self.attention, remat=self.remat, unroll=self.unroll, dtype=self.dtype,
-            **fields,
+            x, mask, dropped=self.dropped(self.depth, train), form=self.form, depth=self.depth,
+            heads=self.heads, mlp_dim=self.mlp_dim, activation=self.activation, norm="pre",
+            norm_eps=self.norm_eps, causal=False, attention=self.attention, remat=self.remat,
+            unroll=self.unroll, dtype=self.dtype, **fields,
         )[0]  # fmt: skip
 
     def read_out(
@@ -295,10 +299,8 @@ class VisionTower(Formed):
         kept = jnp.sort(jnp.argsort(noise, axis=1)[:, :keep], axis=1)
         patches = jnp.take_along_axis(x, first + kept[:, :, None], axis=1)
         if angles is not None:
-            before = jnp.broadcast_to(
-                angles[:, : self.first], (len(x), *angles[0, : self.first].shape)
-            )
-            angles = jnp.concatenate([before, angles[0, self.first + kept]], axis=1)
+            others = jnp.broadcast_to(jnp.arange(self.first), (len(x), self.first))
+            angles = angles[0, jnp.concatenate([others, self.first + kept], axis=1)]
         return jnp.concatenate([x[:, :first], patches], axis=1), angles
 
     def pool_tokens(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -311,7 +313,7 @@ class VisionTower(Formed):
             return x.mean(axis=1) if mask is None else masked_mean(x, mask)
         if self.pool == "probe":
             return ProbePool(self.heads, self.qkv_bias != "none", self.dtype, name="pool")(x, mask)
-        heads = self.pool_heads if self.pool == "map_cls" else self.heads
+        heads = self.map_heads or self.heads
         return MapPool(heads, self.mlp_dim, self.activation, self.norm_eps, self.dtype,
                        name="pool")(x, mask)  # fmt: skip
 
@@ -323,8 +325,8 @@ def check_pool(key: str, spec: ConfigDict, model: ConfigDict) -> None:
             f"{key}.pool_heads={spec.pool_heads} must divide config.model.embed_dim="
             f"{model.embed_dim}."
         )
-    if spec.pool == "map_cls" and spec.width % spec.pool_heads:
-        raise UserError(f"{key}.pool_heads={spec.pool_heads} must divide {key}.width={spec.width}.")
+    if spec.map_heads and spec.width % spec.map_heads:
+        raise UserError(f"{key}.map_heads={spec.map_heads} must divide {key}.width={spec.width}.")
 
 
 def has_class_token(pool: str) -> bool:
