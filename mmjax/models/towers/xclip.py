@@ -48,7 +48,8 @@ class XClipTower(VisionTower):
     # Of one form, that of CLIP.
     DERIVED: ClassVar = (
         "pool", "queries", "pool_heads", "map_heads", "position", "position_resize", "norm_pre",
-        "patch_bias", "patch_dropout", "pixel_head", "rope", "rope_grid", "registers", "mask_token", *KEYS,
+        "patch_bias", "patch_dropout", "pixel_head", "rope", "rope_grid", "registers",
+        "mask_token", *KEYS,
     )  # fmt: skip
     SMOKE: ClassVar = {
         **VisionTower.SMOKE, "frames": lambda frames: min(frames, 4), "time_depth": 1,
