@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
-from mmjax.models.attention import attend, may_see
+from mmjax.models.attention import may_see
 from mmjax.models.layers import ACTIVATIONS, Attention, Dense, Mlp, layer_norm, unit_length
 from mmjax.models.tokens import Unembedding
 
@@ -120,34 +120,6 @@ class MapPool(nn.Module):
         y, _ = Attention(self.heads, self.dtype, name="attention")(query, x, mask=mask)
         z = layer_norm(self.norm_eps, self.dtype, "norm")(y)
         return (y + Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(z))[:, 0]
-
-
-class ProbePool(nn.Module):
-    """AIMv2's attention pooling (Fini et al., 2024): a learned query, without a layer of its own,
-    over tokens [B, N, W] where the mask, bool [B, N], is True -> [B, W]."""
-
-    heads: int
-    bias: bool  # of key and value
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        rows, _, width = x.shape
-        mask = None if mask is None else may_see(mask)
-
-        def dense(name: str, bias: bool, y: jax.Array) -> jax.Array:
-            init = normal(width**-0.5)
-            return Dense(width, use_bias=bias, dtype=self.dtype, kernel_init=init, name=name)(y)
-
-        probe = self.param("probe", normal(width**-0.5), (width,)).astype(x.dtype)
-        query, key, value = (
-            y.reshape(rows, -1, self.heads, width // self.heads)
-            for y in (
-                jnp.broadcast_to(probe, (rows, width)),
-                dense("key", self.bias, x), dense("value", self.bias, x),
-            )
-        )  # fmt: skip
-        return dense("out", True, attend(query, key, value, mask=mask).reshape(rows, width))
 
 
 class MlmHead(nn.Module):

@@ -15,7 +15,6 @@ from mmjax.models.heads import (
     POOLED,
     Head,
     MapPool,
-    ProbePool,
     QueryPool,
     check_head,
     check_heads,
@@ -70,8 +69,8 @@ class VisionTower(Formed):
       remat: What the backward pass recomputes to save memory.
       unroll: Write the layers out (fast on CPU) or loop (compiles fast).
       pool: How tokens become one: class token, mean, attention (map), attention that sees a class
-        token, too (map_cls; Perception Encoder), attention whose learned query has no layer (probe;
-        AIMv2), or the first of several attention queries (queries; open_clip's CoCa).
+        token, too (map_cls; Perception Encoder), or the first of several attention queries
+        (queries; open_clip's CoCa).
       queries: pool=queries: how many; the others give tokens for a fusion.
       pool_heads: pool=queries: heads of their attention.
       map_heads: pool=map and map_cls: heads of their attention; 0: as many as the blocks have.
@@ -106,9 +105,7 @@ class VisionTower(Formed):
     attention: Kernel = "auto"
     remat: Remat = "none"
     unroll: Unroll = True
-    pool: Annotated[Literal["cls", "mean", "map", "map_cls", "probe", "queries"], SHAPE_FREE] = (
-        "cls"
-    )
+    pool: Annotated[Literal["cls", "mean", "map", "map_cls", "queries"], SHAPE_FREE] = "cls"
     queries: Annotated[int, Range(2)] = 256
     pool_heads: Annotated[int, SHAPE_FREE, COUNT] = 8
     map_heads: Annotated[int, SHAPE_FREE, COUNT_OR_0] = 0
@@ -311,8 +308,6 @@ class VisionTower(Formed):
             x = jnp.concatenate([x[:, :first], x[:, self.first :]], axis=1)
         if self.pool == "mean":
             return x.mean(axis=1) if mask is None else masked_mean(x, mask)
-        if self.pool == "probe":
-            return ProbePool(self.heads, self.qkv_bias != "none", self.dtype, name="pool")(x, mask)
         heads = self.map_heads or self.heads
         return MapPool(heads, self.mlp_dim, self.activation, self.norm_eps, self.dtype,
                        name="pool")(x, mask)  # fmt: skip
