@@ -4,8 +4,8 @@ Sources: OpenAI CLIP (Radford et al., 2021; its ResNets to read weights), open_c
 (LAION) and the two towers of its CoCa (after Yu et al., 2022), SigLIP (Zhai et al., 2023; So400m
 from Alabdulmohsin et al., 2023), SigLIP 2 (Tschannen et al., 2025), VideoPrism (Zhao et al., 2024),
 CLAP (Wu et al., 2023), BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019), ViT (Dosovitskiy et
-al., 2021), DINOv2 (Oquab et al., 2023; Darcet et al., 2024, with registers), DINOv3 (Siméoni et al.,
-2025).
+al., 2021), DINOv2 (Oquab et al., 2023; with registers: Darcet et al., 2024), DINOv3 (Siméoni et
+al., 2025).
 The weights of OpenAI use QuickGELU, LAION's and DataComp's GELU: "ViT-B/32" is the GELU form,
 "ViT-B/32-quickgelu" the other.
 """
