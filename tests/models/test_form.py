@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -203,8 +204,8 @@ def test_blocks_are_left_out_by_example_in_training_only():
               "causal": False, "attention": "xla", "depth": 2, "dtype": jnp.float32,
               "form": Form(layer_scale=1e3)}  # fmt: skip
 
-    class Stack(models.towers.vision.nn.Module):
-        @models.towers.vision.nn.compact
+    class Stack(nn.Module):
+        @nn.compact
         def __call__(self, x, dropped=None):
             return repeat(Block, 2, "none", False, **fields)(x, None, dropped=dropped)[0]
 

@@ -181,11 +181,8 @@ def _version_2(registers: bool) -> Architecture:
             qkv_bias=image.qkv_bias != "none", use_swiglu_ffn=image.gated,
         )  # fmt: skip
 
-    def obstacles(model: ConfigDict) -> list[str]:
-        return ["config.model.image.mask_token=False"] * (registers and not model.image.mask_token)
-
     kind = "dinov2_with_registers" if registers else "dinov2"
-    return _architecture(f"{name}Model", kind, rows_2, read_config, write_config, obstacles)
+    return _architecture(f"{name}Model", kind, rows_2, read_config, write_config, registers)
 
 
 _BIASES = {value: key for key, value in BIASED.items()}
@@ -218,15 +215,15 @@ def write_config_3(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
     )  # fmt: skip
 
 
-def obstacles_3(model: ConfigDict) -> list[str]:
-    """transformers makes both kinds of tokens, whether or not there are some."""
+def without_tokens(model: ConfigDict) -> list[str]:
+    """What of a model classes with registers cannot do without."""
     image = model.image
     lacks = {"mask_token": not image.mask_token, "registers": not image.registers}
     return [f"config.model.image.{key}={image[key]}" for key, lack in lacks.items() if lack]
 
 
 def _architecture(
-    name: str, model_type: str, rows: Any, read_config: Any, write_config: Any, obstacles: Any
+    name: str, model_type: str, rows: Any, read_config: Any, write_config: Any, registers: bool
 ) -> Architecture:
     processor = "DINOv3ViTImageProcessor" if "3" in name else "BitImageProcessor"
 
@@ -239,7 +236,7 @@ def _architecture(
             parts=({"image": ("vit",)},),
             rows=rows,
             read_back=read_back(rows, read_config, write_config),
-            obstacles=obstacles,
+            obstacles=without_tokens if registers else lambda model: [],
         ),
         model_type=model_type,
         classes=(name,),
@@ -265,7 +262,5 @@ print(model(**processor(Image.open("picture.jpg"), return_tensors="pt")).pooler_
 MODELS = (
     _version_2(registers=False),
     _version_2(registers=True),
-    _architecture(
-        "DINOv3ViTModel", "dinov3_vit", rows_3, read_config_3, write_config_3, obstacles_3
-    ),
+    _architecture("DINOv3ViTModel", "dinov3_vit", rows_3, read_config_3, write_config_3, True),
 )
