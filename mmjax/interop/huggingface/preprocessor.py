@@ -39,10 +39,13 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "ViT": _SQUARE | {"resample": 2},
     "Siglip": _SQUARE | {"resample": 3, "default_to_square": False},
     "Bit": _CLIP,  # DINOv2's
+    "VideoMAE": _CLIP | {"resample": 2, "image_mean": _HALF, "image_std": _HALF},
+}  # fmt: skip
+# Its pixels are not rounded after they are resized: they differ from mmjax's by half a level of 255.
+UNROUNDED: dict[str, dict[str, Any]] = {
     "DINOv3ViT": _SQUARE | {
         "resample": 2, "image_mean": list(IMAGENET[0]), "image_std": list(IMAGENET[1]),
     },
-    "VideoMAE": _CLIP | {"resample": 2, "image_mean": _HALF, "image_std": _HALF},
 }  # fmt: skip
 SPELLINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 READ = {
@@ -137,15 +140,16 @@ def find(folder: Path, section: str) -> tuple[Path, dict[str, Any] | None]:
 
 
 def _defaults(found: Mapping[str, Any], model_type: str, file: Path) -> dict[str, Any]:
-    """Of the processor that the file names; UserError: it is none of `PROCESSORS`."""
+    """Of the processor that the file names; UserError: it is none that is known."""
+    every = PROCESSORS | UNROUNDED
     name = found.get("image_processor_type") or found.get("feature_extractor_type")
     if name is None:
         kind = {"vit": "ViT", "siglip": "Siglip", "dinov3_vit": "DINOv3ViT"}.get(model_type, "CLIP")
-        return PROCESSORS[kind]
-    for kind, defaults in PROCESSORS.items():
+        return every[kind]
+    for kind, defaults in every.items():
         if name in [kind + spelling for spelling in SPELLINGS]:
             return defaults
-    known = ", ".join(f"{kind}ImageProcessor" for kind in PROCESSORS)
+    known = ", ".join(f"{kind}ImageProcessor" for kind in every)
     raise UserError(f"{file} is of a {name}: mmjax prepares pictures as {known} do.")
 
 
