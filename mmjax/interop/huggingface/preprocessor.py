@@ -41,7 +41,7 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "Bit": _CLIP,  # DINOv2's
     "VideoMAE": _CLIP | {"resample": 2, "image_mean": _HALF, "image_std": _HALF},
 }  # fmt: skip
-# Its pixels are not rounded after they are resized: they differ from mmjax's by half a level of 255.
+# It does not round pixels after resizing: they differ from mmjax's by up to half a level of 255.
 UNROUNDED: dict[str, dict[str, Any]] = {
     "DINOv3ViT": _SQUARE | {
         "resample": 2, "image_mean": list(IMAGENET[0]), "image_std": list(IMAGENET[1]),
