@@ -26,7 +26,7 @@ from mmjax import models
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.runs.checkpoint import FOLDER, Checkpoints
 from mmjax.runs.metrics import ProgressLine
-from mmjax.training.assemble import Parts, abstract_batch, assemble
+from mmjax.training.assemble import Parts, assemble
 from mmjax.training.prepare import fresh_state
 
 
@@ -91,10 +91,7 @@ def measure(parts: Parts, mesh: jax.sharding.Mesh, folder: Path, args: argparse.
 
 def random_batch(parts: Parts) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    batch = {
-        name: rng.integers(0, 200, x.shape).astype(x.dtype)
-        for name, x in abstract_batch(parts.config).items()
-    }
+    batch = {name: rng.integers(0, 200, x.shape).astype(x.dtype) for name, x in parts.batch.items()}
     return batch | {"text_mask": np.ones(batch["text"].shape, bool)}
 
 

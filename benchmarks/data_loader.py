@@ -256,7 +256,7 @@ def psnrs(seed: int, shrink: float) -> tuple[float, ...]:
     image = Image.open(io.BytesIO(encoded))
     exact = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC), float)
     whole = data.Augment(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
-    ours = Crop(encoded, np.random.default_rng(0), whole).at(SIZE)
+    ours = Crop(encoded, np.random.default_rng(0), whole).at((SIZE, SIZE))
     kinds = (Image.Resampling.BILINEAR, Image.Resampling.BOX)
     others = [np.asarray(image.resize((SIZE, SIZE), kind)) for kind in kinds]
     linear = cv2.resize(np.asarray(image), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)

@@ -185,7 +185,10 @@ def _export(args: argparse.Namespace, _: list[str]) -> None:
 def _convert(args: argparse.Namespace, _: list[str]) -> None:
     from mmjax import pretrained
 
-    pretrained.convert(args.source, args.target, args.format, tokenizer=args.tokenizer)
+    pretrained.convert(
+        args.source, args.target, args.format, image_size=args.image_size,
+        patch_size=args.patch_size, tokenizer=args.tokenizer,
+    )  # fmt: skip
     _wrote(args.target)
 
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from mmjax import evaluation, models, objectives, schema
 from mmjax.core.optim import Optim
-from mmjax.data import Augment, sources
+from mmjax.data import Augment, modalities, sources
 from mmjax.data.keys import KEYS as DATA
 from mmjax.errors import UserError
 from mmjax.evaluation.spec import Evaluation
@@ -227,7 +227,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.mesh.update(data=-1, fsdp=1, tensor=1)
     model = config.model.copy_and_resolve_references()
     model.dtype = "float32"  # "auto" would start the devices, before the processes of a job meet
-    reads = {kind for kind, _ in models.inputs(model).values()}
+    reads = {modalities.medium(kind) for kind, _ in models.inputs(model).values()}
     of_media = schema.find(sources.KEYS, "media")
     media = next((m for m in of_media.choices if m in reads - {of_media.default}), of_media.default)
     tags = "generated" if "tags" in reads else ""
@@ -242,6 +242,9 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.data.tokenizer = "captions:600"
     config.init_from.source = ""  # towers of another size
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
+    if config.data.image_lengths:
+        config.data.update(image_lengths=(8, 16), length_shares=(), batch_multiple=16)
+    config.data.token_budget = min(config.data.token_budget, 16 * 16)
     for name, teacher in config.teachers.items():
         start = teacher.start
         source = "random:tiny" if "image" in reads else "random:tiny-bert"

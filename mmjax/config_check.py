@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from mmjax import config as config_lib
 from mmjax import objectives
+from mmjax.data import buckets
 from mmjax.errors import UserError
 from mmjax.evaluation.tasks import keys_at
 from mmjax.models.parts import check_model, kind_at, sections, vocabularies
@@ -41,6 +42,7 @@ def validate(config: ConfigDict) -> None:
     check_model(config.model)
     for name, spec in vocabularies(config.model).items():
         _check_texts(name, spec, config)
+    buckets.check(config)
     _check_best(config)
     profile.parse(config.profile.steps)
     for name, spec in sections(config.model).items():
@@ -117,6 +119,13 @@ def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
     """Checks what depends on the mesh: `sizes` of its axes `data`, `fsdp`, `tensor`."""
     devices, parts = sizes["data"] * sizes["fsdp"], config.optim.microbatches
     batches = {"batch_size": (config.batch_size, devices * parts)}
+    for length, size in buckets.buckets_of(config).kinds:
+        if size % (devices * parts) and size != config.batch_size:
+            raise UserError(
+                f"config.data.token_budget gives batches of {size} at {length} patches, which do "
+                f"not divide over {devices} devices (data × fsdp) and {parts} microbatches: set "
+                f"config.data.batch_multiple={devices * parts}."
+            )
     for name, spec in config.evals.items():
         if kind_of(name, spec) == "loss":  # the others fill their last batch up
             batches[f"evals.{name}.batch_size"] = (spec.batch_size, devices)

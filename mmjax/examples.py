@@ -63,6 +63,8 @@ example:
 examples:
   mmjax convert openai/clip-vit-base-patch32 clip-b32 --format=open_clip
   mmjax convert runs/demo demo-openai --format=openai
+  mmjax convert google/vit-base-patch16-224 vit-14 --format=huggingface --patch-size=14 \
+      --image-size=196
 """,
     "data": """\
 examples:

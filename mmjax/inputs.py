@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from mmjax import models, paths
-from mmjax.data import Augment, BadRecord, Tokenizer, eval_transform, modalities
+from mmjax.data import Augment, BadRecord, Tokenizer, modalities
 from mmjax.data.given import alone, read_given
 from mmjax.data.images import open_image
 from mmjax.data.keys import KEYS as DATA
@@ -48,7 +48,7 @@ class Inputs:
 
     def part(self, *media: str) -> str:
         """The part that reads the first of these media that one does, or the medium's own name."""
-        reads = {name: kind for name, (kind, _) in self._inputs.items()}
+        reads = {name: modalities.medium(kind) for name, (kind, _) in self._inputs.items()}
         for medium in media:
             found = [name for name, kind in reads.items() if kind == medium]
             if len(found) > 1 and medium not in found:
@@ -68,7 +68,7 @@ class Inputs:
                 f"{self.source} has no part {part!r} that reads examples: take one of "
                 f"{', '.join(self._inputs)}{frames}."
             )
-        return self._inputs[part][0]
+        return modalities.medium(self._inputs[part][0])
 
     def several(self, part: str, given: Any) -> Any:
         """What is given for a part, one alone as a list of it."""
@@ -82,7 +82,7 @@ class Inputs:
         """What a part reads of these, of which the first has this number in messages."""
         medium = self.reads(part)
         if medium == IMAGE:
-            return {part: self.preprocess(given, part, first)}
+            return self.preprocess(given, part, first)
         if medium == TEXT:
             return self.tokenize(given, part)
         return read_given(given, self._modalities[part], medium, part, first)
@@ -95,25 +95,44 @@ class Inputs:
     def _modalities(self) -> dict[str, modalities.Modality]:
         """Part → what it reads, but of texts, whose tokenizer is loaded when it is needed."""
         shown = {part: found for part, found in self._inputs.items() if found[0] != TEXT}
-        return modalities.build(shown, data=with_defaults(self.config.data))
+        return modalities.build(shown, data=self._data)
 
-    def preprocess(self, images: Images, part: str = IMAGE, first: int = 0) -> np.ndarray:
-        """uint8 [N, S, S, 3] as the weights were made for; the model itself normalises.
+    @functools.cached_property
+    def _data(self) -> ConfigDict:
+        return with_defaults(self.config.data)
 
-        `part`: whose size it is; `first`: the number of the first image in messages.
+    def squares(self, images: Images, part: str) -> np.ndarray:
+        """uint8 [N, S, S, 3]: images as frames of the videos that a part reads."""
+        spec = self.config.model[part]
+        return self._preprocessed(images, modalities.Image.of(part, spec, self._data, None))[part]
+
+    def reduced(self, image: np.ndarray, part: str) -> np.ndarray:
+        """An image no larger than the square that a part reads of it, so that many fit in memory;
+        the image itself for a part that reads images in their own shape."""
+        if self.reads(part) == VIDEO:
+            return self.squares(image, part)[0]
+        columns = self.preprocess(image, part)
+        return columns[part][0] if columns.keys() == {part} else image
+
+    def preprocess(self, images: Images, part: str = IMAGE, first: int = 0) -> Batch:
+        """The columns of images as the weights were made for; the model itself normalises.
+
+        `part`: that reads them; `first`: the number of the first image in messages.
 
         UserError: there is no image, one is no image, or its pixels have no known scale, as floats.
         """
+        return self._preprocessed(images, self._modalities[part], first)
+
+    def _preprocessed(self, images: Images, modality: Any, first: int = 0) -> Batch:
         given: Any = images
         several = [given] if _one_image(given) else list(given)
         if not several:
             raise UserError("images is empty: give at least one image.")
-        fit = {key: self.config.data[key] for key in ("resize", "interpolation")}
         rows = []
         for number, x in enumerate(several, start=first):
             try:
                 image = x if isinstance(x, Image.Image) else _picture(x)
-                rows.append(eval_transform(image, self.config.model[part].size, **fit))
+                rows.append(modality.shown(image))
             except BadRecord as error:
                 raise UserError(f"images[{number}] {error}.") from error
             except OSError as error:
@@ -127,7 +146,8 @@ class Inputs:
                     f"images[{number}] is {what}: give uint8 [H, W, 3], an image of Pillow or the "
                     "path of a file."
                 ) from error
-        return np.stack(rows)
+        columns: Batch = modality.batch(rows)
+        return columns
 
     def tokenize(self, texts: str | Sequence[str], part: str = TEXT) -> dict[str, np.ndarray]:
         """PART int32 and PART_mask bool [N, L], at the full context length of the part."""

@@ -195,6 +195,14 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("source", metavar="SRC", help="folder, file, workdir or hub name")
     convert.add_argument("target", metavar="DST", help="the folder to write")
     _add_format(convert)
+    convert.add_argument(
+        "--image-size", type=argument(int, COUNT), metavar="PIXELS",
+        help="side of the images, if another: positions are resized",
+    )  # fmt: skip
+    convert.add_argument(
+        "--patch-size", type=argument(int, COUNT), metavar="PIXELS",
+        help="side of the patches, if another: their kernel is resized as FlexiViT does",
+    )  # fmt: skip
     convert.add_argument("--tokenizer", metavar="PATH", help=_TOKENIZER)
 
     _add_data(command("data", "Look at data, clean it, convert it."))

@@ -10,7 +10,7 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +23,10 @@ from mmjax.data import Tokenizer
 from mmjax.errors import UserError
 from mmjax.inputs import AUDIO, IMAGE, TEXT, VIDEO, Images, Inputs, Sounds, Videos
 from mmjax.interop import registry, run
-from mmjax.interop.formats import Training
+from mmjax.interop.formats import Training, shapes
 from mmjax.interop.start import grouped, start_from
 from mmjax.models import Graph
+from mmjax.models.page import images as images_of
 from mmjax.parallel.mesh import batch_shards
 from mmjax.runs.workdir import inference_shapes
 from mmjax.schema import find
@@ -53,26 +54,35 @@ def export(workdir: str | Path, output: str | Path, format: str = "huggingface")
 
 
 def convert(
-    source: str | Path, target: str | Path, format: str, *, tokenizer: str | Path | None = None
+    source: str | Path,
+    target: str | Path,
+    format: str,
+    *,
+    image_size: int | None = None,
+    patch_size: int | None = None,
+    tokenizer: str | Path | None = None,
 ) -> None:
-    """Writes weights of any format in another.
+    """Writes weights of any format in another, if wanted for images or patches of another size.
 
     Args:
       source: whatever `load` takes.
       target: the folder to write; an earlier export there is replaced.
       format: huggingface, open_clip, openai or big_vision.
-      tokenizer: as for `load`.
+      image_size, patch_size, tokenizer: as for `load`.
 
     Raises:
       UserError: as of `load`, or the format has no place for the model.
     """
-    load(source, tokenizer=tokenizer).export(target, format)
+    found = load(source, image_size=image_size, patch_size=patch_size, tokenizer=tokenizer)
+    found.export(target, format)
 
 
 def load(
     source: str | Path,
     *,
     image_size: int | None = None,
+    patch_size: int | None = None,
+    patches: int | None = None,
     frames: int | None = None,
     normalise: Normalise = "both",
     tokenizer: str | Path | None = None,
@@ -84,6 +94,11 @@ def load(
         checkpoints (WORKDIR/checkpoints/STEP), or a name on the Hugging Face hub.
       image_size: side of the pictures, if another than the weights were made for: the position
         embeddings are resized.
+      patch_size: side of the patches, if another than the weights were made for: the patch kernel
+        is resized by FlexiViT's pseudo-inverse, the positions as the new number of patches says.
+        For smaller patches that is an approximation: fine-tune the model.
+      patches: of a NaFlex model, which reads images in their own shape: the most patches of an
+        image, if other than the weights say. More show more detail.
       frames: makes an image tower the part "video", which embeds so many frames of a video and
         takes their mean: the zero-shot baseline, without new parameters.
       normalise: with `frames`, what has unit length: each frame before the mean, the mean after it,
@@ -104,11 +119,11 @@ def load(
     config = weights.config
     if weights.left:
         log.warning("%s: left, as mmjax has no model for it: %s", source, grouped(weights.left))
-    if image_size is not None and image_size != config.model.image.size:
-        config = ConfigDict(config.to_dict())
-        config.model.image.size = image_size
-        empty = inference_shapes(config.model)
-        params, _ = start_from(weights, config.model, empty)
+    asked = {"size": image_size, "patch_size": patch_size, "patches": patches}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    config = _of_images(config, asked, str(source)) if asked else config
+    if shapes(config.model) != shapes(weights.config.model):
+        params, _ = start_from(weights, config.model, inference_shapes(config.model))
     else:
         params = weights.read(inference_shapes(config.model))
     if frames is not None:
@@ -130,6 +145,35 @@ def load(
         words=words,
         training=weights.training,
     )
+
+
+def _of_images(config: ConfigDict, asked: Mapping[str, int], source: str) -> ConfigDict:
+    """The config whose image tower has these keys: size, patch_size, patches."""
+    called = {"size": "image_size"}
+    spec = config.model.get(IMAGE, {})
+    naflex = spec.get("kind") == "naflex"
+    for key in asked:
+        name = called.get(key, key)
+        if naflex and key == "size":
+            raise UserError(
+                f"{source} reads images in their own shape and has no image_size: give patches, "
+                "the most that an image may have."
+            )
+        if key not in spec:
+            kind = f"of the kind {spec.kind!r}" if spec else "not there"
+            raise UserError(
+                f"{name}={asked[key]} is of no image tower of {source}: its part {IMAGE!r} is "
+                f"{kind}."
+            )
+        keys = models.parts.kind_at(IMAGE, spec).keys
+        find(keys, key).check(f"model.{IMAGE}.{key}", asked[key])
+    config = ConfigDict(config.to_dict())
+    image = config.model[IMAGE]
+    if naflex and "patch_size" in asked:  # the grid of its positions stays
+        image.size = image.size // image.patch_size * asked["patch_size"]
+    image.update(asked)
+    models.parts.check_model(config.model)
+    return config
 
 
 def _fitting(tokenizer: Tokenizer, model: ConfigDict, name: str) -> Tokenizer:
@@ -168,7 +212,7 @@ class Pretrained:
         count = sum(math.prod(x.shape) for x in jax.tree.leaves(self.params))
         model = self.config.model
         name = model.get("name", "") or "unnamed"
-        image = f", images of {model.image.size} pixels" if IMAGE in model else ""
+        image = f", {images_of(model.image)}" if IMAGE in model else ""
         video = f", videos of {model.video.frames} frames" if VIDEO in model else ""
         sound = f", sounds of {model.audio.seconds:g} seconds" if AUDIO in model else ""
         text = f", texts of {model.text.context_length} tokens" if TEXT in model else ""
@@ -309,7 +353,7 @@ class Pretrained:
             part = self._inputs.part(IMAGE, VIDEO)
             parts[part] = images
             if self._inputs.reads(part) == VIDEO:  # of one frame
-                parts[part] = list(self._inputs.preprocess(images, part)[:, None])
+                parts[part] = list(self._inputs.squares(images, part)[:, None])
         if texts is not None:
             parts[self._inputs.part(TEXT)] = texts
         columns: inference.Columns = {}
@@ -359,9 +403,24 @@ class Pretrained:
     def preprocess(self, images: Images) -> np.ndarray:
         """uint8 [N, S, S, 3] as the weights were made for; the model itself normalises.
 
-        UserError: there is no image, one is no image, or its pixels have no known scale, as floats.
+        UserError: there is no image, one is no image, its pixels have no known scale, as floats, or
+        the model reads images in their own shape (`columns`).
         """
-        return self._inputs.preprocess(images)
+        found = self._inputs.preprocess(images)
+        if found.keys() != {IMAGE}:
+            raise UserError(
+                f"{self.source} reads images in their own shape, as several columns: take "
+                "columns('image', images)."
+            )
+        return found[IMAGE]
+
+    def columns(self, part: str, given: Any) -> dict[str, np.ndarray]:
+        """What a part of the model reads of this, one example or several, as columns of a batch: of
+        images uint8 PART [N, S, S, 3] or, of a NaFlex tower, patches with PART_mask and PART_shape.
+
+        UserError: there is no such part, or it cannot read what is given.
+        """
+        return self._inputs.columns(part, self._inputs.several(part, given))
 
     def tokenize(self, texts: str | Sequence[str]) -> dict[str, np.ndarray]:
         """ "text" int32 and "text_mask" bool [N, L], at the full context length."""

@@ -2,7 +2,8 @@
 
 Each augmentation is a small function that returns a matrix; all geometry becomes one matrix and one
 warp, all colour changes become another and one pass over the pixels. What is drawn depends on no
-size, so that one draw and one decode serve several sizes. Output is uint8 [S, S, 3].
+size, so that one draw and one decode serve several sizes. A size is (height, width); output is
+uint8 [height, width, 3].
 """
 
 import math
@@ -25,6 +26,7 @@ from mmjax.data.images import (
 from mmjax.values import ASCENDING, NATURAL, POSITIVE, SHARE, Range
 
 LINEAR_UP_TO = 1.25  # pixels on one of the crop; measured, see _resize
+Size = tuple[int, int]  # height, width
 Interval = Annotated[tuple[float, float], POSITIVE, ASCENDING]
 _of_thread = threading.local()
 GRAY = np.array([0.299, 0.587, 0.114])  # luma of ITU-R BT.601, as Pillow and torchvision
@@ -37,7 +39,9 @@ class Augment:
     Attributes:
       crop_scale: Area of a random crop as a share of the image's; above 1 shows the background
         around.
-      crop_ratio: Width / height of the crop.
+      crop_ratio: Width / height of the crop, as a factor of crop_aspect.
+      crop_aspect: The shape of a crop of ratio 1: a square, or that of the image, as a tower of
+        kind naflex needs.
       flip: Probability of a mirror image.
       rotate: Largest angle in degrees.
       translate: Largest shift as a share of the crop.
@@ -49,6 +53,7 @@ class Augment:
 
     crop_scale: Interval = (0.9, 1.0)
     crop_ratio: Interval = (3 / 4, 4 / 3)
+    crop_aspect: Literal["square", "image"] = "square"
     flip: Annotated[float, SHARE] = 0.0
     rotate: Annotated[float, Range(0, 180)] = 0.0
     translate: Annotated[float, SHARE] = 0.0
@@ -67,17 +72,24 @@ class Augmentation:
       shape: height and width of the pictures.
       rng: the only source of randomness.
       augment: what to draw from.
+
+    Attributes:
+      crop_shape: height and width of the crop in pixels of the pictures, not rounded.
     """
 
     def __init__(self, shape: tuple[int, int], rng: np.random.Generator, augment: Augment):
         self._shape = height, width = shape
-        box = random_crop(rng, height, width, augment.crop_scale, augment.crop_ratio)
-        self._box = box @ random_affine(rng, augment.rotate, augment.translate, augment.flip)
+        aspect = width / height if augment.crop_aspect == "image" else 1.0
+        box = random_crop(rng, height, width, augment.crop_scale, augment.crop_ratio, aspect)
+        self.crop_shape = crop = float(box[1, 1]), float(box[0, 0])
+        shown = crop[1] / crop[0] if augment.crop_aspect == "image" else 1.0  # else squashed
+        affine = random_affine(rng, augment.rotate, augment.translate, augment.flip, shown)
+        self._box = box @ affine
         random_colour = augment.background == "random"
         self._background = tuple(rng.integers(256, size=3).tolist()) if random_colour else WHITE
         self._colours = random_colours(rng, augment)
 
-    def shrink(self, size: int) -> float:
+    def shrink(self, size: Size) -> float:
         """Pixels of the pictures that fall on one of what is shown, on the denser side."""
         return _shrink(self._box, (1.0, 1.0), size)
 
@@ -85,8 +97,8 @@ class Augmentation:
         """RGB or RGBA on the background."""
         return composite(pixels, self._background)
 
-    def show(self, pixels: np.ndarray, size: int) -> np.ndarray:
-        """uint8 [size, size, 3] of a picture [h, w, 3], which may be smaller than `shape`."""
+    def show(self, pixels: np.ndarray, size: Size) -> np.ndarray:
+        """uint8 [*size, 3] of a picture [h, w, 3], which may be smaller than `shape`."""
         crop = warp(pixels, self._box, self._shape, size, self._background)
         return crop if self._colours is None else self._colours.apply(crop)
 
@@ -119,8 +131,14 @@ class Crop:
         self._augmentation = Augmentation((height, width), rng, augment)
         self._decoded: dict[tuple[int, bool], np.ndarray] = {}
 
-    def at(self, size: int) -> np.ndarray:
-        """uint8 [size, size, 3]. Sizes that decode the file alike share the pixels. BadRecord."""
+    @property
+    def shape(self) -> Size:
+        """Height and width of the crop in pixels of the image, to the nearest."""
+        height, width = (max(1, round(side)) for side in self._augmentation.crop_shape)
+        return height, width
+
+    def at(self, size: Size) -> np.ndarray:
+        """uint8 [*size, 3]. Sizes that decode the file alike share the pixels. BadRecord."""
         shrink = self._augmentation.shrink(size)
         how, image = (_reduction(shrink), shrink > LINEAR_UP_TO), self._image
         if not isinstance(image, bytes):  # there is one way
@@ -140,13 +158,15 @@ def random_crop(
     width: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
+    aspect: float = 1.0,
 ) -> np.ndarray:
     """A box of random area and shape at a random position (Inception's random-resized-crop).
 
-    A side is at most the image's, times sqrt(area share) where that is above 1.
+    A side is at most the image's, times sqrt(area share) where that is above 1. `ratio` is a factor
+    of `aspect`, width / height.
     """
     area = rng.uniform(*scale)
-    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    aspect *= math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
     limit = max(1.0, math.sqrt(area))
     w = min(math.sqrt(area * height * width * aspect), limit * width)
     h = min(math.sqrt(area * height * width / aspect), limit * height)
@@ -156,21 +176,21 @@ def random_crop(
 
 
 def random_affine(
-    rng: np.random.Generator, rotate: float, translate: float, flip: float
+    rng: np.random.Generator, rotate: float, translate: float, flip: float, aspect: float = 1.0
 ) -> np.ndarray:
-    """A turn about the centre, a shift, a mirror image."""
+    """A turn about the centre, a shift, a mirror image; `aspect` is the width / height shown."""
     angle = math.radians(rng.uniform(-rotate, rotate))
     dx, dy = rng.uniform(-translate, translate, size=2)
     mirror = -1.0 if rng.random() < flip else 1.0
     c, s = math.cos(angle), math.sin(angle)
-    return np.array([[c * mirror, -s, dx], [s * mirror, c, dy], [0, 0, 1]])
+    return np.array([[c * mirror, -s / aspect, dx], [s * mirror * aspect, c, dy], [0, 0, 1]])
 
 
 def warp(
     image: np.ndarray,
     box: np.ndarray,
-    shape: tuple[int, int],
-    size: int,
+    shape: Size,
+    size: Size,
     background: tuple[int, int, int],
 ) -> np.ndarray:
     """What `box` shows of `image`, antialiased; outside the image is `background`.
@@ -188,20 +208,19 @@ def warp(
         image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
         scale = (small[0] / shape[1], small[1] / shape[0])
     # Between 1.5 and 2 linear interpolation would skip pixels: sample twice as densely, average.
-    dense = 2 * size if 1.5 <= shrink < 2 else size
+    dense = (2 * size[0], 2 * size[1]) if 1.5 <= shrink < 2 else size
     to_image = np.array([[scale[0], 0, -0.5], [0, scale[1], -0.5], [0, 0, 1]])
-    unit = np.array(
-        [[1 / dense, 0, 0.5 / dense - 0.5], [0, 1 / dense, 0.5 / dense - 0.5], [0, 0, 1]]
-    )
+    high, wide = dense
+    unit = np.array([[1 / wide, 0, 0.5 / wide - 0.5], [0, 1 / high, 0.5 / high - 0.5], [0, 0, 1]])
     crop = cv2.warpAffine(
         image,
         (to_image @ box @ unit)[:2],
-        (dense, dense),
+        (wide, high),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=background,
     )
-    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA) if dense > size else crop
+    return cv2.resize(crop, size[::-1], interpolation=cv2.INTER_AREA) if dense > size else crop
 
 
 # Colour: 4×4 matrices on homogeneous RGB; products are clipped once, at the end.
@@ -289,36 +308,39 @@ def _cut(image: np.ndarray, box: np.ndarray, scale: tuple[float, float]) -> np.n
     return image[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
-def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    """To [size, size, 3], antialiased; benchmarks/data_loader.py has its distance from Pillow's.
+def _resize(image: np.ndarray, size: Size) -> np.ndarray:
+    """To [*size, 3], antialiased; benchmarks/data_loader.py has its distance from Pillow's.
 
     Averaging every pixel (INTER_AREA) is slow unless the factor is whole, and a JPEG comes with one
     below 2: there, linear sampling at twice the density and averaging by fours is as good; up to
     LINEAR_UP_TO linear sampling alone is.
     """
-    shrink = min(image.shape[:2]) / size
+    height, width = size
+    shrink = min(image.shape[0] / height, image.shape[1] / width)
     if shrink >= 2:
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     if shrink > LINEAR_UP_TO:
-        dense = _drawing_board(2 * size)
-        image = cv2.resize(image, (2 * size, 2 * size), dst=dense, interpolation=cv2.INTER_LINEAR)
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+        dense = _drawing_board((2 * height, 2 * width))
+        image = cv2.resize(
+            image, (2 * width, 2 * height), dst=dense, interpolation=cv2.INTER_LINEAR
+        )
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def _drawing_board(side: int) -> np.ndarray:
-    """uint8 [side, side, 3] of this thread, with anything in it: memory that is warm already."""
+def _drawing_board(size: Size) -> np.ndarray:
+    """uint8 [*size, 3] of this thread, with anything in it: memory that is warm already."""
     board = getattr(_of_thread, "board", None)
-    if board is None or len(board) != side:
-        board = _of_thread.board = np.empty((side, side, 3), np.uint8)
+    if board is None or board.shape[:2] != size:
+        board = _of_thread.board = np.empty((*size, 3), np.uint8)
     return board
 
 
-def _shrink(box: np.ndarray, scale: tuple[float, float], size: int) -> float:
+def _shrink(box: np.ndarray, scale: tuple[float, float], size: Size) -> float:
     """Pixels of an image scaled by (x, y) that fall on one of the crop, on the denser side."""
     across = math.hypot(box[0, 0] * scale[0], box[1, 0] * scale[1])
     down = math.hypot(box[0, 1] * scale[0], box[1, 1] * scale[1])
-    return min(across, down) / size + 1e-6
+    return min(across / size[1], down / size[0]) + 1e-6
 
 
 def _reduction(shrink: float) -> int:

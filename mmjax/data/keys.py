@@ -21,6 +21,13 @@ class Loading:
       text_lengths: Lengths that texts are trimmed to, e.g. (16, 32); (): full.
       pack: Texts that share a row on average, in a model of texts alone: each sees itself only, as
         in a row of its own, and batch_size counts rows; 0: one a row.
+      image_lengths: Sequence lengths of an image tower of kind naflex, one for each batch, e.g.
+        (128, 256, 576, 784, 1024); (): model.NAME.patches in all.
+      length_shares: Share of the batches that each of image_lengths has; (): all the same.
+      token_budget: Most image tokens in a batch, with image_lengths: a batch has token_budget /
+        length examples, batch_size at most; 0: always batch_size.
+      batch_multiple: token_budget: what batch sizes are rounded down to a multiple of, such as the
+        number of devices.
       copies: Augmented copies of an example, repeated epoch after epoch, so that a teacher's
         embeddings of them can be cached; 0: a new one each epoch.
       workers: Worker processes that load data; 0: threads.
@@ -33,6 +40,10 @@ class Loading:
     tokenizer: str = "captions:4096"
     text_lengths: Annotated[tuple[int, ...], COUNT, ASCENDING] = ()
     pack: Annotated[int, COUNT_OR_0] = 0
+    image_lengths: Annotated[tuple[int, ...], COUNT, ASCENDING] = ()
+    length_shares: Annotated[tuple[float, ...], POSITIVE] = ()
+    token_budget: Annotated[int, COUNT_OR_0] = 0
+    batch_multiple: Annotated[int, COUNT] = 8
     copies: Annotated[int, COUNT_OR_0] = 0
     workers: Annotated[int, RESUMABLE, COUNT_OR_0] = 0
     prefetch: Annotated[int, RESUMABLE, COUNT] = 2

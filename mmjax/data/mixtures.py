@@ -7,7 +7,7 @@ and is replaced as ever.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,9 @@ class AtTimes(Modality):
         blank = self.of_others.blank()
         shown = self.of_others.batch([blank if i is None else i for i in items], longest)
         return {f"{self.name}_there": there, **shown}  # a bag has such a column of its own
+
+    def at(self, length: int) -> "AtTimes":
+        return replace(self, of_others=self.of_others.at(length))
 
     def spelled(self, batch: Batch) -> int:
         return self.of_others.spelled(batch)

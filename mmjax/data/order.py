@@ -57,7 +57,7 @@ class Order:
             raise ValueError(f"all must be positive: {lengths=}, {weights=}, {blocks=}")
         self.lengths = tuple(lengths)
         self.seed = seed
-        self.shares = _shares(weights)
+        self.shares = shares_of(weights)
         # A source with share n takes the slots nearest to (0.5, 1.5, …, n - 0.5) / n of the cycle.
         slots = sorted(
             ((rank + 0.5) / share, source, rank)
@@ -104,7 +104,7 @@ def permute(index: int, length: int, *key: int) -> int:
     return index
 
 
-def _shares(weights: Sequence[float]) -> list[int]:
+def shares_of(weights: Sequence[float]) -> list[int]:
     """Slots of each source in the smallest cycle that holds the weights exactly."""
     exact = np.asarray(weights, np.float64) / np.sum(weights)
     for size in range(1, MAX_CYCLE + 1):

@@ -6,7 +6,7 @@ The batch of step s is a function of (seed, s) alone: not of hosts, workers, thr
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.data import packing
+from mmjax.data.buckets import Buckets, buckets_of
 from mmjax.data.draw import Draw
 from mmjax.data.modalities import Column, Modality, Text
 from mmjax.data.order import Address, Order
@@ -49,7 +50,7 @@ def train_batches(
     config: ConfigDict,
     modalities: Collection[Modality],
     *,
-    rows: np.ndarray,
+    rows: np.ndarray | Mapping[int, np.ndarray],
     start_step: int,
     lengths: Sequence[Sequence[int]] = (),
     counts: Counter[str] | None = None,
@@ -61,7 +62,8 @@ def train_batches(
       sources: the opened `config.data.train`, sorted by name (`open_sources`).
       config: the run's; read are seed, batch_size and data.
       modalities: what the model and its teachers read of a record (`modalities.build`).
-      rows: the rows of the global batch to load, any of 0 … batch_size - 1.
+      rows: the rows of the global batch to load, any of 0 … batch_size - 1; where batches have
+        several sizes (buckets.py), size → those of a batch so large.
       start_step: the first step to yield.
       lengths: of each source, how many tokens the longest caption of a record has (lengths.py).
         Without them a host that loads a part of the batch trims no text.
@@ -83,12 +85,12 @@ def train_batches(
     """
     load = _TrainBatch(
         sources=list(sources),
+        buckets=buckets_of(config),
         order=train_order(sources, config),
         modalities=tuple(modalities),
         seed=config.seed,
         copies=config.data.copies,
-        batch_size=config.batch_size,
-        rows=np.asarray(rows),
+        rows=rows if isinstance(rows, Mapping) else {config.batch_size: np.asarray(rows)},
         lengths=tuple(lengths),
         pack=config.data.pack,
         classes=classes,
@@ -100,8 +102,9 @@ def train_batches(
 
 
 def train_order(sources: Sequence[Source], config: ConfigDict) -> Order:
-    """Which record is at each position of the run: row r of step s is at s · batch_size + r; with
-    data.pack texts a row, those of its group of rows (see packing.py) begin at pack times that."""
+    """Which record is at each position of the run: row r of a step is r behind the first of its
+    batch (`buckets_of`); with data.pack texts a row, those of its group of rows (see packing.py)
+    begin at pack times that."""
     names = sorted(config.data.train)
     if len(names) != len(sources):
         raise ValueError(f"{len(sources)} sources for {len(names)} entries of data.train")
@@ -130,68 +133,72 @@ class _TrainBatch:
     """step → batch; what each worker process holds."""
 
     sources: list[Source]
+    buckets: Buckets
     order: Order
     modalities: tuple[Modality, ...]
     seed: int
     copies: int  # augmented copies of an example, repeated epoch after epoch; 0: always new ones
-    batch_size: int
-    rows: np.ndarray
+    rows: Mapping[int, np.ndarray]  # by the size of the batch
     lengths: Sequence[Sequence[int]]  # source → record → tokens; () where they are not known
     pack: int  # texts a row on average; 0: one, and no more
     classes: int  # that labels may be of; 0: any
 
     def __call__(self, step: int) -> Batch:
+        start, (length, size) = self.buckets(step)
         if self.pack:
-            return self._packed(step)
-        addresses = [self.order(step * self.batch_size + row) for row in self.rows]
+            return self._packed(start, size)
+        modalities = [modality.at(length) for modality in self.modalities]
+        addresses = [self.order(start + row) for row in self.rows[size]]
         examples: list[Example] = []
         for first in range(0, len(addresses), TOGETHER):
-            examples += self._examples(addresses[first : first + TOGETHER])
+            examples += self._examples(addresses[first : first + TOGETHER], modalities)
         batch = {
             "label": np.array([e.label for e in examples], np.int32),
             "group": np.array([e.group for e in examples], np.int32),
             "substituted": np.array([e.problem for e in examples]),
         }
-        longest = self._longest(step)
-        for number, modality in enumerate(self.modalities):
+        longest = self._longest(start, size)
+        for number, modality in enumerate(modalities):
             batch |= modality.batch([e.items[number] for e in examples], longest)
         # Teachers read the same texts once more.
-        spelled = [modality.spelled(batch) for modality in self.modalities]
+        spelled = [modality.spelled(batch) for modality in modalities]
         batch["spelled"] = np.array([max(spelled, default=0)])
         return batch
 
-    def _packed(self, step: int) -> Batch:
+    def _packed(self, start: int, size: int) -> Batch:
         """A batch of texts, several in a row."""
-        (text,) = self.modalities
+        (text,), rows = self.modalities, self.rows[size]
         assert isinstance(text, Text)  # packing.check
-        batch = {name: np.zeros((len(self.rows), *c.shape), c.dtype)
+        batch = {name: np.zeros((len(rows), *c.shape), c.dtype)
                  for name, c in text.columns.items()}  # fmt: skip
         problems, left_out = list[str](), 0
-        for group, mine in packing.groups(self.rows, self.batch_size):
-            first = (step * self.batch_size + group.start) * self.pack
+        for group, mine in packing.groups(rows, size):
+            first = (start + group.start) * self.pack
             addresses = [self.order(first + number) for number in range(len(group) * self.pack)]
-            examples = self._examples(addresses)
+            examples = self._examples(addresses, self.modalities)
             found, without_room = text.packed([e.items[0] for e in examples], len(group))
             for name, column in found.items():
-                batch[name][mine] = column[self.rows[mine] - group.start]
+                batch[name][mine] = column[rows[mine] - group.start]
             problems += [e.problem for e in examples]
             left_out += without_room
         return batch | {
-            "label": np.full(len(self.rows), -1, np.int32),
-            "group": (-1 - self.rows).astype(np.int32),  # no row has a positive
+            "label": np.full(len(rows), -1, np.int32),
+            "group": (-1 - rows).astype(np.int32),  # no row has a positive
             "substituted": np.array(problems),
             "left_out": np.array([left_out]),
         }
 
-    def _examples(self, addresses: list[Address]) -> list[Example]:
+    def _examples(self, addresses: list[Address], modalities: Sequence[Modality]) -> list[Example]:
         """Examples whose records are read together, which is what remote sources are quick at."""
         records: dict[Address, Record | BadRecord] = {}
         for number, source in enumerate(self.sources):
             mine = [address for address in addresses if address.source == number]
             records |= zip(mine, read_records(source, [a.index for a in mine]), strict=True)
-        return [self._example(address, records[address]) for address in addresses]
+        return [self._example(address, records[address], modalities) for address in addresses]
 
-    def _example(self, address: Address, found: Record | BadRecord) -> Example:
+    def _example(
+        self, address: Address, found: Record | BadRecord, modalities: Sequence[Modality]
+    ) -> Example:
         source, problem = self.sources[address.source], ""
         if self.copies:
             address = replace(address, epoch=address.epoch % self.copies)
@@ -204,7 +211,7 @@ class _TrainBatch:
                 if isinstance(record, BadRecord):
                     raise record
                 draw = Draw(self.seed, there, record)
-                items = tuple(modality.read(record, draw) for modality in self.modalities)
+                items = tuple(modality.read(record, draw) for modality in modalities)
             except BadRecord as error:
                 problem = problem or f"{source.name}: {error}"
                 continue
@@ -219,14 +226,13 @@ class _TrainBatch:
             f"{problem}, nor can the {TRIES - 1} records after it; are these the right files?"
         )
 
-    def _longest(self, step: int) -> float | None:
+    def _longest(self, start: int, size: int) -> float | None:
         """Tokens of the longest text of the global batch, as `Modality.batch` takes it."""
-        if len(self.rows) == self.batch_size:
+        if len(self.rows[size]) == size:
             return None
         if not self.lengths:
             return math.inf  # other hosts hold the other captions, and all must agree
-        first = step * self.batch_size
-        addresses = map(self.order, range(first, first + self.batch_size))
+        addresses = map(self.order, range(start, start + size))
         return max(self.lengths[a.source][a.index] for a in addresses)
 
 

@@ -109,7 +109,11 @@ def export(
 
 def _check_preprocessing(format: str, config: ConfigDict, found: ConfigDict) -> None:
     """UserError: images would be resized in another way after the weights are read back."""
+    seen = [part for part in sections(config.model).values() if "mean" in part]
+    keeps_shape = all("patches" in part for part in seen)
     for key in PREPROCESS:
+        if key.name == "resize" and keeps_shape:  # nothing reads it
+            continue
         wanted, read = config.data[key.name], found.data[key.name]
         if wanted != read:
             raise UserError(

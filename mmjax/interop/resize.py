@@ -1,7 +1,8 @@
 """Position embeddings for another image size, text length or number of frames, images and texts as
-open_clip resizes them.
+open_clip resizes them; and patch kernels for another patch size, as FlexiViT does.
 
-Tests hold both against PyTorch's `F.interpolate`, which open_clip calls.
+Tests hold the positions against PyTorch's `F.interpolate`, which open_clip calls, and the kernels
+against the formula of timm's `resample_patch_embed`.
 """
 
 import jax
@@ -75,6 +76,33 @@ def resize_sequence(position_embed: np.ndarray, length: int) -> np.ndarray:
     linear interpolation without antialiasing (open_clip's choice for texts, which most others cut;
     Frozen in Time's `load_temporal_fix='bilinear'`)."""
     return _resize(position_embed, (length, position_embed.shape[1]), "linear", False)
+
+
+def resize_patches(kernel: np.ndarray, size: Grid) -> np.ndarray:
+    """A patch kernel float [P, Q, C, W] for patches of `size`: pinv(Rᵀ) · kernel of FlexiViT (Beyer
+    et al., 2023), where R resizes a patch, antialiased and bicubic as timm does by default.
+
+    Of larger patches, what the kernel gives for resized patches is what the old one gave for those
+    before; of smaller ones it is the nearest to that in the mean square. R is the product of a
+    matrix for each axis, and so its pseudo-inverse is. Computed in float64, rounded once.
+    """
+    down, across = (
+        np.linalg.pinv(_bicubic(old, new).T)
+        for old, new in zip(kernel.shape[:2], size, strict=True)
+    )
+    found = np.einsum("pi,qj,ijcw->pqcw", down, across, kernel.astype(np.float64), optimize=True)
+    return found.astype(kernel.dtype)
+
+
+def _bicubic(old: int, new: int) -> np.ndarray:
+    """float64 [new, old]: Keys' kernel, a = -0.5, stretched by old / new where that is above 1."""
+    scale = old / new
+    centre = (np.arange(new)[:, None] + 0.5) * scale - 0.5
+    x = np.abs(np.arange(old) - centre) / max(1.0, scale)
+    near = (1.5 * x - 2.5) * x**2 + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 def _resize(x: np.ndarray, shape: tuple[int, ...], method: str, antialias: bool) -> np.ndarray:

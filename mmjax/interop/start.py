@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 from mmjax.interop.formats import Weights, shapes
-from mmjax.interop.resize import resize_positions, resize_sequence
+from mmjax.interop.resize import resize_patches, resize_positions, resize_sequence
 from mmjax.interop.table import Shape
 from mmjax.models.parts import of_model, sections
 from mmjax.models.towers.vision import has_class_token
@@ -175,13 +175,13 @@ def plan(weights: Weights, model: ConfigDict, parts: Sequence[str] = ()) -> Repo
     return Report(taken, left, missing, differing)
 
 
-IMAGES = ("vit", "video_vit")  # kinds with positions on a grid of patches
+IMAGES = ("vit", "video_vit", "naflex")  # kinds with positions on a grid of patches
 
 
 def _resizable(path: str, old: Shape, new: Shape, source: ConfigDict, model: ConfigDict) -> bool:
     of = role(path)
-    if path.endswith("/patch_embed/kernel"):
-        return old == new[1:]
+    if path.endswith("/patch_embed/kernel"):  # [P, P, C, W], of tubelets [T, P, P, C, W]
+        return old[-2:] == new[-2:] and old[:-4] in ((), new[:-4])
     if of.kind != "position" or old[1] != new[1]:
         return False
     theirs, ours = source[of.part], model[of.part]
@@ -204,9 +204,17 @@ def _resized(
     path: str, x: np.ndarray, shape: Shape, source: ConfigDict, model: ConfigDict
 ) -> np.ndarray:
     """Image positions for another grid; text positions cut, which is exact, or stretched; those of
-    frames stretched either way; a patch kernel as that of a tubelet's central frame, all others at
-    zero (ViViT's central-frame initialisation)."""
+    frames stretched either way; a patch kernel for another patch size, and as that of a tubelet's
+    central frame, all others at zero (ViViT's central-frame initialisation)."""
     if path.endswith("/patch_embed/kernel"):
+        size = (shape[-4], shape[-3])
+        if x.shape[-4:-2] != size:
+            frames = x.reshape(-1, *x.shape[-4:])
+            x = np.stack([resize_patches(frame, size) for frame in frames]).reshape(
+                *x.shape[:-4], *size, *x.shape[-2:]
+            )
+        if x.ndim == len(shape):
+            return x
         kernel = np.zeros(shape, x.dtype)
         kernel[shape[0] // 2] = x
         return kernel

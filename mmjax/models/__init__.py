@@ -15,6 +15,7 @@ from mmjax.models.parts import from_config, register
 from mmjax.models.towers import (  # noqa: F401 - they register
     audio,
     htsat,
+    naflex,
     regions,
     resnet,
     text,

@@ -97,10 +97,10 @@ class Fusion(nn.Module):
                 f"{key}.depth=0 is a joint head on both towers; kind={spec.kind!r} has no such "
                 f"form: set {key}.kind='concat'."
             )
-        if image.kind == "regions" and spec.kind == "cross":
+        if image.kind in ("regions", "naflex") and spec.kind == "cross":
             raise UserError(
-                f"{key}: regions are read by a fusion that masks padding: set {key}.kind to concat "
-                "or bottleneck."
+                f"{key}: tokens of the kind {image.kind} are read by a fusion that masks padding: "
+                f"set {key}.kind to concat or bottleneck."
             )
 
     def setup(self):

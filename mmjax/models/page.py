@@ -53,7 +53,7 @@ def _row(name: str, *numbers: str) -> str:
 def describe(console: Console, name: str) -> None:
     """Sizes of one architecture, the weights that fit it, and its parameters with their shapes."""
     config = zoo.config(name)
-    reads = [f"images of {config.image.size} pixels"] if "image" in config else []
+    reads = [images(config.image)] if "image" in config else []
     reads += [f"sounds of {config.audio.seconds:g} seconds"] if "audio" in config else []
     reads += [f"texts of {config.text.context_length} tokens"] if "text" in config else []
     console.print(
@@ -76,6 +76,13 @@ def describe(console: Console, name: str) -> None:
             parent = here
         branches[parent].add(f"{last}  {list(leaf.shape) or 'scalar'}")
     console.print(tree)
+
+
+def images(image: ConfigDict) -> str:
+    """What a tower of images reads."""
+    if "patches" in image:
+        return f"images of up to {image.patches} patches of {image.patch_size} pixels"
+    return f"images of {image.size} pixels"
 
 
 @functools.cache
@@ -105,7 +112,8 @@ def gflops(config: ConfigDict) -> str:
 
 
 def sizes(config: ConfigDict) -> tuple[str, str]:
-    """Side of the image and length of the text; "–" for a tower that is not there."""
-    image = str(config.image.size) if "image" in config else "–"
+    """Side of the image (of one of any shape, its patches) and length of the text; "–" for a tower
+    that is not there."""
+    image = str(config.image.get("patches", config.image.size)) if "image" in config else "–"
     context = str(config.text.context_length) if "text" in config else "–"
     return image, context

@@ -9,7 +9,8 @@ from mmjax.parallel.mesh import constrain
 
 class PatchEmbed(nn.Module):
     """Images [B, S, S, 3], uint8 or float32 in 0..255 -> [B, N, W] of patches, row by row: a
-    convolution without overlap, as one matmul, whose kernel has its layout [P, P, 3, W].
+    convolution without overlap, as one matmul, whose kernel has its layout [P, P, 3, W]. Or patches
+    that are cut already, [B, N, 3 P²].
 
     Attributes:
       side: of a patch.
@@ -35,8 +36,10 @@ class PatchEmbed(nn.Module):
         shape = (self.tubelet,) * (self.tubelet > 1) + (self.side, self.side, 3, self.width)
         init = nn.initializers.lecun_normal(in_axis=tuple(range(len(shape) - 1)), out_axis=-1)
         kernel = self.param("kernel", init, shape)
-        pixels = (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
-        patches = cut_patches(pixels, self.side)
+        are_patches = image.ndim == 3
+        pixels = image.reshape(*image.shape[:2], self.side, self.side, 3) if are_patches else image
+        pixels = (pixels.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+        patches = pixels.reshape(image.shape) if are_patches else cut_patches(pixels, self.side)
         count = patches.shape[1]
         if self.tubelet > 1:
             patches = patches.reshape(-1, self.tubelet, *patches.shape[1:]).swapaxes(1, 2)

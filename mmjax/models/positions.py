@@ -1,4 +1,4 @@
-"""Fixed position embeddings, and positions of texts that share a row."""
+"""Position embeddings: fixed ones, those of texts that share a row, and of one grid for others."""
 
 import jax
 import jax.numpy as jnp
@@ -26,3 +26,38 @@ def positions_in_segments(segment: jax.Array) -> jax.Array:
     index = jnp.broadcast_to(jnp.arange(segment.shape[1]), segment.shape)
     begins = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     return index - jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
+
+
+def resized_positions(table: jax.Array, shapes: jax.Array, count: int) -> jax.Array:
+    """Learned positions of a square grid for the grids of other images, as NaFlex has them.
+
+    Linear interpolation with antialiasing along each axis, the values of PyTorch's
+    F.interpolate(mode="bilinear", antialias=True): row i of n takes the rows j of the table, of
+    which there are G, with the weights max(0, 1 - |j + ½ - (i + ½) G / n| / max(1, G / n)) over
+    their sum. Times 2 max(n, G) these are integers, so that nothing is rounded before the sum. All
+    is float32, whatever the model's dtype.
+
+    Args:
+      table: float [G², W], row by row.
+      shapes: int32 [B, 2], rows and columns of each image; 0 counts as 1.
+      count: N, tokens of a sequence.
+
+    Returns:
+      float32 [B, N, W]; tokens behind the last one of an image have the position of its first.
+    """
+    side = round(table.shape[0] ** 0.5)
+    sizes = jnp.maximum(shapes, 1)[:, None, :]  # [B, 1, 2]
+    token = jnp.arange(count)[None]
+    inside = token < sizes[..., 0] * sizes[..., 1]
+    token = jnp.where(inside, token, 0)
+    index = jnp.stack([token // sizes[..., 1], token % sizes[..., 1]], axis=-1)  # [B, N, 2]
+    distance = jnp.abs(
+        (2 * index[..., None] + 1) * side - (2 * jnp.arange(side) + 1) * sizes[..., None]
+    )
+    weights = jnp.maximum(2 * jnp.maximum(sizes, side)[..., None] - distance, 0)  # [B, N, 2, G]
+    weights = weights / weights.sum(axis=-1, keepdims=True)
+    both = weights[..., 0, :, None] * weights[..., 1, None, :]  # [B, N, G, G]
+    return jnp.einsum(
+        "bng,gw->bnw", both.reshape(*both.shape[:2], -1), table.astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
+    )  # fmt: skip

@@ -42,6 +42,8 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
     "SigLIP2-L/16-256": ("google/siglip2-large-patch16-256", "timm/ViT-L-16-SigLIP2-256"),
     "SigLIP2-So400m/14-224": ("google/siglip2-so400m-patch14-224", "timm/ViT-SO400M-14-SigLIP2"),
     "SigLIP2-So400m/14-384": ("google/siglip2-so400m-patch14-384",),
+    "SigLIP2-B/16-naflex": ("google/siglip2-base-patch16-naflex",),
+    "SigLIP2-So400m/16-naflex": ("google/siglip2-so400m-patch16-naflex",),
     "VideoPrism-LvT-B": ("google/videoprism-lvt-base-f16r288",),
     "VideoPrism-LvT-L": ("google/videoprism-lvt-large-f8r288",),
     "bert-base-uncased": ("google-bert/bert-base-uncased",),

@@ -74,6 +74,13 @@ def _siglip2(size, patch, tower) -> dict[str, Any]:
     return _siglip(size, patch, tower, 64, vocab_size=256_000)
 
 
+def _naflex(tower) -> dict[str, Any]:
+    """SigLIP 2 NaFlex: images of any shape, learned positions of 16 × 16 patches."""
+    model = _siglip2(256, 16, tower)
+    model["image"] |= {"kind": "naflex"}
+    return model
+
+
 def _videoprism(frames, tower) -> dict[str, Any]:
     """VideoPrism-LvT; its text tower has 12 blocks of the same width."""
     width, _, heads = tower
@@ -184,6 +191,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "SigLIP2-L/16-256": _siglip2(256, 16, _L),
     "SigLIP2-So400m/14-224": _siglip2(224, 14, _SO),
     "SigLIP2-So400m/14-384": _siglip2(384, 14, _SO),
+    "SigLIP2-B/16-naflex": _naflex(_B),
+    "SigLIP2-So400m/16-naflex": _naflex(_SO),
     "VideoPrism-LvT-B": _videoprism(16, _B),
     "VideoPrism-LvT-L": _videoprism(8, _L),
     "bert-base-uncased": _bert(_B, 30_522, 512, eps=1e-12),

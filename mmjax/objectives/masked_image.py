@@ -27,8 +27,8 @@ def masked_image(
       of: The tower whose images are masked.
       rate: Share of an image's patches that are hidden, at least one.
     """
-    if "patch_size" not in model.get(of, {}):
-        raise ValueError(f"of={of!r} should name a vision transformer of the model")
+    if "pixel_head" not in model.get(of, {}):
+        raise ValueError(f"of={of!r} should name a vision transformer (vit) of the model")
     side = model[of].patch_size
     patches = (model[of].size // side) ** 2
     hidden, patch_mask = max(1, round(rate * patches)), f"{of}_patch_mask"

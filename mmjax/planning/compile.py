@@ -71,7 +71,7 @@ def compile_step(config: ConfigDict, topology: Topology) -> Compiled:
             if temporaries is None:
                 raise
             arguments = sum(map(device_bytes, jax.tree.leaves((state, batch))))
-            largest = _largest_traced(step.trace(state, batch).jaxpr, config.batch_size, mesh)
+            largest = _largest_traced(step.trace(state, batch).jaxpr, parts.batch_size, mesh)
             return Compiled(
                 mesh, state, "", arguments + temporaries, arguments, temporaries, kept, largest,
                 model_flops, time.perf_counter() - begun,
@@ -113,7 +113,7 @@ def _activations(parts: Parts, mesh: jax.sharding.Mesh) -> float:
     kept = [
         x.size * x.dtype.itemsize
         for x in jax.tree.leaves(jax.eval_shape(residuals, parts.state, parts.batch))
-        if any(side % config.batch_size == 0 for side in x.shape)
+        if any(side % parts.batch_size == 0 for side in x.shape)
     ]
     return sum(kept) / (mesh.shape["data"] * mesh.shape["fsdp"])
 

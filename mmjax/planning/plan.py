@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from mmjax.data.buckets import buckets_of
 from mmjax.models.parts import sections
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.hardware import Topology, describe
@@ -86,18 +87,18 @@ def make_plan(config: ConfigDict, topology: str) -> Plan:
     parameters = sum(map(device_bytes, jax.tree.leaves(compiled.state.params)))
     state = sum(map(device_bytes, jax.tree.leaves(compiled.state)))
     model = compiled.model_flops / devices
-    fits = compiled.used <= cluster.chip.usable
+    fits, size = compiled.used <= cluster.chip.usable, buckets_of(config).kinds[0].size
     counted: dict[str, Any] = dict.fromkeys(NEED_THE_PROGRAM)
     if compiled.text:
         counted = _count(hlo.analyse(compiled.text, sizes), compiled.mesh, cluster)
         seconds = counted["roofline_seconds"]
         counted["mfu_bound"] = model / cluster.chip.flops / seconds
-        counted["examples_per_second"] = config.batch_size / seconds
+        counted["examples_per_second"] = size / seconds
     return Plan(
         topology=topology,
         devices=devices,
         mesh=sizes,
-        batch_size=config.batch_size,
+        batch_size=size,
         total_steps=config.total_steps,
         fits=fits,
         peak_bytes=compiled.used,
@@ -186,7 +187,7 @@ def advice(config: ConfigDict, compiled: Compiled, state: float) -> list[str]:
     for name, part in sections(config.model).items():
         if part.get("remat", "full") != "full":
             tries.append(f"config.model.{name}.remat=full")
-    share = config.batch_size // (sizes["data"] * sizes["fsdp"])
+    share = buckets_of(config).kinds[0].size // (sizes["data"] * sizes["fsdp"])
     if share % (2 * config.optim.microbatches) == 0:
         tries.append(f"config.optim.microbatches={2 * config.optim.microbatches}")
     tries.append("more devices, or a smaller config.batch_size")

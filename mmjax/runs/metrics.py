@@ -113,8 +113,8 @@ class Meter(Observer):
     for.
     """
 
-    def __init__(self, batch_size: int, flops: Callable[[Any], int], clock: Clock):
-        self._batch_size, self._flops_of, self._clock = batch_size, flops, clock
+    def __init__(self, flops: Callable[[Any], int], clock: Clock):
+        self._flops_of, self._clock = flops, clock
         self._known: dict[Any, int] = {}  # by the batch's shapes
         self.reset()
 
@@ -123,31 +123,32 @@ class Meter(Observer):
             _, batch = result
             shapes = tuple(column.shape for column in batch.values())
             self._known[shapes] = self._known.get(shapes) or self._flops_of(batch)
-            self.step(self._clock.idle, self._known[shapes])
+            self.step(self._clock.idle, shapes[0][0], self._known[shapes])
         elif phase.startswith("eval"):
             self.reset()
 
     def reset(self) -> None:
         """Starts a new interval: after a log line, and after what should not be counted."""
-        self._start, self._wait, self._steps, self._flops = time.perf_counter(), 0.0, 0, 0.0
+        self._start, self._wait = time.perf_counter(), 0.0
+        self._examples, self._flops = 0, 0.0
 
-    def step(self, data_wait: float, flops: float) -> None:
-        """Counts one step: seconds that the devices waited for its batch, and its model FLOPs over
-        all of them."""
-        self._steps += 1
+    def step(self, data_wait: float, examples: int, flops: float) -> None:
+        """Counts one step: seconds that the devices waited for its batch, its examples, and its
+        model FLOPs over all devices."""
         self._wait += data_wait
+        self._examples += examples
         self._flops += flops
 
     def read(self, step: int) -> dict[str, float]:
         """The interval's speed; call it after the device has finished the interval's last step."""
-        if not self._steps:
+        if not self._examples:
             return {}
         seconds = time.perf_counter() - self._start
         devices = jax.device_count()
         flops = self._flops / seconds / devices
         speed = {
-            "examples_per_second": self._steps * self._batch_size / seconds,
-            "examples_per_second_per_device": self._steps * self._batch_size / seconds / devices,
+            "examples_per_second": self._examples / seconds,
+            "examples_per_second_per_device": self._examples / seconds / devices,
             "tflops_per_second_per_device": flops / 1e12,
             "data_wait_share": self._wait / seconds,
         }

@@ -108,7 +108,8 @@ class OnlineTeacher:
         inputs = models.inputs(self.weights.config.model)
         inputs = {part: of for part, of in inputs.items() if part in (self.reads or inputs)}
         reader = tokenizer and (self.weights.tokenizer or tokenizer)
-        data = ConfigDict({**config.data, "text_lengths": ()})  # it may look at its padding
+        # It may look at its padding, and shows images at its own length.
+        data = ConfigDict({**config.data, "text_lengths": (), "image_lengths": ()})
         found = modalities.build(inputs, data=data, tokenizer=reader, prefix=prefix)
         for part, modality in found.items():
             if not isinstance(modality, Text) or modality.tokenizer is None:

@@ -14,9 +14,10 @@ from mmjax.core import optim
 from mmjax.core.flops import step_flops
 from mmjax.core.state import NOTHING_DECLARED, Declared, TrainState, abstract_state
 from mmjax.core.step import Objectives, declare, make_train_step
-from mmjax.data import mixtures, modalities, packing, train_columns
+from mmjax.data import buckets, mixtures, modalities, packing, train_columns
 from mmjax.data.modalities import LoadTokenizer, Modality
 from mmjax.data.vocabulary import Vocabulary
+from mmjax.errors import UserError
 from mmjax.models import Graph
 from mmjax.models.flops import plain_model
 from mmjax.objectives import rows
@@ -33,7 +34,8 @@ class Parts:
       objectives: name → (objective, weight).
       lr_multipliers: factors on the learning rate, like the parameters.
       declared: what the objectives keep beside the model.
-      batch: shapes of the batch at the longest text, as it lies on the mesh.
+      batches: shapes of the batch in each of its buckets, the longest first, at the longest text,
+        as it lies on the mesh. Most runs have one.
       state: shapes of the train state as it lies on the mesh, teachers included.
     """
 
@@ -44,8 +46,18 @@ class Parts:
     optimizer: optax.GradientTransformation
     lr_multipliers: Any
     declared: Declared
-    batch: dict[str, jax.ShapeDtypeStruct]
+    batches: tuple[dict[str, jax.ShapeDtypeStruct], ...]
     state: TrainState
+
+    @property
+    def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of the longest batch."""
+        return self.batches[0]
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of the longest batch."""
+        return int(self.batch["group"].shape[0])
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> "Parts":
         """The parts once there is a tokenizer: some objectives want to know its tokens."""
@@ -65,6 +77,14 @@ class Parts:
             self.teachers,
         )  # fmt: skip
         return jax.jit(step, donate_argnums=0)
+
+    def compiled_step(self, state: TrainState) -> Any:
+        """The train step, compiled for every bucket where there are several, so that no step has to
+        wait for a length that was not met before; `state` has the shapes and shardings."""
+        step = self.step()
+        for batch in self.batches if len(self.batches) > 1 else ():
+            step.lower(state, batch).compile()
+        return step
 
 
 def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
@@ -87,11 +107,14 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
             if teacher_of(view) is not None:
                 asked.setdefault(view, set()).update(outputs)
     teachers = tuple(teacher.for_objectives(asked, config) for teacher in teachers)
-    batch = abstract_batch(config, teachers)
+    batches = abstract_batches(config, teachers)
+    batch = batches[0]
     frozen = {teacher.name: teacher.abstract(mesh) for teacher in teachers}
     declared = NOTHING_DECLARED
     if teachers or any(objective.params or objective.state for objective, _ in built.values()):
         declared = declare(model, built, batch, teachers, frozen)
+        for other in batches[1:]:
+            _check_declared(declared, declare(model, built, other, teachers, frozen))
     init = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
     heads = jax.eval_shape(lambda: declared.params(jax.random.key(0)))
     multipliers = optim.lr_multipliers(config.optim, init | heads, model.layers_above())
@@ -99,20 +122,37 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     ema = config.optim.ema > 0
     state = abstract_state(model, optimizer, ema=ema, mesh=mesh, declared=declared)
     return Parts(
-        config, model, built, teachers, optimizer, multipliers, declared, batch,
+        config, model, built, teachers, optimizer, multipliers, declared, batches,
         dataclasses.replace(state, teachers=frozen),
     )  # fmt: skip
 
 
-def abstract_batch(
+def abstract_batches(
     config: ConfigDict, teachers: tuple[Teacher, ...] = ()
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the batch that the loader makes, at the longest text, on the current mesh."""
-    sharding = mesh_lib.batch_sharding()
-    return {
-        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in train_columns(readers(config, teachers)).items()
-    }
+) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
+    """Shapes of the batches that the loader makes, the longest first, at the longest text, on the
+    current mesh."""
+    sharding, read = mesh_lib.batch_sharding(), readers(config, teachers)
+    return tuple(
+        {
+            name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
+            for name, (shape, dtype) in train_columns([m.at(length) for m in read]).items()
+        }
+        for length, size in buckets.buckets_of(config).kinds
+    )
+
+
+def _check_declared(longest: Declared, other: Declared) -> None:
+    """UserError: what an objective keeps from step to step depends on the batch's shape, and a run
+    has several."""
+    kept = [jax.eval_shape(declared.memory) for declared in (longest, other)]
+    for name in kept[0]:
+        if kept[0][name] != kept[1][name]:
+            raise UserError(
+                f"config.objectives.{name} keeps arrays of the batch's shape from step to step, "
+                "and config.data.image_lengths gives batches of several: set "
+                "config.data.token_budget=0."
+            )
 
 
 def readers(

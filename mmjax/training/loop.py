@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from mmjax import config_check, data, machine
 from mmjax.core.state import TrainState
+from mmjax.data.buckets import buckets_of
 from mmjax.errors import Preempted, UserError
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.runs.goodput import Clock, read_rows
@@ -62,7 +63,7 @@ def train(
             Watchdog(config.log.watchdog),
             clock,
             Profiler(config.profile.steps, folder, clock),
-            Meter(config.batch_size, run.parts.flops, clock),
+            Meter(run.parts.flops, clock),
             MetricWriter(folder, config.log, config),
             run.line,
         )
@@ -78,14 +79,15 @@ def steps(
     run: Prepared, watch: Observers, clock: Clock, preemption: Preemption, folder: epath.Path
 ) -> TrainState:
     """Trains step by step, and logs, evaluates and saves on the way."""
-    config, state, train_step = run.parts.config, run.state, run.parts.step()
+    config, state, buckets = run.parts.config, run.state, buckets_of(run.parts.config)
     first = int(state.step)
+    train_step = run.parts.compiled_step(state) if first < config.total_steps else None
     sent = deque[jax.Array]()  # losses of steps that may not be done yet
     for step in range(first + 1, config.total_steps + 1):
         with watch.phase("data", step):
             local = next(run.batches)
         with watch.phase("step", step) as result:
-            batch = mesh_lib.put_batch(local, config.batch_size)
+            batch = mesh_lib.put_batch(local, buckets(step - 1)[1].size)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 state, metrics = train_step(state, batch)
             sent.append(metrics["loss"])
@@ -155,11 +157,11 @@ def diverged(
 
     WORKDIR/skipped_batches.json then names the records of those batches.
     """
-    order = data.train_order(sources, config)
+    order, buckets, pack = data.train_order(sources, config), buckets_of(config), config.data.pack
     batches = {}
     for bad in range(step - count, step):  # `state.step` at the start of the step
-        size = config.batch_size * (config.data.pack or 1)
-        positions = [order(bad * size + number) for number in range(size)]
+        start, (_, size) = buckets(bad)
+        positions = [order(start * (pack or 1) + n) for n in range(size * (pack or 1))]
         batches[bad + 1] = [
             f"{sources[p.source].name}: {p.index} (epoch {p.epoch})" for p in positions
         ]

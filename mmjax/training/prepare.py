@@ -19,6 +19,7 @@ from rich.markup import escape
 from mmjax import config_check, data, evaluation, models
 from mmjax.core.state import TrainState, init_state, model_params, with_params
 from mmjax.data import mixtures, vocabulary
+from mmjax.data.buckets import buckets_of
 from mmjax.data.doubt import doubts
 from mmjax.errors import UserError
 from mmjax.evaluation import Evaluator
@@ -152,10 +153,11 @@ def prepare(
     for sentence in said:
         line.say(escape(sentence))
     lengths = workdir_lengths(folder, config, sources, tokenizer) if tokenizer else ()
-    local, counts = mesh_lib.local_rows(config.batch_size), Counter[str]()
+    sizes, counts = {bucket.size for bucket in buckets_of(config).kinds}, Counter[str]()
+    rows = {size: mesh_lib.local_rows(size) for size in sizes}
     batches = unfailing(
         lambda step: data.train_batches(
-            sources, config, modalities, rows=local, start_step=step, lengths=lengths,
+            sources, config, modalities, rows=rows, start_step=step, lengths=lengths,
             counts=counts, classes=class_count,
         ),
         first,

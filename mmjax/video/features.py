@@ -115,7 +115,7 @@ class OfModel:
     def of_frames(self, video: Video, numbers: Numbers) -> np.ndarray:
         found, waiting = list[np.ndarray](), list[np.ndarray]()
         for frame in video.each(numbers):
-            waiting.append(self._inputs.preprocess(frame, self._part)[0])
+            waiting.append(self._inputs.reduced(frame, self._part))
             if len(waiting) == TOGETHER:
                 found.append(self._embed(waiting))
                 waiting = []

@@ -57,4 +57,4 @@ def write_shards(folder: Path, shards: int = 3, pairs: int = 7) -> Path:
 
 def train_transform(image, rng, size, augment, max_pixels=MAX_PIXELS):
     """A random crop at one size."""
-    return Crop(image, rng, augment, max_pixels).at(size)
+    return Crop(image, rng, augment, max_pixels).at((size, size))

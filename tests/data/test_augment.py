@@ -49,7 +49,7 @@ def test_shrinking_is_antialiased(side):
     turned = whole.copy()
     turned[0, 1] = 1e-9  # not upright: takes the path of rotations
     for box, least in ((whole, 34), (turned, 30)):
-        assert psnr(warp(image, box, (side, side), 64, WHITE), expected) > least
+        assert psnr(warp(image, box, (side, side), (64, 64), WHITE), expected) > least
     jpeg = encode(image, "JPEG", quality=100, subsampling=0)
     assert psnr(train_transform(jpeg, rng(), 64, AS_IT_IS), expected) > 28
 

@@ -200,7 +200,7 @@ def test_flops_count_regions():
     ("changes", "said"),
     [
         ({"model.fusion": None}, r"kind='regions' is read by a fusion: add config\.model\.fusion"),
-        ({"model.fusion.kind": "cross"}, "regions are read by a fusion"),
+        ({"model.fusion.kind": "cross"}, "kind regions are read by a fusion"),
         ({"model.image.regions": 0}, "must be an integer of 1 or more"),
         ({"model.text.depth": 2}, "third segment of an early fusion"),
         ({"model.text.token_types": 1}, "third segment of an early fusion"),

@@ -133,7 +133,7 @@ def test_the_stored_embeddings_are_the_teachers_of_those_views(teacher, embedded
         record = source[index]
         caption = record.captions[rng.integers(len(record.captions))]
         augment = data.Augment(**base().data.augment)
-        image = Crop(record.parts["image"], rng, augment).at(48)
+        image = Crop(record.parts["image"], rng, augment).at((48, 48))
         text, mask = tokenizer.encode([caption], 20)
         batch = {"image": image[None], "text": text, "text_mask": mask}
         expected = model.apply({"params": params}, batch, tuple(stored))

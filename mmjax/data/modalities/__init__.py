@@ -5,9 +5,17 @@ with its field.
 """
 
 from mmjax.data.modalities.audio import Audio
-from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, build, register
+from mmjax.data.modalities.base import (
+    Column,
+    LoadTokenizer,
+    Modality,
+    build,
+    medium,
+    register,
+)
 from mmjax.data.modalities.captions import Captions
 from mmjax.data.modalities.image import Image
+from mmjax.data.modalities.naflex import Naflex
 from mmjax.data.modalities.regions import Regions
 from mmjax.data.modalities.tags import Tags
 from mmjax.data.modalities.text import Text
@@ -22,10 +30,12 @@ __all__ = [
     "Image",
     "LoadTokenizer",
     "Modality",
+    "Naflex",
     "Regions",
     "Tags",
     "Text",
     "Views",
     "build",
+    "medium",
     "register",
 ]

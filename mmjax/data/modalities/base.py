@@ -67,6 +67,12 @@ class Modality:
         stacked = map(np.stack, zip(*rows, strict=True))
         return dict(zip(self.columns, stacked, strict=True))
 
+    def at(self, length: int) -> "Modality":
+        """The modality as it reads for a batch of this sequence length (`data/buckets.py`); most
+        know one length alone."""
+        del length
+        return self
+
     def blank(self) -> Any:
         """An item of a record that has nothing for it, in training: all zeros, of which nothing is
         padding, so that a tower computes finite numbers."""
@@ -95,6 +101,11 @@ def register(kind: str) -> Callable[[type[M]], type[M]]:
         return modality
 
     return add
+
+
+def medium(kind: str) -> str:
+    """The first medium that a kind of modality reads, or the kind itself where it names none."""
+    return (*KINDS[kind].media, kind)[0]
 
 
 def build(

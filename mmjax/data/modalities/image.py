@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image as Pillow
 
 from mmjax.data.augment import Augment, Crop
 from mmjax.data.draw import Draw
@@ -56,16 +57,19 @@ class Image(Modality):
             if draw is None:
                 if isinstance(image, bytes):
                     check_size(image, self.max_pixels)
-                opened, size = open_image(image), self.size
-                return eval_transform(
-                    opened, size, resize=self.resize, interpolation=self.interpolation
-                )
+                return self.shown(open_image(image))
             # Readers at other sizes (a teacher's) show the same crop of the same pixels.
             rng = draw.rng("image")
             crop = draw.once("image", lambda: Crop(image, rng, self.augment, self.max_pixels))
-            return crop.at(self.size)
+            return crop.at((self.size, self.size))
         except BadRecord as error:
             raise BadRecord(f"{record.key} {error}") from error
+
+    def shown(self, image: Pillow.Image) -> np.ndarray:
+        """The item of an opened image, as outside of training."""
+        return eval_transform(
+            image, self.size, resize=self.resize, interpolation=self.interpolation
+        )
 
     def check(self, source: Source, spec: Mapping[str, Any], key: str) -> None:
         if spec.get("media", "image") != "image":

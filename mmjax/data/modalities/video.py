@@ -92,9 +92,10 @@ class Frames(Modality):
         augmentation = draw.once(
             "crop of a video", lambda: Augmentation(video.shape, draw.rng("video"), self.augment)
         )
-        shrink = max(1.0, augmentation.shrink(self.size) / LINEAR_UP_TO)
+        size = (self.size, self.size)
+        shrink = max(1.0, augmentation.shrink(size) / LINEAR_UP_TO)
         found = video.read(numbers, shrink)
-        return [augmentation.show(augmentation.laid(frame), self.size) for frame in found]
+        return [augmentation.show(augmentation.laid(frame), size) for frame in found]
 
     def numbers(self, video: Video, rng: np.random.Generator | None) -> np.ndarray:
         """Of the frames that are shown, ascending; without `rng` nothing is random."""

@@ -25,6 +25,7 @@ from mmjax.interop.huggingface import (
     preprocessor,
     sentence,
     siglip,
+    siglip2,
     videoprism,
     vit,
     xclip,
@@ -33,8 +34,8 @@ from mmjax.interop.huggingface.architecture import Architecture
 from mmjax.interop.texts import Library, check_end
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *clip.MODELS, siglip.MODEL, vit.MODEL, *dino.MODELS, *bert.MODELS, videoprism.MODEL,
-    xclip.MODEL, clap.MODEL,
+    *clip.MODELS, siglip.MODEL, siglip2.MODEL, vit.MODEL, *dino.MODELS, *bert.MODELS,
+    videoprism.MODEL, xclip.MODEL, clap.MODEL,
 )  # fmt: skip
 WEIGHTS = (
     "model.safetensors",

@@ -76,8 +76,8 @@ def read_back(
         with _quiet():
             found = read_config(write_config(model, None).to_dict(), names)
         for name, part in sections(found).items():
-            if "mean" in part:  # preprocessor_config.json
-                part.update(mean=model[name].mean, std=model[name].std)
+            said = {"mean", "std", "patches"} & set(part)  # by preprocessor_config.json
+            part.update({key: model[name][key] for key in said})
         return found
 
     return back

@@ -7,7 +7,7 @@ overlooked, it would give other numbers and no error.
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mmjax.models.parts import sections
 log = logging.getLogger("mmjax.interop")
 
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # PIL's numbers
-_INTERPOLATION = {number: name for name, number in _RESAMPLE.items()}
+INTERPOLATION = {number: name for name, number in _RESAMPLE.items()}
 _HALF = [0.5, 0.5, 0.5]
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation
 _224 = {"height": 224, "width": 224}
@@ -48,6 +48,10 @@ UNROUNDED: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 SPELLINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
+NAFLEX = {  # Siglip2ImageProcessor: images in their own shape
+    "patch_size": 16, "max_num_patches": 256, "resample": 2, "image_mean": _HALF,
+    "image_std": _HALF,
+}  # fmt: skip
 READ = {
     "size", "crop_size", "default_to_square", "do_center_crop", "resample", "image_mean",
     "image_std", "rescale_factor", "image_processor_type", "feature_extractor_type",
@@ -93,38 +97,68 @@ def read(
     square, side = _side(settings["size"], settings["default_to_square"])
     cut_square, cut = _side(settings["crop_size"], True)
     cuts, wanted = bool(settings["do_center_crop"]), image.size
-    colours = {key: _colours(settings[key]) for key in ("image_mean", "image_std")}
     unlike = {
         "do_center_crop": not cuts and not square,
-        "resample": settings["resample"] not in _INTERPOLATION,
         "size": side != wanted and not any_size,
         "crop_size": cuts and (not cut_square or cut != wanted) and not any_size,
-        "rescale_factor": not _is_255th(settings.get("rescale_factor", 1 / 255)),
-        **{key: value is None for key, value in colours.items()},
-        **{key: found.get(key, fixed[0]) not in fixed for key, fixed in FIXED.items()},
-        **{key: True for key in found.keys() - KNOWN if found[key] is not None},
-    }  # fmt: skip
-    refused = [f"{key}={settings.get(key)!r}" for key, differs in unlike.items() if differs]
-    if refused:
-        raise UserError(
-            f"{file}: mmjax does not prepare pictures so ({', '.join(refused)}): it resizes them "
-            f"to the model's {wanted} pixels, bicubically or bilinearly, squashed or with the "
-            "middle cut out, and normalises."
-        )
+    }
+    take(
+        image, settings, unlike, KNOWN, file,
+        f"it resizes them to the model's {wanted} pixels, bicubically or bilinearly, squashed or "
+        "with the middle cut out, and normalises",
+    )  # fmt: skip
     final = cut if cuts else side
     if any_size and final != wanted:
         log.warning(
             "%s makes pictures of %s pixels, and the weights are of %s: load(..., image_size=%s) "
             "resizes their positions as transformers does.", file, final, wanted, final,
         )  # fmt: skip
-    image.update(mean=colours["image_mean"], std=colours["image_std"])
     return {
         "resize": "squash" if square else "shortest",
-        "interpolation": _INTERPOLATION[settings["resample"]],
+        "interpolation": INTERPOLATION[settings["resample"]],
     }
 
 
 KNOWN = READ | FIXED.keys() | SILENT
+NAFLEX_KNOWN = (KNOWN - {"crop_size", "do_center_crop"}) | NAFLEX.keys()
+
+
+def take(
+    image: ConfigDict,
+    settings: Mapping[str, Any],
+    unlike: Mapping[str, bool],
+    known: Set[str],
+    file: Path,
+    instead: str,
+) -> None:
+    """Puts mean and deviation into the part that sees pictures.
+
+    Args:
+      image: the part.
+      settings: of the file, over what its processor takes where it says nothing.
+      unlike: field → whether it asks for what is not done here.
+      known: fields that are understood, or say nothing of pixels.
+      file: for messages.
+      instead: what is done here, a clause.
+
+    Raises:
+      UserError: names all the fields that are in the way.
+    """
+    colours = {key: _colours(settings[key]) for key in ("image_mean", "image_std")}
+    unlike = {
+        **unlike,
+        "resample": settings["resample"] not in INTERPOLATION,
+        "rescale_factor": not _is_255th(settings.get("rescale_factor", 1 / 255)),
+        **{key: value is None for key, value in colours.items()},
+        **{key: settings.get(key, fixed[0]) not in fixed for key, fixed in FIXED.items()},
+        **{key: True for key in settings.keys() - known if settings[key] is not None},
+    }
+    refused = [f"{key}={settings.get(key)!r}" for key, differs in unlike.items() if differs]
+    if refused:
+        raise UserError(
+            f"{file}: mmjax does not prepare pictures so ({', '.join(refused)}): {instead}."
+        )
+    image.update(mean=colours["image_mean"], std=colours["image_std"])
 
 
 def find(folder: Path, section: str) -> tuple[Path, dict[str, Any] | None]:
@@ -188,6 +222,13 @@ def write(processor: str, config: ConfigDict) -> dict[str, Any]:
         if config.data.resize == "squash"
         else {"size": {"shortest_edge": size}, "do_center_crop": True, "crop_size": square}
     )
+    return written(processor, config, fit)
+
+
+def written(processor: str, config: ConfigDict, fit: Mapping[str, Any]) -> dict[str, Any]:
+    """preprocessor_config.json of a processor; `fit`: its own fields, that say how it resizes."""
+    image = part_of(config.model)
+    assert image is not None
     return {
         "image_processor_type": processor,
         "do_convert_rgb": True,

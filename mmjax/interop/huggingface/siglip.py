@@ -61,15 +61,21 @@ def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
     from transformers import SiglipConfig
 
     theirs: Any = SiglipConfig.from_dict(dict(settings))
-    image, text = theirs.vision_config, theirs.text_config
+    image = theirs.vision_config
     half = (0.5, 0.5, 0.5)
-    model = zoo.default("image", "text", "logit")
-    model.embed_dim = image.hidden_size
-    model.logit.update(initial=math.log(10.0), max=0.0, bias=-10.0)
+    model = read_towers(theirs.text_config, image)
     model.image.update(
         **read_tower(image), size=image.image_size, patch_size=image.patch_size, pool="map",
         norm_pre=False, patch_bias=True, head="none", mean=half, std=half,
     )  # fmt: skip
+    return model
+
+
+def read_towers(text: Any, image: Any) -> ConfigDict:
+    """`config.model` of a config's two towers, of which that of images is still to be filled in."""
+    model = zoo.default("image", "text", "logit")
+    model.embed_dim = image.hidden_size
+    model.logit.update(initial=math.log(10.0), max=0.0, bias=-10.0)
     model.text.update(
         **read_tower(text), vocab_size=text.vocab_size,
         context_length=text.max_position_embeddings, causal=False, pool="last", head="linear_bias",
@@ -80,10 +86,6 @@ def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
 def write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
     from transformers import SiglipConfig
 
-    tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # it looks at none
-    if tokenizer is not None:
-        tokens = {"eos_token_id": tokenizer.eot_id, "pad_token_id": tokenizer.pad_id}
-        tokens["bos_token_id"] = tokenizer.start_id
     return SiglipConfig(
         architectures=["SiglipModel"],
         dtype="float32",
@@ -92,14 +94,22 @@ def write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
             "image_size": model.image.size,
             "patch_size": model.image.patch_size,
         },
-        text_config={
-            **write_tower(model.text),
-            **tokens,
-            "vocab_size": model.text.vocab_size,
-            "max_position_embeddings": model.text.context_length,
-            "projection_size": model.embed_dim,
-        },
+        text_config=write_text(model, tokenizer),
     )
+
+
+def write_text(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # it looks at none
+    if tokenizer is not None:
+        tokens = {"eos_token_id": tokenizer.eot_id, "pad_token_id": tokenizer.pad_id}
+        tokens["bos_token_id"] = tokenizer.start_id
+    return {
+        **write_tower(model.text),
+        **tokens,
+        "vocab_size": model.text.vocab_size,
+        "max_position_embeddings": model.text.context_length,
+        "projection_size": model.embed_dim,
+    }
 
 
 CARD = (
