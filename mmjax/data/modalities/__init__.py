@@ -8,6 +8,7 @@ from mmjax.data.modalities.audio import Audio
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, build, register
 from mmjax.data.modalities.captions import Captions
 from mmjax.data.modalities.image import Image
+from mmjax.data.modalities.region_texts import RegionTexts
 from mmjax.data.modalities.regions import Regions
 from mmjax.data.modalities.tags import Tags
 from mmjax.data.modalities.text import Text
@@ -22,6 +23,7 @@ __all__ = [
     "Image",
     "LoadTokenizer",
     "Modality",
+    "RegionTexts",
     "Regions",
     "Tags",
     "Text",
