@@ -376,9 +376,7 @@ def test_tokenizers_that_lose_boxes_and_short_texts_are_refused(words):
     with pytest.raises(UserError, match=r"text\.boxes: the tokenizer reads the box \[0, 10, 100"):
         modality(lossy)
     spec = config_lib.entry("model", kind="transformer", boxes=True, context_length=16)
-    with pytest.raises(
-        UserError, match=r"text\.context_length=16 has no room .* set it to \d\d or"
-    ):
+    with pytest.raises(UserError, match=r"context_length=16 has no room .* set it to \d\d or"):
         modalities.build({"text": ("region_texts", spec)}, tokenizer=lambda: words)
 
 
