@@ -36,6 +36,15 @@ class Boxes(NamedTuple):
     shares: bool = False
     unnamed: int = 0
 
+    def to_json(self) -> list[dict[str, Any]]:
+        """As `parse_boxes` reads them."""
+        found = []
+        for text, (left, top, right, bottom) in zip(self.texts, self.boxes.tolist(), strict=True):
+            pixels = [left, top, right - left, bottom - top]
+            where = {"box": [left, top, right, bottom]} if self.shares else {"bbox": pixels}
+            found.append({"text": text, **where})
+        return found
+
     def facts(self) -> tuple[object, ...]:
         """What tells them from others."""
         return self.texts, self.boxes.tobytes(), self.shares

@@ -59,7 +59,10 @@ def token_nll(x: jax.Array, targets: jax.Array, unembedding: Unembedding) -> Tok
     size = len(unembedding.bias)
     if rows * size <= DEVICE_LOGITS:
         return _in_chunks(lambda x, targets: _nll(x, targets, unembedding), size, x, targets)
-    part = max(1, DEVICE_LOGITS // rows)
+    count = -(-size // max(1, DEVICE_LOGITS // rows))
+    # Parts that leave nothing over need no copy of the embedding that is filled up.
+    count = next((n for n in range(count, 2 * count) if size % n == 0), count)
+    part = -(-size // count)
     parts = _cut_vocabulary(unembedding, part)
     return _in_chunks(lambda x, targets: _nll_by_parts(x, targets, parts), part, x, targets)
 

@@ -29,6 +29,7 @@ from mmjax.data.images import eval_transform, eval_view, open_image
 from mmjax.data.modalities.region_texts import RegionTexts, given, refer
 from mmjax.data.order import Address
 from mmjax.data.tokenize import train_tokenizer
+from mmjax.datatools import convert
 from mmjax.errors import UserError
 
 HEIGHT, WIDTH = 40, 48
@@ -168,6 +169,9 @@ def test_layouts_agree(tmp_path, write):
         np.testing.assert_allclose(in_pixels(boxes, HEIGHT, WIDTH), truth, atol=1e-9)
         has_captions = write not in (coco_instances, refcoco, visual_genome)
         assert record.captions == ((CAPTIONS[n],) if has_captions else ())
+        again = parse_boxes(json.loads(json.dumps(boxes.to_json())))
+        assert (again.texts, again.shares) == (boxes.texts, boxes.shares)
+        np.testing.assert_allclose(again.boxes, boxes.boxes)
     if write is visual_genome:
         assert source.account.unread["regions without a text"] == 2
 
@@ -403,3 +407,16 @@ def test_the_loader_counts_boxes_and_is_a_function_of_the_step(tmp_path, words):
     for name, column in whole[2].items():
         np.testing.assert_array_equal(column, later[name])
         np.testing.assert_array_equal(column, np.concatenate([half[2][name] for half in halves]))
+
+
+def test_shards_that_are_written_have_the_regions(tmp_path):
+    spec = coco(tmp_path)
+    path = spec.pop("path")
+    convert(path, tmp_path / "shards", to="tar", **spec)
+    source = open_source({"path": str(tmp_path / "shards"), "boxes": "json:boxes"})
+    for n in range(2):
+        boxes = source[n].parts["boxes"]
+        assert boxes.texts == tuple(text for text, _ in REGIONS[n])
+        np.testing.assert_allclose(boxes.boxes, [box for _, box in REGIONS[n]])
+    with pytest.raises(UserError, match=r"has regions, which ArrayRecord files do not hold"):
+        convert(path, tmp_path / "records", to="arrayrecord", **spec)

@@ -1,7 +1,6 @@
 """LocCa: what its three passes predict, its loss beside PyTorch's, on devices and in parts."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
