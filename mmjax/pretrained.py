@@ -113,7 +113,10 @@ def load(
         params = weights.read(inference_shapes(config.model))
     if frames is not None:
         config = ConfigDict(config.to_dict())
-        config.model = _of_frames(config.model, frames, normalise, str(source))
+        keys = models.parts.KINDS["video_vit"].keys
+        for name, value in (("frames", frames), ("normalise", normalise)):
+            find(keys, name).check(f"model.{VIDEO}.{name}", value)
+        config.model = models.zoo.of_frames(config.model, frames=frames, normalise=normalise)
         params = {VIDEO if name == IMAGE else name: leaves for name, leaves in params.items()}
     words = weights.tokenizer
     if tokenizer is not None:
@@ -127,25 +130,6 @@ def load(
         words=words,
         training=weights.training,
     )
-
-
-def _of_frames(model: ConfigDict, frames: int, normalise: Normalise, source: str) -> ConfigDict:
-    """The model whose image tower has become the part "video", a mean over frames."""
-    kind = model.get(IMAGE, {}).get("kind")
-    if kind != "vit":
-        raise UserError(
-            f"frames={frames} is for models whose part {IMAGE!r} is of the kind 'vit', and that of "
-            f"{source} is {kind!r}: embed frames as images, and take their mean."
-        )
-    values = {name: value for name, value in model[IMAGE].items() if name != "kind"}
-    keys = models.parts.KINDS["video_vit"].keys
-    for name, value in (("frames", frames), ("normalise", normalise)):
-        find(keys, name).check(f"model.{VIDEO}.{name}", value)
-    result = model.copy_and_resolve_references()
-    with result.unlocked():
-        del result[IMAGE]
-        result[VIDEO] = models.parts.part("video_vit", **values, frames=frames, normalise=normalise)
-    return result
 
 
 def _fitting(tokenizer: Tokenizer, model: ConfigDict, name: str) -> Tokenizer:

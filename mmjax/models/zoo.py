@@ -209,3 +209,28 @@ def config(name: str) -> ConfigDict:
             if "activation" in part:  # a resnet has none to choose
                 part.activation = "quick_gelu"
     return model
+
+
+def of_frames(model: ConfigDict, **keys: Any) -> ConfigDict:
+    """The model with a part "video" in the place of its image tower, whose parameters fit it.
+
+    Args:
+      model: its part "image" is of the kind "vit".
+      **keys: of the kind "video_vit", beside those that both kinds have.
+
+    Raises:
+      UserError: there is no such part.
+    """
+    kind = model.get("image", {}).get("kind")
+    if kind != "vit":
+        raise UserError(
+            "frames are for models whose part 'image' is of the kind 'vit', and that of "
+            f"{model.get('name', 'this model')} is {kind!r}: embed frames as images, and take "
+            "their mean."
+        )
+    result = model.copy_and_resolve_references()
+    with result.unlocked():
+        shared = {name: value for name, value in result.image.items() if name != "kind"}
+        del result.image
+        result.video = parts.part("video_vit", **shared, **keys)
+    return result
