@@ -78,6 +78,7 @@ class TextTower(Formed):
       rope: Rotary positions in attention.
       bag: Captions of an example that are read in training, the first of its record, as mil_nce
         takes them; 0: one, and no bag.
+      boxes: Also read a region of the image and its box as texts, as locca takes them.
       position_offset: Row of the position embedding where a text begins; RoBERTa: 2.
       mlm_head: BERT's masked-language head, for token_logits.
       causal: A token sees earlier tokens only.
@@ -109,6 +110,7 @@ class TextTower(Formed):
     position: Literal["learned", "sincos", "none"] = "learned"
     rope: Annotated[bool, SHAPE_FREE] = False
     bag: Annotated[int, TRAINING_ONLY, COUNT_OR_0] = 0
+    boxes: Annotated[bool, TRAINING_ONLY] = False
     position_offset: Annotated[int, NATURAL] = 0
     mlm_head: bool = False
     causal: Annotated[bool, SHAPE_FREE] = True
@@ -148,6 +150,8 @@ class TextTower(Formed):
                 f"{key}.bag={spec.bag} is for a text tower by itself: set it to 0, or take this "
                 "part out of fusions and set its tags=0 and its depth to 1 or more."
             )
+        if spec.boxes and (spec.tags or spec.bag):
+            raise UserError(f"{key}.boxes=True is of captions and regions: set tags=0 and bag=0.")
         if not spec.tags:
             return
         if not any(part.kind == "concat" for part in joints) or spec.depth or spec.token_types < 2:
@@ -172,6 +176,8 @@ class TextTower(Formed):
 
     @property
     def modality(self) -> str:
+        if self.boxes:
+            return "region_texts"
         return "tags" if self.tags else "captions" if self.bag else "text"
 
     def functions(self, name: str) -> tuple[Function, ...]:
