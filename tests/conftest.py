@@ -12,7 +12,7 @@ os.environ.setdefault("PJRT_NPROC", "256")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # Most of the time of a test goes to compiling a program that runs a few times. LLVM's optimizations
-# double it; XLA's own passes stay on. Runs of minutes turn them on again (fixture `optimized`).
+# double it; XLA's own passes stay on. The fixture `optimized` turns them on again.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
@@ -35,7 +35,8 @@ FIRST = (
 
 @pytest.fixture
 def optimized(monkeypatch):
-    """XLA as users have it, for a test that computes longer than it compiles."""
+    """LLVM as users have it, for a test that computes longer than it compiles, or whose limits are
+    those of fused multiply-adds."""
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
