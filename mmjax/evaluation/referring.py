@@ -16,7 +16,7 @@ from mmjax.data.modalities.region_texts import RegionTexts, refer
 from mmjax.errors import UserError
 from mmjax.evaluation.bootstrap import estimates
 from mmjax.evaluation.progress import track
-from mmjax.evaluation.skips import NAMED, REMEDY, open_test
+from mmjax.evaluation.skips import NAMED, REMEDY, open_test, report_unreadable
 from mmjax.evaluation.spec import Evaluation, Subject
 from mmjax.inference import Columns, on_mesh
 from mmjax.models.fusion import Fusion
@@ -86,7 +86,8 @@ class Referring:
         assert isinstance(regions, RegionTexts)  # decoder_of
         source = open_test(spec, name)
         self._skipped = {"skipped": 0.0} if spec.allow_skips else {}
-        said, owners, boxes, views = [], [], [], []
+        said, owners = list[str](), list[int]()
+        boxes, views = list[np.ndarray](), list[np.ndarray]()
         for number, record in self._records(source, spec.allow_skips):
             found = record.parts["boxes"]
             try:
@@ -122,27 +123,28 @@ class Referring:
                 self._model, params, shown, size, of=self._of, reads=self._image,
                 end_id=self._tokenizer.eot_id,
             )  # fmt: skip
-        if found["unreadable"].any():
-            number = int(found["index"][found["unreadable"].argmax()])
-            key = self._source[number].key
-            raise UserError(f"{self._source.name}: {key} could be read a moment ago; {REMEDY}.")
-        return self._measure(found["said"]) | self._skipped
+        unreadable = found["unreadable"]
+        bad = np.unique(self._source.owners[found["index"][unreadable]])
+        source, allowed = self._source.source, bool(self._skipped)
+        skipped = report_unreadable(source, bad, (self._modality,), allowed)
+        metrics = self._measure(found["said"][~unreadable], found["index"][~unreadable])
+        return metrics | {name: count + skipped for name, count in self._skipped.items()}
 
     def _asked(self, batch: Columns) -> Columns:
         number = batch["index"]
         return batch | {"prompt": self._prompts[number], "given": self._given[number]}
 
-    def _measure(self, said: np.ndarray) -> dict[str, float]:
-        """Metrics of the texts int32 [M, L], each with its prompt."""
+    def _measure(self, said: np.ndarray, rows: np.ndarray) -> dict[str, float]:
+        """Metrics of the texts int32 [M, L], each with its prompt, of the expressions `rows`."""
         answers = [read_box(self._tokenizer.text(text[given:]))
-                   for text, given in zip(said, self._given, strict=True)]  # fmt: skip
+                   for text, given in zip(said, self._given[rows], strict=True)]  # fmt: skip
         spelled = np.array([answer is not None for answer in answers])
         shares = np.array([answer or (0.0,) * 4 for answer in answers])
-        pairs = zip(shares, self._views, strict=True)
+        pairs = zip(shares, self._views[rows], strict=True)
         pixels = np.concatenate([in_image(box[None], view) for box, view in pairs])
         turned = (shares[:, 2:] <= shares[:, :2]).any(axis=1)  # right of its right side: no box
-        iou = np.where(turned, 0.0, overlap(pixels, self._boxes))
-        images, cluster = np.unique(self._source.owners, return_inverse=True)
+        iou = np.where(turned, 0.0, overlap(pixels, self._boxes[rows]))
+        images, cluster = np.unique(self._source.owners[rows], return_inverse=True)
 
         def metrics(counts: np.ndarray) -> dict[str, float]:
             weights = counts[cluster] / counts[cluster].sum()
