@@ -119,7 +119,7 @@ def step_of(keys: dict[str, Any], length: int) -> tuple[Callable[[], Any], int]:
     """A forward and backward pass of an image tower, and the tokens of its batch."""
     model = models.from_config(complete({"embed_dim": 256, "image": keys}))
     params = models.init(model, jax.random.key(0))
-    (modality,) = data.modalities.build(model.inputs()).values()
+    modality: Any = next(iter(data.modalities.build(model.inputs()).values()))
     rows = 4096 // length
     batch = modality.batch([modality.blank()] * rows)
     if keys["kind"] == "naflex":

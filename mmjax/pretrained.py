@@ -119,8 +119,8 @@ def load(
     config = weights.config
     if weights.left:
         log.warning("%s: left, as mmjax has no model for it: %s", source, grouped(weights.left))
-    asked = {"size": image_size, "patch_size": patch_size, "patches": patches}
-    asked = {key: value for key, value in asked.items() if value is not None}
+    keys_given = {"size": image_size, "patch_size": patch_size, "patches": patches}
+    asked = {key: value for key, value in keys_given.items() if value is not None}
     config = _of_images(config, asked, str(source)) if asked else config
     if shapes(config.model) != shapes(weights.config.model):
         params, _ = start_from(weights, config.model, inference_shapes(config.model))

@@ -117,7 +117,7 @@ class Crop:
       max_pixels: the largest image to decode: a file of some kB can claim gigabytes.
 
     Attributes:
-      shape: height and width of the image.
+      image_shape: height and width of the image.
 
     Raises:
       BadRecord: the bytes are no image, or too large a one.
@@ -136,8 +136,8 @@ class Crop:
                 image = decode(image)
         self._image = image
         height, width = jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
-        self.shape = height, width
-        self._augmentation = Augmentation(self.shape, rng, augment)
+        self.image_shape = height, width
+        self._augmentation = Augmentation(self.image_shape, rng, augment)
         self._decoded: dict[tuple[int, bool], np.ndarray] = {}
 
     @property

@@ -346,7 +346,7 @@ def repeat(
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
-            split_rngs={"params": True} | ({} if dropped is None else {"dropout": True}),
+            split_rngs={"params": True, **({} if dropped is None else {"dropout": True})},
             in_axes=(nn.broadcast, nn.broadcast, 0, nn.broadcast, nn.broadcast, 0),
             length=count,
             unroll=count if unroll else 1,

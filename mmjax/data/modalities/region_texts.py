@@ -104,7 +104,7 @@ class RegionTexts(Text):
         """The boxes in pixels of the image [n, 4], and what of it is shown, 3 × 3. BadRecord."""
         if draw is not None:
             crop = drawn_crop(image, draw, self.augment, self.max_pixels)
-            return in_pixels(boxes, *crop.shape), crop.to_image
+            return in_pixels(boxes, *crop.image_shape), crop.to_image
         if isinstance(image, bytes):
             check_size(image, self.max_pixels)
         shape = image_shape(image)
