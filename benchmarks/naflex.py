@@ -108,7 +108,7 @@ def show_speed(rounds: int, markdown: bool) -> None:
     for name, (_, tokens) in steps.items():
         each = np.array(seconds[name]) / tokens
         ratio = base / each
-        span = f"{ratio.min():.2f}–{ratio.max():.2f}"
+        span = f"{np.min(ratio):.2f}–{np.max(ratio):.2f}"
         rows.append((name, f"{1 / np.median(each):,.0f}", f"{np.median(ratio):.2f}×", span))
     show(
         "Image tokens a second", ("batch", "tokens/s", "× fixed", "round by round"), rows, markdown

@@ -146,7 +146,7 @@ def in_pixels(boxes: Boxes, height: int, width: int) -> np.ndarray:
     outside |= (inside[:, 2:] <= inside[:, :2]).any(axis=1)
     for bad, what in ((empty, "without an area"), (outside, "outside of the image")):
         if bad.any():
-            number = int(bad.argmax())
+            number = int(np.argmax(bad))
             corners = ", ".join(f"{x:g}" for x in found[number])
             raise BadRecord(
                 f"has a box {what}: {boxes.texts[number]!r:.60} at [{corners}] of "
