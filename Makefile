@@ -29,7 +29,7 @@ types: $(VENV)/test.installed
 	$(BIN)/mypy
 
 unit: $(VENV)/test.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 # In an environment of its own: nothing else may come to need TensorFlow.
 test-tfds:

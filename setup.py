@@ -91,7 +91,15 @@ setup(
         "dedup": ["imagehash"],
         "demo": ["jinja2", "matplotlib", "resvg-py"],  # jinja2: the page that it points to
         "docs": ["furo>=2025.12.19", "myst-nb>=1.4.0", "sphinx>=9.0.4", "sphinx-copybutton>=0.5.2"],
-        "notebooks": ["ipykernel", "jupytext", "matplotlib", "nbclient", "resvg-py"],
+        "notebooks": [
+            "av>=18.1",
+            "ipykernel",
+            "jupytext",
+            "matplotlib",
+            "nbclient",
+            "resvg-py",
+            "scenedetect-headless>=0.7.2",
+        ],
         "parquet": ["pyarrow"],
         "remote": ["aiohttp", "gcsfs", "s3fs"],
         "report": ["jinja2", "matplotlib"],

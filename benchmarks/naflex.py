@@ -108,7 +108,7 @@ def show_speed(rounds: int, markdown: bool) -> None:
     for name, (_, tokens) in steps.items():
         each = np.array(seconds[name]) / tokens
         ratio = base / each
-        span = f"{ratio.min():.2f}–{ratio.max():.2f}"
+        span = f"{np.min(ratio):.2f}–{np.max(ratio):.2f}"
         rows.append((name, f"{1 / np.median(each):,.0f}", f"{np.median(ratio):.2f}×", span))
     show(
         "Image tokens a second", ("batch", "tokens/s", "× fixed", "round by round"), rows, markdown
@@ -119,7 +119,7 @@ def step_of(keys: dict[str, Any], length: int) -> tuple[Callable[[], Any], int]:
     """A forward and backward pass of an image tower, and the tokens of its batch."""
     model = models.from_config(complete({"embed_dim": 256, "image": keys}))
     params = models.init(model, jax.random.key(0))
-    (modality,) = data.modalities.build(model.inputs()).values()
+    modality: Any = next(iter(data.modalities.build(model.inputs()).values()))
     rows = 4096 // length
     batch = modality.batch([modality.blank()] * rows)
     if keys["kind"] == "naflex":

@@ -23,11 +23,8 @@ def get_config(arg=None):
     config.total_steps = 7_000
     config.batch_size = 128
 
-    config.model = models.zoo.config("ViT-B/32-quickgelu")
-    frame = {key: value for key, value in config.model.image.items() if key != "kind"}
-    config.model.video = config_lib.entry("model", kind="video_vit", **frame)
-    config.model.video.update(frames=12, over_time="transformer", time_depth=4)
-    del config.model.image
+    image = models.zoo.config("ViT-B/32-quickgelu")
+    config.model = models.zoo.of_frames(image, frames=12, over_time="transformer", time_depth=4)
     config.model.name = "CLIP4Clip ViT-B/32"
     config.model.text.context_length = 32
 

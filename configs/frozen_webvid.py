@@ -30,11 +30,9 @@ def get_config(arg=None):
     config.total_steps = 60_000 if first else 15_000
     config.batch_size = 512
 
-    config.model = models.zoo.config("ViT-B/16-quickgelu")
-    frame = {key: value for key, value in config.model.image.items() if key != "kind"}
-    config.model.video = config_lib.entry("model", kind="video_vit", **frame)
-    config.model.video.update(frames=1 if arg is None else 4, over_time="divided")
-    del config.model.image, config.model.logit
+    image = models.zoo.config("ViT-B/16-quickgelu")
+    config.model = models.zoo.of_frames(image, frames=1 if arg is None else 4, over_time="divided")
+    del config.model.logit
     config.model.name = "Frozen in Time ViT-B/16"
     for tower in (config.model.video, config.model.text):
         tower.update(remat="dots", unroll=False)

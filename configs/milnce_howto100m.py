@@ -24,11 +24,9 @@ def get_config(arg=None):
     config.total_steps = 150_000
     config.batch_size = 8_192
 
-    config.model = models.zoo.config("ViT-B/16")
-    frame = {key: value for key, value in config.model.image.items() if key != "kind"}
-    config.model.video = config_lib.entry("model", kind="video_vit", **frame)
-    config.model.video.update(frames=8, over_time="divided")
-    del config.model.image, config.model.logit
+    image = models.zoo.config("ViT-B/16")
+    config.model = models.zoo.of_frames(image, frames=8, over_time="divided")
+    del config.model.logit
     config.model.name = "MIL-NCE ViT-B/16"
     config.model.text.update(context_length=16, bag=5)
     for tower in (config.model.video, config.model.text):

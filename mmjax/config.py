@@ -221,6 +221,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
     for name, spec in parts.sections(config.model).items():
         small = getattr(parts.kind_at(name, spec).module, "SMOKE", {})
         spec.update({k: new(spec[k]) if callable(new) else new for k, new in small.items()})
+        if spec.get("boxes"):
+            spec.context_length = 48  # a box has some 20 tokens of a small vocabulary
     config.update(total_steps=6, batch_size=16)
     config.optim.warmup_steps = min(config.optim.warmup_steps, 2)
     config.optim.microbatches = min(config.optim.microbatches, 2)
@@ -230,12 +232,12 @@ def smoke(config: ConfigDict) -> ConfigDict:
     reads = {modalities.medium(kind) for kind, _ in models.inputs(model).values()}
     of_media = schema.find(sources.KEYS, "media")
     media = next((m for m in of_media.choices if m in reads - {of_media.default}), of_media.default)
-    tags = "generated" if "tags" in reads else ""
+    tags, boxes = ("generated" if kind in reads else "" for kind in ("tags", "region_texts"))
     given = dict(config.data.train.items()) or {"generated": entry("data.train", path="")}
     for name, spec in given.items():
         config.data.train[name] = entry(
-            "data.train", path="generated:64", tags=tags, weight=spec.weight, without=spec.without,
-            media=spec.media if spec.media in reads else media,
+            "data.train", path="generated:64", tags=tags, boxes=boxes, weight=spec.weight,
+            without=spec.without, media=spec.media if spec.media in reads else media,
         )  # fmt: skip
     config.data.workers = min(config.data.workers, 1)
     config.data.pack = min(config.data.pack, 2)

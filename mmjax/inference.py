@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mmjax.core.views import run_plain
-from mmjax.models import Graph
+from mmjax.models import Graph, generate
 from mmjax.models.layers import unit_length
 from mmjax.parallel.mesh import batch_shards, local_rows, make_mesh, platform, put_batch
 from mmjax.params import Role, map_roles
@@ -77,6 +77,41 @@ def cosines(
     compare = _comparing(model, of)
     params, features = laid_out(model, params), np.swapaxes(texts, 0, 1)
     return _over(batches, size, lambda batch: compare(params, batch, features))
+
+
+def say(
+    model: Graph,
+    params: Any,
+    batches: Iterable[Columns],
+    size: int,
+    *,
+    of: str,
+    reads: str,
+    end_id: int,
+) -> Columns:
+    """Goes on greedily with the texts that stand in the batches, under the current mesh.
+
+    Args:
+      model, params, batches, size: as of `run`; the batches have the column `reads` and "prompt"
+        int32 [b, L], of which the first "given" int32 [b] tokens are given.
+      of: the part that predicts the next token, as of `models.generate`.
+      reads: the column that the model reads beside the text.
+      end_id: the tokenizer's `eot_id`.
+
+    Returns:
+      "said" int32 [N, L], the whole texts, and the other columns, as of `run`.
+    """
+
+    def compute(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        kept = {name: value for name, value in batch.items() if name != reads}
+        prompt = batch["prompt"], batch["given"]
+        found = generate(
+            model, params, {reads: batch[reads]}, start_id=end_id, end_id=end_id, of=of,
+            length=prompt[0].shape[1], prompt=prompt,
+        )  # fmt: skip
+        return {**kept, "said": found.tokens}
+
+    return _over(batches, size, compute)
 
 
 def _over(batches: Iterable[Columns], size: int, compute: Callable[[Any], Any]) -> Columns:

@@ -55,14 +55,14 @@ _KINDS = (
     (r"/bias$", "bias"),
     (r"/kernel$", "matrix"),
     (r"/token_embed/embedding$", "embedding"),
-    (r"/(class_embed|type_embed|bottleneck_embed|mask_embed|query_embed|probe)$", "token"),
+    (r"/(class|type|bottleneck|mask|query|register)_embed$|/probe$", "token"),
     (r"/(position_(embed|bias)|time_embed)$", "position"),
-    (r"^\w+_(scale|bias)$|/(alpha|per_dim_scale)$", "scale"),
+    (r"^\w+_(scale|bias)$|/(alpha|per_dim_scale|layer_scale\w*)$", "scale"),
 )
 # Path pattern → where it is used; else in the head.
 _PLACES = (
     (r"/blocks/", LAYER),
-    (r"^[^/]+/(patch|region|token|class|type|position|time|bottleneck|mask)_embed", INPUT),
+    (r"^[^/]+/(patch|region|token|class|type|position|time|bottleneck|mask|register)_embed", INPUT),
     (r"^[^/]+/(norm_(pre|embed|mel|patch)|image_proj)/", INPUT),
     (r"^[^/]+/norm_post/", TOKENS),
 )
@@ -70,7 +70,7 @@ _PLACES = (
 _SPLITS = (
     (r"/(attention|cross|time)/(query|key|value)/(kernel|bias)$", (1, True)),
     (r"/(attention|cross|time)/out/kernel$", (2, True)),
-    (r"/mlp/fc1/(kernel|bias)$", (1, False)),
+    (r"/mlp/(fc1|gate)/(kernel|bias)$", (1, False)),
     (r"/mlp/fc2/kernel$", (2, False)),
 )
 

@@ -119,8 +119,8 @@ def load(
     config = weights.config
     if weights.left:
         log.warning("%s: left, as mmjax has no model for it: %s", source, grouped(weights.left))
-    asked = {"size": image_size, "patch_size": patch_size, "patches": patches}
-    asked = {key: value for key, value in asked.items() if value is not None}
+    keys_given = {"size": image_size, "patch_size": patch_size, "patches": patches}
+    asked = {key: value for key, value in keys_given.items() if value is not None}
     config = _of_images(config, asked, str(source)) if asked else config
     if shapes(config.model) != shapes(weights.config.model):
         params, _ = start_from(weights, config.model, inference_shapes(config.model))
@@ -128,7 +128,10 @@ def load(
         params = weights.read(inference_shapes(config.model))
     if frames is not None:
         config = ConfigDict(config.to_dict())
-        config.model = _of_frames(config.model, frames, normalise, str(source))
+        keys = models.parts.KINDS["video_vit"].keys
+        for name, value in (("frames", frames), ("normalise", normalise)):
+            find(keys, name).check(f"model.{VIDEO}.{name}", value)
+        config.model = models.zoo.of_frames(config.model, frames=frames, normalise=normalise)
         params = {VIDEO if name == IMAGE else name: leaves for name, leaves in params.items()}
     words = weights.tokenizer
     if tokenizer is not None:
@@ -171,25 +174,6 @@ def _of_images(config: ConfigDict, asked: Mapping[str, int], source: str) -> Con
     image.update(asked)
     models.parts.check_model(config.model)
     return config
-
-
-def _of_frames(model: ConfigDict, frames: int, normalise: Normalise, source: str) -> ConfigDict:
-    """The model whose image tower has become the part "video", a mean over frames."""
-    kind = model.get(IMAGE, {}).get("kind")
-    if kind != "vit":
-        raise UserError(
-            f"frames={frames} is for models whose part {IMAGE!r} is of the kind 'vit', and that of "
-            f"{source} is {kind!r}: embed frames as images, and take their mean."
-        )
-    values = {name: value for name, value in model[IMAGE].items() if name != "kind"}
-    keys = models.parts.KINDS["video_vit"].keys
-    for name, value in (("frames", frames), ("normalise", normalise)):
-        find(keys, name).check(f"model.{VIDEO}.{name}", value)
-    result = model.copy_and_resolve_references()
-    with result.unlocked():
-        del result[IMAGE]
-        result[VIDEO] = models.parts.part("video_vit", **values, frames=frames, normalise=normalise)
-    return result
 
 
 def _fitting(tokenizer: Tokenizer, model: ConfigDict, name: str) -> Tokenizer:

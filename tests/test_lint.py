@@ -1,4 +1,4 @@
-"""Lint and types say the same after a user's runs as before: `make demo`, then `make test`."""
+"""Lint and types see the same after a user's runs as before: `make demo`, then `make test`."""
 
 import re
 import shutil
@@ -12,9 +12,11 @@ ROOT = Path(__file__).parents[1]
 TOOLS = {
     "check": ("ruff", "check", "."),
     "format": ("ruff", "format", "--check", "."),
-    "types": ("mypy",),
 }
-PARTS = ("mmjax", "configs", "demo", "benchmarks", "tests", ".mypy_cache")  # the last saves time
+PARTS = ("mmjax", "configs", "demo", "benchmarks", "tests")
+CHECKED = (
+    "from mypy.main import process_options as o; print(*(s.path for s in o([])[0]), sep='\\n')"
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,18 @@ def test_folders_of_runs_are_no_code(used_tree, tool):
         [sys.executable, "-m", *TOOLS[tool]], cwd=used_tree, capture_output=True, text=True
     )
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_types_are_checked_of_the_same_files(used_tree):
+    """Which are well typed, says `make types`."""
+    used, clean = (
+        subprocess.run(
+            [sys.executable, "-c", CHECKED], cwd=tree, check=True, capture_output=True, text=True
+        ).stdout.splitlines()
+        for tree in (used_tree, ROOT)
+    )
+    assert sorted(used) == sorted(clean)
+    assert {"mmjax/data/workers.py", "configs/demo.py", "demo/run.py"} <= set(used)
 
 
 @pytest.mark.parametrize("package", ["mmjax/data", "mmjax/runs", "tests/runs"])

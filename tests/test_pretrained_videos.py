@@ -120,7 +120,7 @@ def test_other_towers_are_not_made_of_frames(tmp_path):
     config.model = models.zoo.config("tiny-bert")
     params = tiny.params(models.from_config(config.model))
     registry.export(tmp_path / "bert", "huggingface", config=config, params=params)
-    with pytest.raises(UserError, match=r"frames=4 is for models whose part 'image'"):
+    with pytest.raises(UserError, match=r"frames are for models whose part 'image'"):
         mmjax.load(tmp_path / "bert", frames=T)
 
 

@@ -89,6 +89,11 @@ class Augmentation:
         self._background = tuple(rng.integers(256, size=3).tolist()) if random_colour else WHITE
         self._colours = random_colours(rng, augment)
 
+    @property
+    def to_image(self) -> np.ndarray:
+        """3 × 3, from what is shown, [-0.5, 0.5]², to pixels of the pictures."""
+        return self._box
+
     def shrink(self, size: Size) -> float:
         """Pixels of the pictures that fall on one of what is shown, on the denser side."""
         return _shrink(self._box, (1.0, 1.0), size)
@@ -111,6 +116,9 @@ class Crop:
       rng, augment: of `Augmentation`.
       max_pixels: the largest image to decode: a file of some kB can claim gigabytes.
 
+    Attributes:
+      image_shape: height and width of the image.
+
     Raises:
       BadRecord: the bytes are no image, or too large a one.
     """
@@ -128,7 +136,8 @@ class Crop:
                 image = decode(image)
         self._image = image
         height, width = jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
-        self._augmentation = Augmentation((height, width), rng, augment)
+        self.image_shape = height, width
+        self._augmentation = Augmentation(self.image_shape, rng, augment)
         self._decoded: dict[tuple[int, bool], np.ndarray] = {}
 
     @property
@@ -136,6 +145,11 @@ class Crop:
         """Height and width of the crop in pixels of the image, to the nearest."""
         height, width = (max(1, round(side)) for side in self._augmentation.crop_shape)
         return height, width
+
+    @property
+    def to_image(self) -> np.ndarray:
+        """As of `Augmentation`."""
+        return self._augmentation.to_image
 
     def at(self, size: Size) -> np.ndarray:
         """uint8 [*size, 3]. Sizes that decode the file alike share the pixels. BadRecord."""

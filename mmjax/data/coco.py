@@ -1,10 +1,11 @@
 """COCO's JSON of captions, and Karpathy's splits of COCO, Flickr30k and Flickr8k."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmjax.data.account import Account
+from mmjax.data.boxes import Boxes, joined
 from mmjax.data.files import FileSource, Row
 from mmjax.data.image_paths import how_many, image_path, sample
 from mmjax.data.splits import Split
@@ -12,16 +13,24 @@ from mmjax.data.texts import NULLS, BadText, clean_captions, is_null, read_json,
 from mmjax.errors import UserError
 
 
-def open_coco(file: Path, folder: str, name: str) -> FileSource:
+def open_coco(
+    file: Path,
+    folder: str,
+    name: str,
+    boxes: Mapping[Any, Boxes] | None = None,
+    account: Account | None = None,
+) -> FileSource:
     """COCO's captions_train2017.json: a record an image, with all its captions.
 
     The images are in `folder` (relative to the file's), or where COCO unpacks them: train2017
-    beside the folder of the annotations.
+    beside the folder of the annotations. `boxes`: number of an image → its regions; the file may
+    then be one of instances, whose images have no captions. `account` knows of the boxes.
     """
     content = read_annotations(file, name)
     try:
         images = [(image["id"], image["file_name"]) for image in content["images"]]
-        annotations = [(a["image_id"], a["caption"]) for a in content["annotations"]]
+        annotations = [(a["image_id"], a["caption"]) for a in content["annotations"]
+                       if boxes is None or "caption" in a]  # fmt: skip
         files: dict[Any, Any] = dict(images)
         {number for number, _ in annotations}  # each must be something that a dict can hold
     except (KeyError, TypeError) as error:
@@ -35,7 +44,7 @@ def open_coco(file: Path, folder: str, name: str) -> FileSource:
                 f"{name}: {file} gives two images the id {number}: {path} and {files[number]}."
             )
     usual = (".", "images", f"../{file.stem.rpartition('_')[2]}")
-    account = Account()
+    account = account or Account()
     paths = [path for path in files.values() if isinstance(path, str) and not is_null(path)]
     root = find_folder(file, paths, folder, usual, name, account)
     rows: dict[Any, Row] = {}
@@ -45,7 +54,8 @@ def open_coco(file: Path, folder: str, name: str) -> FileSource:
         if is_null(path) or not isinstance(path, str):
             left_out.append(Row(where, (), unwanted="without a file name"))
         else:
-            rows[number] = Row(str(image_path(root, path)), ())
+            own = (boxes or {}).get(number)
+            rows[number] = Row(str(image_path(root, path)), (), boxes=own)
     for number, caption in annotations:
         row, why = rows.get(number), ""
         try:
@@ -115,6 +125,8 @@ def _what(content: Any) -> str:
     first = listed[0] if isinstance(listed, list) and listed else None
     if isinstance(first, dict) and "caption" not in first:  # instances_, person_keypoints_
         has += f", and in annotations {', '.join(map(str, first))}"[:200]
+    if isinstance(first, dict) and "bbox" in first:
+        return f"{has}; for its boxes set boxes to the name of this file"
     return f"{has}; for a list of objects with image and caption, write these alone, as [{{…}}, …]"
 
 
@@ -171,7 +183,9 @@ def _by_path(rows: Iterable[Row]) -> Iterable[Row]:
             row
             if first is None
             else first._replace(
-                captions=(first.captions or ()) + (row.captions or ()), rows=first.rows + row.rows
+                captions=(first.captions or ()) + (row.captions or ()),
+                rows=first.rows + row.rows,
+                boxes=joined(first.boxes, row.boxes),
             )
         )
     return found.values()

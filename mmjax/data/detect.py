@@ -20,7 +20,7 @@ from mmjax.data.tree import files_under, passed_over, walk
 from mmjax.errors import UserError
 
 _BY_SUFFIX = {".tar": "tar", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl",
-              ".parquet": "parquet", ".txt": "text"}  # fmt: skip
+              ".parquet": "parquet", ".txt": "text", ".p": "refcoco"}  # fmt: skip
 _SHARDS = {"tar": ".tar", "arrayrecord": ".array_record", "parquet": ".parquet"}
 _CALLED = {"arrayrecord": "whole ArrayRecord file", "parquet": "Parquet that can be read",
            "csv": "table", "text": "text", "json": "JSON"}  # fmt: skip

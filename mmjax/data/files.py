@@ -15,6 +15,7 @@ import numpy as np
 
 from mmjax import machine
 from mmjax.data.account import Account, Accounted
+from mmjax.data.boxes import Boxes
 from mmjax.data.classes import about_order, in_order
 from mmjax.data.contents import HEAD, head_of, suffix_of, what_it_is
 from mmjax.data.identity import common_folder, digest
@@ -40,10 +41,12 @@ class Row(NamedTuple):
     unwanted: str = ""  # why it is left out, where that is known
     rows: int = 1  # of a table that were united to this one
     span: tuple[float, float] = WHOLE  # the seconds of it that are shown
+    boxes: Boxes | None = None  # of an image
 
     def facts(self) -> tuple[object, ...]:
         """What tells it from others, beside the path."""
-        return self[1:-1] if self.span == WHOLE else self[1:]
+        facts = self[1:-2] if self.span == WHOLE else self[1:-1]
+        return facts if self.boxes is None else (*facts, self.boxes.facts())
 
 
 class FileSource(Accounted):
@@ -89,7 +92,8 @@ class FileSource(Accounted):
             raise unreadable(row.path, error) from error
         texts = Texts(self.captions(index), row.weights)
         span = "" if row.span == WHOLE else f" ({row.span[0]:g} to {row.span[1]:g} s)"
-        return pair(f"{row.path}{span}", shown, texts, row.label, row.group, self._media)
+        boxes = {} if row.boxes is None else {"boxes": row.boxes}
+        return pair(f"{row.path}{span}", shown, texts, row.label, row.group, self._media, **boxes)
 
     def identity(self) -> str:
         """See `data/identity.py`."""
@@ -225,7 +229,8 @@ def _unusable(row: Row, media: str) -> tuple[str, int]:
         return f"whose {media} is {what}", size
     if row.captions is None:
         return "with a caption that is not UTF-8", size
-    return "" if row.captions or row.label >= 0 else "without a caption", size
+    of_use = row.captions or row.label >= 0 or row.boxes is not None
+    return "" if of_use else "without a caption", size
 
 
 def _read_captions(path: Path | None, account: Account) -> tuple[str, ...] | None:

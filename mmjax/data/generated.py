@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from mmjax.data.account import Account, Accounted
+from mmjax.data.boxes import Boxes
 from mmjax.data.generated_sounds import GeneratedSounds
 from mmjax.data.identity import digest
 from mmjax.data.records import Record, Source, Texts, pair
@@ -31,9 +32,16 @@ class GeneratedSource(Accounted):
 
     captions_alone = True
 
-    def __init__(self, count: int, name: str, tags: bool = False, media: str = "image"):
+    def __init__(
+        self,
+        count: int,
+        name: str,
+        tags: bool = False,
+        media: str = "image",
+        boxes: bool = False,
+    ):
         self.name = name
-        self._tags, self._media = tags, media
+        self._tags, self._media, self._boxes = tags, media, boxes
         self.account = Account()
         self._count = count
 
@@ -59,13 +67,17 @@ class GeneratedSource(Accounted):
         others: dict[str, Any] = {}
         if self._tags:
             others["tags"] = f"{colour} {shape}"
+        if self._boxes:
+            corners = np.concatenate([centre - radius, centre + radius + 1], dtype=float)
+            others["boxes"] = Boxes((f"{colour} {shape}",), corners[None])
         if self._media == "regions":
             others["regions"] = _regions(colour, shape, centre, radius, rng)
         return pair(key, image, texts, label, **others)
 
     def identity(self) -> str:
         """See `data/identity.py`."""
-        what = [self._count, self._tags, self._media == "regions"]
+        what: list[object] = [self._count, self._tags, self._media == "regions"]
+        what += ["boxes"] if self._boxes else []
         return digest([*what, self._media] if self._media == "video" else what)
 
     def captions(self, index: int) -> tuple[str, ...]:
@@ -82,16 +94,20 @@ class GeneratedSource(Accounted):
         return list(COLOURS)[colour], SHAPES[shape]
 
 
-def open_generated(path: str, name: str, *, tags: bool = False, media: str = "image") -> Source:
+def open_generated(
+    path: str, name: str, *, tags: bool = False, media: str = "image", boxes: bool = False
+) -> Source:
     """`generated:COUNT`."""
     count = path.removeprefix("generated:")
     if not count.isdigit() or not int(count):
         raise UserError(f"{name}: {path!r} should be generated:COUNT, as generated:256.")
+    if boxes and media not in ("image", "regions"):
+        raise UserError(f"{name}: boxes are of images, not of generated {media}: leave them out.")
     if media == "audio":
         if tags:
             raise UserError(f"{name}: tags are of images, not of generated sounds: leave them out.")
         return GeneratedSounds(int(count), name)
-    return GeneratedSource(int(count), name, tags, media)
+    return GeneratedSource(int(count), name, tags, media, boxes)
 
 
 def _regions(

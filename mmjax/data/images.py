@@ -77,6 +77,21 @@ def eval_crops(
     return np.stack([np.asarray(image.crop(box)) for box in boxes])
 
 
+def eval_view(height: int, width: int, resize: Resize) -> np.ndarray:
+    """What `eval_transform` shows of an image, as a matrix 3 × 3 from the result, [-0.5, 0.5]², to
+    pixels of the image; without the rounding of the resized sides to whole pixels."""
+    short = min(height, width)
+    across, down = (width, height) if resize == "squash" else (short, short)
+    return np.array([[across, 0, width / 2], [0, down, height / 2], [0, 0, 1.0]])
+
+
+def image_shape(image: bytes | np.ndarray) -> tuple[int, int]:
+    """Height and width of a stored image. BadRecord."""
+    if isinstance(image, np.ndarray):
+        return image.shape[:2]
+    return jpeg_size(image) if is_jpeg(image) else decode(image).shape[:2]
+
+
 def open_image(image: bytes | np.ndarray) -> Image.Image:
     """An image, fully decoded, as Pillow's "RGB" or, where it is transparent, "RGBA". BadRecord."""
     if isinstance(image, np.ndarray):

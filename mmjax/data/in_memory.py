@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mmjax.data.account import Account, Accounted
+from mmjax.data.boxes import Boxes, parse_boxes
 from mmjax.data.identity import SAMPLED, digest
 from mmjax.data.images import eight_bits
 from mmjax.data.records import BadRecord, Record, Texts, unreadable
@@ -36,10 +37,10 @@ def from_records(records: Iterable[Any], name: str = "records") -> str:
     >>> config.data.train.pairs.path
     'records:records'
 
-    A record is (image, text); a mapping of "image", "text" (or "caption"), "label", "group" and
-    what else the model's parts read; a text or an image alone; or a `Record`. An image is a uint8
-    array [H, W, 3], an image of Pillow, the bytes of a file or its path; a text is a string or
-    several, one of which is drawn each time.
+    A record is (image, text); a mapping of "image", "text" (or "caption"), "label", "group",
+    "boxes" (as `boxes.parse_boxes` takes them) and what else the model's parts read; a text or an
+    image alone; or a `Record`. An image is a uint8 array [H, W, 3], an image of Pillow, the bytes
+    of a file or its path; a text is a string or several, one of which is drawn each time.
 
     What has a length and can be indexed (a list, a data set of PyTorch or Hugging Face) is read
     record by record, when each is needed; anything else that can be iterated over becomes a list.
@@ -128,6 +129,7 @@ class InMemory(Accounted):
         except BadRecord:
             return ()
         plain = [p[0] if isinstance(p, Waveform) else p for p in record.parts.values()]
+        plain = [p.facts() if isinstance(p, Boxes) else p for p in plain]
         parts = [p.tobytes() if isinstance(p, np.ndarray) else p for p in plain]
         return (*sorted(record.parts), *parts, record.label, record.group)
 
@@ -161,6 +163,11 @@ def parse(key: str, given: Any) -> Record:
         raise BadRecord(f"{key} has a {found[0]} that {error}") from error
     except (ValueError, TypeError) as error:
         raise BadRecord(f"{key} has no integer as its {field}: {fields[field]!r}") from error
+    if "boxes" in parts:
+        try:
+            parts["boxes"] = parse_boxes(parts["boxes"])
+        except BadText as error:
+            raise BadRecord(f"{key} has regions that {error}") from error
     if parts.get("image", 0) is None:
         raise BadRecord(f"{key} has no image")
     return Record(key, parts, *numbers)

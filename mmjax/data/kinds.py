@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from mmjax.data.account import Account
 from mmjax.data.array_record import open_array_record, open_tfds
 from mmjax.data.coco import open_coco, open_karpathy
+from mmjax.data.coco_boxes import boxes_by_image, open_refcoco
 from mmjax.data.columns import Asked
 from mmjax.data.detect import check_contents, files_of, metadata_of, shards_of
 from mmjax.data.files import open_folder
@@ -22,16 +23,18 @@ from mmjax.data.splits import Split
 from mmjax.data.tables import open_table
 from mmjax.data.tar import open_tar
 from mmjax.data.tar_pair import Fields
+from mmjax.data.visual_genome import open_visual_genome
 from mmjax.errors import UserError
 
 
-@register("tar", remote=True, keys="caption caption_weights tags media label group split filter "
-          "bad_shards timeout")  # fmt: skip
+@register("tar", remote=True, keys="caption caption_weights tags boxes media label group split "
+          "filter bad_shards timeout")  # fmt: skip
 def _tar(spec: ConfigDict, name: str, split: Split) -> Source:
     captions, wanted = _tar_captions(spec.caption, name), Filter(spec.filter, name)
     fields = Fields(
-        captions, spec.label, spec.group, wanted, _tar_tags(spec.tags, name), spec.media
-    )
+        captions, spec.label, spec.group, wanted, _in_json("tags", spec.tags, name), spec.media,
+        _in_json("boxes", spec.boxes, name),
+    )  # fmt: skip
     account = Account()
     source = open_tar(
         split.files(shards_of(spec.path, "tar", name, account)), fields, name,
@@ -60,9 +63,21 @@ def _table(spec: ConfigDict, name: str, split: Split) -> Source:
     return open_table(tables, _asked(spec, name), name, wanted, split, folder)
 
 
-@register("coco", keys="image")
+@register("coco", keys="image boxes")
 def _coco(spec: ConfigDict, name: str) -> Source:
-    return open_coco(_json(spec, name), spec.image, name)
+    file, account = _json(spec, name), Account()
+    boxes = boxes_by_image(file.parent / spec.boxes, name, account) if spec.boxes else None
+    return open_coco(file, spec.image, name, boxes, account)
+
+
+@register("refcoco", keys="image boxes split")
+def _refcoco(spec: ConfigDict, name: str, split: Split) -> Source:
+    return open_refcoco(_one(spec, name), spec.image, spec.boxes, split, name)
+
+
+@register("visualgenome", keys="image")
+def _visual_genome(spec: ConfigDict, name: str) -> Source:
+    return open_visual_genome(_json(spec, name), spec.image, name)
 
 
 @register("karpathy", keys="image split")
@@ -109,9 +124,11 @@ def _text(spec: ConfigDict, name: str, split: Split) -> Source:
     return LineSource(files, name)
 
 
-@register("generated", keys="tags media")
+@register("generated", keys="tags boxes media")
 def _generated(spec: ConfigDict, name: str) -> Source:
-    return open_generated(spec.path, name, tags=bool(spec.tags), media=spec.media)
+    return open_generated(
+        spec.path, name, tags=bool(spec.tags), media=spec.media, boxes=bool(spec.boxes)
+    )
 
 
 @register("records")
@@ -160,7 +177,7 @@ def _tar_captions(caption: str, name: str) -> tuple[str, ...]:
     return fields
 
 
-def _tar_tags(tags: str, name: str) -> str:
-    if tags and not tags.startswith("json:"):
-        raise UserError(f'{name}: tags={tags!r} of tar shards must be "json:FIELD".')
-    return tags.removeprefix("json:")
+def _in_json(key: str, field: str, name: str) -> str:
+    if field and not field.startswith("json:"):
+        raise UserError(f'{name}: {key}={field!r} of tar shards must be "json:FIELD".')
+    return field.removeprefix("json:")

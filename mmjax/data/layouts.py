@@ -1,4 +1,4 @@
-"""Which data set's annotations of videos a file holds, told by its beginning."""
+"""Which data set's annotations a file holds, told by its beginning."""
 
 import re
 from collections.abc import Set
@@ -20,11 +20,14 @@ _JSON = {
     "msrvtt": re.compile(rb'\s*\{.*"(?:videos|sentences)"\s*:\s*\[.*"video_id"\s*:', re.DOTALL),
     "didemo": re.compile(rb'\s*\[\s*\{(?=[^}]*"video"\s*:)(?=[^}]*"description"\s*:)'
                          rb'(?=[^}]*"times"\s*:)'),
+    "visualgenome": re.compile(rb'\s*\[\s*\{\s*(?:"(?:id|image_id)"\s*:\s*\d+\s*,\s*)?"regions"'
+                               rb'\s*:\s*\['),
 }  # fmt: skip
 
 
 def layout_of(file: str) -> str:
-    """The kind of source that a CSV or JSON is, one of those for videos; "" if it is none."""
+    """The kind of source that a CSV or JSON is, one of those of a data set of its own; "" if it is
+    none."""
     suffix = suffix_of(file)
     if suffix == ".csv" and Path(file).is_file():
         header = head_of(file).partition(b"\n")[0].decode("utf-8-sig", "ignore")

@@ -105,3 +105,6 @@ class AtTimes(Modality):
 
     def spelled(self, batch: Batch) -> int:
         return self.of_others.spelled(batch)
+
+    def counted(self, items: Sequence[Any]) -> Mapping[str, int]:
+        return self.of_others.counted([item for item in items if item is not None])

@@ -31,6 +31,7 @@ TRIES = 16  # neighbours to try instead of a bad record
 FOREVER = 1 << 40  # steps
 BAD_WINDOW = 1000  # examples below which the share of bad ones is not judged
 MAX_LEFT_OUT = 0.1  # share of the texts that find no room in packed rows
+COUNTED = "counted/"  # how columns begin that are counts of a batch, and no columns of it
 NAMED = 10_000  # bad records named in the log: memory stays flat
 
 
@@ -69,8 +70,8 @@ def train_batches(
         Without them a host that loads a part of the batch trims no text.
       counts: if given, is kept up to date: `data/examples` that were loaded here,
         `data/substituted`, those that stood in for one that could not be used, `data/left_out`,
-        texts without room in packed rows, and `data/special_tokens`, captions that spell one out
-        (not counted where rows are packed).
+        texts without room in packed rows, `data/special_tokens`, captions that spell one out (not
+        counted where rows are packed), and what modalities count, such as `data/boxes_dropped`.
       classes: how many the model tells apart by `label`; 0: nobody learns from labels.
 
     Yields:
@@ -157,9 +158,12 @@ class _TrainBatch:
             "group": np.array([e.group for e in examples], np.int32),
             "substituted": np.array([e.problem for e in examples]),
         }
-        longest = self._longest(start, size)
+        longest, counted = self._longest(start, size), Counter[str]()
         for number, modality in enumerate(modalities):
-            batch |= modality.batch([e.items[number] for e in examples], longest)
+            items = [e.items[number] for e in examples]
+            batch |= modality.batch(items, longest)
+            counted |= Counter(modality.counted(items))  # of two that read the same, once
+        batch |= {f"{COUNTED}{name}": np.array([count]) for name, count in counted.items()}
         # Teachers read the same texts once more.
         spelled = [modality.spelled(batch) for modality in modalities]
         batch["spelled"] = np.array([max(spelled, default=0)])
@@ -258,6 +262,8 @@ def _watch(batches: Generator[Batch], max_bad: float, counts: Counter[str]) -> G
             counts["data/substituted"] += len(problems)
             if "spelled" in batch:
                 _count_spelled(int(batch.pop("spelled").sum()), counts)
+            for name in [name for name in batch if name.startswith(COUNTED)]:
+                counts[f"data/{name.removeprefix(COUNTED)}"] += int(batch.pop(name).sum())
             if "left_out" in batch:
                 counts["data/left_out"] += int(batch.pop("left_out").sum())
             seen, bad = counts["data/examples"], counts["data/substituted"]

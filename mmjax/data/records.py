@@ -29,9 +29,10 @@ class Record:
     file, or a decoded uint8 array [H, W, 3 or 4]), "video" (a `videos.Clip`, an encoded file or a
     path, `stills.Stills`, or frames uint8 [T, H, W, 3 or 4]), "audio" (a `videos.Clip`, an encoded
     file or a path, or a `sounds.Waveform`), "text" (`Texts`), "tags" (names of the objects in the
-    image) and "regions" (an encoded .npy or an array float [n, F]: what a detector found); another
-    source may yield others. `label` is a class number and `group` a number shared by records that
-    show the same thing; -1 says that there is none.
+    image), "boxes" (`boxes.Boxes`: regions of the image and what is said of them) and "regions" (an
+    encoded .npy or an array float [n, F]: what a detector found); another source may yield others.
+    `label` is a class number and `group` a number shared by records that show the same thing; -1
+    says that there is none.
     """
 
     key: str

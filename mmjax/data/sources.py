@@ -44,6 +44,8 @@ class Records:
       caption: Where captions are, comma-separated: txt,json:FIELD (tar), columns, features; '' is
         the usual.
       tags: Where names of the objects in an image are: json:FIELD (tar); '' is none.
+      boxes: Where regions of the image and what is said of them are: json:FIELD (tar), or a file of
+        COCO's instances, as seen from path (coco, refcoco); '' is none, or the kind's usual file.
       media: What a record shows, beside its texts: an image, a video, a sound (or that of a film),
         or the region features [n, F] of an image (KEY.npy of a tar).
       label: Field, column or feature of the class number, or of the class's name (tables and
@@ -63,6 +65,7 @@ class Records:
     image: Annotated[str, SAME_RECORDS] = ""
     caption: Annotated[str, NAMES] = ""
     tags: str = ""
+    boxes: str = ""
     media: Medium = "image"
     label: str = ""
     group: str = ""
@@ -81,8 +84,9 @@ class TrainSource(Records):
 
     Attributes:
       kind: What the records are stored as (tar, csv, jsonl, coco, karpathy, parquet, folder, tfds,
-        arrayrecord, text, generated, records; of videos kinetics, msrvtt, activitynet, didemo,
-        webvid, howto100m; or one that was registered); auto finds it from the path.
+        arrayrecord, text, generated, records; with boxes refcoco, visualgenome; of videos kinetics,
+        msrvtt, activitynet, didemo, webvid, howto100m; or one that was registered); auto finds it
+        from the path.
       weight: Share in the mixture of sources.
       without: Parts of the model that its records have nothing for, though their media may: texts
         of images without captions, sounds of silent videos.

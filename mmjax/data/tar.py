@@ -23,7 +23,14 @@ from mmjax.data.stills import is_still, stills_in
 from mmjax.data.tar_index import scan_shards
 from mmjax.data.tar_kept import find_index, index_name, write_index
 from mmjax.data.tar_members import BLOCK
-from mmjax.data.tar_pair import Fields, Unusable, parse_captions, parse_json, parse_tags
+from mmjax.data.tar_pair import (
+    Fields,
+    Unusable,
+    parse_captions,
+    parse_json,
+    parse_tags,
+    regions_of,
+)
 from mmjax.errors import UserError
 
 
@@ -48,7 +55,7 @@ class TarSource(Accounted):
         self._shards = shards
         self._fields, self._weights, self._timeout = fields, weights, timeout
         texts = {field.partition(":")[0] for field in fields.captions}
-        self._parts = sorted(texts | ({"json"} if fields.tags else set()))
+        self._parts = sorted(texts | ({"json"} if fields.tags or fields.boxes else set()))
         self._index_file = index_file
         self._index = np.load(index_file, mmap_mode="r")
 
@@ -123,6 +130,9 @@ class TarSource(Accounted):
             parts["text"] = self._texts(row, content)
             if self._fields.tags:
                 parts["tags"] = parse_tags(self._fields.tags, parse_json(content.get("json")))
+            boxes = regions_of(self._fields.boxes, parse_json(content.get("json")))
+            if boxes:
+                parts["boxes"] = boxes
         except BadRecord as error:
             return error
         except Unusable as error:

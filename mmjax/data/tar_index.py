@@ -14,6 +14,7 @@ import numpy as np
 
 from mmjax import machine
 from mmjax.data.account import Account
+from mmjax.data.boxes import UNNAMED
 from mmjax.data.contents import HEAD
 from mmjax.data.filters import Lacking
 from mmjax.data.media import MEDIA, other_media
@@ -29,6 +30,7 @@ from mmjax.data.tar_pair import (
     index_row,
     nulls_in,
     parse_json,
+    regions_of,
 )
 from mmjax.data.texts import (
     NULLS,
@@ -211,8 +213,13 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
         nulls = nulls_in(texts.get(key, {}), fields) if captions else 0
         if nulls:
             account.pass_over(NULLS, f"{shard}: {key}", nulls)
+        if fields.boxes:
+            boxes = regions_of(fields.boxes, parse_json(texts.get(key, {}).get("json")))
+            if boxes and boxes.unnamed:
+                account.pass_over(UNNAMED, f"{shard}: {key}", boxes.unnamed)
         # Regions and tags are of a pair, and not of its image.
-        unite = captions and fields.media == "image" and not fields.tags
+        of_pair = fields.tags or fields.boxes
+        unite = captions and fields.media == "image" and not of_pair
         marks.append((ends[key], hash(captions) if unite else 0))
     if number == 0:
         account.found += _json_fields(shard, texts)

@@ -31,6 +31,8 @@ def index_name(
         wanted += (fields.tags, fields.media == "regions")  # as kept indices are called
     if fields.media not in ("image", "regions"):
         wanted += (fields.media,)
+    if fields.boxes:
+        wanted += ("boxes", fields.boxes)
     what = repr((INDEX_VERSION, wanted, list(zip(beside, stamps, strict=True))))
     return f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.npy"
 

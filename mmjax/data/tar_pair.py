@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmjax.data.boxes import Boxes, parse_boxes
 from mmjax.data.contents import suffix_of, what_it_is
 from mmjax.data.filters import UNWANTED, Filter
 from mmjax.data.media import MEDIA, shows
@@ -34,6 +35,7 @@ class Fields(NamedTuple):
     filter: Filter = Filter("", "")
     tags: str = ""
     media: str = "image"
+    boxes: str = ""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -74,7 +76,7 @@ def index_row(
     if any(length > MAX_TEXT for part, (_, length) in spans.items() if part != first):
         raise Unusable(f"with a text above {MAX_TEXT >> 20} MiB")
     values: dict[str, Any] = {}
-    in_json = (fields.label, fields.group, fields.filter, fields.tags)
+    in_json = (fields.label, fields.group, fields.filter, fields.tags, fields.boxes)
     if any(in_json) or any(f != "txt" for f in fields.captions):
         values = parse_json(texts.get("json"))
     if fields.label == "cls":
@@ -82,7 +84,8 @@ def index_row(
     label, group = _integer(values, fields.label), _integer(values, fields.group)
     # Pictures with a class number are of use without a caption (zero-shot evaluation).
     captions = sum(parse_captions(fields.captions, texts.get("txt"), values), ())
-    if fields.captions and not captions and not fields.label:
+    boxes = regions_of(fields.boxes, values)
+    if fields.captions and not captions and not fields.label and boxes is None:
         raise Unusable("without a caption")
     if not fields.filter.keep(values, captions):
         raise Unusable(UNWANTED)
@@ -120,6 +123,17 @@ def parse_tags(wanted: str, values: Mapping[str, Any]) -> str:
         return " ".join(clean_captions(values.get(wanted)))
     except BadText as error:
         raise Unusable(f"with tags that {error}") from error
+
+
+def regions_of(wanted: str, values: Mapping[str, Any]) -> Boxes | None:
+    """The regions in a JSON field; None where it is not there, or holds none. Raises Unusable."""
+    if not wanted or not values.get(wanted):
+        return None
+    try:
+        found = parse_boxes(values[wanted], str(values.get("caption", "")))
+    except BadText as error:
+        raise Unusable(f"with regions that {error}") from error
+    return found if found.texts else None
 
 
 def parse_json(data: bytes | None) -> dict[str, Any]:

@@ -91,17 +91,40 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids int32 [n, length], and bool [n, length]: True on real tokens, end included."""
+        return self.rows(self.ids(texts), length)
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, cleaned, without special tokens."""
+        clean = cleaner(self.clean)
+        return self._encode([clean(text) for text in texts])
+
+    def rows(self, ids: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
+        """What `encode` returns, from the `ids` of the texts."""
+        room = self.room(length)
+        rows = np.full((len(ids), length), self.pad_id, np.int32)
+        lengths = np.zeros(len(ids), np.int64)
+        for row, some in enumerate(ids):
+            tokens = [*self._prefix, *some[:room], *self._suffix]
+            rows[row, : len(tokens)] = tokens
+            lengths[row] = len(tokens)
+        return rows, np.arange(length) < lengths[:, None]
+
+    @property
+    def ends(self) -> int:
+        """Special tokens after a text."""
+        return len(self._suffix)
+
+    def room(self, length: int) -> int:
+        """Tokens of a text, beside the special ones, in a row of `length`. UserError: below 0."""
         room = length - len(self._prefix) - len(self._suffix)
         if room < 0:
             raise UserError(f"A text length of {length} has no room for the special tokens.")
-        ids = np.full((len(texts), length), self.pad_id, np.int32)
-        lengths = np.zeros(len(texts), np.int64)
-        clean = cleaner(self.clean)
-        for row, tokens in enumerate(self._encode([clean(text) for text in texts])):
-            tokens = [*self._prefix, *tokens[:room], *self._suffix]
-            ids[row, : len(tokens)] = tokens
-            lengths[row] = len(tokens)
-        return ids, np.arange(length) < lengths[:, None]
+        return room
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What ids say, without special tokens; not in a worker process."""
+        found: str = self._wrapped.decode(list(ids), skip_special_tokens=True)
+        return found
 
     def spelled(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """bool [n]: the texts that hold a special token inside, as a caption may spell one out.

@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import resource_tracker
 
 import cv2
 import grain
@@ -64,7 +65,7 @@ def _read(iterator: grain.DatasetIterator) -> Generator[Batch]:
 def _read_from_workers(
     first: Callable[[], Batch], iterator: grain.DatasetIterator, room: int, held: int
 ) -> Generator[Batch]:
-    starter = ThreadPoolExecutor(1)
+    starter = ThreadPoolExecutor(1, initializer=_hold_ctrl_c)
     try:
         second = starter.submit(next, iterator)  # starts the workers, which takes them seconds
         batch = first()
@@ -103,6 +104,13 @@ def _close_all() -> None:
     for batches in list(_reading):
         with contextlib.suppress(ValueError):  # another thread is inside of it
             batches.close()
+
+
+def _hold_ctrl_c() -> None:
+    """What this thread starts inherits that SIGINT waits: a terminal's Ctrl-C would end a worker,
+    with a traceback, before it comes to ignore it."""
+    resource_tracker.ensure_running()  # starts with the first worker, and would let SIGINT through
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _start_worker(number: int, count: int) -> None:

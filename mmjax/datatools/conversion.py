@@ -129,6 +129,8 @@ def write_tar(path: Path, records: Iterable[Record], first: int) -> int:
             about |= made.about
             about |= {"label": record.label} if record.label >= 0 else {}
             about |= {"group": record.group} if record.group >= 0 else {}
+            if "boxes" in record.parts:
+                about["boxes"] = record.parts["boxes"].to_json()
             members = [*made.files, ("json", json.dumps(about).encode())]
             if record.captions:
                 # A caption is one line there, whatever line breaks it had; JSON keeps them.
@@ -147,6 +149,10 @@ def _write_array_record(path: Path, records: Iterable[Record], first: int) -> in
 
     def encoded() -> Iterator[Record]:
         for record in records:
+            if "boxes" in record.parts:
+                raise UserError(
+                    f"{record.key} has regions, which ArrayRecord files do not hold: give --to=tar."
+                )
             media, made = _shown(record)
             yield replace(record, parts={**record.parts, media: made.files[0][1]})
             next(count)

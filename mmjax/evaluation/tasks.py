@@ -9,6 +9,7 @@ from mmjax.errors import UserError
 from mmjax.evaluation.knn import Knn, NearestNeighbours
 from mmjax.evaluation.loss import HeldOutLoss
 from mmjax.evaluation.probe import Probe, ProbeKeys
+from mmjax.evaluation.referring import Referring, ReferringKeys
 from mmjax.evaluation.retrieval import Retrieval, RetrievalKeys
 from mmjax.evaluation.spec import Evaluation, Subject
 from mmjax.evaluation.zeroshot import Classification, ImageNet, ZeroShot, imagenet
@@ -32,6 +33,7 @@ KINDS: dict[str, Kind] = {
     "knn": Kind(NearestNeighbours, keys_of(Knn, RESUMABLE)),
     "loss": Kind(HeldOutLoss, keys_of(Evaluation, RESUMABLE)),
     "probe": Kind(Probe, keys_of(ProbeKeys, RESUMABLE)),
+    "referring": Kind(Referring, keys_of(ReferringKeys, RESUMABLE)),
     "retrieval": Kind(Retrieval, keys_of(RetrievalKeys, RESUMABLE)),
 }
 

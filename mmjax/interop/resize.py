@@ -15,7 +15,12 @@ Grid = tuple[int, int]  # rows and columns of patches
 
 
 def resize_positions(
-    position_embed: np.ndarray, old_grid: Grid, new_grid: Grid, *, class_token: bool
+    position_embed: np.ndarray,
+    old_grid: Grid,
+    new_grid: Grid,
+    *,
+    class_token: bool,
+    method: str = "cubic",
 ) -> np.ndarray:
     """Image positions float [N, W] on another grid of patches: float [M, W], by antialiased bicubic
     interpolation (Keys' kernel, a = -0.5; samples at the middle of each cell).
@@ -25,6 +30,8 @@ def resize_positions(
       old_grid: rows and columns that the embedding has now.
       new_grid: those it shall have.
       class_token: the first of the N is the class token's and stays as it is.
+      method: "cubic"; "linear", antialiased, too; or "plain_cubic", as PyTorch's F.interpolate does
+        it without antialiasing (a = -0.75).
 
     Raises:
       UserError: N is not what `old_grid` and `class_token` say.
@@ -39,8 +46,29 @@ def resize_positions(
     if old_grid == new_grid:
         return position_embed
     first, patches = position_embed[:extra], position_embed[extra:]
-    patches = _resize(patches.reshape(*old_grid, width), (*new_grid, width), "cubic", True)
+    patches = patches.reshape(*old_grid, width)
+    if method == "plain_cubic":
+        rows, columns = (_taps(*sizes) for sizes in zip(old_grid, new_grid, strict=True))
+        patches = np.einsum("ir,jc,rcw->ijw", rows, columns, patches).astype(patches.dtype)
+    else:
+        patches = _resize(patches, (*new_grid, width), method, True)
     return np.concatenate([first, patches.reshape(-1, width)])
+
+
+def _taps(old: int, new: int) -> np.ndarray:
+    """Weights [new, old] of plain cubic interpolation, four of each row not 0: of positions beyond
+    the edge, the edge counts."""
+    at = (np.arange(new) + 0.5) * old / new - 0.5
+    weights, rows = np.zeros((new, old)), np.arange(new)
+    for step in (-1, 0, 1, 2):
+        index = np.floor(at) + step
+        x, a = np.abs(at - index), -0.75
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+        np.add.at(
+            weights, (rows, np.clip(index, 0, old - 1).astype(int)), np.where(x <= 1, near, far)
+        )
+    return weights
 
 
 def resize_sequence(position_embed: np.ndarray, length: int) -> np.ndarray:

@@ -223,8 +223,10 @@ def _resized(
         return resize_sequence(x, shape[0])
     if ours.kind in IMAGES:
         old, new = (part.size // part.patch_size for part in (theirs, ours))
-        class_token = has_class_token(theirs.pool)
-        return resize_positions(x, (old, old), (new, new), class_token=class_token)
+        return resize_positions(
+            x, (old, old), (new, new), class_token=has_class_token(theirs.pool),
+            method=theirs.position_resize,
+        )  # fmt: skip
     offset, length = ours.position_offset, ours.context_length
     end = len(x) - (theirs.pool == "appended")  # whose position stays
     positions = x[offset : offset + length]

@@ -37,6 +37,7 @@ def generate(
     beams: int = 1,
     length_penalty: float = 0.0,
     of: str | None = None,
+    prompt: tuple[jax.Array, jax.Array] | None = None,
 ) -> Generated:
     """Searches for the likeliest text of each example.
 
@@ -52,6 +53,8 @@ def generate(
       length_penalty: among the beams wins the largest log p / length^penalty.
       of: the part whose tokens predict the next: a fusion, or a text tower alone. None: the only
         one that the model has, a fusion before a text tower.
+      prompt: how each text begins: int32 [B, P], P ≤ length, and int32 [B], how many of these
+        tokens are given, at least one; they are no part of log p. None: the start token.
 
     Raises:
       UserError: the model cannot predict tokens one after another, or the length is beyond it.
@@ -64,8 +67,10 @@ def generate(
             f"length={length}: texts have 2 to config.model.{parts.tower}.context_length="
             f"{text.context_length} tokens."
         )
+    if prompt is not None and prompt[0].shape[1] > length:
+        raise UserError(f"length={length}: the prompts have {prompt[0].shape[1]} tokens: cut them.")
     return _generate(
-        model, parts, params, dict(batch), start_id, end_id, length, beams, length_penalty
+        model, parts, params, dict(batch), start_id, end_id, length, beams, length_penalty, prompt
     )
 
 
@@ -101,7 +106,7 @@ def _parts(model: Graph, of: str | None) -> Parts:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 6, 7))
-def _generate(model, parts, params, batch, start_id, end_id, length, beams, length_penalty):
+def _generate(model, parts, params, batch, start_id, end_id, length, beams, length_penalty, prompt):
     def apply(*args, **kwargs):
         return model.apply({"params": params}, *args, **kwargs)
 
@@ -124,11 +129,16 @@ def _generate(model, parts, params, batch, start_id, end_id, length, beams, leng
         vocabulary = next_log.shape[-1]
         only_end = jnp.where(jnp.arange(vocabulary) == end_id, 0.0, -jnp.inf)
         next_log = jnp.where(ended[:, :, None], only_end, next_log)
+        if prompt:
+            said = jax.lax.dynamic_index_in_dim(first, position, axis=1)  # [B, 1]
+            only_said = jnp.where(jnp.arange(vocabulary) == said, 0.0, -jnp.inf)
+            next_log = jnp.where(position < given[:, None, None], only_said[:, None], next_log)
         total = (log_prob[:, :, None] + next_log).reshape(rows, -1)
         log_prob, best = jax.lax.top_k(total, beams)
         beam, token = best // vocabulary, (best % vocabulary).astype(jnp.int32)
         tokens = jnp.take_along_axis(tokens, beam[:, :, None], axis=1).at[:, :, position].set(token)
         ended = jnp.take_along_axis(ended, beam, axis=1) | (token == end_id)
+        ended &= position >= given[:, None]
         logits, cache = decode(token.reshape(-1, 1), position, move(cache, beam))
         return position + 1, tokens, log_prob, ended, logits, cache
 
@@ -136,19 +146,22 @@ def _generate(model, parts, params, batch, start_id, end_id, length, beams, leng
         position, ended = state[0], state[3]
         return (position < length) & ~ended.all()
 
-    first = jnp.full((rows * beams, 1), start_id, jnp.int32)
+    first, given = prompt or (jnp.full((rows, 1), start_id), jnp.ones(rows, jnp.int32))
+    first = jnp.pad(jnp.asarray(first, jnp.int32), ((0, 0), (0, length - first.shape[1])))
     logits, cache = decode(
-        first, 0, empty_cache(model, parts, rows * beams, length, images), image=image
-    )
-    tokens = jnp.full((rows, beams, length), end_id, jnp.int32).at[:, :, 0].set(start_id)
+        jnp.repeat(first[:, :1], beams, axis=0), 0,
+        empty_cache(model, parts, rows * beams, length, images), image=image,
+    )  # fmt: skip
+    tokens = jnp.full((rows, beams, length), end_id, jnp.int32).at[:, :, 0].set(first[:, :1])
     # All hypotheses begin alike: but for the first they do not count.
     log_prob = jnp.where(jnp.arange(beams) == 0, jnp.zeros((rows, beams)), -jnp.inf)
     ended = jnp.zeros((rows, beams), bool)
     state = (jnp.int32(1), tokens, log_prob, ended, logits, cache)
     _, tokens, log_prob, *_ = jax.lax.while_loop(goes_on, step, state)
 
-    said = tokens[:, :, 1:] != end_id
-    mask = jnp.pad(jnp.cumprod(said, axis=2), ((0, 0), (0, 0), (2, 0)), constant_values=1)
+    later = jnp.arange(1, length) >= given[:, None, None]
+    goes_on_after = (tokens[:, :, 1:] != end_id) | ~later
+    mask = jnp.pad(jnp.cumprod(goes_on_after, axis=2), ((0, 0), (0, 0), (2, 0)), constant_values=1)
     mask = mask[:, :, :length].astype(bool)  # the end token counts, too
     winner = (log_prob / mask.sum(axis=2) ** length_penalty).argmax(axis=1)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.models.attention import attend
-from mmjax.models.layers import Attention, Block, Mlp, layer_norm
+from mmjax.models.layers import Attention, Block, layer_norm
 from mmjax.parallel.mesh import constrain
 
 
@@ -68,23 +68,31 @@ class DividedBlock(Block):
 
     @nn.compact
     def __call__(  # type: ignore[override]
-        self, x: jax.Array, mask: jax.Array, *unused: None
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        context: None = None,
+        cache: None = None,
+        position: None = None,
+        angles: None = None,
+        dropped: jax.Array | None = None,
     ) -> tuple[jax.Array, None]:
-        """`mask` bool [B, T] is False on frames that are padding."""
+        """`mask` bool [B, T] is False on frames that are padding; `dropped` is as of `Block`."""
         out_std = (2 * self.depth * x.shape[-1]) ** -0.5
         x = constrain(x, "batch", None, None)
 
         def branch(norm: str, name: str, over: Any, kernel: str, std: float, x: Any) -> jax.Array:
             attention = DividedAttention(
-                self.heads, self.dtype, std, kernel, over=over, class_token=self.class_token,
-                name=name,
+                self.heads, self.dtype, std, kernel, form=self.form, norm_eps=self.norm_eps,
+                over=over, class_token=self.class_token, name=name,
             )  # fmt: skip
-            return attention(layer_norm(self.norm_eps, self.dtype, norm)(x), mask=mask)[0]
+            before = layer_norm(self.norm_eps, self.dtype, norm, rms=self.form.rms_norm)
+            return attention(before(x), mask=mask)[0]
 
         # Frames are too few for a kernel.
         time = branch("norm_time", "time", "time", "xla", 0.0, x)
         several = mask.sum(axis=1) > 1
         moved = x + jnp.where(several[:, None, None], time, 0)
-        x = x + branch("norm1", "attention", "space", self.attention, out_std, moved)
-        mlp = Mlp(self.mlp_dim, self.activation, self.dtype, out_std, name="mlp")
-        return self.add("norm2", x, mlp), None
+        space = branch("norm1", "attention", "space", self.attention, out_std, moved)
+        x = x + self.scaled("norm1", space, dropped)
+        return self.add("norm2", x, self.mlp(out_std), dropped), None

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 from mmjax.models.attention import may_see
+from mmjax.models.form import Form, form_of
 from mmjax.models.graph import Function
 from mmjax.models.heads import pool_tokens
 from mmjax.models.layers import Block, Cache, Dense, layer_norm, repeat, stack
@@ -56,6 +57,7 @@ class Fusion(nn.Module):
     causal: bool  # the text
     pool: str  # of the text tower
     tags: int  # of the text tower
+    form: Form  # of the text tower
     class_token: bool  # of the image tower
     dtype: jnp.dtype
     style: str
@@ -63,14 +65,14 @@ class Fusion(nn.Module):
     depth: Annotated[int, NATURAL] = 6
     n_bottlenecks: Annotated[int, COUNT] = 4
 
-    DERIVED: ClassVar = (*OF_TEXT, "style", "class_token")
+    DERIVED: ClassVar = (*OF_TEXT, "form", "style", "class_token")
     SMOKE: ClassVar = {"depth": lambda depth: min(depth, 2)}
 
     @classmethod
     def derived(cls, spec: ConfigDict, model: ConfigDict) -> dict[str, Any]:
         image, text = (model[part] for part in spec.of)
-        class_token = image.get("pool", "") == "cls"  # a token beside the patches
-        of_text = {name: text[name] for name in OF_TEXT}
+        class_token = image.get("pool", "") in ("cls", "map_cls")  # a token beside the patches
+        of_text = {**{name: text[name] for name in OF_TEXT}, "form": form_of(text)}
         return {"style": spec.kind, "class_token": class_token, **of_text}
 
     @classmethod
@@ -181,7 +183,7 @@ class Fusion(nn.Module):
         else:
             text, image = self.bottleneck(text, text_mask, image, image_mask)
         if self.norm == "pre":
-            norm = layer_norm(self.norm_eps, self.dtype, "norm_post")
+            norm = layer_norm(self.norm_eps, self.dtype, "norm_post", rms=self.form.rms_norm)
             text = norm(text)
             if image is not None and self.style != "cross":
                 image = norm(image)
@@ -214,7 +216,7 @@ class Fusion(nn.Module):
             self.seen(self.n_bottlenecks, text_mask),
             None if image_mask is None else may_see(_after(self.n_bottlenecks, image_mask)),
         )
-        (text, image, _), _ = layers((text, image, shared), masks, None, None, None)
+        (text, image, _), _ = layers((text, image, shared), masks)
         return text, image
 
     def seen(self, first: int, mask: jax.Array, ar: jax.Array | None = None) -> jax.Array:
@@ -233,7 +235,8 @@ class Fusion(nn.Module):
         )  # fmt: skip
 
     def block_fields(self) -> dict[str, Any]:
-        names = ("depth", "heads", "mlp_dim", "activation", "norm", "norm_eps", "attention")
+        names = ("depth", "heads", "mlp_dim", "activation", "norm", "norm_eps", "attention",
+                 "form")  # fmt: skip
         return {"causal": False, "dtype": self.dtype, **{n: getattr(self, n) for n in names}}
 
 
@@ -243,7 +246,8 @@ class BottleneckBlock(nn.Module):
     fields: Any  # those of Block
 
     @nn.compact
-    def __call__(self, streams, masks, context, cache, position):
+    def __call__(self, streams, masks, *unused):
+        del unused
         *streams, shared = streams
         count = shared.shape[1]
         results = [

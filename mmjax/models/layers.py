@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.models.attention import attend
+from mmjax.models.form import BIASED, CLIP, Form
+from mmjax.models.rope import rotate
 from mmjax.parallel.mesh import constrain
 from mmjax.schema import RESUMABLE, SHAPE_FREE
 
 # Types of the keys that more than one part of a model has.
-Activation = Annotated[Literal["gelu", "gelu_tanh", "quick_gelu", "relu"], SHAPE_FREE]
+Activation = Annotated[Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"], SHAPE_FREE]
 Norm = Literal["pre", "post"]
 Kernel = Annotated[Literal["auto", "xla", "cudnn", "splash"], RESUMABLE]
 Remat = Annotated[Literal["none", "dots", "full"], RESUMABLE]
@@ -30,6 +32,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
 }
 
 REMAT_POLICIES: dict[str, Callable | None] = {
@@ -58,7 +61,8 @@ class Attention(nn.Module):
     out_std: float | None = None  # of the output projection; None: W^-0.5
     implementation: str = "auto"
     softcap: float = 0.0  # as of `attend`
-    qkv_bias: bool = True
+    form: Form = CLIP
+    norm_eps: float = 1e-6  # of the norms that the form may have
 
     @nn.compact
     def __call__(
@@ -70,31 +74,42 @@ class Attention(nn.Module):
         causal: bool = False,
         cache: Cache | None = None,
         position: jax.Array | None = None,
+        angles: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
         """The result [B, L, W], and the keys and values that it was taken over.
 
-        `mask` is as of `attend`. A `cache` is attended to instead of `context`, after the keys and
-        values of `x` were written into it at `position`; without a position it stays as it is.
+        `mask` is as of `attend`. Queries and keys of `x` are turned by `angles` float32
+        [B or 1, L, d/2], where there are some (`rope.py`). A `cache` is attended to instead of
+        `context`, after the keys and values of `x` were written into it at `position`; without a
+        position it stays as it is.
         """
         width = x.shape[-1]
         context = x if context is None else context
+        biased = BIASED[self.form.qkv_bias] + ("out",) * self.form.bias
 
         def dense(name: str, std: float) -> Dense:
             return Dense(
                 width, dtype=self.dtype, kernel_init=nn.initializers.normal(std), name=name,
-                use_bias=self.qkv_bias or name == "out",
+                use_bias=name in biased,
             )  # fmt: skip
+
+        def norm(name: str) -> nn.Module:
+            return layer_norm(self.norm_eps, self.dtype, name, rms=self.form.rms_norm)
+
+        def placed(name: str, y: jax.Array) -> jax.Array:  # a query or key, as it is compared
+            y = norm(name)(y) if self.form.qk_norm else y
+            return y if angles is None else rotate(y, angles, self.form.rope_pairs)
 
         def split(y: jax.Array) -> jax.Array:  # [B, L, W] -> [B, L, heads, W / heads]
             y = y.reshape(*y.shape[:-1], self.heads, width // self.heads)
             return constrain(y, "batch", None, "tensor", None)
 
         std = width**-0.5
-        query = split(dense("query", std)(x))
+        query = placed("norm_query", split(dense("query", std)(x)))
         if cache is not None and position is None:
             key, value = cache
         else:
-            key = split(dense("key", std)(context))
+            key = placed("norm_key", split(dense("key", std)(context)))
             value = split(dense("value", std)(context))
         if cache is not None and position is not None:
             key, value = (
@@ -102,6 +117,7 @@ class Attention(nn.Module):
                 for old, new in zip(cache, (key, value), strict=True)
             )
         y = self.attend(query, key, value, mask, causal).reshape(x.shape)
+        y = norm("norm_out")(y) if self.form.inner_norms else y
         out_std = std if self.out_std is None else self.out_std
         return dense("out", out_std)(y), (key, value)
 
@@ -116,23 +132,33 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an activation between: [B, L, W] -> [B, L, W]."""
+    """Two linear layers with an activation between, or (gated) the activation of a third times what
+    the first gives: [B, L, W] -> [B, L, W]."""
 
     hidden: int
     activation: str
     dtype: jnp.dtype
     out_std: float | None = None
+    form: Form = CLIP
+    norm_eps: float = 1e-6  # of the norm that the form may have
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        normal = nn.initializers.normal
-        h = Dense(
-            self.hidden, dtype=self.dtype, kernel_init=normal((2 * width) ** -0.5), name="fc1"
-        )(x)
-        h = constrain(ACTIVATIONS[self.activation](h), "batch", None, "tensor")
-        std = self.out_std or width**-0.5
-        return Dense(width, dtype=self.dtype, kernel_init=normal(std), name="fc2")(h)
+
+        def dense(name: str, size: int, std: float) -> Dense:
+            return Dense(
+                size, dtype=self.dtype, kernel_init=nn.initializers.normal(std), name=name,
+                use_bias=self.form.bias,
+            )  # fmt: skip
+
+        std, activation = (2 * width) ** -0.5, ACTIVATIONS[self.activation]
+        h = dense("fc1", self.hidden, std)(x)
+        h = activation(dense("gate", self.hidden, std)(x)) * h if self.form.gated else activation(h)
+        h = constrain(h, "batch", None, "tensor")
+        if self.form.inner_norms:
+            h = layer_norm(self.norm_eps, self.dtype, "norm", rms=self.form.rms_norm)(h)
+        return dense("fc2", width, self.out_std or width**-0.5)(h)
 
 
 class Block(nn.Module):
@@ -153,6 +179,7 @@ class Block(nn.Module):
     dtype: jnp.dtype
     softcap: float = 0.0  # of attention's logits
     centred_norms: bool = False  # as of `layer_norm`
+    form: Form = CLIP
 
     @nn.compact
     def __call__(
@@ -162,8 +189,12 @@ class Block(nn.Module):
         context: jax.Array | None = None,
         cache: dict[str, Cache] | None = None,
         position: jax.Array | None = None,
+        angles: jax.Array | None = None,
+        dropped: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Cache] | None]:
-        """`mask` is of the tokens among themselves; the whole `context` may be seen.
+        """`mask` is of the tokens among themselves; the whole `context` may be seen. `angles` are
+        as of `Attention`; to a share `dropped` (a scalar) of the examples nothing is added (rng
+        "dropout").
 
         With a `cache` ("own" of the tokens, "context" once that was seen) the new one is returned,
         as nn.scan wants it: (carry, what each layer gives).
@@ -174,13 +205,14 @@ class Block(nn.Module):
 
         def attention(name: str) -> Attention:
             return Attention(
-                self.heads, self.dtype, out_std, self.attention, self.softcap, name=name
-            )
+                self.heads, self.dtype, out_std, self.attention, self.softcap, self.form,
+                self.norm_eps, name=name,
+            )  # fmt: skip
 
         def own(y):
             old = cache["own"] if cache else None
             y, kept["own"] = attention("attention")(
-                y, mask=mask, causal=self.causal, cache=old, position=position
+                y, mask=mask, causal=self.causal, cache=old, position=position, angles=angles
             )
             return y
 
@@ -189,17 +221,43 @@ class Block(nn.Module):
             y, kept["context"] = attention("cross")(y, context, cache=old)
             return y
 
-        x = self.add("norm1", x, own)
+        x = self.add("norm1", x, own, dropped)
         if context is not None or (cache and "context" in cache):
-            x = self.add("norm_cross", x, of_context)
-        mlp = Mlp(self.mlp_dim, self.activation, self.dtype, out_std, name="mlp")
-        x = self.add("norm2", x, mlp)
+            x = self.add("norm_cross", x, of_context, dropped)
+        x = self.add("norm2", x, self.mlp(out_std), dropped)
         return x, kept if cache else None
 
-    def add(self, name: str, x: jax.Array, branch: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    def mlp(self, out_std: float) -> Mlp:
+        return Mlp(
+            self.mlp_dim, self.activation, self.dtype, out_std, self.form, self.norm_eps, name="mlp"
+        )
+
+    def add(
+        self,
+        name: str,
+        x: jax.Array,
+        branch: Callable[[jax.Array], jax.Array],
+        dropped: jax.Array | None = None,
+    ) -> jax.Array:
         """The residual connection, with the layer norm on the branch or on the sum."""
-        norm = layer_norm(self.norm_eps, self.dtype, name, self.centred_norms)
-        return norm(x + branch(x)) if self.norm == "post" else x + branch(norm(x))
+        norm = layer_norm(
+            self.norm_eps, self.dtype, name, self.centred_norms, rms=self.form.rms_norm
+        )
+        if self.norm == "post":
+            return norm(x + self.scaled(name, branch(x), dropped))
+        return x + self.scaled(name, branch(norm(x)), dropped)
+
+    def scaled(self, name: str, y: jax.Array, dropped: jax.Array | None) -> jax.Array:
+        """What a branch gives, times its LayerScale; and 0, for as many examples as are dropped,
+        the others greater by as much. `name` is of its norm."""
+        if self.form.layer_scale is not None:
+            begin = nn.initializers.constant(self.form.layer_scale)
+            factor = self.param(name.replace("norm", "layer_scale"), begin, y.shape[-1:])
+            y = y * factor.astype(y.dtype)
+        if dropped is not None:
+            kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - dropped, (len(y), 1, 1))
+            y = jnp.where(kept, y / (1 - dropped), 0).astype(y.dtype)
+        return y
 
 
 def unit_length(x: jax.Array) -> jax.Array:
@@ -209,10 +267,17 @@ def unit_length(x: jax.Array) -> jax.Array:
 
 
 def layer_norm(
-    eps: float, dtype: jnp.dtype, name: str | None = None, centred: bool = False
+    eps: float,
+    dtype: jnp.dtype,
+    name: str | None = None,
+    centred: bool = False,
+    *,
+    rms: bool = False,
 ) -> nn.Module:
     """LayerNorm with float32 statistics, computed in two passes as the reference weights were;
-    `centred`: it scales by 1 + its parameter."""
+    `centred`: it scales by 1 + its parameter; `rms`: an RMSNorm."""
+    if rms:
+        return nn.RMSNorm(epsilon=eps, dtype=dtype, name=name)
     if centred:
         return CentredLayerNorm(eps, dtype, name=name)
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
@@ -243,6 +308,8 @@ def stack(
     context: jax.Array | None = None,
     cache: dict[str, Cache] | None = None,
     position: jax.Array | None = None,
+    angles: jax.Array | None = None,
+    dropped: jax.Array | None = None,
     depth: int,
     remat: str,
     unroll: bool,
@@ -252,16 +319,20 @@ def stack(
     """Runs `depth` blocks on `x` [B, L, W]; call it inside a compact method.
 
     `fields` are those of `block`; `context` [B, M, W], `cache` (each array with a leading layer
-    axis) and `position` are as of `Block` and `Attention`. Returns the tokens and the new cache.
+    axis), `position` and `angles` are as of `Block` and `Attention`, and `dropped` [depth] is a
+    number for each block. Returns the tokens and the new cache.
     """
     if not depth:
         return x, cache
     layers = repeat(block, depth, remat, unroll, depth=depth, **fields)
-    return layers(x, mask, context, cache, position)
+    return layers(x, mask, context, cache, position, angles, dropped)
 
 
-def repeat(block: type[nn.Module], count: int, remat: str, unroll: bool, **fields: Any) -> Any:
-    """`count` blocks as one module, called (x, mask, context, cache, position) as a block is.
+def repeat(
+    block: type[nn.Module], count: int, remat: str, unroll: bool, **fields: Any
+) -> Callable[..., Any]:
+    """`count` blocks as one module, called (x, mask, context, cache, position, angles, dropped) as
+    a block is; all but the first two may be left out.
 
     Parameters lie in `blocks/...` with a leading axis [count, ...]. `unroll` writes the layers out
     (faster on CPU, slower to compile); `remat` names what the backward pass recomputes: "none",
@@ -270,11 +341,16 @@ def repeat(block: type[nn.Module], count: int, remat: str, unroll: bool, **field
     if remat != "none":
         # Inside a loop nothing can be shared between passes, so CSE needs no barrier.
         block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=unroll)
-    return nn.scan(
-        block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=(nn.broadcast, nn.broadcast, 0, nn.broadcast),
-        length=count,
-        unroll=count if unroll else 1,
-    )(**fields, name="blocks")
+
+    def run(x, mask, context=None, cache=None, position=None, angles=None, dropped=None):
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, **({} if dropped is None else {"dropout": True})},
+            in_axes=(nn.broadcast, nn.broadcast, 0, nn.broadcast, nn.broadcast, 0),
+            length=count,
+            unroll=count if unroll else 1,
+        )(**fields, name="blocks")
+        return layers(x, mask, context, cache, position, angles, dropped)
+
+    return run

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
+from mmjax.models.form import Form
 from mmjax.models.graph import Function
 from mmjax.models.layers import Activation, Attention, Mlp, layer_norm, repeat, unit_length
 from mmjax.models.parts import register, sections
@@ -93,7 +94,7 @@ class Prompts(nn.Module):
             PromptBlock, self.depth, self.remat, self.unroll, heads=self.heads,
             activation=self.activation, norm_eps=self.text_eps, dtype=self.dtype,
         )  # fmt: skip
-        found, _ = layers(queries.astype(self.dtype), None, seen, None, None)
+        found, _ = layers(queries.astype(self.dtype), None, seen)
         alpha = self.param("alpha", nn.initializers.constant(self.alpha), (self.embed_dim,))
         found = queries + alpha * found
         return {"conditioned": unit_length(found.reshape(text.shape))}
@@ -108,9 +109,9 @@ class PromptBlock(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, mask, context, cache, position):
-        del mask, cache, position
+    def __call__(self, x, mask, context, *unused):
+        del mask, unused
         norm1, norm2 = (layer_norm(self.norm_eps, self.dtype, f"norm{i}") for i in (1, 2))
-        cross = Attention(self.heads, self.dtype, qkv_bias=False, name="cross")
+        cross = Attention(self.heads, self.dtype, form=Form(qkv_bias="none"), name="cross")
         x = x + cross(norm1(x), context)[0]
         return x + Mlp(4 * x.shape[-1], self.activation, self.dtype, name="mlp")(norm2(x)), None

@@ -49,5 +49,11 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
     "bert-base-uncased": ("google-bert/bert-base-uncased",),
     "roberta-base": ("FacebookAI/roberta-base",),
     "vit-base-patch16-224": ("google/vit-base-patch16-224",),
+    "dinov2-base": ("facebook/dinov2-base",),
+    "dinov2-large": ("facebook/dinov2-large",),
+    "dinov2-with-registers-base": ("facebook/dinov2-with-registers-base",),
+    "dinov2-with-registers-large": ("facebook/dinov2-with-registers-large",),
+    "dinov3-vitb16": ("facebook/dinov3-vitb16-pretrain-lvd1689m",),
+    "dinov3-vitl16": ("facebook/dinov3-vitl16-pretrain-lvd1689m",),
     "clap-htsat-unfused": ("laion/clap-htsat-unfused",),
 }

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from mmjax.parallel.mesh import batch_shards
 
 NO_TARGET = -1
+NEVER = -1e30  # a logit that no softmax notices
 DEVICE_LOGITS = 2**26  # logits that a device holds at a time: 256 MiB of float32
 
 
@@ -46,15 +47,24 @@ def token_nll(x: jax.Array, targets: jax.Array, unembedding: Unembedding) -> Tok
     """−log p of the targets under softmax(x · embeddingᵀ + bias), in float32.
 
     Computed a few positions of each example at a time, and again in the backward pass, wherever the
-    logits [B, K, V] would be more than DEVICE_LOGITS a device.
+    logits [B, K, V] would be more than DEVICE_LOGITS a device; where those of one position still
+    are, a part of the vocabulary at a time.
 
     Args:
       x: [B, K, W].
       targets: int32 [B, K] below V; NO_TARGET counts nothing.
       unembedding: [V, W] and [V].
     """
-    rows = len(unembedding.bias)
-    return _in_chunks(lambda x, targets: _nll(x, targets, unembedding), rows, x, targets)
+    rows = -(-targets.shape[0] // batch_shards())
+    size = len(unembedding.bias)
+    if rows * size <= DEVICE_LOGITS:
+        return _in_chunks(lambda x, targets: _nll(x, targets, unembedding), size, x, targets)
+    count = -(-size // max(1, DEVICE_LOGITS // rows))
+    # Parts that leave nothing over need no copy of the embedding that is filled up.
+    count = next((n for n in range(count, 2 * count) if size % n == 0), count)
+    part = -(-size // count)
+    parts = _cut_vocabulary(unembedding, part)
+    return _in_chunks(lambda x, targets: _nll_by_parts(x, targets, parts), part, x, targets)
 
 
 def soft_token_nll(
@@ -113,6 +123,50 @@ def _nll(x: jax.Array, targets: jax.Array, unembedding: Unembedding) -> TokenNll
     hit = jnp.take_along_axis(logits, index[:, :, None], axis=2)[:, :, 0]
     nll = jax.nn.logsumexp(logits, axis=2) - hit
     return TokenNll(*_sums(targets, nll, logits.argmax(axis=2) == index))
+
+
+def _cut_vocabulary(unembedding: Unembedding, part: int) -> Unembedding:
+    """[V, W] and [V] as [V / part, part, W] and [V / part, part]; what fills the last part up is
+    never likely."""
+    added = -len(unembedding.bias) % part
+    embedding = jnp.pad(unembedding.embedding, ((0, added), (0, 0)))
+    bias = jnp.pad(unembedding.bias.astype(jnp.float32), (0, added), constant_values=NEVER)
+    return Unembedding(embedding.reshape(-1, part, embedding.shape[1]), bias.reshape(-1, part))
+
+
+def _nll_by_parts(x: jax.Array, targets: jax.Array, parts: Unembedding) -> TokenNll:
+    """As `_nll`, the vocabulary cut by `_cut_vocabulary`: the logits of a part are all that there
+    is at a time. The sum of exponentials is kept beside its largest logit (Milakov and Gimelshein,
+    2018)."""
+    index = jnp.where(targets != NO_TARGET, targets, 0)
+    size = parts.bias.shape[1]
+
+    @jax.checkpoint
+    def add(found: Any, part: Any) -> Any:
+        most, total, hit, best = found
+        number, unembedding = part
+        logits = _logits(x, unembedding)
+        here = index - number * size
+        inside = (here >= 0) & (here < size)
+        at = jnp.take_along_axis(logits, jnp.clip(here, 0, size - 1)[:, :, None], axis=2)[:, :, 0]
+        # A constant of the sum, through which no gradient need flow.
+        largest = jax.lax.stop_gradient(logits.max(axis=2))
+        new = jnp.maximum(most, largest)
+        exponentials = jnp.exp(logits - new[:, :, None]).sum(axis=2)
+        likeliest = logits.argmax(axis=2).astype(jnp.int32) + number * size
+        return (
+            new, total * jnp.exp(most - new) + exponentials, jnp.where(inside, at, hit),
+            jnp.where(largest > most, likeliest, best),
+        ), None  # fmt: skip
+
+    shape = targets.shape
+    start = (
+        jnp.full(shape, NEVER, jnp.float32), jnp.zeros(shape, jnp.float32),
+        jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.int32),
+    )  # fmt: skip
+    numbers = jnp.arange(len(parts.bias), dtype=jnp.int32)
+    (most, total, hit, best), _ = jax.lax.scan(add, start, (numbers, parts))
+    return TokenNll(*_sums(targets, most + jnp.log(total) - hit, best == index))
 
 
 def _logits(x: jax.Array, unembedding: Unembedding) -> jax.Array:

@@ -4,7 +4,8 @@ Sources: OpenAI CLIP (Radford et al., 2021; its ResNets to read weights), open_c
 (LAION) and the two towers of its CoCa (after Yu et al., 2022), SigLIP (Zhai et al., 2023; So400m
 from Alabdulmohsin et al., 2023), SigLIP 2 (Tschannen et al., 2025), VideoPrism (Zhao et al., 2024),
 CLAP (Wu et al., 2023), BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019), ViT (Dosovitskiy et
-al., 2021).
+al., 2021), DINOv2 (Oquab et al., 2023; with registers: Darcet et al., 2024), DINOv3 (Siméoni et
+al., 2025).
 The weights of OpenAI use QuickGELU, LAION's and DataComp's GELU: "ViT-B/32" is the GELU form,
 "ViT-B/32-quickgelu" the other.
 """
@@ -121,6 +122,24 @@ def _vit(size, patch, tower, classes) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _dino(size, patch, tower, **image) -> dict[str, Any]:
+    """DINOv2 and DINOv3: an image tower alone, whose class token is the image."""
+    return {
+        "embed_dim": tower[0],
+        "image": {
+            "kind": "vit", **_tower(*tower), "size": size, "patch_size": patch, "norm_pre": False,
+            "patch_bias": True, "head": "none", "layer_scale": 1.0, "mask_token": True,
+            "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), **image,
+        },
+    }  # fmt: skip
+
+
+def _dino3(size, patch, tower, **image) -> dict[str, Any]:
+    """DINOv3: four registers, and rotary positions alone."""
+    rope = {"position": "none", "rope": "centres", "rope_theta": 100.0, "rope_pairs": "halves"}
+    return _dino(size, patch, tower, registers=4, qkv_bias="qv", **rope, **image)
+
+
 def _clap(width, stages, embed_dim=512) -> dict[str, Any]:
     """CLAP: HTS-AT on ten seconds of sound and RoBERTa, with a scale for each direction."""
     text = _bert(_B, 50_265, 512, eps=1e-12, token_types=1, position_offset=2, mlm_head=False)
@@ -179,6 +198,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert-base-uncased": _bert(_B, 30_522, 512, eps=1e-12),
     "roberta-base": _bert(_B, 50_265, 512, eps=1e-5, token_types=1, position_offset=2),
     "vit-base-patch16-224": _vit(224, 16, _B, 1000),
+    "dinov2-base": _dino(518, 14, _B, norm_eps=1e-6, position_resize="plain_cubic"),
+    "dinov2-large": _dino(518, 14, _L, norm_eps=1e-6, position_resize="plain_cubic"),
+    "dinov2-with-registers-base": _dino(518, 14, _B, norm_eps=1e-6, registers=4),
+    "dinov2-with-registers-large": _dino(518, 14, _L, norm_eps=1e-6, registers=4),
+    "dinov3-vitb16": _dino3(224, 16, _B),
+    "dinov3-vitl16": _dino3(224, 16, _L),
     "clap-htsat-unfused": _clap(96, (2, 2, 6, 2)),
     "tiny": _TINY,
     "tiny-siglip": _TINY_SIGLIP,
@@ -218,3 +243,28 @@ def config(name: str) -> ConfigDict:
             if "activation" in part:  # a resnet has none to choose
                 part.activation = "quick_gelu"
     return model
+
+
+def of_frames(model: ConfigDict, **keys: Any) -> ConfigDict:
+    """The model with a part "video" in the place of its image tower, whose parameters fit it.
+
+    Args:
+      model: its part "image" is of the kind "vit".
+      **keys: of the kind "video_vit", beside those that both kinds have.
+
+    Raises:
+      UserError: there is no such part.
+    """
+    kind = model.get("image", {}).get("kind")
+    if kind != "vit":
+        raise UserError(
+            "frames are for models whose part 'image' is of the kind 'vit', and that of "
+            f"{model.get('name', 'this model')} is {kind!r}: embed frames as images, and take "
+            "their mean."
+        )
+    result = model.copy_and_resolve_references()
+    with result.unlocked():
+        shared = {name: value for name, value in result.image.items() if name != "kind"}
+        del result.image
+        result.video = parts.part("video_vit", **shared, **keys)
+    return result

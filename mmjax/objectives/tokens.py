@@ -110,24 +110,15 @@ def caption(
         del frozen
         ids, mask = batch[text], batch[f"{text}_mask"]
         ar = jnp.ones_like(ids)
-        targets = jnp.where(mask, ids, NO_TARGET)[:, 1:]
-        targets = jnp.pad(targets, ((0, 0), (0, 1)), constant_values=NO_TARGET)
-        new = {}
+        given: jax.Array | int = 1
+        new: dict[str, jax.Array] = {}
         if prefix:
             share = prefix * jax.random.uniform(key, (ids.shape[0], 1))
             given = jnp.maximum(1, (share * mask.sum(axis=1, keepdims=True)).astype(jnp.int32))
-            positions = jnp.arange(ids.shape[1])[None, :]
-            ar = (positions >= given).astype(jnp.int32)
-            targets = jnp.where(positions + 1 >= given, targets, NO_TARGET)
+            ar = (jnp.arange(ids.shape[1])[None, :] >= given).astype(jnp.int32)
         if parallel:
-            at_once = jax.random.bernoulli(key, parallel, (ids.shape[0], 1))
-            ar = jnp.where(at_once, 0, ar)
-            # All positions are there, so that their number does not tell the length.
-            new = {
-                text: jnp.where(at_once, mask_id, ids).astype(ids.dtype),
-                f"{text}_mask": mask | at_once,
-            }
-        return {**batch, **new, f"{text}_ar": ar, "targets": targets}
+            new = predicted_at_once(batch, text, ar, parallel, mask_id, key)
+        return {**batch, f"{text}_ar": ar, **new, "targets": next_tokens(ids, mask, given)}
 
     return token_objective(name, of, text, view)
 
@@ -141,11 +132,7 @@ def token_objective(
         del batch, own
         made = outputs[name]
         tokens, head = made[f"{of}/tokens"], made[f"{text}/lm_head"]
-        if tokens.shape[:2] != made[text].shape:
-            raise UserError(
-                f"config.objectives.{name}.of={of!r} gives {tokens.shape[1]} tokens for a text of "
-                f"{made[text].shape[1]}: set it to {text!r} or to a part that fuses it."
-            )
+        check_length(name, of, text, tokens, made[text])
         hidden = hidden_at(tokens, made.get("positions"), head)
         return token_nll(hidden, made["targets"], head.unembedding())
 
@@ -155,6 +142,41 @@ def token_objective(
 
     requires = {name: (f"{of}/tokens", f"{text}/lm_head")}
     return Objective(requires, loss, local, {name: View(view)}, absent=absent)
+
+
+def next_tokens(ids: jax.Array, mask: jax.Array, given: jax.Array | int) -> jax.Array:
+    """The targets of texts: int32 [B, L], at each position the token after it.
+
+    There are none on padding (`mask` bool [B, L] False), nor for the first `given` tokens, a number
+    or int32 [B, 1] of 1 or more.
+    """
+    counts = mask & (jnp.arange(ids.shape[1]) >= given)
+    targets = jnp.where(counts, ids, NO_TARGET)[:, 1:]
+    return jnp.pad(targets, ((0, 0), (0, 1)), constant_values=NO_TARGET)
+
+
+def predicted_at_once(
+    batch: Batch, text: str, ar: jax.Array, share: float, mask_id: int, key: jax.Array
+) -> dict[str, jax.Array]:
+    """The columns of texts of which a `share`, by chance, have every input hidden and see all of
+    themselves; the others see what `ar` int32 [B, L] says."""
+    ids = batch[text]
+    at_once = jax.random.bernoulli(key, share, (ids.shape[0], 1))
+    return {
+        text: jnp.where(at_once, mask_id, ids).astype(ids.dtype),
+        # All positions are there, so that their number does not tell the length.
+        f"{text}_mask": batch[f"{text}_mask"] | at_once,
+        f"{text}_ar": jnp.where(at_once, 0, ar),
+    }
+
+
+def check_length(name: str, of: str, text: str, tokens: jax.Array, ids: jax.Array) -> None:
+    """UserError: the tokens [B, L, W] of the part `of` are not those of texts [B, L]."""
+    if tokens.shape[:2] != ids.shape:
+        raise UserError(
+            f"config.objectives.{name}.of={of!r} gives {tokens.shape[1]} tokens for a text of "
+            f"{ids.shape[1]}: set it to {text!r} or to a part that fuses it."
+        )
 
 
 def hidden_at(tokens: jax.Array, positions: jax.Array | None, head: LmHead) -> jax.Array:

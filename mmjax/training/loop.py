@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from etils import epath
@@ -81,7 +82,8 @@ def steps(
     """Trains step by step, and logs, evaluates and saves on the way."""
     config, state, buckets = run.parts.config, run.state, buckets_of(run.parts.config)
     first = int(state.step)
-    train_step = run.parts.compiled_step(state) if first < config.total_steps else None
+    finished = first >= config.total_steps
+    train_step: Any = None if finished else run.parts.compiled_step(state)
     sent = deque[jax.Array]()  # losses of steps that may not be done yet
     for step in range(first + 1, config.total_steps + 1):
         with watch.phase("data", step):

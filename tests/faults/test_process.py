@@ -44,6 +44,7 @@ def test_ctrl_c_saves_and_says_so_and_a_second_one_ends_at_once(alone, tmp_path)
     assert f"Stopped by SIGINT; saved step {saved}" in run.log
     run = Run(workdir, "data.workers=1", arg="slow=9")  # no step will ever end
     run.wait_for(lambda: f"resuming at step {saved}" in run.log)
+    run.wait_for(lambda: children(run.process.pid, b"spawn_main"))  # it ignores no signal yet
     os.killpg(run.process.pid, signal.SIGINT)
     run.wait_for(lambda: run.log.count("Ctrl-C again to quit") == 2)
     os.killpg(run.process.pid, signal.SIGINT)

@@ -117,3 +117,20 @@ def register_tiny_siglip(name="vit_tiny_patch8_siglip_32", **options):
 
     entry.__module__, entry.__name__ = "timm.models.vision_transformer", name
     timm.models.register_model(entry)
+
+
+def register_tiny_eva(name, settings):
+    """The same for timm's class Eva."""
+    if timm.is_model(name):
+        return
+
+    def entry(pretrained=False, **kwargs):
+        unused = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "global_pool")
+        pool = kwargs.get("global_pool", settings["global_pool"])
+        kwargs = {key: value for key, value in kwargs.items() if key not in unused}
+        shape = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
+        return timm.models.eva.Eva(**{"img_size": 32, **shape, **settings, **kwargs,
+                                      "global_pool": pool})  # fmt: skip
+
+    entry.__module__, entry.__name__ = "timm.models.eva", name
+    timm.models.register_model(entry)

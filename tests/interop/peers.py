@@ -15,29 +15,43 @@ TOWER = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
 }  # fmt: skip
 VISION = {**TOWER, "image_size": SIZE, "patch_size": 4}
+DINO = {name: value for name, value in VISION.items() if name != "intermediate_size"}
 TEXT = {**TOWER, "vocab_size": VOCAB, "max_position_embeddings": LENGTH}
 CLIP_TEXT = {**TEXT, "eos_token_id": VOCAB - 1, "bos_token_id": 0}
 SETTINGS = {
     "CLIPModel": ("CLIPConfig", {"vision_config": VISION, "text_config": CLIP_TEXT,
                                  "projection_dim": 24}),
+    "MetaClip2Model": ("MetaClip2Config", {
+        "vision_config": VISION, "projection_dim": 24,
+        "text_config": {**CLIP_TEXT, "eos_token_id": 2, "pad_token_id": 1}}),
     "CLIPTextModelWithProjection": ("CLIPTextConfig", {**CLIP_TEXT, "projection_dim": 24}),
     "CLIPVisionModelWithProjection": ("CLIPVisionConfig", {**VISION, "projection_dim": 24}),
     "SiglipModel": ("SiglipConfig", {"vision_config": VISION,
                                      "text_config": {**TEXT, "projection_size": 32}}),
     "ViTModel": ("ViTConfig", VISION),
     "ViTForImageClassification": ("ViTConfig", {**VISION, "num_labels": 7}),
+    "Dinov2Model": ("Dinov2Config", DINO),
+    "Dinov2WithRegistersModel": ("Dinov2WithRegistersConfig", {
+        **DINO, "use_swiglu_ffn": True, "num_register_tokens": 3, "layerscale_value": 0.5}),
+    "DINOv3ViTModel": ("DINOv3ViTConfig", {
+        **VISION, "num_register_tokens": 4, "use_gated_mlp": True, "hidden_act": "silu"}),
     "BertModel": ("BertConfig", TEXT),
     "BertForMaskedLM": ("BertConfig", TEXT),
     "RobertaModel": ("RobertaConfig", {**TEXT, "max_position_embeddings": LENGTH + 2}),
     "RobertaForMaskedLM": ("RobertaConfig", {**TEXT, "max_position_embeddings": LENGTH + 2}),
 }  # fmt: skip
+TOKENS = {"image/tokens": "last_hidden_state", "image/features": "pooler_output"}
 OUTPUTS = {  # of ours ↔ of theirs
     "CLIPModel": {"image/embed": "image_embeds", "text/embed": "text_embeds"},
+    "MetaClip2Model": {"image/embed": "image_embeds", "text/embed": "text_embeds"},
     "CLIPTextModelWithProjection": {"text/features": "text_embeds"},
     "CLIPVisionModelWithProjection": {"image/features": "image_embeds"},
     "SiglipModel": {"image/embed": "image_embeds", "text/embed": "text_embeds"},
-    "ViTModel": {"image/tokens": "last_hidden_state", "image/features": "pooler_output"},
+    "ViTModel": TOKENS,
     "ViTForImageClassification": {"image/features": "logits"},
+    "Dinov2Model": TOKENS,
+    "Dinov2WithRegistersModel": TOKENS,
+    "DINOv3ViTModel": TOKENS,
     "BertModel": {"text/tokens": "last_hidden_state", "text/features": "pooler_output"},
     "BertForMaskedLM": {"text/logits": "logits"},
     "RobertaModel": {"text/tokens": "last_hidden_state", "text/features": "pooler_output"},
@@ -87,7 +101,7 @@ def theirs(model, batch, mean, std):
         "input_ids": torch.tensor(batch["text"]).long(),
         "attention_mask": torch.tensor(batch["text_mask"]).long(),
     }
-    if type(model).__name__.startswith(("Siglip", "ViT")):
+    if type(model).__name__.startswith(("Siglip", "ViT", "Dino", "DINO")):
         del inputs["attention_mask"]  # SigLIP's text is padded to the end and attends to all of it
     with torch.inference_mode():
         wanted = inspect.signature(model.forward).parameters

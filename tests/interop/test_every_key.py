@@ -24,9 +24,22 @@ BASES = {
     "SiglipModel": ("huggingface", "tiny-siglip", {}),
     "BertForMaskedLM": ("huggingface", "tiny-bert", {}),
     "ClapModel": ("huggingface", "tiny-clap", {}),
+    "Dinov2WithRegistersModel": ("huggingface", "tiny", {}),  # its tower made DINO's
+    "DINOv3ViTModel": ("huggingface", "tiny", {}),
     "big_vision": ("big_vision", "tiny-siglip", {}),
     "XCLIPModel": ("huggingface", "tiny", {}),  # its towers made X-CLIP's
 }
+
+
+_DINO = {
+    "head": "none", "norm_pre": False, "patch_bias": True, "mask_token": True, "layer_scale": 1.0,
+    "registers": 2,
+}  # fmt: skip
+DINO = {
+    "Dinov2WithRegistersModel": _DINO | {"norm_eps": 1e-6},
+    "DINOv3ViTModel": _DINO | {"position": "none", "rope": "centres", "rope_theta": 100.0,
+                               "rope_pairs": "halves", "qkv_bias": "qv"},
+}  # fmt: skip
 
 
 PREPROCESSED = {"big_vision": {"resize": "squash", "interpolation": "bilinear"}}
@@ -39,6 +52,10 @@ def base(case):
         del model["image"]
         model.video = part("xclip", size=32, patch_size=8, width=64, heads=4, frames=2)
         model.prompts = part("prompts")
+    if case in DINO:
+        del model["text"], model["logit"]
+        model.embed_dim = 64
+        model.image.update(DINO[case])
     model.update(changes)
     for spec in sections(model).values():
         if "depth" in spec:

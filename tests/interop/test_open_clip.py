@@ -1,6 +1,7 @@
 """open_clip's folders, both ways, against open_clip's own models on random weights."""
 
 import copy
+import functools
 import json
 
 import flax.traverse_util
@@ -17,7 +18,7 @@ from mmjax import models, pretrained
 from mmjax.data.tokenize import clip_tokenizer, train_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import formats, registry, start
-from mmjax.interop.open_clip import FAMILY, tables, timm
+from mmjax.interop.open_clip import FAMILY, eva, tables, timm
 from mmjax.interop.open_clip import config as settings_lib
 from mmjax.models.parts import part
 from mmjax.models.towers.text import ignores_padding
@@ -55,6 +56,20 @@ COCA = {
     "text_cfg": TEXT | {"embed_cls": True, "output_tokens": True},
     "multimodal_cfg": {"context_length": 16, "vocab_size": 512, "width": 64, "layers": 1},
 }  # fmt: skip
+EVA = {"embed_dim": 32, "custom_text": True, "text_cfg": TEXT}
+# As timm's vit_pe_core_* and eva02_*_clip_* call its class.
+TINY_EVA = {
+    "vit_pe_tiny_patch8_32": dict(
+        global_pool="map", attn_type="rope", use_pre_transformer_norm=True, use_rot_pos_emb=True,
+        ref_feat_shape=(4, 4), rope_grid_offset=1.0, rope_grid_indexing="xy",
+        attn_pool_num_heads=8, attn_pool_mlp_ratio=4.0,
+        norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-5),
+    ),
+    "eva02_tiny_patch8_clip_32": dict(
+        global_pool="token", qkv_fused=False, mlp_ratio=4 * 2 / 3, swiglu_mlp=True, scale_mlp=True,
+        scale_attn_inner=True, use_rot_pos_emb=True, ref_feat_shape=(16, 16),
+    ),
+}  # fmt: skip
 MODELS = {
     "gelu": CLIP,
     "quick_gelu, text tower of its own": CLIP | {"quick_gelu": True, "custom_text": True},
@@ -66,6 +81,24 @@ MODELS = {
         "text_cfg": TEXT | {"pool_type": "first", "no_causal_mask": True, "mlp_ratio": 3.7362},
     },
     "siglip": SIGLIP,
+    "pe_core": EVA
+    | {
+        "vision_cfg": {
+            "image_size": 32,
+            "timm_model_name": "vit_pe_tiny_patch8_32",
+            "timm_pool": "map",
+            "timm_proj": None,
+        },
+    },
+    "eva02": EVA
+    | {
+        "vision_cfg": {
+            "image_size": 32,
+            "timm_model_name": "eva02_tiny_patch8_clip_32",
+            "timm_pool": "token",
+            "timm_proj": None,
+        },
+    },
     "coca": COCA,
     "coca, as wide as its embedding": COCA | {"embed_dim": 64},
     "resnet": {
@@ -83,6 +116,10 @@ def tiny_timm(monkeypatch):
     monkeypatch.setitem(timm.TOWERS, "tiny", (64, 2, 4, 256))
     monkeypatch.setitem(timm.NAMES, ("tiny", 8, 32), "gelu")
     oracle.register_tiny_siglip()
+    shape = (8, 32, 64, 2, 4)
+    for make, (name, settings) in zip((eva._pe, eva._eva02), TINY_EVA.items(), strict=True):
+        monkeypatch.setitem(eva.TOWERS, name, make(*shape))
+        oracle.register_tiny_eva(name, settings)
 
 
 def build(settings):
@@ -156,7 +193,9 @@ def test_a_model_of_open_clip_reads_computes_and_writes_as_there(tmp_path, name)
     registry.export(tmp_path / "ours", "open_clip", config=config, params=params)
     written = safetensors.numpy.load_file(tmp_path / "ours" / "open_clip_model.safetensors")
     expected = {
-        key if name.startswith(("siglip", "coca")) else key.removeprefix("text."): value.numpy()
+        key
+        if name.startswith(("siglip", "coca", "pe_core", "eva02"))
+        else key.removeprefix("text."): value.numpy()
         for key, value in theirs.state_dict().items()
         if not key.endswith("num_batches_tracked")  # of batch norms: counted in training only
         and not key.startswith("text_decoder.")
@@ -418,3 +457,28 @@ def test_open_clip_to_hugging_face_and_back_changes_no_bit(tmp_path):
     registry.export(tmp_path / "c", "open_clip", config=config, params=params)
     found = safetensors.numpy.load_file(tmp_path / "c" / "open_clip_model.safetensors")
     np.testing.assert_equal(found, oracle.state_of(theirs))
+
+
+@pytest.mark.parametrize("case", ["pe_core", "eva02"])
+def test_positions_of_another_size_are_timms(tmp_path, case):
+    """Learned positions are resized, rotary ones scaled to the native grid."""
+    model = build(MODELS[case])
+    weights = registry.open_weights(save(tmp_path / "in", MODELS[case], model))
+    config = weights.config.copy_and_resolve_references()
+    config.model.image.size = 48
+    random = models.init(models.from_config(config.model), jax.random.key(0))
+    params, _ = start.start_from(weights, config.model, random)
+
+    name = MODELS[case]["vision_cfg"]["timm_model_name"]
+    settings = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4, "num_classes": 32}
+    eva_class = oracle.timm.models.eva
+    trunk = eva_class.Eva(img_size=48, **settings, **TINY_EVA[name]).eval()
+    trunk.load_state_dict(eva_class.checkpoint_filter_fn(model.visual.trunk.state_dict(), trunk))
+    batch = batch_of(config)
+    image = (batch["image"] / 255.0 - config.model.image.mean) / config.model.image.std
+    with torch.inference_mode():
+        expected = trunk(torch.tensor(image.transpose(0, 3, 1, 2), dtype=torch.float32)).numpy()
+    found = models.from_config(config.model).apply(
+        {"params": params}, {"image": batch["image"]}, ("image/features",)
+    )["image/features"]
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)

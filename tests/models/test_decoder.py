@@ -125,3 +125,37 @@ def test_parts_may_have_any_names_and_several_are_chosen_from():
         texts(two, own | {"other": other}, {"photo": batch["image"]})
     said = texts(two, own | {"other": other}, {"photo": batch["image"]}, of="joint")
     np.testing.assert_array_equal(said.tokens, expected.tokens)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_texts_go_on_from_their_prompts(beams):
+    """Prompts of several lengths in one batch: each row is what a search from its own gives."""
+    model, params, batch = made("cross", 0)
+    prompts = np.array([[START, 5, 6], [START, 7, 0], [START, 0, 0]], np.int32)
+    given = np.array([3, 2, 1], np.int32)
+    say = functools.partial(models.generate, model, params, end_id=END, start_id=START, beams=beams)
+    said = say({"image": batch["image"]}, prompt=(prompts, given))
+    plain = say({"image": batch["image"]})
+    np.testing.assert_array_equal(said.tokens[2], plain.tokens[2])
+    assert float(said.log_prob[2]) == pytest.approx(float(plain.log_prob[2]), abs=1e-5)
+    run = forward("cross", 0)
+    for row in range(2):
+        assert said.tokens[row, : given[row]].tolist() == prompts[row, : given[row]].tolist()
+        alive = [(tuple(prompts[row, : given[row]].tolist()), 0.0)]
+        for _ in range(LENGTH - given[row]):
+            texts = np.full((beams, LENGTH), END, np.int32)
+            for number, (tokens, _) in enumerate(alive):
+                texts[number, : len(tokens)] = tokens
+            log = np.asarray(run(np.full(beams, row), texts), np.float64)
+            options = []
+            for number, (tokens, total) in enumerate(alive):
+                if END in tokens[given[row] :]:
+                    options.append(((*tokens, END), total))
+                    continue
+                following = log[number, len(tokens) - 1]
+                options += [((*tokens, t), total + following[t]) for t in range(len(following))]
+            alive = sorted(options, key=lambda option: -option[1])[:beams]
+        assert tuple(said.tokens[row].tolist()) == alive[0][0]
+        assert float(said.log_prob[row]) == pytest.approx(alive[0][1], abs=1e-4)
+    with pytest.raises(UserError, match=r"length=2: the prompts have 3 tokens: cut them"):
+        say({"image": batch["image"]}, prompt=(prompts, given), length=2)

@@ -100,8 +100,8 @@ def test_random_parameters_start_as_designed():
 def kept(model, key, patches=4, images=6):
     """Which tokens stay, [images, kept]: every token carries its own number."""
     x = jnp.broadcast_to(jnp.arange(patches + 1.0)[None, :, None], (images, patches + 1, 1))
-    drop = functools.partial(model.module("image").apply, {}, x, method="drop_patches")
-    return np.asarray(drop(rngs={"dropout": key}))[:, :, 0].astype(int)
+    drop = functools.partial(model.module("image").apply, {}, x, None, method="drop_patches")
+    return np.asarray(drop(rngs={"dropout": key})[0])[:, :, 0].astype(int)
 
 
 def test_patch_dropout_keeps_the_class_token_and_a_share_of_the_patches():

@@ -16,6 +16,7 @@ from mmjax.data.modalities.base import (
 from mmjax.data.modalities.captions import Captions
 from mmjax.data.modalities.image import Image
 from mmjax.data.modalities.naflex import Naflex
+from mmjax.data.modalities.region_texts import RegionTexts
 from mmjax.data.modalities.regions import Regions
 from mmjax.data.modalities.tags import Tags
 from mmjax.data.modalities.text import Text
@@ -31,6 +32,7 @@ __all__ = [
     "LoadTokenizer",
     "Modality",
     "Naflex",
+    "RegionTexts",
     "Regions",
     "Tags",
     "Text",

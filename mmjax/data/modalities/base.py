@@ -85,6 +85,11 @@ class Modality:
         del batch
         return 0
 
+    def counted(self, items: Sequence[Any]) -> Mapping[str, int]:
+        """What the run counts of some items of training, by name."""
+        del items
+        return {}
+
     def check(self, source: Source, spec: Mapping[str, Any], key: str) -> None:
         """Looks at what `spec`, the config's entry `key`, has opened. UserError: it lacks what is
         read here."""

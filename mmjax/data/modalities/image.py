@@ -58,9 +58,7 @@ class Image(Modality):
                 if isinstance(image, bytes):
                     check_size(image, self.max_pixels)
                 return self.shown(open_image(image))
-            # Readers at other sizes (a teacher's) show the same crop of the same pixels.
-            rng = draw.rng("image")
-            crop = draw.once("image", lambda: Crop(image, rng, self.augment, self.max_pixels))
+            crop = drawn_crop(image, draw, self.augment, self.max_pixels)
             return crop.at((self.size, self.size))
         except BadRecord as error:
             raise BadRecord(f"{record.key} {error}") from error
@@ -74,3 +72,11 @@ class Image(Modality):
     def check(self, source: Source, spec: Mapping[str, Any], key: str) -> None:
         if spec.get("media", "image") != "image":
             raise UserError(f"config.model.{self.name} reads images: set {key}.media='image'.")
+
+
+def drawn_crop(
+    image: bytes | np.ndarray, draw: Draw, augment: Augment, max_pixels: int = MAX_PIXELS
+) -> Crop:
+    """The crop of an example's image: readers at other sizes (a teacher's), and of boxes in it, all
+    show the same one of the same pixels. BadRecord, without the record's key."""
+    return draw.once("image", lambda: Crop(image, draw.rng("image"), augment, max_pixels))

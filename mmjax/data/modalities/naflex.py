@@ -11,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image as Pillow
 
-from mmjax.data.augment import Augment, Crop
+from mmjax.data.augment import Augment
 from mmjax.data.draw import Draw
 from mmjax.data.images import MAX_PIXELS, Interpolation, check_size, open_image, to_rgb
 from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, register
+from mmjax.data.modalities.image import drawn_crop
 from mmjax.data.records import BadRecord, Record, Source
 from mmjax.data.workers import Batch
 from mmjax.errors import UserError
@@ -78,9 +79,7 @@ class Naflex(Modality):
                 if isinstance(image, bytes):
                     check_size(image, self.max_pixels)
                 return self.shown(open_image(image))
-            # Readers at other sizes (a teacher's) show the same crop of the same pixels.
-            rng = draw.rng("image")
-            crop = draw.once("image", lambda: Crop(image, rng, self.augment, self.max_pixels))
+            crop = drawn_crop(image, draw, self.augment, self.max_pixels)
             return self.cut(crop.at(fitting(*crop.shape, self.patch_size, self.patches)))
         except BadRecord as error:
             raise BadRecord(f"{record.key} {error}") from error

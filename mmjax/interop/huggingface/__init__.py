@@ -21,6 +21,7 @@ from mmjax.interop.huggingface import (
     bert,
     clap,
     clip,
+    dino,
     preprocessor,
     sentence,
     siglip,
@@ -33,8 +34,8 @@ from mmjax.interop.huggingface.architecture import Architecture
 from mmjax.interop.texts import Library, check_end
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *clip.MODELS, siglip.MODEL, siglip2.MODEL, vit.MODEL, *bert.MODELS, videoprism.MODEL,
-    xclip.MODEL, clap.MODEL,
+    *clip.MODELS, siglip.MODEL, siglip2.MODEL, vit.MODEL, *dino.MODELS, *bert.MODELS,
+    videoprism.MODEL, xclip.MODEL, clap.MODEL,
 )  # fmt: skip
 WEIGHTS = (
     "model.safetensors",
@@ -106,7 +107,7 @@ def read(path: Path) -> Weights:
 
 def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | None) -> None:
     """Writes what `from_pretrained` of the model's class, processor and tokenizer load."""
-    architecture = architecture_for(config.model)
+    architecture = architecture_for(config.model, tokenizer)
     state = architecture.family.write(params, config.model) | architecture.constants(config.model)
     settings = architecture.write_config(config.model, tokenizer)
     # One key of metadata: several would lie in another order in every process.
@@ -124,9 +125,12 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
         _write_json(file, json.loads(file.read_text(encoding="utf-8")) | length)
 
 
-def architecture_for(model: ConfigDict) -> Architecture:
-    """The architecture that holds `config.model`; UserError: what keeps the likeliest from it."""
-    fitting = sorted(ARCHITECTURES, key=lambda a: len(a.family.differences(model)))
+def architecture_for(model: ConfigDict, tokenizer: Tokenizer | None) -> Architecture:
+    """The architecture that holds `config.model` with this tokenizer; UserError: what keeps the
+    likeliest from it."""
+    fitting = sorted(
+        ARCHITECTURES, key=lambda a: (len(a.family.differences(model)), not a.suits(tokenizer))
+    )
     fitting[0].family.check_holds(model)
     return fitting[0]
 
@@ -147,7 +151,7 @@ def _architecture_of(settings: Mapping[str, Any], path: Path) -> Architecture:
 
 
 def _card(config: ConfigDict, tokenizer: Tokenizer | None) -> tuple[str, str]:
-    return architecture_for(config.model).card
+    return architecture_for(config.model, tokenizer).card
 
 
 def _library(folder: Path, config: ConfigDict, tokenizer: Tokenizer) -> Library:

@@ -19,6 +19,7 @@ from mmjax.models.parts import sections
 
 ACTIVATIONS = {
     "quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu",
+    "silu": "silu",
 }  # fmt: skip
 FROM_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
 FROM_ACTIVATIONS |= {"gelu_new": "gelu_tanh", "gelu_python": "gelu"}
@@ -43,6 +44,7 @@ class Architecture:
       constants: `config.model` → tensors that the class keeps in its files, and that are no
         parameters.
       words: a tokenizer's folder or hub name → that tokenizer as the class takes it.
+      suits: tokenizer or None → whether the class pools texts that it made at their end.
       pooled_at: config.json → the id, or LARGEST, at which texts are pooled; None: at no id.
     """
 
@@ -58,6 +60,7 @@ class Architecture:
     names: Callable[[Tensors], Tensors] = lambda tensors: tensors
     constants: Callable[[ConfigDict], dict[str, np.ndarray]] = lambda model: {}
     words: Callable[[str | Path], Tokenizer] = load_tokenizer
+    suits: Callable[[Tokenizer | None], bool] = lambda tokenizer: True
     pooled_at: Callable[[Mapping[str, Any]], int | str | None] = lambda settings: None
 
 

@@ -1,12 +1,13 @@
-"""CLIPModel of transformers (OpenAI's, LAION's and DataComp's weights), and its towers alone."""
+"""CLIPModel of transformers (OpenAI's, LAION's and DataComp's weights), MetaClip2Model (MetaCLIP 2,
+Chuang et al., 2025), which differs in where it pools texts, and their towers alone."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mmjax.data import Tokenizer
-from mmjax.errors import UserError
 from mmjax.interop.files import Tensors
 from mmjax.interop.formats import CLIP, Family
 from mmjax.interop.huggingface import preprocessor
@@ -50,14 +51,14 @@ def rows(model: ConfigDict) -> list[Row]:
     return [row for row in ROWS if row.paths[0].split("/")[0] in parts]
 
 
-def _read_config(part: str) -> Callable[[Mapping[str, Any], Tensors], ConfigDict]:
+def _read_config(name: str, part: str) -> Callable[[Mapping[str, Any], Tensors], ConfigDict]:
     """`eos_token_id` is not read: a text is pooled at its end, and a tokenizer that ends it with
     another id is refused (`_pooled_at`)."""
 
     def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
         import transformers  # seconds to import
 
-        theirs: Any = getattr(transformers, f"CLIP{part}Config").from_dict(dict(settings))
+        theirs: Any = getattr(transformers, f"{name}{part}Config").from_dict(dict(settings))
         model = zoo.default(*PARTS[part])
         model.embed_dim = theirs.projection_dim
         if part != "Text":
@@ -75,18 +76,18 @@ def _read_config(part: str) -> Callable[[Mapping[str, Any], Tensors], ConfigDict
     return read_config
 
 
-def _pooled_at(part: str) -> Callable[[Mapping[str, Any]], int | str | None]:
+def _pooled_at(name: str, part: str) -> Callable[[Mapping[str, Any]], int | str | None]:
     def pooled_at(settings: Mapping[str, Any]) -> int | str | None:
         import transformers
 
-        theirs: Any = getattr(transformers, f"CLIP{part}Config").from_dict(dict(settings))
+        theirs: Any = getattr(transformers, f"{name}{part}Config").from_dict(dict(settings))
         end = (theirs if part else theirs.text_config).eos_token_id
-        return LARGEST if end == 2 else end
+        return LARGEST if end == 2 and name == "CLIP" else end
 
     return pooled_at if part != "Vision" else lambda settings: None
 
 
-def _write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
+def _write_config(name: str, model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
     import transformers
 
     settings: dict[str, dict[str, Any]] = {}
@@ -103,11 +104,11 @@ def _write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
         tower["projection_dim"] = model.embed_dim
     if len(settings) == 1:
         part, tower = settings.popitem()
-        return getattr(transformers, f"CLIP{part}Config")(
-            architectures=[f"CLIP{part}ModelWithProjection"], dtype="float32", **tower
+        return getattr(transformers, f"{name}{part}Config")(
+            architectures=[f"{name}{part}ModelWithProjection"], dtype="float32", **tower
         )
-    return transformers.CLIPConfig(
-        architectures=["CLIPModel"],
+    return getattr(transformers, f"{name}Config")(
+        architectures=[f"{name}Model"],
         dtype="float32",
         projection_dim=model.embed_dim,
         logit_scale_init_value=model.logit.initial,
@@ -117,45 +118,43 @@ def _write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
 
 
 def _tokens(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """transformers pools text at the first `eos_token_id`, except that 2 stands for "the largest
-    id", as in configs written before its PR #24773. Without a tokenizer the end token is taken
-    to be the last of the vocabulary, after the start token, as in CLIP's own."""
+    """transformers pools text at the first `eos_token_id`, except that to a CLIPModel 2 stands for
+    "the largest id", as in configs written before its PR #24773. Without a tokenizer the end token
+    is taken to be the last of the vocabulary, after the start token, as in CLIP's own."""
     if tokenizer is None:
         start, end = model.text.vocab_size - 2, model.text.vocab_size - 1
         return {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
-    if tokenizer.eot_id == 2:
-        raise UserError(
-            "The tokenizer's end token has id 2, which transformers' CLIPModel takes for an old "
-            "config and pools text at its largest id: use a tokenizer with another end id."
-        )
     ids = {"eos_token_id": tokenizer.eot_id, "pad_token_id": tokenizer.pad_id}
     return ids | {"bos_token_id": tokenizer.start_id}
 
 
-def _architecture(part: str) -> Architecture:
-    """CLIPModel, or its "Text" or "Vision" tower with its projection alone."""
-    name = f"CLIP{part}ModelWithProjection" if part else "CLIPModel"
+def _architecture(name: str, part: str) -> Architecture:
+    """CLIPModel or MetaClip2Model, or its "Text" or "Vision" tower with its projection alone."""
+    model = f"{name}{part}ModelWithProjection" if part else f"{name}Model"
+    read_config, write_config = _read_config(name, part), functools.partial(_write_config, name)
+    kind, tower = {"CLIP": "clip", "MetaClip2": "metaclip_2"}[name], f"_{part.lower()}_model"
     example = (
-        _EXAMPLE
+        _EXAMPLE.replace("CLIPModel", model)
         if not part
         else f"""\
-from transformers import {name}
+from transformers import {model}
 
-model = {name}.from_pretrained(".")"""
+model = {model}.from_pretrained(".")"""
     )
     return Architecture(
         family=Family(
-            f"Hugging Face's {name}",
+            f"Hugging Face's {model}",
             parts=({name: CLIP[name] for name in PARTS[part]},),
             rows=rows,
-            read_back=read_back(rows, _read_config(part), _write_config),
+            read_back=read_back(rows, read_config, write_config),
             ignored=(r"(vision|text)_model\.embeddings\.position_ids",),
         ),
-        model_type={"": "clip", "Text": "clip_text_model", "Vision": "clip_vision_model"}[part],
-        classes=(name,),
-        read_config=_read_config(part),
-        pooled_at=_pooled_at(part),
-        write_config=_write_config,
+        model_type=kind + tower if part else kind,
+        classes=(model,),
+        read_config=read_config,
+        pooled_at=_pooled_at(name, part),
+        suits=lambda tokenizer: name != "CLIP" or tokenizer is None or tokenizer.eot_id != 2,
+        write_config=write_config,
         preprocessor=lambda config: (
             preprocessor.write("CLIPImageProcessor", config) if "image" in PARTS[part] else {}
         ),
@@ -165,12 +164,14 @@ model = {name}.from_pretrained(".")"""
 
 _EXAMPLE = """\
 from PIL import Image
-from transformers import CLIPModel, CLIPProcessor
+from transformers import AutoProcessor, CLIPModel
 
-model, processor = CLIPModel.from_pretrained("."), CLIPProcessor.from_pretrained(".")
+model, processor = CLIPModel.from_pretrained("."), AutoProcessor.from_pretrained(".")
 inputs = processor(text=["a cat", "a dog"], images=Image.open("picture.jpg"), return_tensors="pt",
                    padding=True, truncation=True)
 print(model(**inputs).logits_per_image.softmax(dim=-1))"""
 
-MODELS = tuple(map(_architecture, ("", "Text", "Vision")))
+MODELS = tuple(
+    _architecture(name, part) for name in ("CLIP", "MetaClip2") for part in ("", "Text", "Vision")
+)
 MODEL = MODELS[0]

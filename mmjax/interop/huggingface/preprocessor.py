@@ -5,6 +5,7 @@ Each field of transformers' processors is honoured, says nothing of pixels, or i
 overlooked, it would give other numbers and no error.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -16,9 +17,12 @@ from mmjax.errors import UserError
 from mmjax.interop.files import read_json
 from mmjax.models.parts import sections
 
+log = logging.getLogger("mmjax.interop")
+
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # PIL's numbers
 INTERPOLATION = {number: name for name, number in _RESAMPLE.items()}
 _HALF = [0.5, 0.5, 0.5]
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation
 _224 = {"height": 224, "width": 224}
 # What transformers' processors take where the file says nothing.
 _CLIP = {
@@ -34,7 +38,14 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "CLIP": _CLIP,
     "ViT": _SQUARE | {"resample": 2},
     "Siglip": _SQUARE | {"resample": 3, "default_to_square": False},
+    "Bit": _CLIP,  # DINOv2's
     "VideoMAE": _CLIP | {"resample": 2, "image_mean": _HALF, "image_std": _HALF},
+}  # fmt: skip
+# It does not round pixels after resizing: they differ from mmjax's by up to half a level of 255.
+UNROUNDED: dict[str, dict[str, Any]] = {
+    "DINOv3ViT": _SQUARE | {
+        "resample": 2, "image_mean": list(IMAGENET[0]), "image_std": list(IMAGENET[1]),
+    },
 }  # fmt: skip
 SPELLINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 NAFLEX = {  # Siglip2ImageProcessor: images in their own shape
@@ -64,13 +75,16 @@ def part_of(model: ConfigDict) -> ConfigDict | None:
     return next((part for part in sections(model).values() if "mean" in part), None)
 
 
-def read(folder: Path, model: ConfigDict, model_type: str) -> dict[str, str]:
+def read(
+    folder: Path, model: ConfigDict, model_type: str, *, any_size: bool = False
+) -> dict[str, str]:
     """Puts mean and deviation into `config.model`; returns the keys of `config.data` that say how
     an image is resized.
 
     What the file leaves open is as in the processor that it names, else in that of the
     `model_type`: CLIP's cuts the middle, ViT's resizes bilinearly, and a lone number is the
-    shortest side for CLIP's.
+    shortest side for CLIP's. With `any_size` the file's size may be another than the model's, as
+    DINOv2's is, which computes positions of any: a warning says so.
 
     Raises:
       UserError: it is prepared as nothing is here; all fields that are in the way are named.
@@ -85,14 +99,20 @@ def read(folder: Path, model: ConfigDict, model_type: str) -> dict[str, str]:
     cuts, wanted = bool(settings["do_center_crop"]), image.size
     unlike = {
         "do_center_crop": not cuts and not square,
-        "size": side != wanted,
-        "crop_size": cuts and (not cut_square or cut != wanted),
+        "size": side != wanted and not any_size,
+        "crop_size": cuts and (not cut_square or cut != wanted) and not any_size,
     }
     take(
         image, settings, unlike, KNOWN, file,
         f"it resizes them to the model's {wanted} pixels, bicubically or bilinearly, squashed or "
         "with the middle cut out, and normalises",
     )  # fmt: skip
+    final = cut if cuts else side
+    if any_size and final != wanted:
+        log.warning(
+            "%s makes pictures of %s pixels, and the weights are of %s: load(..., image_size=%s) "
+            "resizes their positions as transformers does.", file, final, wanted, final,
+        )  # fmt: skip
     return {
         "resize": "squash" if square else "shortest",
         "interpolation": INTERPOLATION[settings["resample"]],
@@ -154,15 +174,16 @@ def find(folder: Path, section: str) -> tuple[Path, dict[str, Any] | None]:
 
 
 def _defaults(found: Mapping[str, Any], model_type: str, file: Path) -> dict[str, Any]:
-    """Of the processor that the file names; UserError: it is none of `PROCESSORS`."""
+    """Of the processor that the file names; UserError: it is none that is known."""
+    every = PROCESSORS | UNROUNDED
     name = found.get("image_processor_type") or found.get("feature_extractor_type")
     if name is None:
-        kind = {"vit": "ViT", "siglip": "Siglip"}.get(model_type, "CLIP")
-        return PROCESSORS[kind]
-    for kind, defaults in PROCESSORS.items():
+        kind = {"vit": "ViT", "siglip": "Siglip", "dinov3_vit": "DINOv3ViT"}.get(model_type, "CLIP")
+        return every[kind]
+    for kind, defaults in every.items():
         if name in [kind + spelling for spelling in SPELLINGS]:
             return defaults
-    known = ", ".join(f"{kind}ImageProcessor" for kind in PROCESSORS)
+    known = ", ".join(f"{kind}ImageProcessor" for kind in every)
     raise UserError(f"{file} is of a {name}: mmjax prepares pictures as {known} do.")
 
 

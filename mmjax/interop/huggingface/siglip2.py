@@ -68,7 +68,7 @@ def read_preprocessor(folder: Path, model: ConfigDict) -> dict[str, str]:
     UserError: it is prepared as nothing is here.
     """
     file, found = preprocessor.find(folder, "image_processor")
-    settings = preprocessor.NAFLEX | (found or {})
+    settings: dict[str, Any] = preprocessor.NAFLEX | (found or {})
     unlike = {
         "patch_size": settings["patch_size"] != model.image.patch_size,
         "max_num_patches": not isinstance(settings["max_num_patches"], int),

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from mmjax.data import Tokenizer
 from mmjax.data.keys import PREPROCESS
 from mmjax.errors import UserError
-from mmjax.interop.open_clip import timm
+from mmjax.interop.open_clip import eva, timm
 from mmjax.interop.open_clip.tables import has_own_text, is_siglip
 from mmjax.interop.texts import is_openais
 from mmjax.models import zoo
@@ -71,7 +71,9 @@ def read_model(settings: Mapping[str, Any]) -> ConfigDict:
     model.logit.initial = float(settings.get("init_logit_scale", model.logit.initial))
     if settings.get("init_logit_bias") is not None:
         model.logit.update(bias=float(settings["init_logit_bias"]), max=0.0)
-    if image.get("timm_model_name"):
+    if image.get("timm_model_name") in eva.TOWERS:
+        eva.read(image, model.image)
+    elif image.get("timm_model_name"):
         timm.read(image, model.image)
     elif isinstance(image.get("layers", 12), list):
         _read_resnet(image, model)
@@ -169,6 +171,8 @@ def obstacles(model: ConfigDict) -> list[str]:
         f"the text head is {text.head!r}": text.head not in _HEADS,
     }
     found = [reason for reason, there in present.items() if there]
+    if eva.is_eva(model.image):
+        return found + eva.obstacles(model.image)
     return found + (timm.obstacles(model.image) if is_siglip(model) else [])
 
 
@@ -193,6 +197,8 @@ def write_model(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any
         settings["custom_text"] = True
     if is_siglip(model):
         vision |= timm.write(image)
+    elif eva.is_eva(image):
+        vision |= eva.write(image)
     elif image.kind == "resnet":
         vision |= {"layers": list(image.stages), "width": image.width, "patch_size": None,
                    "head_width": image.width * 32 // image.heads}  # fmt: skip

@@ -1,11 +1,12 @@
 """Name tables of open_clip: its own CLIP (the names are OpenAI's), its ResNet, and SigLIP, whose
-image tower is timm's."""
+image tower is timm's. Those of timm's class Eva are in `eva.py`."""
 
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from mmjax.interop.huggingface.architecture import linear, norm
+from mmjax.interop.open_clip import eva
 from mmjax.interop.table import CONV, LINEAR, Row
 
 
@@ -13,6 +14,8 @@ def rows(model: ConfigDict) -> Sequence[Row]:
     """The table of `config.model`, as open_clip's CLIP or, for SigLIP, its CustomTextCLIP."""
     if is_siglip(model):
         image = _timm(model)
+    elif eva.is_eva(model.image):
+        image = eva.rows(model.image)
     else:
         image = _resnet(model) if model.image.kind == "resnet" else _vit(model)
     bias = [] if model.logit.bias is None else [Row("logit_bias", "logit_bias")]
@@ -31,7 +34,7 @@ def is_siglip(model: ConfigDict) -> bool:
 
 def has_own_text(model: ConfigDict) -> bool:
     """Whether today's open_clip keeps the text tower apart, under "text.": a CustomTextCLIP."""
-    return is_siglip(model) or model.text.pool == "appended"
+    return is_siglip(model) or eva.is_eva(model.image) or model.text.pool == "appended"
 
 
 def _vit(model: ConfigDict) -> list[Row]:
@@ -89,7 +92,7 @@ def _blocks(ours: str, theirs: str) -> list[Row]:
     attention = f"{ours}/attention"
     return [
         *norm(f"{ours}/norm1", f"{theirs}.ln_1"),
-        *_packed(attention, ("query", "key", "value"), f"{theirs}.attn.in_proj_"),
+        *eva.packed(attention, ("query", "key", "value"), f"{theirs}.attn.in_proj_"),
         *linear(f"{attention}/out", f"{theirs}.attn.out_proj"),
         *norm(f"{ours}/norm2", f"{theirs}.ln_2"),
         *linear(f"{ours}/mlp/fc1", f"{theirs}.mlp.c_fc"),
@@ -101,25 +104,18 @@ def _timm(model: ConfigDict) -> list[Row]:
     width, trunk = model.image.width, "visual.trunk"
     tokens = (model.image.size // model.image.patch_size) ** 2
     ours, theirs = "image/blocks", trunk + ".blocks.{}"
-    pool, attn_pool = "image/pool", f"{trunk}.attn_pool"
     return [
         Row("image/patch_embed/kernel", f"{trunk}.patch_embed.proj.weight", CONV),
         Row("image/patch_embed/bias", f"{trunk}.patch_embed.proj.bias"),
         Row("image/position_embed", f"{trunk}.pos_embed", shape=(1, tokens, width)),
         *norm(f"{ours}/norm1", f"{theirs}.norm1"),
-        *_packed(f"{ours}/attention", ("query", "key", "value"), f"{theirs}.attn.qkv."),
+        *eva.packed(f"{ours}/attention", ("query", "key", "value"), f"{theirs}.attn.qkv."),
         *linear(f"{ours}/attention/out", f"{theirs}.attn.proj"),
         *norm(f"{ours}/norm2", f"{theirs}.norm2"),
         *linear(f"{ours}/mlp/fc1", f"{theirs}.mlp.fc1"),
         *linear(f"{ours}/mlp/fc2", f"{theirs}.mlp.fc2"),
         *norm("image/norm_post", f"{trunk}.norm"),
-        Row(f"{pool}/probe", f"{attn_pool}.latent", shape=(1, 1, width)),
-        *linear(f"{pool}/attention/query", f"{attn_pool}.q"),
-        *_packed(f"{pool}/attention", ("key", "value"), f"{attn_pool}.kv."),
-        *linear(f"{pool}/attention/out", f"{attn_pool}.proj"),
-        *norm(f"{pool}/norm", f"{attn_pool}.norm"),
-        *linear(f"{pool}/mlp/fc1", f"{attn_pool}.mlp.fc1"),
-        *linear(f"{pool}/mlp/fc2", f"{attn_pool}.mlp.fc2"),
+        *eva.map_pool(width, trunk),
     ]
 
 
@@ -152,12 +148,4 @@ def _conv_and_norm(
         *norm(f"{ours}/norm{which}", f"{theirs}.{batch_norm}"),
         Row(f"{ours}/norm{which}/mean", f"{theirs}.{batch_norm}.running_mean"),
         Row(f"{ours}/norm{which}/var", f"{theirs}.{batch_norm}.running_var"),
-    ]
-
-
-def _packed(ours: str, names: Sequence[str], theirs: str) -> list[Row]:
-    """Several linear layers as one, their outputs side by side."""
-    return [
-        Row(tuple(f"{ours}/{name}/kernel" for name in names), f"{theirs}weight", LINEAR),
-        Row(tuple(f"{ours}/{name}/bias" for name in names), f"{theirs}bias"),
     ]

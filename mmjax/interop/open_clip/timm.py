@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
+from mmjax.interop.open_clip import eva
 
 TOWERS = {  # width, depth, heads, MLP
     "base": (768, 12, 12, 3072),
@@ -34,7 +35,7 @@ def read(settings: Mapping[str, Any], image: ConfigDict) -> None:
         raise UserError(
             f"open_clip_config.json: vision_cfg.timm_model_name={name!r} is none of timm's towers "
             f"that mmjax has: {', '.join(_name(*key) for key in NAMES)}, each with timm_pool='map' "
-            "and timm_proj='none'."
+            f"and timm_proj='none', {', '.join(eva.TOWERS)}."
         )
     (tower, patch, size), half = keys[0], (0.5, 0.5, 0.5)
     width, depth, heads, mlp_dim = TOWERS[tower]

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from mmjax.errors import UserError
 from mmjax.models.graph import Function
 from mmjax.models.heads import check_head, check_heads, normal, tower_outputs
-from mmjax.models.layers import layer_norm
 from mmjax.models.parts import register
 from mmjax.models.positions import resized_positions
 from mmjax.models.towers.vision import VisionTower
@@ -40,7 +39,10 @@ class NaflexTower(VisionTower):
 
     modality = "naflex"
 
-    DERIVED = ("position", "queries", "pool_heads", "patch_dropout", "pixel_head")  # as they are
+    DERIVED = (  # as they are
+        "position", "position_resize", "rope", "rope_grid", "queries", "pool_heads", "map_heads",
+        "patch_dropout", "registers", "mask_token", "pixel_head",
+    )  # fmt: skip
     SMOKE: ClassVar = {**VisionTower.SMOKE, "patches": 16}
 
     @classmethod
@@ -74,7 +76,7 @@ class NaflexTower(VisionTower):
           image: patches row by row, each in the order (y, x, colour); padding at the end.
           mask: bool [B, N], False on padding.
           shape: int32 [B, 2], rows and columns of patches.
-          train: nothing here is random.
+          train: turns `drop_path` on (rng "dropout").
         """
         x = self.embed_patches(image)
         table = self.param(
@@ -82,6 +84,6 @@ class NaflexTower(VisionTower):
         )
         x = x + resized_positions(table, shape, x.shape[1]).astype(x.dtype)
         if self.norm_pre:
-            x = layer_norm(self.norm_eps, self.dtype, "norm_pre")(x)
+            x = self.norm("norm_pre")(x)
         seen = mask.sum(axis=1, dtype=jnp.int32)  # lengths: the kernels are quicker with these
-        return self.read_out(self.run_blocks(x, seen), outputs, mask)
+        return self.read_out(self.run_blocks(x, seen, train=train), outputs, mask)

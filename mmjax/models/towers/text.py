@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 from mmjax.models.attention import may_see
+from mmjax.models.form import Formed, check_rope
 from mmjax.models.graph import Function
 from mmjax.models.heads import (
     POOLED,
@@ -37,6 +38,7 @@ from mmjax.models.layers import (
 )
 from mmjax.models.parts import register, sections
 from mmjax.models.positions import positions_in_segments, sincos_1d
+from mmjax.models.rope import line_angles
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
 from mmjax.values import COUNT, COUNT_OR_0, NATURAL, POSITIVE, POSITIVE_OR_0
 
@@ -44,7 +46,7 @@ APPENDED = ("appended", "class")  # pools of a token behind the text
 
 
 @register("transformer")
-class TextTower(nn.Module):
+class TextTower(Formed):
     """int32 ids [B, L], L ≤ context -> "tokens" [B, L, W], "features" and "embed" [B, D].
 
     Of bags of texts [B, K, L] all outputs are [B, K, …], those of each text by itself.
@@ -73,8 +75,10 @@ class TextTower(nn.Module):
       tags: Last positions of a text that hold the tags of its image (Oscar).
       position: Position embedding; sincos: the fixed one of Vaswani et al. (2017), added to tokens
         times √width.
+      rope: Rotary positions in attention.
       bag: Captions of an example that are read in training, the first of its record, as mil_nce
         takes them; 0: one, and no bag.
+      boxes: Also read a region of the image and its box as texts, as locca takes them.
       position_offset: Row of the position embedding where a text begins; RoBERTa: 2.
       mlm_head: BERT's masked-language head, for token_logits.
       causal: A token sees earlier tokens only.
@@ -103,8 +107,10 @@ class TextTower(nn.Module):
     embed_norm: bool = False
     token_types: Annotated[int, NATURAL] = 0
     tags: Annotated[int, SHAPE_FREE, NATURAL] = 0
-    position: Literal["learned", "sincos"] = "learned"
+    position: Literal["learned", "sincos", "none"] = "learned"
+    rope: Annotated[bool, SHAPE_FREE] = False
     bag: Annotated[int, TRAINING_ONLY, COUNT_OR_0] = 0
+    boxes: Annotated[bool, TRAINING_ONLY] = False
     position_offset: Annotated[int, NATURAL] = 0
     mlm_head: bool = False
     causal: Annotated[bool, SHAPE_FREE] = True
@@ -130,11 +136,22 @@ class TextTower(nn.Module):
                 "mask_padding=False."
             )
         joints = [part for part in sections(model).values() if name in part.get("of", ())]
+        if spec.rope:
+            check_rope(key, spec, 2)
+        if spec.rope and joints:
+            raise UserError(
+                f"{key}.rope is not of the layers of a fusion: set it to False, or take this part "
+                "out of fusions."
+            )
+        if spec.rms_norm and spec.centred_norms:
+            raise UserError(f"{key}.centred_norms is of layer norms: set {key}.rms_norm=False.")
         if spec.bag and (joints or spec.tags or spec.depth < 1):
             raise UserError(
                 f"{key}.bag={spec.bag} is for a text tower by itself: set it to 0, or take this "
                 "part out of fusions and set its tags=0 and its depth to 1 or more."
             )
+        if spec.boxes and (spec.tags or spec.bag):
+            raise UserError(f"{key}.boxes=True is of captions and regions: set tags=0 and bag=0.")
         if not spec.tags:
             return
         if not any(part.kind == "concat" for part in joints) or spec.depth or spec.token_types < 2:
@@ -159,6 +176,8 @@ class TextTower(nn.Module):
 
     @property
     def modality(self) -> str:
+        if self.boxes:
+            return "region_texts"
         return "tags" if self.tags else "captions" if self.bag else "text"
 
     def functions(self, name: str) -> tuple[Function, ...]:
@@ -183,7 +202,7 @@ class TextTower(nn.Module):
         position: jax.Array | None = None,
         train: bool = False,
     ) -> dict[str, Any]:
-        """Computes the named outputs; `train` changes nothing.
+        """Computes the named outputs; `train` turns `drop_path` on (rng "dropout").
 
         "tokens" are the last layer's tokens, normalised; "features" what is pooled of them and
         projected, "embed" the same at unit length. Bags are `text` and `mask` [B, K, L], and no
@@ -211,9 +230,13 @@ class TextTower(nn.Module):
             own = (segment[:, :, None] == segment[:, None, :])[:, None]
             seen = own if seen is None else seen & own
         begin = position if segment is None else positions_in_segments(segment)
+        x = self.embed(text, begin, append)
         x, cache = stack(
-            self.embed(text, begin, append),
+            x,
             seen,
+            angles=self.angles(x.shape[1], begin),
+            dropped=self.dropped(self.depth, train),
+            form=self.form,
             cache=cache,
             position=position,
             depth=self.depth,
@@ -232,7 +255,7 @@ class TextTower(nn.Module):
         )
         norm: Any = lambda x: x  # noqa: E731 (post-norm blocks end with one)
         if self.norm == "pre":
-            norm = layer_norm(self.norm_eps, self.dtype, "norm_post", self.centred_norms)
+            norm = self.layer_norm("norm_post", self.centred_norms)
         tokens = x[:, :-1] if append else x
         result: dict[str, Any] = {} if cache is None else {"cache": cache}
         if "tokens" in outputs:
@@ -263,22 +286,17 @@ class TextTower(nn.Module):
         Positions are counted from `position` on, or are given, as int32 [B, L]. `append` puts a
         class token behind, with a position of its own: [B, L + 1, W].
         """
-        rows = self.position_offset + self.context_length + (self.pool == "appended")
-        shape, factor = (rows, self.width), None
-        if self.position == "sincos":
-            table, factor = (
-                self.param("position_table", lambda key: sincos_1d(*shape)),
-                shape[1] ** 0.5,
-            )
-        else:
-            table = self.param("position_embed", normal(0.01), shape)
+        factor = self.width**0.5 if self.position == "sincos" else None
+        table = self.position_rows()
         first = self.position_offset + (0 if position is None else position)
-        if jnp.ndim(first):
-            positions = table[first]
-        else:
-            positions = jax.lax.dynamic_slice_in_dim(table, first, text.shape[1])
         x = self.token_embed(text)
-        x = (x * factor if factor else x) + positions.astype(self.dtype)
+        x = x * factor if factor else x
+        if table is not None:
+            if jnp.ndim(first):
+                positions = table[first]
+            else:
+                positions = jax.lax.dynamic_slice_in_dim(table, first, text.shape[1])
+            x = x + positions.astype(self.dtype)
         if self.token_types:
             types = self.param("type_embed", normal(0.02), (self.token_types, self.width))
             is_tag = np.arange(text.shape[1]) >= self.context_length - self.tags
@@ -287,10 +305,33 @@ class TextTower(nn.Module):
             std = 0.01 if self.pool == "appended" else self.width**-0.5
             token = self.param("class_embed", normal(std), (self.width,))
             token = token * factor if factor else token
-            token = token + table[-1] if self.pool == "appended" else token
+            if self.pool == "appended" and table is not None:
+                token = token + table[-1]
             token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
             x = jnp.concatenate([x, token], axis=1)
-        return layer_norm(self.norm_eps, self.dtype, "norm_embed")(x) if self.embed_norm else x
+        return self.layer_norm("norm_embed")(x) if self.embed_norm else x
+
+    def layer_norm(self, name: str, centred: bool = False) -> nn.Module:
+        return layer_norm(self.norm_eps, self.dtype, name, centred, rms=self.rms_norm)
+
+    def angles(self, length: int, begin: jax.Array | None) -> jax.Array | None:
+        """RoPE's of `length` tokens, float32 [B or 1, length, d/2]; `begin` is as of `embed`."""
+        if not self.rope:
+            return None
+        positions = jnp.arange(length)[None] + (0 if begin is None else begin)
+        if begin is not None and begin.ndim:  # each token's, but that of an appended one
+            positions = jnp.pad(begin, ((0, 0), (0, length - begin.shape[1])), mode="edge")
+        return line_angles(positions, self.width // self.heads, self.rope_theta)
+
+    def position_rows(self) -> jax.Array | None:
+        """Positions [rows, W]; None: there are none."""
+        rows = self.position_offset + self.context_length + (self.pool == "appended")
+        shape = (rows, self.width)
+        if self.position == "sincos":
+            return self.param("position_table", lambda key: sincos_1d(*shape))
+        if self.position == "learned":
+            return self.param("position_embed", normal(0.01), shape)
+        return None
 
     def seen_of_appended(self, text: jax.Array, mask: jax.Array) -> jax.Array:
         """bool [B, 1, 1, L + 1], the positions that the appended token (and all others) may see.

@@ -70,6 +70,11 @@ class VideoTower(VisionTower):
         if spec.pixel_head:
             raise UserError(f"{key}.pixel_head is of images: set it to False.")
         one = spec.over_time in ONE_SEQUENCE
+        if one and (spec.rope != "none" or spec.registers):
+            raise UserError(
+                f"{key}.over_time={spec.over_time!r} makes one sequence of frames, and registers "
+                "and RoPE are of one image: set registers=0 and rope='none', or over_time='mean'."
+            )
         if one and spec.patch_dropout:
             raise UserError(
                 f"{key}.patch_dropout drops other patches of each frame, and over_time="
@@ -144,7 +149,7 @@ class VideoTower(VisionTower):
         images = video.reshape(-1, *video.shape[2:])
         if times == 1:
             return VisionTower.__call__(self, outputs, images, None, train)
-        x = self.embed_tokens(images, None, train)  # [B·T, 1 + N, W]
+        x, _ = self.embed_tokens(images, None, train)  # [B·T, 1 + N, W]
         x = x.reshape(rows, times, -1, self.width)
         first = int(self.class_token)
         token, patches = x[:, 0, :first], x[:, :, first:]
@@ -156,9 +161,12 @@ class VideoTower(VisionTower):
         mask = jnp.arange(times) < count[:, None]
         seen = jnp.repeat(mask, patches.shape[1] // times, axis=1)
         if self.over_time == "divided":
-            x = self.run_blocks(x, mask, block=DividedBlock, class_token=self.class_token)
+            x = self.run_blocks(
+                x, mask, train=train, block=DividedBlock, class_token=self.class_token
+            )
         else:
-            x = self.run_blocks(x, seen.sum(axis=1, dtype=jnp.int32) + first)  # lengths
+            lengths = seen.sum(axis=1, dtype=jnp.int32) + first
+            x = self.run_blocks(x, lengths, train=train)
         return self.read_out(x, outputs, seen)
 
 

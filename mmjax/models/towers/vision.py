@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
+from mmjax.models.form import Formed, check_rope
 from mmjax.models.graph import Function
 from mmjax.models.heads import (
     POOLED,
@@ -34,16 +35,18 @@ from mmjax.models.layers import (
 from mmjax.models.parts import register
 from mmjax.models.patches import PatchEmbed
 from mmjax.models.positions import sincos_2d
-from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
-from mmjax.values import COUNT, NATURAL, POSITIVE, SHARE, Range
+from mmjax.models.rope import Rule, grid_angles
+from mmjax.schema import RESUMABLE, SHAPE_FREE, TRAINING_ONLY
+from mmjax.values import COUNT, COUNT_OR_0, NATURAL, POSITIVE, SHARE, Range
 
 Mean = Annotated[tuple[float, float, float], SHAPE_FREE, SHARE]
+PositionResize = Literal["cubic", "plain_cubic", "linear"]
 Deviation = Annotated[tuple[float, float, float], SHAPE_FREE, POSITIVE]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 
 
 @register("vit")
-class VisionTower(nn.Module):
+class VisionTower(Formed):
     """Images [B, S, S, 3], uint8 or float32 in 0..255 -> "tokens" [B, N, W], "features" and
     "embed" [B, D].
 
@@ -65,11 +68,21 @@ class VisionTower(nn.Module):
       attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.
       remat: What the backward pass recomputes to save memory.
       unroll: Write the layers out (fast on CPU) or loop (compiles fast).
-      pool: How tokens become one: class token, mean, attention (map), the first of several
-        attention queries (queries; open_clip's CoCa).
+      pool: How tokens become one: class token, mean, attention (map), attention that sees a class
+        token, too (map_cls; Perception Encoder), or the first of several attention queries
+        (queries; open_clip's CoCa).
       queries: pool=queries: how many; the others give tokens for a fusion.
       pool_heads: pool=queries: heads of their attention.
+      map_heads: pool=map and map_cls: heads of their attention; 0: as many as the blocks have.
       position: Position embedding.
+      position_resize: Filter by which positions come to another image size: bicubic and antialiased
+        (cubic), the same without antialiasing (plain_cubic; DINOv2), or linear and antialiased.
+      rope: Rotary positions of patches in attention, by the index of column and row (Perception
+        Encoder), by the index scaled to rope_grid (EVA-02), or by the patch's centre (DINOv3).
+      rope_grid: rope=index or scaled: patches on a side of the grid that positions are scaled to;
+        0: they are not.
+      registers: Learned tokens after the class token that no pool takes (Darcet et al., 2024).
+      mask_token: A learned token in the place of hidden patches, without a head for pixels.
       norm_pre: A layer norm before the blocks, as CLIP has.
       patch_bias: A bias in the patch embedding.
       patch_dropout: Share of patches dropped in training (FLIP).
@@ -92,10 +105,16 @@ class VisionTower(nn.Module):
     attention: Kernel = "auto"
     remat: Remat = "none"
     unroll: Unroll = True
-    pool: Annotated[Literal["cls", "mean", "map", "queries"], SHAPE_FREE] = "cls"
+    pool: Annotated[Literal["cls", "mean", "map", "map_cls", "queries"], SHAPE_FREE] = "cls"
     queries: Annotated[int, Range(2)] = 256
     pool_heads: Annotated[int, SHAPE_FREE, COUNT] = 8
-    position: Literal["learned", "sincos"] = "learned"
+    map_heads: Annotated[int, SHAPE_FREE, COUNT_OR_0] = 0
+    position: Literal["learned", "sincos", "none"] = "learned"
+    position_resize: Annotated[PositionResize, RESUMABLE] = "cubic"
+    rope: Annotated[Rule, SHAPE_FREE] = "none"
+    rope_grid: Annotated[int, SHAPE_FREE, COUNT_OR_0] = 0
+    registers: Annotated[int, NATURAL] = 0
+    mask_token: bool = False
     norm_pre: bool = True
     patch_bias: bool = False
     patch_dropout: Annotated[float, SHAPE_FREE, TRAINING_ONLY, Range(0, below=1)] = 0.0
@@ -124,6 +143,8 @@ class VisionTower(nn.Module):
                 "'queries'."
             )
         check_pool(key, spec, model)
+        if spec.rope != "none":
+            check_rope(key, spec, 4)
         if spec.patch_size > spec.size:
             raise UserError(
                 f"{key}.patch_size={spec.patch_size} is larger than the image (size={spec.size})."
@@ -150,14 +171,16 @@ class VisionTower(nn.Module):
         same at unit length, in float32. "pixels" float32 [B, N, 3 P²] are the pixels predicted for
         each patch; patches where `patch_mask` bool [B, N] is True are hidden from the tower.
         """
-        return self.read_out(self.run_blocks(self.embed_tokens(image, patch_mask, train)), outputs)
+        x, angles = self.embed_tokens(image, patch_mask, train)
+        return self.read_out(self.run_blocks(x, train=train, angles=angles), outputs)
 
     def embed_tokens(
         self, image: jax.Array, patch_mask: jax.Array | None, train: bool
-    ) -> jax.Array:
-        """[B, S, S, 3] -> what the blocks begin with, [B, N, W], a class token first."""
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """[B, S, S, 3] -> what the blocks begin with, [B, N, W], the class token and registers
+        first; and RoPE's angles, where there is any."""
         x = self.embed_patches(image)  # [B, N, W]
-        if self.pixel_head:
+        if self.pixel_head or self.mask_token:
             hidden = self.param("mask_embed", normal(0.02), (self.width,)).astype(x.dtype)
             if patch_mask is not None:
                 x = jnp.where(patch_mask[:, :, None], hidden, x)
@@ -165,18 +188,40 @@ class VisionTower(nn.Module):
             token = self.param("class_embed", normal(self.width**-0.5), (self.width,))
             token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
             x = jnp.concatenate([token, x], axis=1)  # [B, 1 + N, W]
-        x = x + self.positions(x.shape[1]).astype(x.dtype)
+        if self.position != "none":
+            x = x + self.positions(x.shape[1]).astype(x.dtype)
+        angles = self.angles()
         if train and self.patch_dropout > 0:
-            x = self.drop_patches(x)
-        return layer_norm(self.norm_eps, self.dtype, "norm_pre")(x) if self.norm_pre else x
+            x, angles = self.drop_patches(x, angles)
+        if self.registers:
+            tokens = self.param("register_embed", normal(0.02), (self.registers, self.width))
+            tokens = jnp.broadcast_to(tokens.astype(x.dtype), (len(x), *tokens.shape))
+            first = int(self.class_token)
+            x = jnp.concatenate([x[:, :first], tokens, x[:, first:]], axis=1)
+        return self.norm("norm_pre")(x) if self.norm_pre else x, angles
 
-    def run_blocks(self, x: jax.Array, mask: jax.Array | None = None, **fields: Any) -> jax.Array:
+    def norm(self, name: str) -> nn.Module:
+        return layer_norm(self.norm_eps, self.dtype, name, rms=self.rms_norm)
+
+    def angles(self) -> jax.Array | None:
+        """RoPE's of all tokens, float32 [1, N, d/2]."""
+        if self.rope == "none":
+            return None
+        head, first = self.width // self.heads, self.first
+        angles = grid_angles(
+            self.rope, *self.grid, head, self.rope_theta, self.rope_grid, first, self.class_token
+        )
+        return jnp.asarray(angles)[None]
+
+    def run_blocks(
+        self, x: jax.Array, mask: jax.Array | None = None, *, train: bool, **fields: Any
+    ) -> jax.Array:
         """The blocks on tokens [B, N, W]; `mask` and other `fields` are as of `stack`."""
         return stack(
-            x, mask, depth=self.depth, heads=self.heads, mlp_dim=self.mlp_dim,
-            activation=self.activation, norm="pre", norm_eps=self.norm_eps, causal=False,
-            attention=self.attention, remat=self.remat, unroll=self.unroll, dtype=self.dtype,
-            **fields,
+            x, mask, dropped=self.dropped(self.depth, train), form=self.form, depth=self.depth,
+            heads=self.heads, mlp_dim=self.mlp_dim, activation=self.activation, norm="pre",
+            norm_eps=self.norm_eps, causal=False, attention=self.attention, remat=self.remat,
+            unroll=self.unroll, dtype=self.dtype, **fields,
         )[0]  # fmt: skip
 
     def read_out(
@@ -184,7 +229,7 @@ class VisionTower(nn.Module):
     ) -> dict[str, jax.Array]:
         """The named outputs of the last layer's tokens [B, N, W]; patches where `mask` bool
         [B, N], without a class token, is False are not pooled."""
-        norm = layer_norm(self.norm_eps, self.dtype, "norm_post")
+        norm = self.norm("norm_post")
         if self.pool == "queries":
             return self.pool_by_queries(x, norm, outputs)
         result = {}
@@ -193,7 +238,7 @@ class VisionTower(nn.Module):
         if "pixels" in outputs:
             pixels = Dense(3 * self.patch_size**2, dtype=self.dtype, name="pixels",
                            kernel_init=normal(self.width**-0.5))  # fmt: skip
-            patches = norm(x)[:, int(self.class_token) :]
+            patches = norm(x)[:, self.first :]
             result["pixels"] = pixels(patches).astype(jnp.float32)
         if POOLED & set(outputs):
             # CLIP normalises the class token alone, the others every token before pooling.
@@ -209,6 +254,11 @@ class VisionTower(nn.Module):
     @property
     def class_token(self) -> bool:
         return has_class_token(self.pool)
+
+    @property
+    def first(self) -> int:
+        """Tokens before those of the patches."""
+        return self.class_token + self.registers
 
     def pool_by_queries(
         self, x: jax.Array, norm: nn.Module, outputs: tuple[str, ...]
@@ -234,33 +284,46 @@ class VisionTower(nn.Module):
         table = sincos_2d(*self.grid, self.width)
         return jnp.asarray(np.pad(table, ((tokens - len(table), 0), (0, 0))), jnp.float32)
 
-    def drop_patches(self, x: jax.Array) -> jax.Array:
-        """Keeps a random (1 - patch_dropout) of each image's patches (FLIP, Li et al., 2023)."""
+    def drop_patches(
+        self, x: jax.Array, angles: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Keeps a random (1 - patch_dropout) of each image's patches (FLIP, Li et al., 2023), which
+        come after the class token, and their angles."""
         first = int(self.class_token)  # the class token always stays
         count = x.shape[1] - first
         keep = max(1, round(count * (1 - self.patch_dropout)))
         noise = jax.random.uniform(self.make_rng("dropout"), (x.shape[0], count))
-        kept = first + jnp.sort(jnp.argsort(noise, axis=1)[:, :keep], axis=1)
-        patches = jnp.take_along_axis(x, kept[:, :, None], axis=1)
-        return jnp.concatenate([x[:, :first], patches], axis=1)
+        kept = jnp.sort(jnp.argsort(noise, axis=1)[:, :keep], axis=1)
+        patches = jnp.take_along_axis(x, first + kept[:, :, None], axis=1)
+        if angles is not None:
+            others = jnp.broadcast_to(jnp.arange(self.first), (len(x), self.first))
+            angles = angles[0, jnp.concatenate([others, self.first + kept], axis=1)]
+        return jnp.concatenate([x[:, :first], patches], axis=1), angles
 
     def pool_tokens(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """[B, N, W] -> [B, W] by mean, or by one attention query (SigLIP's MAP head)."""
+        """[B, N, W] -> [B, W] by mean, or by one attention query (SigLIP's MAP head). Registers are
+        left out."""
+        if self.registers:
+            first = int(self.class_token)
+            x = jnp.concatenate([x[:, :first], x[:, self.first :]], axis=1)
         if self.pool == "mean":
             return x.mean(axis=1) if mask is None else masked_mean(x, mask)
-        return MapPool(self.heads, self.mlp_dim, self.activation, self.norm_eps, self.dtype,
+        heads = self.map_heads or self.heads
+        return MapPool(heads, self.mlp_dim, self.activation, self.norm_eps, self.dtype,
                        name="pool")(x, mask)  # fmt: skip
 
 
 def check_pool(key: str, spec: ConfigDict, model: ConfigDict) -> None:
-    """UserError: the heads of pool=queries do not divide the embedding; `key` is the part's."""
+    """UserError: the heads that pool do not divide what they attend in; `key` is the part's."""
     if spec.pool == "queries" and model.embed_dim % spec.pool_heads:
         raise UserError(
             f"{key}.pool_heads={spec.pool_heads} must divide config.model.embed_dim="
             f"{model.embed_dim}."
         )
+    if spec.map_heads and spec.width % spec.map_heads:
+        raise UserError(f"{key}.map_heads={spec.map_heads} must divide {key}.width={spec.width}.")
 
 
 def has_class_token(pool: str) -> bool:
     """Whether an image tower of this `config.model.image.pool` has a token beside its patches."""
-    return pool in ("cls", "queries")
+    return pool in ("cls", "map_cls", "queries")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
+from mmjax.models.form import KEYS
 from mmjax.models.graph import Function
 from mmjax.models.heads import check_head, check_heads, normal
 from mmjax.models.layers import Attention, Block, Dense, layer_norm, unit_length
@@ -46,8 +47,9 @@ class XClipTower(VisionTower):
 
     # Of one form, that of CLIP.
     DERIVED: ClassVar = (
-        "pool", "queries", "pool_heads", "position", "norm_pre", "patch_bias", "patch_dropout",
-        "pixel_head",
+        "pool", "queries", "pool_heads", "map_heads", "position", "position_resize", "norm_pre",
+        "patch_bias", "patch_dropout", "pixel_head", "rope", "rope_grid", "registers",
+        "mask_token", *KEYS,
     )  # fmt: skip
     SMOKE: ClassVar = {
         **VisionTower.SMOKE, "frames": lambda frames: min(frames, 4), "time_depth": 1,
@@ -97,8 +99,9 @@ class XClipTower(VisionTower):
             )
         if mask is not None:
             video = stretched(video, mask)
-        x = self.embed_tokens(video.reshape(-1, *video.shape[2:]), None, train)  # [B·T, 1 + N, W]
-        x = self.run_blocks(x, block=MessageBlock, frames=self.frames)
+        x, _ = self.embed_tokens(video.reshape(-1, *video.shape[2:]), None, train)
+        # [B·T, 1 + N, W]
+        x = self.run_blocks(x, train=train, block=MessageBlock, frames=self.frames)
         result = {}
         if "patches" in outputs:
             result["patches"] = self.patches(x[:, 1:])
@@ -130,7 +133,8 @@ class MessageBlock(Block):
     frames: int = 1
 
     @nn.compact
-    def __call__(self, x, mask, context=None, cache=None, position=None):
+    def __call__(self, x, mask, *unused):
+        del unused
         message = Message(
             self.frames, self.heads, self.norm_eps, self.attention, self.depth, self.dtype,
             name="message",
