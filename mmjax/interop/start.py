@@ -225,7 +225,7 @@ def _resized(
         old, new = (part.size // part.patch_size for part in (theirs, ours))
         return resize_positions(
             x, (old, old), (new, new), class_token=has_class_token(theirs.pool),
-            method=theirs.position_resize,
+            method=theirs.get("position_resize", "cubic"),
         )  # fmt: skip
     offset, length = ours.position_offset, ours.context_length
     end = len(x) - (theirs.pool == "appended")  # whose position stays

@@ -8,14 +8,15 @@ import numpy as np
 import peers
 import pytest
 import safetensors.numpy
+from ml_collections import ConfigDict
 from PIL import Image
 from pytorch import torch, transformers
 
 import mmjax
 from mmjax import models
 from mmjax.errors import UserError
-from mmjax.interop import registry, start
-from mmjax.interop.formats import shapes
+from mmjax.interop import start
+from mmjax.interop.formats import Weights, shapes
 
 PATCH, PATCHES = 4, 20
 SHAPES = ((40, 40), (20, 80), (80, 20), (11, 13), (50, 37), (7, 90))  # height, width in pixels
@@ -127,7 +128,7 @@ def test_a_tower_of_one_size_starts_it():
         naflex.image = models.parts.part("naflex", patches=16)
         naflex.image.update({**keys, "kind": "naflex"})
     params = jax.tree.map(lambda x: np.random.default_rng(0).normal(0, 0.2, x.shape), shapes(fixed))
-    weights = registry.Weights("it", registry.ConfigDict({"model": fixed}), lambda like: like)
+    weights = Weights("it", ConfigDict({"model": fixed}), lambda like: like)
     report = start.plan(weights, naflex)
     assert (report.left, report.missing) == ([], [])
     image = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
@@ -136,6 +137,10 @@ def test_a_tower_of_one_size_starts_it():
         "image": cut, "image_mask": np.ones((2, 16), bool), "image_shape": np.full((2, 2), 4),
     }  # fmt: skip
     params = jax.tree.map(np.float32, params)
-    one = peers.ours(fixed, params, {"image": image}, ("image/embed",))["image/embed"]
-    other = peers.ours(naflex, params, batch, ("image/embed",))["image/embed"]
+    one = peers.ours(ConfigDict({"model": fixed}), params, {"image": image}, ("image/embed",))[
+        "image/embed"
+    ]
+    other = peers.ours(ConfigDict({"model": naflex}), params, batch, ("image/embed",))[
+        "image/embed"
+    ]
     np.testing.assert_allclose(other, one, atol=1e-6, rtol=0)

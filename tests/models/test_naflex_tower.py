@@ -11,7 +11,6 @@ from mmjax import models
 from mmjax.errors import UserError
 from mmjax.models.parts import check_model, part
 from mmjax.models.positions import resized_positions
-from mmjax.parallel import mesh as mesh_lib
 
 SHAPES = np.array([[4, 4], [1, 16], [16, 1], [2, 7], [3, 5], [70, 1], [9, 8]], np.int32)
 
@@ -97,12 +96,3 @@ def test_a_square_of_no_whole_patches_is_refused():
     config.image.size = 18
     with pytest.raises(UserError, match="size=18 is no multiple of patch_size=4"):
         check_model(config)
-
-
-def test_it_is_the_same_on_eight_devices():
-    graph, shapes = models.from_config(model()), np.tile(SHAPES[:4], (2, 1))
-    params, batch = tiny.params(graph), columns(shapes, 16)
-    one = embeds(graph, params, batch)
-    with jax.set_mesh(mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)):
-        found = embeds(graph, params, mesh_lib.put_batch(batch, 8))
-    np.testing.assert_allclose(found, one, atol=1e-6, rtol=0)
