@@ -40,6 +40,7 @@ def optimized(monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # a function that is compiled already would stay as it is
     yield
     jax.config.update("jax_disable_most_optimizations", before)
 
