@@ -13,7 +13,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "Pretrained": "mmjax.pretrained:Pretrained",
     "config": "mmjax.config",
-    "convert": "mmjax.pretrained:convert",
+    "convert": "mmjax.loading:convert",
     "data": "mmjax.data",
     "datatools": "mmjax.datatools",
     "doctor": "mmjax.checkup:doctor",
@@ -21,12 +21,12 @@ _HOMES = {
     "errors": "mmjax.errors",
     "evaluate": "mmjax.evaluation:evaluate",
     "evaluation": "mmjax.evaluation",
-    "export": "mmjax.pretrained:export",
+    "export": "mmjax.loading:export",
     "interop": "mmjax.interop",
     "list_models": "mmjax.models.zoo:list_models",
     "list_objectives": "mmjax.objectives:list_objectives",
     "list_recipes": "mmjax.recipes:list_recipes",
-    "load": "mmjax.pretrained:load",
+    "load": "mmjax.loading:load",
     "models": "mmjax.models",
     "objectives": "mmjax.objectives",
     "plan": "mmjax.planning.command:plan",
@@ -50,13 +50,13 @@ if TYPE_CHECKING:
     from mmjax.checkup import doctor as doctor
     from mmjax.embedding import embed as embed
     from mmjax.evaluation import evaluate as evaluate
+    from mmjax.loading import convert as convert
+    from mmjax.loading import export as export
+    from mmjax.loading import load as load
     from mmjax.models.zoo import list_models as list_models
     from mmjax.objectives import list_objectives as list_objectives
     from mmjax.planning.command import plan as plan
     from mmjax.pretrained import Pretrained as Pretrained
-    from mmjax.pretrained import convert as convert
-    from mmjax.pretrained import export as export
-    from mmjax.pretrained import load as load
     from mmjax.recipes import list_recipes as list_recipes
     from mmjax.recipes import recipe as recipe
     from mmjax.reporting.command import report as report

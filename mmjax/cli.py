@@ -176,16 +176,16 @@ def _eval(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _export(args: argparse.Namespace, _: list[str]) -> None:
-    from mmjax import pretrained
+    from mmjax import loading
 
-    pretrained.export(args.workdir, args.output, args.format)
+    loading.export(args.workdir, args.output, args.format)
     _wrote(args.output)
 
 
 def _convert(args: argparse.Namespace, _: list[str]) -> None:
-    from mmjax import pretrained
+    from mmjax import loading
 
-    pretrained.convert(
+    loading.convert(
         args.source, args.target, args.format, image_size=args.image_size,
         patch_size=args.patch_size, tokenizer=args.tokenizer,
     )  # fmt: skip

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from mmjax.errors import UserError
+from mmjax.models.parts import complete
 from mmjax.pretrained import Pretrained
 
 GRAY = np.tile(np.arange(0, 256, 8, np.uint8), (32, 1))  # [32, 32]
@@ -13,7 +14,9 @@ GRAY = np.tile(np.arange(0, 256, 8, np.uint8), (32, 1))  # [32, 32]
 
 def pretrained():
     data = {"resize": "shortest", "interpolation": "bicubic"}
-    config = ConfigDict({"model": {"image": {"size": 32}}, "data": data})
+    image = {"kind": "vit", "size": 32, "patch_size": 8}
+    model = complete({"name": "", "embed_dim": 8, "image": image})
+    config = ConfigDict({"model": model, "data": data})
     return Pretrained("it", config, None, {"scale": np.zeros((2, 3))}, None)
 
 

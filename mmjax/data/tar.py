@@ -30,6 +30,7 @@ from mmjax.data.tar_pair import (
     parse_json,
     parse_tags,
     regions_of,
+    without_regions,
 )
 from mmjax.errors import UserError
 
@@ -200,4 +201,11 @@ def open_tar(
     if fields.captions:
         said = f"captions are the {', '.join(fields.captions)} of each pair"
         account.found.append(f"{said}; caption=txt or json:FIELD says otherwise")
-    return TarSource(shards, found, fields, weights, timeout, name, account, same)
+    source = TarSource(shards, found, fields, weights, timeout, name, account, same)
+    pairs = len(source) + account.left_out.total()
+    if fields.boxes and account.unread[without_regions(fields)] == pairs:
+        raise UserError(
+            f"{name}: boxes='json:{fields.boxes}', and no pair has a JSON with the field "
+            f"{fields.boxes!r}: name the field of the regions."
+        )
+    return source

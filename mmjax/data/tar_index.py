@@ -31,6 +31,7 @@ from mmjax.data.tar_pair import (
     nulls_in,
     parse_json,
     regions_of,
+    without_regions,
 )
 from mmjax.data.texts import (
     NULLS,
@@ -205,6 +206,8 @@ def _scan_pairs(number: int, shard: str, data: mmap.mmap | Blocks, fields: Field
     marks: list[tuple[int, int]] = []
     for key, spans in pairs.items():
         try:
+            if fields.boxes and fields.boxes not in parse_json(texts.get(key, {}).get("json")):
+                account.pass_over(without_regions(fields), f"{shard}: {key}")
             row, captions = index_row(spans, texts.get(key, {}), fields)
         except (Unusable, Lacking) as error:
             account.leave_out(str(error), f"{shard}: {key}")

@@ -136,6 +136,11 @@ def regions_of(wanted: str, values: Mapping[str, Any]) -> Boxes | None:
     return found if found.texts else None
 
 
+def without_regions(fields: Fields) -> str:
+    """What the account says of pairs that have no such field."""
+    return f"JSON without the field {fields.boxes!r} (boxes)"
+
+
 def parse_json(data: bytes | None) -> dict[str, Any]:
     if not data:
         return {}

@@ -17,9 +17,9 @@ from mmjax.evaluation.parts import media
 from mmjax.evaluation.spec import Subject
 from mmjax.evaluation.tasks import build, keys_at
 from mmjax.inputs import with_defaults
+from mmjax.loading import load
 from mmjax.models import Graph
 from mmjax.parallel.mesh import make_mesh
-from mmjax.pretrained import load
 from mmjax.runs.checkpoint import checkpoint_steps
 from mmjax.runs.local_path import workdir_path
 from mmjax.runs.workdir import at_step, restore_for_inference, workdir_classes

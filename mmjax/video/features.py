@@ -11,7 +11,8 @@ from mmjax.data.images import WHITE, composite
 from mmjax.data.videos import Numbers, Video
 from mmjax.errors import UserError
 from mmjax.inputs import IMAGE, TEXT, VIDEO, Inputs
-from mmjax.pretrained import Pretrained, load
+from mmjax.loading import load
+from mmjax.pretrained import Pretrained
 
 SCALE = 1 / 0.07  # of a model that has none: what CLIP starts from
 TOGETHER = 32  # frames that a model embeds at once

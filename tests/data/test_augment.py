@@ -154,7 +154,9 @@ def test_grayscale_has_equal_channels():
     assert np.abs(view[..., 0] - expected).max() <= 1
 
 
-EVERYTHING = Augment((0.4, 1.2), (0.75, 4 / 3), 0.5, 15.0, 0.1, 0.4, 0.4, 0.4, 0.1, 0.1, "random")
+EVERYTHING = Augment(
+    (0.4, 1.2), (0.75, 4 / 3), "square", 0.5, 15.0, 0.1, 0.4, 0.4, 0.4, 0.1, 0.1, "random"
+)
 
 
 def test_a_view_is_a_function_of_its_generator():
@@ -169,7 +171,10 @@ def test_a_view_is_a_function_of_its_generator():
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Augment)])
 def test_every_field_does_something(field):
     image = np.dstack([picture(8), np.full((40, 48), 128, np.uint8)])
-    on = {"crop_scale": (0.3, 0.5), "crop_ratio": (0.5, 0.6), "background": "random", "rotate": 30}
+    on = {
+        "crop_scale": (0.3, 0.5), "crop_ratio": (0.5, 0.6), "crop_aspect": "image",
+        "background": "random", "rotate": 30,
+    }  # fmt: skip
     changed = augment(**{field: on.get(field, 0.4)})
     differ = [
         not np.array_equal(

@@ -244,7 +244,7 @@ def test_boxes_move_with_the_crop(seed):
     image[box[0, 1] : box[0, 3], box[0, 0] : box[0, 2]] = (255, 0, 0)
     turn = 0.0 if seed < 6 else 15.0
     crop = Crop(image, rng, Augment(crop_scale=(0.3, 1.3), flip=0.5, rotate=turn, translate=0.1))
-    shown = crop.at(128)
+    shown = crop.at((128, 128))
     found, visible = seen_in(box, crop.to_image)
     red = (shown[..., 0] > 200) & (shown[..., 1] < 128)
     rows, columns = np.flatnonzero(red.any(axis=1)), np.flatnonzero(red.any(axis=0))

@@ -25,7 +25,9 @@ from mmjax.data.draw import Draw, example_rng
 from mmjax.data.modalities import Column, Image, Modality, Text
 from mmjax.errors import UserError
 
-COLOURFUL = Augment((0.4, 0.9), (0.75, 4 / 3), 0.5, 0.0, 0.0, 0.4, 0.4, 0.4, 0.1, 0.1, "random")
+COLOURFUL = Augment(
+    (0.4, 0.9), (0.75, 4 / 3), "square", 0.5, 0.0, 0.0, 0.4, 0.4, 0.4, 0.1, 0.1, "random"
+)
 AT = Address(0, 3, 5)
 
 

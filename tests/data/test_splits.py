@@ -213,7 +213,7 @@ def undivided(tmp_path_factory):
 KINDS = ("tar", "parquet", "arrayrecord", "folder", "csv", "jsonl", "coco", "text", "generated")
 VALUES = {"image": "x", "caption": "x", "tags": "json:x", "media": "video", "label": "x",
           "group": "x", "split": "val", "filter": "x > 1", "bad_shards": 0.5, "timeout": 1.0,
-          "caption_weights": (0.3,), "bag": 2, "min_seconds": 1.0}  # fmt: skip
+          "caption_weights": (0.3,), "bag": 2, "min_seconds": 1.0, "boxes": "json:x"}  # fmt: skip
 
 
 def test_all_keys_are_tried():

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from open_clip_oracle import open_clip
 from pytorch import save_file, torch
 
-from mmjax import models, pretrained
+from mmjax import loading, models
 from mmjax.data.tokenize import clip_tokenizer, train_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import formats, registry, start
@@ -249,7 +249,7 @@ def test_coca_is_a_teacher_or_a_start_without_its_decoder(tmp_path, caplog):
     source = load(folder)[1]["text"]["position_embed"]
     np.testing.assert_array_equal(found["text"]["position_embed"][-1], source[-1])
     assert found["text"]["position_embed"].shape == (21, 64)
-    pretrained.load(folder)
+    loading.load(folder)
     assert "left, as mmjax has no model for it: text_decoder/" in caplog.text
 
 
