@@ -11,12 +11,7 @@ os.environ.setdefault("PJRT_NPROC", "256")
 # libtpu is here to compile for TPUs, not to look for one.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# Most of the time of a test goes to compiling a program that runs a few times. LLVM's optimizations
-# double it; XLA's own passes stay on. The fixture `optimized` turns them on again.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
 import jax
-import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -31,18 +26,6 @@ FIRST = (
     "models/test_xclip_tower", "models/test_divided", "runs/test_upgrades",
     "training/test_one_modality", "interop/test_open_clip",
 )  # fmt: skip
-
-
-@pytest.fixture
-def optimized(monkeypatch):
-    """LLVM as users have it, for a test that computes longer than it compiles, or whose limits are
-    those of fused multiply-adds."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()  # a function that is compiled already would stay as it is
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def pytest_collection_modifyitems(items):

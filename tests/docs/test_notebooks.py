@@ -60,7 +60,7 @@ def test_links_lead_to_files(source):
 
 
 @pytest.mark.parametrize("source", TODAY, ids=lambda path: path.stem)
-def test_a_notebook_runs(source, tmp_path, optimized):
+def test_a_notebook_runs(source, tmp_path):
     folder = tmp_path / "notebooks"
     shutil.copytree(NOTEBOOKS, folder, ignore=shutil.ignore_patterns("runs", "*.ipynb"))
     if "demo.prepare" in source.read_text(encoding="utf-8"):

@@ -53,7 +53,7 @@ def test_value_and_gradients_equal_float64(name, devices, how):
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", LOSSES)
-def test_pairs_that_are_alike_aligned_or_twice_in_the_batch(name, how, optimized):
+def test_pairs_that_are_alike_aligned_or_twice_in_the_batch(name, how):
     """The better the pairs match, the more of their gradient cancels: errors are relative to what
     float32 logits of size s can carry, s·2^-24."""
     for kind in ("alike", "aligned", "duplicates"):
