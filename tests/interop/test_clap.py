@@ -161,7 +161,7 @@ def test_gradients_are_those_of_pytorch(tmp_path):
         found = graph.apply({"params": params}, batch, names)
         return sum((w * found[name]).sum() for w, name in zip(weights, names, strict=True))
 
-    grads = huggingface.architecture_for(config.model).family.write(
+    grads = huggingface.architecture_for(config.model, None).family.write(
         jax.jit(jax.grad(scalar))(params), config.model
     )
     other = model(**inputs_of(sounds()))

@@ -84,6 +84,7 @@ ALIKE = {
     ("open_clip", "SigLIP's"),
     ("open_clip", "Gemma's"),
     ("huggingface", "of a CLIPModel"),
+    ("huggingface", "RoBERTa's"),
 }
 
 
