@@ -319,7 +319,7 @@ class TextTower(Formed):
         if not self.rope:
             return None
         positions = jnp.arange(length)[None] + (0 if begin is None else begin)
-        if begin is not None and begin.ndim:  # each token's, but that of an appended one
+        if begin is not None and jnp.ndim(begin):  # each token's, but that of an appended one
             positions = jnp.pad(begin, ((0, 0), (0, length - begin.shape[1])), mode="edge")
         return line_angles(positions, self.width // self.heads, self.rope_theta)
 
