@@ -1,0 +1,162 @@
+"""Small models of open_clip in folders, and the same models here."""
+
+import copy
+import functools
+import json
+
+import jax
+import numpy as np
+import open_clip_oracle as oracle
+from ml_collections import ConfigDict
+from open_clip_oracle import open_clip
+from pytorch import save_file, torch
+
+from mmjax import models
+from mmjax.interop import formats, registry
+
+EOT = 511
+VISION = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 16}
+TEXT = {"context_length": 16, "vocab_size": 512, "width": 64, "heads": 4, "layers": 3}
+CLIP = {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": TEXT}
+SIGLIP = {
+    "embed_dim": 64,
+    "init_logit_bias": -10,
+    "custom_text": True,
+    "vision_cfg": {
+        "image_size": 32,
+        "timm_model_name": "vit_tiny_patch8_siglip_32",
+        "timm_pool": "map",
+        "timm_proj": "none",
+    },
+    "text_cfg": {
+        **TEXT,
+        "no_causal_mask": True,
+        "proj_bias": True,
+        "pool_type": "last",
+        "norm_kwargs": {"eps": 1e-6},
+        "act_kwargs": {"approximate": "tanh"},
+    },
+}
+COCA = {
+    "embed_dim": 32,
+    "custom_text": True,
+    "vision_cfg": {
+        **VISION, "attentional_pool": True, "attn_pooler_queries": 5, "attn_pooler_heads": 4,
+        "output_tokens": True,
+    },
+    "text_cfg": TEXT | {"embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": {"context_length": 16, "vocab_size": 512, "width": 64, "layers": 1},
+}  # fmt: skip
+EVA = {"embed_dim": 32, "custom_text": True, "text_cfg": TEXT}
+# As timm's vit_pe_core_* and eva02_*_clip_* call its class.
+TINY_EVA = {
+    "vit_pe_tiny_patch8_32": dict(
+        global_pool="map", attn_type="rope", use_pre_transformer_norm=True, use_rot_pos_emb=True,
+        ref_feat_shape=(4, 4), rope_grid_offset=1.0, rope_grid_indexing="xy",
+        attn_pool_num_heads=8, attn_pool_mlp_ratio=4.0,
+        norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-5),
+    ),
+    "eva02_tiny_patch8_clip_32": dict(
+        global_pool="token", qkv_fused=False, mlp_ratio=4 * 2 / 3, swiglu_mlp=True, scale_mlp=True,
+        scale_attn_inner=True, use_rot_pos_emb=True, ref_feat_shape=(16, 16),
+    ),
+}  # fmt: skip
+MODELS = {
+    "gelu": CLIP,
+    "quick_gelu, text tower of its own": CLIP | {"quick_gelu": True, "custom_text": True},
+    "tanh, eps, bias, first token, no norm": {
+        "embed_dim": 32,
+        "init_logit_bias": -3.0,
+        "vision_cfg": VISION
+        | {"act_kwargs": {"approximate": "tanh"}, "norm_kwargs": {"eps": 1e-6}, "no_ln_pre": True},
+        "text_cfg": TEXT | {"pool_type": "first", "no_causal_mask": True, "mlp_ratio": 3.7362},
+    },
+    "siglip": SIGLIP,
+    "pe_core": EVA
+    | {
+        "vision_cfg": {
+            "image_size": 32,
+            "timm_model_name": "vit_pe_tiny_patch8_32",
+            "timm_pool": "map",
+            "timm_proj": None,
+        },
+    },
+    "eva02": EVA
+    | {
+        "vision_cfg": {
+            "image_size": 32,
+            "timm_model_name": "eva02_tiny_patch8_clip_32",
+            "timm_pool": "token",
+            "timm_proj": None,
+        },
+    },
+    "coca": COCA,
+    "coca, as wide as its embedding": COCA | {"embed_dim": 64},
+    "resnet": {
+        "embed_dim": 32,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None},
+        "text_cfg": TEXT | {"layers": 1},
+    },
+}
+
+
+def build(settings):
+    settings = copy.deepcopy(settings)
+    custom = settings.pop("custom_text", False)
+    kind = open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP
+    if "multimodal_cfg" in settings:
+        kind = open_clip.CoCa
+    return oracle.randomise(kind(**settings))
+
+
+def save(folder, settings, model, **preprocess):
+    folder.mkdir(exist_ok=True)
+    content = {"model_cfg": settings, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def batch_of(config, count=4):
+    rng, size = np.random.default_rng(1), config.model.image.size
+    length = config.model.text.context_length
+    lengths = np.linspace(2, length, count).astype(int)
+    text = np.zeros((count, length), np.int32)
+    for row, n in zip(text, lengths, strict=True):
+        row[: n - 1], row[n - 1] = rng.integers(1, EOT, n - 1), EOT
+    image = rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)  # coarse: ResNets average noise
+    return {
+        "image": image.repeat(size // 4, axis=1).repeat(size // 4, axis=2),
+        "text": text,
+        "text_mask": np.arange(length) < lengths[:, None],
+    }
+
+
+def ours(config, params, batch):
+    looped = ConfigDict(config.model.to_dict())
+    looped.image.unroll = looped.text.unroll = False  # the same, and compiles in half the time
+    model = models.from_config(looped)
+    outputs = tuple(name for name in model.outputs() if not name.endswith("tokens"))
+    found = jax.jit(model.apply, static_argnums=2)({"params": params}, batch, outputs)
+    found = {name: np.asarray(value) for name, value in found.items()}
+    scale = found["logit/scale"]
+    found["logits"] = scale * found["image/embed"] @ found["text/embed"].T
+    found["logits"] += found.get("logit/bias", 0)
+    return found
+
+
+def assert_same(config, params, model):
+    batch = batch_of(config)
+    mine = ours(config, params, batch)
+    theirs = oracle.outputs_of(model, batch, config.model.image.mean, config.model.image.std)
+    for name in ("image/embed", "text/embed"):
+        np.testing.assert_allclose(mine[name], theirs[name], atol=1e-5, rtol=0)
+        assert np.abs(theirs[name][0] - theirs[name][1]).max() > 1e-3, "examples are all alike"
+    scale = float(mine["logit/scale"])
+    np.testing.assert_allclose(mine["logits"], theirs["logits"], atol=1e-6 * scale, rtol=0)
+
+
+def load(path):
+    weights = registry.open_weights(path)
+    return weights.config, weights.read(formats.shapes(weights.config.model))
