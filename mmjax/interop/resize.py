@@ -56,19 +56,23 @@ def resize_positions(
 
 
 def _taps(old: int, new: int) -> np.ndarray:
-    """Weights [new, old] of plain cubic interpolation, four of each row not 0: of positions beyond
-    the edge, the edge counts."""
+    """Weights float64 [new, old] of plain cubic interpolation, four of each row not 0: of positions
+    beyond the edge, the edge counts."""
     at = (np.arange(new) + 0.5) * old / new - 0.5
     weights, rows = np.zeros((new, old)), np.arange(new)
     for step in (-1, 0, 1, 2):
         index = np.floor(at) + step
-        x, a = np.abs(at - index), -0.75
-        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
-        far = a * (x**3 - 5 * x**2 + 8 * x - 4)
-        np.add.at(
-            weights, (rows, np.clip(index, 0, old - 1).astype(int)), np.where(x <= 1, near, far)
-        )
+        inside = np.clip(index, 0, old - 1).astype(int)
+        np.add.at(weights, (rows, inside), _keys(at - index, -0.75))
     return weights
+
+
+def _keys(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic kernel (1981) at distances x; 0 from 2 on."""
+    x = np.abs(x)
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
 def resize_sequence(position_embed: np.ndarray, length: int) -> np.ndarray:
@@ -98,10 +102,7 @@ def _bicubic(old: int, new: int) -> np.ndarray:
     """float64 [new, old]: Keys' kernel, a = -0.5, stretched by old / new where that is above 1."""
     scale = old / new
     centre = (np.arange(new)[:, None] + 0.5) * scale - 0.5
-    x = np.abs(np.arange(old) - centre) / max(1.0, scale)
-    near = (1.5 * x - 2.5) * x**2 + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+    weights = _keys((np.arange(old) - centre) / max(1.0, scale), -0.5)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
