@@ -23,9 +23,42 @@ from mmjax.data.records import BadRecord, Record, Source
 from mmjax.errors import UserError
 
 
+class OfImage(Modality):
+    """The field "image" of a record, in a shape that `shown` and `cropped` give it."""
+
+    media = ("image",)
+
+    name: str
+    augment: Augment
+    max_pixels: int
+
+    def shown(self, image: Pillow.Image) -> Any:
+        """The item of an opened image, as outside of training."""
+        raise NotImplementedError
+
+    def cropped(self, crop: Crop) -> Any:
+        """The item of a crop in training."""
+        raise NotImplementedError
+
+    def read(self, record: Record, draw: Draw | None) -> Any:
+        image = record.part("image")
+        try:
+            if draw is not None:
+                return self.cropped(drawn_crop(image, draw, self.augment, self.max_pixels))
+            if isinstance(image, bytes):
+                check_size(image, self.max_pixels)
+            return self.shown(open_image(image))
+        except BadRecord as error:
+            raise BadRecord(f"{record.key} {error}") from error
+
+    def check(self, source: Source, spec: Mapping[str, Any], key: str) -> None:
+        if spec.get("media", "image") != "image":
+            raise UserError(f"config.model.{self.name} reads images: set {key}.media='image'.")
+
+
 @register("image")
 @dataclass(frozen=True)
-class Image(Modality):
+class Image(OfImage):
     """The field "image" of a record as NAME, uint8 [size, size, 3].
 
     Those that differ in their names alone are equal: their columns would be.
@@ -51,27 +84,13 @@ class Image(Modality):
     def columns(self) -> Mapping[str, Column]:
         return {self.name: Column((self.size, self.size, 3), np.uint8)}
 
-    def read(self, record: Record, draw: Draw | None) -> np.ndarray:
-        image = record.part("image")
-        try:
-            if draw is None:
-                if isinstance(image, bytes):
-                    check_size(image, self.max_pixels)
-                return self.shown(open_image(image))
-            crop = drawn_crop(image, draw, self.augment, self.max_pixels)
-            return crop.at((self.size, self.size))
-        except BadRecord as error:
-            raise BadRecord(f"{record.key} {error}") from error
-
     def shown(self, image: Pillow.Image) -> np.ndarray:
-        """The item of an opened image, as outside of training."""
         return eval_transform(
             image, self.size, resize=self.resize, interpolation=self.interpolation
         )
 
-    def check(self, source: Source, spec: Mapping[str, Any], key: str) -> None:
-        if spec.get("media", "image") != "image":
-            raise UserError(f"config.model.{self.name} reads images: set {key}.media='image'.")
+    def cropped(self, crop: Crop) -> np.ndarray:
+        return crop.at((self.size, self.size))
 
 
 def drawn_crop(

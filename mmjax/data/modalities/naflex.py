@@ -11,14 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image as Pillow
 
-from mmjax.data.augment import Augment
-from mmjax.data.draw import Draw
-from mmjax.data.images import MAX_PIXELS, Interpolation, check_size, open_image, to_rgb
-from mmjax.data.modalities.base import Column, LoadTokenizer, Modality, register
-from mmjax.data.modalities.image import drawn_crop
-from mmjax.data.records import BadRecord, Record, Source
+from mmjax.data.augment import Augment, Crop
+from mmjax.data.images import MAX_PIXELS, Interpolation, to_rgb
+from mmjax.data.modalities.base import Column, LoadTokenizer, register
+from mmjax.data.modalities.image import OfImage
 from mmjax.data.workers import Batch
-from mmjax.errors import UserError
 
 Item = tuple[np.ndarray, np.ndarray, np.ndarray]
 SEARCH = (1e-6, 100.0)  # factors between which the largest that fits is sought
@@ -27,7 +24,7 @@ PRECISION = 1e-5
 
 @register("naflex")
 @dataclass(frozen=True)
-class Naflex(Modality):
+class Naflex(OfImage):
     """The field "image" of a record as patches, row by row, whose rows and columns keep its shape:
 
     NAME uint8 [patches, 3 · patch_size²], each patch in the order (y, x, colour); NAME_mask bool
@@ -47,8 +44,6 @@ class Naflex(Modality):
     interpolation: Interpolation = "bicubic"
     augment: Augment = field(default_factory=Augment)
     max_pixels: int = MAX_PIXELS
-
-    media = ("image",)
 
     @classmethod
     def of(
@@ -72,23 +67,13 @@ class Naflex(Modality):
             f"{self.name}_shape": Column((2,), np.int32),
         }
 
-    def read(self, record: Record, draw: Draw | None) -> Item:
-        image = record.part("image")
-        try:
-            if draw is None:
-                if isinstance(image, bytes):
-                    check_size(image, self.max_pixels)
-                return self.shown(open_image(image))
-            crop = drawn_crop(image, draw, self.augment, self.max_pixels)
-            return self.cut(crop.at(fitting(*crop.shape, self.patch_size, self.patches)))
-        except BadRecord as error:
-            raise BadRecord(f"{record.key} {error}") from error
-
     def shown(self, image: Pillow.Image) -> Item:
-        """The item of an opened image, as outside of training."""
         height, width = fitting(image.height, image.width, self.patch_size, self.patches)
         method = Pillow.Resampling[self.interpolation.upper()]
         return self.cut(np.asarray(to_rgb(image).resize((width, height), method)))
+
+    def cropped(self, crop: Crop) -> Item:
+        return self.cut(crop.at(fitting(*crop.shape, self.patch_size, self.patches)))
 
     def cut(self, pixels: np.ndarray) -> Item:
         """uint8 [H, W, 3] of whole patches, `patches` at most, as an item."""
@@ -106,10 +91,6 @@ class Naflex(Modality):
     def blank(self) -> Item:
         """One black patch: no tower divides by a length of 0."""
         return self.cut(np.zeros((self.patch_size, self.patch_size, 3), np.uint8))
-
-    def check(self, source: Source, spec: Mapping[str, Any], key: str) -> None:
-        if spec.get("media", "image") != "image":
-            raise UserError(f"config.model.{self.name} reads images: set {key}.media='image'.")
 
 
 def fitting(height: int, width: int, patch_size: int, patches: int) -> tuple[int, int]:
