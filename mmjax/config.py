@@ -256,7 +256,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
         small = {"classes": "imagenet", "templates": "plain", "train": "generated:32"}
         config.evals[name] = entry(
             "evals", kind=kind, every=3, path="generated:24", batch_size=16,
-            media=spec.media if spec.media in reads else media,
+            media=spec.media if spec.media in reads else media, boxes=boxes,
             **{key.name: small[key.name] for key in kinds("evals")[kind] if key.name in small},
         )  # fmt: skip
     config.checkpoint.every = 3
