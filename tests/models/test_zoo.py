@@ -101,7 +101,7 @@ def test_resnets_have_the_published_parameters_and_statistics(name):
     assert sizes["statistic"] == 2 * sum(x.size for _, x in norms) > 0
 
 
-COCAS = {
+COCAS = {"CoCa-B/32", "CoCa-L/14"}  # test_open_clip_published.py holds them to open_clip's
     "CoCa-B/32",
     "CoCa-L/14",
 }  # tests/interop/test_open_clip_published.py holds them to open_clip's
