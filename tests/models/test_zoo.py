@@ -102,9 +102,6 @@ def test_resnets_have_the_published_parameters_and_statistics(name):
 
 
 COCAS = {"CoCa-B/32", "CoCa-L/14"}  # test_open_clip_published.py holds them to open_clip's
-    "CoCa-B/32",
-    "CoCa-L/14",
-}  # tests/interop/test_open_clip_published.py holds them to open_clip's
 PRISMS = {"VideoPrism-LvT-B", "VideoPrism-LvT-L"}  # and tests/interop/test_videoprism.py these
 
 
