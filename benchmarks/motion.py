@@ -34,6 +34,7 @@ SIZE, SIDE, FRAMES = 32, 12, 8  # of a frame, of a sprite, in pixels; of a clip
 TOWERS: dict[str, dict[str, Any]] = {
     "mean of frames": {"over_time": "mean"},
     "transformer over frames": {"over_time": "transformer", "time_depth": 2, "time_heads": 2},
+    "divided attention": {"over_time": "divided"},
     "divided attention, tubelets": {"over_time": "divided", "tubelet": 2},
     "joint attention, tubelets": {"over_time": "joint", "tubelet": 2},
 }

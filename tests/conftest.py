@@ -30,6 +30,7 @@ FIRST = (
 
 def pytest_collection_modifyitems(items):
     order = {Path(__file__).parent / f"{name}.py": n for n, name in enumerate(FIRST)}
+    assert all(path.exists() for path in order), "FIRST names a file that is not there"
     items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
