@@ -134,7 +134,7 @@ BAD = {
     ),
     "part without a key": (
         lambda c: c.model.update(photo=ConfigDict({"kind": "vit"})),
-        r"config\.model\.photo\.size is missing: start the part from entry\('model', kind='vit'\)",
+        r"config\.model\.photo\.rms_norm is missing: start the part from entry\('model', kind=",
     ),
     "key of another kind": (
         lambda c: c.model.image.update(vocab_size=9),

@@ -19,6 +19,7 @@ FLOORS = (
     ("interop",),
     ("inference", "inputs"),
     ("pretrained",),
+    ("loading",),
     ("evaluation",),
     ("teachers",),
     ("config",),

@@ -225,7 +225,8 @@ def test_blocks_are_left_out_by_example_in_training_only():
     same = np.abs(np.asarray(second - x)).max(axis=(1, 2)) == 0
     assert 0.03 < same.mean() < 0.1  # of four branches none is kept: 1 / 16
     once = Stack().apply(params, x, jnp.array([0.0, 0.0]), rngs={"dropout": jax.random.key(0)})
-    np.testing.assert_allclose(once, Stack().apply(params, x), rtol=1e-6)
+    alone = Stack().apply(params, x)
+    np.testing.assert_allclose(once, alone, atol=1e-5 * np.abs(alone).max())
     tower = models.from_config(form_of(5, drop_path=0.4)).module("image")
     np.testing.assert_allclose(tower.dropped(5, True), [0, 0.1, 0.2, 0.3, 0.4], atol=1e-6)
     assert tower.dropped(5, False) is None

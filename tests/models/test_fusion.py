@@ -13,6 +13,7 @@ from mmjax import config as config_lib
 from mmjax import models, objectives
 from mmjax.errors import UserError
 from mmjax.models.attention import may_see
+from mmjax.models.form import CLIP
 from mmjax.models.fusion import Fusion
 from mmjax.params import map_roles
 
@@ -41,6 +42,7 @@ def made(style, norm):
         style=style, depth=DEPTH, n_bottlenecks=SHARED, width=WIDTH, heads=HEADS, mlp_dim=24,
         activation="gelu", norm=norm, norm_eps=1e-5, attention="xla", remat="none", unroll=False,
         causal=False, pool="cls", tags=0, class_token=True, dtype=jnp.float32,
+        form=CLIP,
     )  # fmt: skip
     rng = np.random.default_rng(0)
     text, image = rng.normal(size=(B, L, WIDTH)), rng.normal(size=(B, N, WIDTH))

@@ -25,6 +25,21 @@ def count(tree):
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
+def dino(image):
+    """DINOv2 or v3, as `peer`: both know registers, and v3 has no learned positions."""
+    name = "DINOv3ViT" if image.position == "none" else "Dinov2"
+    name += "WithRegisters" * (name == "Dinov2" and image.registers > 0)
+    sizes = {
+        "hidden_size": image.width, "intermediate_size": image.mlp_dim, "mlp_ratio": 4,
+        "num_hidden_layers": image.depth, "num_attention_heads": image.heads,
+        "image_size": image.size, "patch_size": image.patch_size,
+        "num_register_tokens": image.registers,
+    }  # fmt: skip
+    settings = getattr(transformers, f"{name}Config")(**sizes)
+    with torch.device("meta"):
+        return getattr(transformers, f"{name}Model")(settings)
+
+
 def peer(config):
     """transformers' model of the same architecture, without memory behind its parameters."""
     image, text = config.get("image"), config.get("text")
@@ -37,6 +52,8 @@ def peer(config):
 
     if image:
         vision = {**tower(image), "image_size": image.size, "patch_size": image.patch_size}
+    if not text and image.layer_scale:
+        return dino(image)
     if not text:
         with torch.device("meta"):
             settings = transformers.ViTConfig(**vision, num_labels=config.embed_dim)
@@ -122,11 +139,15 @@ def test_every_parameter_has_a_role(name):
         assert (role.kind == "matrix") == role.path.endswith("kernel")
         assert x.dtype == "float32"
     config = zoo.config(name)
-    wanted = {"matrix", "position", "norm", "bias"}
+    wanted = {"matrix", "norm", "bias"}
+    wanted |= set() if name.startswith("dinov3") else {"position"}  # it turns by RoPE
     wanted |= {"statistic"} if name in RESNETS or name in PRISMS or "clap" in name else set()
     wanted |= set() if name in RESNETS else {"token"}
     wanted |= {"embedding"} if "text" in config else set()
-    assert found == wanted | ({"scale"} if "logit" in config else set())
+    wanted |= (
+        {"scale"} if "logit" in config or config.get("image", {}).get("layer_scale") else set()
+    )
+    assert found == wanted
 
 
 def test_a_parameter_without_a_role_is_named():
