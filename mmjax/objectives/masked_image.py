@@ -46,7 +46,10 @@ def masked_image(
         errors = jnp.square(made[f"{of}/pixels"] - target).mean(axis=2)
         return jnp.where(made[patch_mask], errors, 0.0).sum() / made[patch_mask].sum(), {}
 
-    return Objective({name: (f"{of}/pixels",)}, loss, views={name: View(view)})
+    return Objective(
+        {name: (f"{of}/pixels",)}, loss, views={name: View(view)},
+        owns=(f"{of}/mask_embed", f"{of}/pixel_head/"),
+    )  # fmt: skip
 
 
 def normal_patches(image: jax.Array, side: int) -> jax.Array:
