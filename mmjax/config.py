@@ -262,7 +262,9 @@ def smoke(config: ConfigDict) -> ConfigDict:
             media=spec.media if spec.media in reads else media, boxes=boxes,
             **{key.name: small[key.name] for key in kinds("evals")[kind] if key.name in small},
         )  # fmt: skip
-    for name, stage in config.stages.items():
+    for number, (_, name) in enumerate(sorted((s.start, n) for n, s in config.stages.items())):
+        stage = config.stages[name]
+        stage.start = (number + 1) / (len(config.stages) + 1)  # each has steps
         stage.changes = tuple(_small(config, sizes, stages.changes_of(name, stage.changes)))
     config.checkpoint.every = 3
     config.log.every = 2
@@ -279,7 +281,8 @@ def _small(
 ) -> Iterator[str]:
     """The changes of a stage in a smoke run: a size of images grows by the same factor, what else
     the smoke run sets itself stays, and all others are made."""
-    own = ("batch_size", "data.image_lengths", "data.token_budget", "data.text_lengths")
+    own = ("batch_size", "optim.warmup_steps", "data.image_lengths", "data.token_budget",
+           "data.text_lengths")  # fmt: skip
     for path, value in changes.items():
         part, _, key = path.removeprefix("model.").partition(".")
         if path.startswith("model.") and key in _small_keys(part, config.model[part]):

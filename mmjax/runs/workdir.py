@@ -160,12 +160,12 @@ def workdir_lengths(
     if not (config.data.text_lengths and several and quick and "://" not in str(workdir)):
         return ()
     folder = Path(workdir) / "lengths"
+    most = max(part.context_length for part in parts.vocabularies(config.model).values())
     if jax.process_index() == 0:
-        most = max(part.context_length for part in parts.vocabularies(config.model).values())
         for source in sources:
             keep_lengths(folder, source, tokenizer, most)
     multihost_utils.sync_global_devices("lengths")
-    return read_lengths(folder, sources)
+    return read_lengths(folder, sources, most)
 
 
 def make_tokenizer(
