@@ -95,8 +95,8 @@ def _parts(model: Graph, of: str | None) -> Parts:
         image, text = fusion.of
         parts = Parts(text, parts.tower, image)
         causal = fusion.style != "bottleneck"
-    text: Any = modules[parts.tower] if parts.tower in texts else None
-    if text is None or not text.mlm_head or text.tags or not causal:
+    tower: Any = modules[parts.tower] if parts.tower in texts else None
+    if tower is None or not tower.mlm_head or tower.tags or not causal:
         raise UserError(
             "This model cannot generate text: it needs a text tower with "
             f"config.model.{parts.tower or 'text'}.mlm_head=True and tags=0, and no "
