@@ -93,9 +93,10 @@ def plan(config: ConfigDict, topology: str, step: int | None = None) -> Plan:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks a config for planning, which needs no data: sources may still lack their path."""
+    """Checks a config for planning, which needs no data: sources and evaluators may still lack
+    their path."""
     config = ConfigDict(copy.deepcopy(config.to_dict()))
-    for source in config.data.train.values():
+    for source in [*config.data.train.values(), *config.evals.values()]:
         source.path = source.path or "unknown"
     config_check.validate(config)
 
