@@ -119,8 +119,10 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     heads = jax.eval_shape(lambda: declared.params(jax.random.key(0)))
     multipliers = optim.lr_multipliers(config.optim, init | heads, model.layers_above())
     optimizer = optim.optimizer(config.optim, multipliers)
-    ema = config.optim.ema > 0
-    state = abstract_state(model, optimizer, ema=ema, mesh=mesh, declared=declared)
+    state = abstract_state(
+        model, optimizer, ema=config.optim.ema > 0, ema_of=config.optim.ema_of, mesh=mesh,
+        declared=declared,
+    )  # fmt: skip
     return Parts(
         config, model, built, teachers, optimizer, multipliers, declared, batches,
         dataclasses.replace(state, teachers=frozen),
