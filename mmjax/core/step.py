@@ -72,9 +72,7 @@ def make_train_step(
             )  # fmt: skip
             loss, metrics = total_loss(objectives, outputs, batch, own)
             keepers = {name: o.update for name, (o, _) in objectives.items() if o.update}
-            memory = {
-                name: update(state.memory[name], outputs, batch) for name, update in keepers.items()
-            }
+            memory = {name: update(own[name], outputs, batch) for name, update in keepers.items()}
             return loss, (metrics, memory)
 
         (loss, (metrics, memory)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)

@@ -74,7 +74,7 @@ class Objective:
         checkpointed with them, but no part of the model: not evaluated, not exported.
       state: (shapes of the outputs) → arrays that are kept from step to step. One of two or more
         dimensions is [n, B, …], its second axis split over the devices as the batch is.
-      update: (state, outputs, batch) → the state of the next step.
+      update: (own, outputs, batch) → the state of the next step, from what the loss saw.
       averaged: whether the loss reads `own.ema`, the average of `params`.
       inputs: columns that the objective reads and no part of the model does: their name → (kind of
         modality, the keys that this reads), as `Graph.inputs` has them.
@@ -94,7 +94,7 @@ class Objective:
     )
     params: Callable[[jax.Array, Outputs], Any] | None = None
     state: Callable[[Outputs], Any] | None = None
-    update: Callable[[Any, Outputs, Batch], Any] | None = None
+    update: Callable[[Own, Outputs, Batch], Any] | None = None
     averaged: bool = False
     inputs: Mapping[str, tuple[str, Any]] = dataclasses.field(default_factory=dict)
     logits: str = ""

@@ -160,9 +160,13 @@ def _check_declared(longest: Declared, other: Declared) -> None:
 def readers(
     config: ConfigDict, teachers: Sequence[Teacher], tokenizer: LoadTokenizer | None = None
 ) -> list[Modality]:
-    """What the model and its teachers read of a record; `tokenizer` loads the run's, and is asked
-    to only if one of them reads texts by it. None: for shapes alone."""
+    """What the model, its teachers and its objectives read of a record; `tokenizer` loads the
+    run's, and is asked to only if one of them reads texts by it. None: for shapes alone."""
     inputs = models.inputs(config.model)
     of_model = modalities.build(inputs, data=config.data, tokenizer=tokenizer)
     of_teachers = [m for teacher in teachers for m in teacher.readers(config, tokenizer)]
-    return [*mixtures.in_mixture(of_model, config.data.train, inputs), *of_teachers]
+    built = objectives.build(config.objectives, config.model)
+    asked = {name: of for o, _ in built.values() for name, of in o.inputs.items()}
+    of_objectives = modalities.build(asked, data=config.data, tokenizer=tokenizer)
+    mixed = mixtures.in_mixture(of_model, config.data.train, inputs)
+    return [*mixed, *of_teachers, *of_objectives.values()]
