@@ -166,7 +166,7 @@ def test_fixed_positions_are_waves_of_the_column_and_the_row():
 def test_fixed_positions_are_no_parameter_and_skip_the_class_token(batch):
     model, params = build(image_position="sincos")
     assert "position_embed" not in params["image"]
-    positions = model.module("image").apply({"params": params["image"]}, 5, method="positions")
+    positions = model.module("image").apply({"params": params["image"]}, (2, 2), method="positions")
     np.testing.assert_array_equal(positions[0], 0)
     np.testing.assert_allclose(positions[1:], vision.sincos_2d(2, 2, 32), atol=1e-6)
     assert embed(model, params, batch, "image/embed").shape == (4, 16)
