@@ -17,6 +17,7 @@ from mmjax import evaluation, objectives
 from mmjax.config_file import load_config
 from mmjax.data import sources
 from mmjax.models import parts
+from mmjax.runs.stages import phases
 from mmjax.schema import ADJUSTABLE, REQUIRED, SAME_RECORDS, Key
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +124,7 @@ def recipes_page() -> str:
         name = path.stem
         title, *rest = paragraphs(path)
         config = load_config(str(path))
-        seen = config.total_steps * config.batch_size
+        seen = sum((p.stop - p.start) * p.config.batch_size for p in phases(config))
         examples = f"{seen / 1e9:.3g} B" if seen >= 1e9 else f"{seen / 1e6:.3g} M"
         kinds = ", ".join(f"`{objective}`" for objective in config.objectives)
         link = f"[{name}](#{name.replace('_', '-')})"

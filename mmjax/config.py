@@ -19,10 +19,11 @@ from mmjax.evaluation.spec import Evaluation
 from mmjax.interop.start import InitFrom
 from mmjax.models import parts
 from mmjax.parallel.mesh import make_mesh
-from mmjax.runs import upgrades
+from mmjax.runs import stages, upgrades
 from mmjax.runs.checkpoint import Checkpoint
 from mmjax.runs.metrics import Log
 from mmjax.runs.profile import Profile
+from mmjax.runs.stages import Stage
 from mmjax.schema import ADJUSTABLE, RESUMABLE, Key, Keys, keys_of, kind_of
 from mmjax.teachers.teacher import Keys as TeacherKeys
 from mmjax.values import COUNT, NATURAL, nearest
@@ -66,6 +67,7 @@ ENTRIES: dict[str, Keys] = {
     "teachers": keys_of(TeacherKeys),
     "data.train": sources.KEYS,
     "evals": keys_of(Evaluation, RESUMABLE),
+    "stages": keys_of(Stage),
 }
 
 
@@ -218,9 +220,10 @@ def smoke(config: ConfigDict) -> ConfigDict:
     Objectives, optimizer, schedule and evaluators stay what they are, so that `configs/x.py:smoke`
     tries all of a recipe but its size.
     """
+    sizes = {path: value for path, value in schema.leaves(config.model)}
     config.model.update(embed_dim=32, name=f"{config.model.name} (smoke)")
     for name, spec in parts.sections(config.model).items():
-        small = getattr(parts.kind_at(name, spec).module, "SMOKE", {})
+        small = _small_keys(name, spec)
         spec.update({k: new(spec[k]) if callable(new) else new for k, new in small.items()})
         if spec.get("boxes"):
             spec.context_length = 48  # a box has some 20 tokens of a small vocabulary
@@ -261,6 +264,33 @@ def smoke(config: ConfigDict) -> ConfigDict:
             media=spec.media if spec.media in reads else media, boxes=boxes,
             **{key.name: small[key.name] for key in kinds("evals")[kind] if key.name in small},
         )  # fmt: skip
+    for number, (_, name) in enumerate(sorted((s.start, n) for n, s in config.stages.items())):
+        stage = config.stages[name]
+        stage.start = (number + 1) / (len(config.stages) + 1)  # each has steps
+        stage.changes = tuple(_small(config, sizes, stages.changes_of(name, stage.changes)))
     config.checkpoint.every = 3
     config.log.every = 2
     return config
+
+
+def _small_keys(name: str, spec: ConfigDict) -> Mapping[str, Any]:
+    """What a smoke run sets in a part of the model: values, or functions of the run's own."""
+    return getattr(parts.kind_at(name, spec).module, "SMOKE", {})
+
+
+def _small(
+    config: ConfigDict, sizes: Mapping[str, Any], changes: Mapping[str, Any]
+) -> Iterator[str]:
+    """The changes of a stage in a smoke run: a size of images grows by the same factor, what else
+    the smoke run sets itself stays, and all others are made."""
+    own = ("batch_size", "optim.warmup_steps", "data.image_lengths", "data.token_budget",
+           "data.text_lengths")  # fmt: skip
+    for path, value in changes.items():
+        part, _, key = path.removeprefix("model.").partition(".")
+        if path.startswith("model.") and key in _small_keys(part, config.model[part]):
+            if key == "size":
+                tower = config.model[part]
+                patches = round(tower.size / tower.patch_size * value / sizes[f"{part}.size"])
+                yield f"{path}={patches * tower.patch_size}"
+        elif path not in own:
+            yield f"{path}={value!r}"

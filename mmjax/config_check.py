@@ -7,13 +7,14 @@ from ml_collections import ConfigDict
 
 from mmjax import config as config_lib
 from mmjax import objectives
+from mmjax.core.optim import check_schedule
 from mmjax.data import buckets
 from mmjax.errors import UserError
 from mmjax.evaluation.tasks import keys_at
 from mmjax.models.parts import check_model, kind_at, sections, vocabularies
 from mmjax.models.towers.text import ignores_padding
 from mmjax.objectives.registry import EMA, PLAIN, frozen_of, is_frozen, teacher_of
-from mmjax.runs import profile
+from mmjax.runs import profile, stages
 from mmjax.schema import ADJUSTABLE, SAME_RECORDS, Keys, kind_of, leaves
 
 
@@ -59,6 +60,38 @@ def validate(config: ConfigDict) -> None:
         )
     if not config.data.train:
         raise UserError("config.data.train has no source: add entry('data.train', path=...).")
+    check_schedule(config.optim)
+    _check_stages(config)
+
+
+def _check_stages(config: ConfigDict) -> None:
+    for name, spec in config.objectives.items():
+        if spec.start >= spec.stop:
+            raise UserError(
+                f"config.objectives.{name}.start={spec.start:g} is not before its stop="
+                f"{spec.stop:g}: it would never be on."
+            )
+    starts, present = dict[float, str](), dict(leaves(config))
+    for name, stage in config.stages.items():
+        for path, value in stages.changes_of(name, stage.changes).items():
+            key = config_lib.key_of(path, config)  # names the nearest, where there is no such key
+            if path not in present:
+                raise UserError(
+                    f"config.stages.{name}.changes: the config has no config."
+                    f"{path.rpartition('.')[0]}, whose {key.name} would change."
+                )
+            key.check(path, value)
+        if starts.setdefault(stage.start, name) != name:
+            raise UserError(
+                f"config.stages.{name} and {starts[stage.start]} begin at the same share of the "
+                f"run, {stage.start:g}: make one of them, or let one begin later."
+            )
+    phases = stages.phases(config)
+    for phase in phases if len(phases) > 1 else ():
+        try:
+            validate(phase.config)
+        except UserError as error:
+            raise UserError(f"From step {phase.start:,} on: {error}") from error
 
 
 def _check_entries(section: str, keys: Keys, entries: ConfigDict) -> None:
@@ -240,11 +273,6 @@ def _check_average(config: ConfigDict, built: Mapping[str, tuple[Any, float]]) -
                 "'heads' keeps none: set it to 'all'"
                 + (f", or config.objectives.{name}.teacher='self'." if objective.averaged else ".")
             )
-    if heads and not any(objective.params for objective, _ in built.values()):
-        raise UserError(
-            "config.optim.ema_of='heads' averages the parameters of objectives, and none of "
-            "config.objectives has any: set it to 'all'."
-        )
 
 
 def _check_teacher(
@@ -294,6 +322,8 @@ def validate_resume(
             continue
         key = config_lib.key_of(path, new if path in after else old)
         adjustable = ADJUSTABLE in key.marks
+        if path == "total_steps" and len(stages.phases(new)) > 1:  # would move what was begun
+            adjustable = False
         if adjustable and adjust:
             adjusted[path] = before.get(path), after.get(path)
         elif not (key.resumable or SAME_RECORDS in key.marks):

@@ -97,12 +97,12 @@ def new_state(
     memory: Any = None,
 ) -> TrainState:
     """The state before the first step; it has no teachers yet."""
-    kept = params if ema_of == "all" else {HEADS: params[HEADS]}
+    kept = {n: tree for n, tree in params.items() if ema_of == "all" or n == HEADS} if ema else {}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
-        ema=jax.tree.map(jnp.copy, kept) if ema else None,
+        ema=jax.tree.map(jnp.copy, kept) if kept else None,
         nonfinite=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         loss_mean=jnp.zeros((), jnp.float32),

@@ -49,14 +49,19 @@ def make_train_step(
     multipliers: Any,
     config: ConfigDict,
     teachers: Sequence[Teacher] = (),
+    steps: tuple[int, int] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds the step. Jit it under the mesh, donating the state.
+
+    `steps`: those over which the learning rate is scheduled, the first and one behind the last;
+    None: all of the run.
 
     A step whose loss or gradient is not finite, or whose loss is above optim.max_spike times its
     running mean, changes no parameter; `state.step` advances all the same, `state.nonfinite` counts
     such steps in a row and `state.skipped` all of them.
     """
-    schedule = optim.schedule(config.optim, config.total_steps)
+    first, end = steps or (0, config.total_steps)
+    schedule = optim.schedule(config.optim, end, first)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -89,8 +94,7 @@ def make_train_step(
         params = model.clamp(params)
         ema = state.ema
         if ema is not None:
-            # The early average is short, so that it forgets the random start (as in TensorFlow's).
-            decay = jnp.minimum(config.optim.ema, (1 + state.step) / (10 + state.step))
+            decay = optim.ema_decay(config.optim, state.step, config.total_steps)
             ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, like(ema, params))
 
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

@@ -62,7 +62,7 @@ def count_tokens(source: Source, tokenizer: Tokenizer, most: int) -> np.ndarray:
 
 def keep_lengths(folder: Path, source: Source, tokenizer: Tokenizer, most: int) -> None:
     """Writes the lengths of a source into `folder`, unless they are there."""
-    target = _file(folder, source)
+    target = _file(folder, source, most)
     if target.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,16 +71,17 @@ def keep_lengths(folder: Path, source: Source, tokenizer: Tokenizer, most: int) 
     part.rename(target)
 
 
-def read_lengths(folder: Path, sources: Sequence[Source]) -> list[Lengths]:
+def read_lengths(folder: Path, sources: Sequence[Source], most: int) -> list[Lengths]:
     """The lengths of all sources, as `keep_lengths` wrote them. UserError: they are not there."""
-    for file in (_file(folder, source) for source in sources):
+    files = [_file(folder, source, most) for source in sources]
+    for file in files:
         if not file.exists():
             raise UserError(
                 f"{file} is not there: the hosts do not see the same --workdir; name a shared "
                 "folder, or set config.data.text_lengths=()."
             )
-    return [Lengths(_file(folder, source)) for source in sources]
+    return [Lengths(file) for file in files]
 
 
-def _file(folder: Path, source: Source) -> Path:
-    return folder / f"{source.name}-{len(source)}.npy"
+def _file(folder: Path, source: Source, most: int) -> Path:
+    return folder / f"{source.name}-{len(source)}-{most}.npy"

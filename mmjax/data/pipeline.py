@@ -53,6 +53,7 @@ def train_batches(
     *,
     rows: np.ndarray | Mapping[int, np.ndarray],
     start_step: int,
+    seen: int = 0,
     lengths: Sequence[Sequence[int]] = (),
     counts: Counter[str] | None = None,
     classes: int = 0,
@@ -66,6 +67,8 @@ def train_batches(
       rows: the rows of the global batch to load, any of 0 … batch_size - 1; where batches have
         several sizes (buckets.py), size → those of a batch so large.
       start_step: the first step to yield.
+      seen: the position in the run's order of the first example of step 0, which is of a later
+        phase of the run.
       lengths: of each source, how many tokens the longest caption of a record has (lengths.py).
         Without them a host that loads a part of the batch trims no text.
       counts: if given, is kept up to date: `data/examples` that were loaded here,
@@ -95,6 +98,7 @@ def train_batches(
         lengths=tuple(lengths),
         pack=config.data.pack,
         classes=classes,
+        seen=seen,
     )
     batches = read_ahead(
         load, start_step, FOREVER, workers=config.data.workers, prefetch=config.data.prefetch
@@ -143,9 +147,11 @@ class _TrainBatch:
     lengths: Sequence[Sequence[int]]  # source → record → tokens; () where they are not known
     pack: int  # texts a row on average; 0: one, and no more
     classes: int  # that labels may be of; 0: any
+    seen: int  # position of the first example of step 0
 
     def __call__(self, step: int) -> Batch:
         start, (length, size) = self.buckets(step)
+        start += self.seen
         if self.pack:
             return self._packed(start, size)
         modalities = [modality.at(length) for modality in self.modalities]

@@ -12,7 +12,7 @@ from mmjax.core.optim import averages_model
 from mmjax.interop.formats import Training, Weights, shapes
 from mmjax.runs import checkpoint
 from mmjax.runs.local_path import workdir_path
-from mmjax.runs.workdir import COMMAND, read_config, saved_tokenizer
+from mmjax.runs.workdir import COMMAND, config_at, saved_tokenizer
 
 
 def detect(path: Path) -> bool:
@@ -28,8 +28,8 @@ def read(path: Path) -> Weights:
       UserError: its config cannot be read, or it has no checkpoint.
     """
     workdir = workdir_path(str(_workdir(path)))
-    config = read_config(workdir)
     step = int(path.name) if Path(workdir) != path.absolute() else None
+    config = config_at(workdir, step)
     read = functools.partial(
         _read, workdir, shapes(config.model), averages_model(config.optim), step
     )

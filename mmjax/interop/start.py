@@ -125,7 +125,7 @@ def start_from(
         for path, x in flax.traverse_util.flatten_dict(found, sep="/").items():
             if x.shape != result[path].shape:
                 wanted = result[path].shape
-                x = _resized(path, np.asarray(x), wanted, weights.config.model, model)
+                x = resized(path, np.asarray(x), wanted, weights.config.model, model)
                 x = jax.device_put(x, result[path].sharding)
             result[path] = x
     return flax.traverse_util.unflatten_dict(result, sep="/"), report
@@ -200,7 +200,7 @@ def is_of_time(path: str) -> bool:
     return path.endswith(("/time_embed", "/time/position_embed"))
 
 
-def _resized(
+def resized(
     path: str, x: np.ndarray, shape: Shape, source: ConfigDict, model: ConfigDict
 ) -> np.ndarray:
     """Image positions for another grid; text positions cut, which is exact, or stretched; those of

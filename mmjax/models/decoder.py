@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from mmjax.errors import UserError
 from mmjax.models.fusion import Fusion
 from mmjax.models.graph import Graph
-from mmjax.models.towers.regions import RegionTower
 from mmjax.models.towers.text import TextTower
 
 
@@ -95,12 +94,13 @@ def _parts(model: Graph, of: str | None) -> Parts:
         fusion = modules[parts.tower]
         image, text = fusion.of
         parts = Parts(text, parts.tower, image)
-        causal = fusion.style != "bottleneck" and not isinstance(modules[image], RegionTower)
-    if parts.tower not in texts or not modules[parts.tower].mlm_head or not causal:
+        causal = fusion.style != "bottleneck"
+    tower: Any = modules[parts.tower] if parts.tower in texts else None
+    if tower is None or not tower.mlm_head or tower.tags or not causal:
         raise UserError(
             "This model cannot generate text: it needs a text tower with "
-            f"config.model.{parts.tower or 'text'}.mlm_head=True, no bottleneck fusion, and "
-            "pictures, not regions."
+            f"config.model.{parts.tower or 'text'}.mlm_head=True and tags=0, and no "
+            "bottleneck fusion."
         )
     return parts
 
@@ -111,12 +111,16 @@ def _generate(model, parts, params, batch, start_id, end_id, length, beams, leng
         return model.apply({"params": params}, *args, **kwargs)
 
     rows = next(iter(batch.values())).shape[0]
-    image, images = None, 0
+    image, image_mask, images = None, None, 0
     if parts.fusion:
         name = f"{parts.other}/tokens"
         image = jnp.repeat(apply(batch, (name,))[name], beams, axis=0)
+        if f"{parts.other}_mask" in batch:
+            image_mask = jnp.repeat(batch[f"{parts.other}_mask"], beams, axis=0)
         images = image.shape[1] if model.module(parts.fusion).style == "concat" else 0
-    decode = functools.partial(apply, parts=parts, images=images, method=_decode)
+    decode = functools.partial(
+        apply, parts=parts, images=images, image_mask=image_mask, method=_decode
+    )
 
     def move(cache, beam):
         """The caches of the hypotheses that go on: row b · beams + beam[b, k]."""
@@ -178,6 +182,7 @@ def _decode(
     cache: Mapping[str, Any],
     parts: Parts,
     images: int,
+    image_mask: jax.Array | None,
     image: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Logits float32 [B, V] of what follows `token` [B, 1], the one at `position` of its text.
@@ -189,6 +194,7 @@ def _decode(
       cache: of all earlier positions, as `empty_cache` begins it.
       parts: that predict the tokens.
       images: image tokens that come before the text in the fusion's stream.
+      image_mask: bool [B, N], False on padding of the image tower's tokens; None: there is none.
       image: the image tower's "tokens", at position 0 only; the cache has them after that.
     """
     text: Any = getattr(model, parts.tower)
@@ -201,7 +207,9 @@ def _decode(
     if parts.fusion:
         at = position if image is not None else position + images
         fusion: Any = getattr(model, parts.fusion)
-        tokens, _, new["fusion"] = fusion(tokens, known, image, cache=cache["fusion"], position=at)
+        tokens, _, new["fusion"] = fusion(
+            tokens, known, image, image_mask=image_mask, cache=cache["fusion"], position=at
+        )
     logits = text.logits(("logits",), tokens[:, -1])["logits"]
     return logits.astype(jnp.float32), new
 

@@ -76,6 +76,7 @@ class DividedBlock(Block):
         position: None = None,
         angles: None = None,
         dropped: jax.Array | None = None,
+        context_mask: None = None,
     ) -> tuple[jax.Array, None]:
         """`mask` bool [B, T] is False on frames that are padding; `dropped` is as of `Block`."""
         out_std = (2 * self.depth * x.shape[-1]) ** -0.5

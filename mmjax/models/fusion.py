@@ -97,11 +97,6 @@ class Fusion(nn.Module):
                 f"{key}.depth=0 is a joint head on both towers; kind={spec.kind!r} has no such "
                 f"form: set {key}.kind='concat'."
             )
-        if image.kind in ("regions", "naflex") and spec.kind == "cross":
-            raise UserError(
-                f"{key}: tokens of the kind {image.kind} are read by a fusion that masks padding: "
-                f"set {key}.kind to concat or bottleneck."
-            )
 
     def setup(self):
         self.match = MatchHead(self.dtype)
@@ -165,7 +160,8 @@ class Fusion(nn.Module):
           text_mask, image_mask: bool [B, L] and [B, N], False on padding; None: there is none.
           text_ar: int32 [B, L], what a text token sees of the texts (`may_see`; images always).
           cache: for generation by "concat" and "cross": `text` is what comes at `position` and
-            after; the images are given at position 0 only. A token sees those before it.
+            after; the images are given at position 0 only, their mask always. A token sees those
+            before it.
         """
         if image is not None and image.shape[-1] != self.width:
             image = Dense(self.width, dtype=self.dtype, name="image_proj")(image)
@@ -175,7 +171,8 @@ class Fusion(nn.Module):
                 mask = before(position, 0, cache)
             else:
                 mask = self.seen(0, text_mask, text_ar)
-            text, cache = self.stack(text, mask, image, cache, position)
+            of_image = None if image_mask is None else may_see(image_mask)
+            text, cache = self.stack(text, mask, image, cache, position, of_image)
         elif self.style == "concat":
             text, image, cache = self.concat(
                 text, text_mask, image, image_mask, text_ar, cache, position
@@ -196,12 +193,16 @@ class Fusion(nn.Module):
         x = text if image is None else jnp.concatenate([image + types[1], text], axis=1)
         if cache:
             mask = before(position, images, cache)
+            if image_mask is not None:
+                later = mask.shape[-1] - image_mask.shape[1]
+                keys = jnp.pad(image_mask, ((0, 0), (0, later)), constant_values=True)
+                mask &= keys[:, None, None]
         elif image_mask is None:
             mask = self.seen(images, text_mask, text_ar)
         else:
             ar = None if text_ar is None else jnp.pad(text_ar, ((0, 0), (images, 0)))
             mask = may_see(jnp.concatenate([image_mask, text_mask], axis=1), ar)
-        x, cache = self.stack(x, mask, None, cache, position)
+        x, cache = self.stack(x, mask, None, cache, position, None)
         return x[:, images:], None if image is None else x[:, :images], cache
 
     def bottleneck(self, text, text_mask, image, image_mask):
@@ -228,10 +229,10 @@ class Fusion(nn.Module):
             _after(first, mask), None if ar is None else jnp.pad(ar, ((0, 0), (first, 0)))
         )
 
-    def stack(self, x, mask, context, cache, position):
+    def stack(self, x, mask, context, cache, position, context_mask):
         return stack(
             x, mask, context=context, cache=cache, position=position, remat=self.remat,
-            unroll=self.unroll, **self.block_fields(),
+            unroll=self.unroll, context_mask=context_mask, **self.block_fields(),
         )  # fmt: skip
 
     def block_fields(self) -> dict[str, Any]:

@@ -191,10 +191,11 @@ class Block(nn.Module):
         position: jax.Array | None = None,
         angles: jax.Array | None = None,
         dropped: jax.Array | None = None,
+        context_mask: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Cache] | None]:
-        """`mask` is of the tokens among themselves; the whole `context` may be seen. `angles` are
-        as of `Attention`; to a share `dropped` (a scalar) of the examples nothing is added (rng
-        "dropout").
+        """`mask` is of the tokens among themselves, `context_mask` of what they see of `context`;
+        both are as of `attend`. `angles` are as of `Attention`; to a share `dropped` (a scalar) of
+        the examples nothing is added (rng "dropout").
 
         With a `cache` ("own" of the tokens, "context" once that was seen) the new one is returned,
         as nn.scan wants it: (carry, what each layer gives).
@@ -218,7 +219,7 @@ class Block(nn.Module):
 
         def of_context(y):
             old = cache.get("context") if cache else None
-            y, kept["context"] = attention("cross")(y, context, cache=old)
+            y, kept["context"] = attention("cross")(y, context, mask=context_mask, cache=old)
             return y
 
         x = self.add("norm1", x, own, dropped)
@@ -310,6 +311,7 @@ def stack(
     position: jax.Array | None = None,
     angles: jax.Array | None = None,
     dropped: jax.Array | None = None,
+    context_mask: jax.Array | None = None,
     depth: int,
     remat: str,
     unroll: bool,
@@ -318,21 +320,21 @@ def stack(
 ) -> tuple[jax.Array, dict[str, Cache] | None]:
     """Runs `depth` blocks on `x` [B, L, W]; call it inside a compact method.
 
-    `fields` are those of `block`; `context` [B, M, W], `cache` (each array with a leading layer
-    axis), `position` and `angles` are as of `Block` and `Attention`, and `dropped` [depth] is a
-    number for each block. Returns the tokens and the new cache.
+    `fields` are those of `block`; `context` [B, M, W], its mask, `cache` (each array with a leading
+    layer axis), `position` and `angles` are as of `Block` and `Attention`, and `dropped` [depth] is
+    a number for each block. Returns the tokens and the new cache.
     """
     if not depth:
         return x, cache
     layers = repeat(block, depth, remat, unroll, depth=depth, **fields)
-    return layers(x, mask, context, cache, position, angles, dropped)
+    return layers(x, mask, context, cache, position, angles, dropped, context_mask)
 
 
 def repeat(
     block: type[nn.Module], count: int, remat: str, unroll: bool, **fields: Any
 ) -> Callable[..., Any]:
-    """`count` blocks as one module, called (x, mask, context, cache, position, angles, dropped) as
-    a block is; all but the first two may be left out.
+    """`count` blocks as one module, called (x, mask, context, cache, position, angles, dropped,
+    context_mask) as a block is; all but the first two may be left out.
 
     Parameters lie in `blocks/...` with a leading axis [count, ...]. `unroll` writes the layers out
     (faster on CPU, slower to compile); `remat` names what the backward pass recomputes: "none",
@@ -342,15 +344,16 @@ def repeat(
         # Inside a loop nothing can be shared between passes, so CSE needs no barrier.
         block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=unroll)
 
-    def run(x, mask, context=None, cache=None, position=None, angles=None, dropped=None):
+    def run(x, mask, context=None, cache=None, position=None, angles=None, dropped=None,
+            context_mask=None):  # fmt: skip
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, **({} if dropped is None else {"dropout": True})},
-            in_axes=(nn.broadcast, nn.broadcast, 0, nn.broadcast, nn.broadcast, 0),
+            in_axes=(nn.broadcast, nn.broadcast, 0, nn.broadcast, nn.broadcast, 0, nn.broadcast),
             length=count,
             unroll=count if unroll else 1,
         )(**fields, name="blocks")
-        return layers(x, mask, context, cache, position, angles, dropped)
+        return layers(x, mask, context, cache, position, angles, dropped, context_mask)
 
     return run

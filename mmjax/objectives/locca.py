@@ -115,4 +115,4 @@ def locca(
         return total, metrics
 
     requires = {view: (f"{of}/tokens", f"{text}/lm_head") for view in views}
-    return Objective(requires, loss, local, views, absent=(text,))
+    return Objective(requires, loss, local, views, absent=(text,), owns=(f"{of}/",))

@@ -44,7 +44,10 @@ def masked_image(
         errors = jnp.square(made[f"{of}/pixels"] - target).mean(axis=2)
         return jnp.where(made[patch_mask], errors, 0.0).sum() / made[patch_mask].sum(), {}
 
-    return Objective({name: (f"{of}/pixels",)}, loss, views={name: View(view)})
+    return Objective(
+        {name: (f"{of}/pixels",)}, loss, views={name: View(view)},
+        owns=(f"{of}/mask_embed", f"{of}/pixels/"),
+    )  # fmt: skip
 
 
 def some_patches(key: jax.Array, rows: int, patches: int, hidden: int) -> jax.Array:

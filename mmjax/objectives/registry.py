@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from mmjax.data.vocabulary import Vocabulary, placeholder
 from mmjax.errors import UserError
 from mmjax.schema import Keys, checked, keys_of, nearest
-from mmjax.values import NATURAL
+from mmjax.values import NATURAL, Range
 
 Batch = Mapping[str, jax.Array]
 Outputs = Mapping[str, Mapping[str, Any]]  # view → output or column name → array(s)
@@ -83,6 +83,8 @@ class Objective:
       absent: parts of which a row may be blank, since its source has nothing for them (the column
         PART_there is False): the loss is over the rows that have all of these.
       bags: the text parts of which it takes a bag of captions an example (their key `bag`).
+      owns: patterns of the model's parameters that it alone trains, such as a mask token: where it
+        begins later than the run, their moments begin with it.
     """
 
     requires: Mapping[str, tuple[str, ...]]
@@ -100,6 +102,7 @@ class Objective:
     logits: str = ""
     absent: tuple[str, ...] = ()
     bags: tuple[str, ...] = ()
+    owns: tuple[str, ...] = ()
 
     def all_requires(self) -> list[tuple[str, tuple[str, ...]]]:
         """(view, outputs) of all that the objective and the makers of its views read."""
@@ -141,10 +144,14 @@ class Common:
     Attributes:
       kind: What it computes, of the registry; '' is the entry's name.
       weight: Weight in the total loss.
+      start: Share of the run's steps after which it begins.
+      stop: Share of the run's steps after which it ends.
     """
 
     kind: str = ""
     weight: Annotated[float, NATURAL] = 1.0
+    start: Annotated[float, Range(0, below=1)] = 0.0
+    stop: Annotated[float, Range(above=0, most=1)] = 1.0
 
 
 COMMON = keys_of(Common)
@@ -210,7 +217,9 @@ def build(
     for name in sorted(config):
         kind = kind_of(name, config[name])
         values = dict(checked(keys_at(kind), f"objectives.{name}", config[name]).items())
-        weight, _ = values.pop("weight"), values.pop("kind", None)
+        weight = values.pop("weight")
+        for key in ("kind", "start", "stop"):
+            values.pop(key, None)
         given = {"name": name, "vocabulary": vocabulary or placeholder(), "model": model}
         wanted = inspect.signature(REGISTRY[kind]).parameters
         values |= {key: value for key, value in given.items() if key in wanted}

@@ -182,7 +182,8 @@ def masked_distill(
     return Objective(
         {name: (tokens,), theirs: (tokens,)}, loss, local,
         {name: View(view), f"{of}{GLOBAL}": shown(of, GLOBAL)}, params=params, averaged=True,
-        inputs=inputs_of(model, of, GLOBAL), **centre_of(name, centring, prototypes, momentum),
+        inputs=inputs_of(model, of, GLOBAL), owns=(f"{of}/mask_embed",),
+        **centre_of(name, centring, prototypes, momentum),
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from mmjax.errors import UserError
 from mmjax.models import parts
 from mmjax.paths import check_file
 from mmjax.planning.plan import Plan, make_plan
+from mmjax.runs.stages import phase_of, phases
 
 GIB = 2**30
 
@@ -30,6 +31,7 @@ def run(
 ) -> bool:
     """Plans every config (name → config) on `topology` and prints it; whether all fit.
 
+    A run with stages has a plan for each of its phases.
     `sweep` is KEY=VALUE,VALUE,…: a plan for each value of a config key, or of the whole mesh
     (mesh=256x1x1,32x8x1: data × fsdp × tensor); in model.*.KEY the star is every part with that
     key. Of several plans the best is marked.
@@ -45,6 +47,8 @@ def run(
         if len(configs) > 1:
             raise UserError("mmjax plan takes --sweep or --compare, not both.")
         configs = variants(next(iter(configs.values())), sweep)
+    configs = {f"{name}{of_phase}": config for name, whole in configs.items()
+               for of_phase, config in by_phase(whole).items()}  # fmt: skip
     console = terminal.console()
     plans: dict[str, Plan] = {}
     for name, config in configs.items():
@@ -64,24 +68,35 @@ def run(
     return all(plan.fits for plan in plans.values())
 
 
-def plan(config: ConfigDict, topology: str) -> Plan:
+def by_phase(config: ConfigDict) -> dict[str, ConfigDict]:
+    """ " from step N" → the config of that phase; of most runs "" → the config itself."""
+    found = phases(config)
+    if len(found) == 1:
+        return {"": config}
+    return {f" from step {phase.start:,}": phase.config for phase in found}
+
+
+def plan(config: ConfigDict, topology: str, step: int | None = None) -> Plan:
     """Compiles the train step of a config for hardware that is not there: will it fit, how fast?
 
     Args:
       config: of a run; its sources may lack their paths.
       topology: "v5e:16x16", "v5p:4x4x8", "4*v5e:16x16" (slices), "h100:32x8" (hosts × GPUs).
+      step: of a run with stages, a step of the phase that is asked for; None: the last.
 
     Raises:
       UserError: the config is wrong, or there is no such topology or its compiler is not installed.
     """
     check(config)
-    return make_plan(config, topology)
+    phase = phase_of(config, config.total_steps if step is None else step + 1)
+    return make_plan(phase.config, topology)
 
 
 def check(config: ConfigDict) -> None:
-    """Checks a config for planning, which needs no data: sources may still lack their path."""
+    """Checks a config for planning, which needs no data: sources and evaluators may still lack
+    their path."""
     config = ConfigDict(copy.deepcopy(config.to_dict()))
-    for source in config.data.train.values():
+    for source in [*config.data.train.values(), *config.evals.values()]:
         source.path = source.path or "unknown"
     config_check.validate(config)
 

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
@@ -124,8 +124,8 @@ class Checkpoints:
         if self._unreadable:
             raise OSError(self._unreadable)
 
-    def restore_newest(self, abstract: TrainState) -> TrainState | None:
-        """The newest sound checkpoint, laid out as `abstract`; None if there is none.
+    def restore_newest(self, abstract: Callable[[int], TrainState]) -> TrainState | None:
+        """The newest sound checkpoint, laid out as `abstract` of its step; None if there is none.
 
         All hosts take the same one. A checkpoint that one of them cannot read, or in which an
         array is not what was saved, is moved aside to WORKDIR/checkpoints/unreadable, never
@@ -133,7 +133,7 @@ class Checkpoints:
         """
         damaged: list[tuple[int, str]] = []
         for step in _first_hosts(sorted(self._manager.all_steps(), reverse=True)):
-            found, problem = self._read(step, abstract)
+            found, problem = self._read(step, abstract(step))
             if found is not None:
                 self._set_aside([step for step, _ in damaged])
                 return _state(found)

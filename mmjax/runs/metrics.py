@@ -114,9 +114,14 @@ class Meter(Observer):
     """
 
     def __init__(self, flops: Callable[[Any], int], clock: Clock):
-        self._flops_of, self._clock = flops, clock
-        self._known: dict[Any, int] = {}  # by the batch's shapes
+        self._clock = clock
+        self.count_by(flops)
         self.reset()
+
+    def count_by(self, flops: Callable[[Any], int]) -> None:
+        """Takes another count of a batch's FLOPs: the run does something else from here on."""
+        self._flops_of = flops
+        self._known: dict[Any, int] = {}  # by the batch's shapes
 
     def leave(self, phase: str, step: int, result: Any) -> None:
         if phase == "step":

@@ -78,10 +78,19 @@ def _name_media(config: Tree) -> None:
             source["media"] = "regions" if source.pop("regions") else "image"
 
 
+def _add_stages(config: Tree) -> None:
+    """3 → 4: a run may have stages, and objectives a start and a stop."""
+    config.setdefault("stages", {})
+    for objective in config["objectives"].values():
+        objective.setdefault("start", 0.0)
+        objective.setdefault("stop", 1.0)
+
+
 UPGRADES: tuple[Callable[[Tree], None], ...] = (
     _rename_keys,
     _name_parts,
     _name_media,
+    _add_stages,
 )  # number n: of version n to n + 1
 VERSION = len(UPGRADES)
 

@@ -27,6 +27,7 @@ from mmjax.parallel import rules
 from mmjax.runs.checkpoint import FOLDER, checkpoint_steps, restore_params
 from mmjax.runs.local_path import workdir_path
 from mmjax.runs.lock import locked
+from mmjax.runs.stages import phase_of
 from mmjax.runs.upgrades import dump, load
 from mmjax.schema import entry, keys_of
 
@@ -99,6 +100,12 @@ def read_config(workdir: epath.Path) -> ConfigDict:
     return config
 
 
+def config_at(workdir: epath.Path, step: int | None = None) -> ConfigDict:
+    """The config of the phase that a checkpoint of a run is of; None: of its newest."""
+    config = read_config(workdir)
+    return phase_of(config, step or max(checkpoint_steps(workdir), default=0)).config
+
+
 def workdir_tokenizer(
     workdir: epath.Path,
     config: ConfigDict,
@@ -153,12 +160,12 @@ def workdir_lengths(
     if not (config.data.text_lengths and several and quick and "://" not in str(workdir)):
         return ()
     folder = Path(workdir) / "lengths"
+    most = max(part.context_length for part in parts.vocabularies(config.model).values())
     if jax.process_index() == 0:
-        most = max(part.context_length for part in parts.vocabularies(config.model).values())
         for source in sources:
             keep_lengths(folder, source, tokenizer, most)
     multihost_utils.sync_global_devices("lengths")
-    return read_lengths(folder, sources)
+    return read_lengths(folder, sources, most)
 
 
 def make_tokenizer(
@@ -191,7 +198,7 @@ def restore_for_inference(
     """
     of_run, step = at_step(workdir)
     folder = workdir_path(of_run)
-    config = read_config(folder)
+    config = config_at(folder, step)
     shapes = inference_shapes(config.model)
     params = restore_params(folder, shapes, ema=averages_model(config.optim), step=step)
     load = saved_tokenizer(folder, config)

@@ -2,7 +2,8 @@
 train state and the batch. Nothing is read or computed; a mesh of described devices will do."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from mmjax import config_check, models, objectives
 from mmjax.core import optim
 from mmjax.core.flops import step_flops
-from mmjax.core.state import NOTHING_DECLARED, Declared, TrainState, abstract_state
+from mmjax.core.state import HEADS, NOTHING_DECLARED, Declared, TrainState, abstract_state
 from mmjax.core.step import Objectives, declare, make_train_step
 from mmjax.data import buckets, mixtures, modalities, packing, train_columns
 from mmjax.data.modalities import LoadTokenizer, Modality
@@ -23,6 +24,8 @@ from mmjax.models.flops import plain_model
 from mmjax.objectives import rows
 from mmjax.objectives.registry import teacher_of
 from mmjax.parallel import mesh as mesh_lib
+from mmjax.params import Role, map_roles
+from mmjax.runs.stages import Phase
 from mmjax.teachers.teacher import Teacher, open_teachers
 
 
@@ -37,6 +40,7 @@ class Parts:
       batches: shapes of the batch in each of its buckets, the longest first, at the longest text,
         as it lies on the mesh. Most runs have one.
       state: shapes of the train state as it lies on the mesh, teachers included.
+      schedule: the steps over which the learning rate is scheduled, first and one behind the last.
     """
 
     config: ConfigDict
@@ -48,6 +52,7 @@ class Parts:
     declared: Declared
     batches: tuple[dict[str, jax.ShapeDtypeStruct], ...]
     state: TrainState
+    schedule: tuple[int, int]
 
     @property
     def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -74,7 +79,7 @@ class Parts:
         """The train step, jitted; it donates the state's arrays."""
         step = make_train_step(
             self.model, self.objectives, self.optimizer, self.lr_multipliers, self.config,
-            self.teachers,
+            self.teachers, self.schedule,
         )  # fmt: skip
         return jax.jit(step, donate_argnums=0)
 
@@ -87,10 +92,16 @@ class Parts:
         return step
 
 
-def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
+def assemble(config: ConfigDict, mesh: jax.sharding.Mesh, phase: Phase | None = None) -> Parts:
     """Puts the parts together, under `jax.set_mesh(mesh)`.
 
-    UserError: parts that do not exist, do not fit each other or this platform.
+    Args:
+      config: of a run without stages, or of a phase.
+      mesh: that of the run.
+      phase: the phase of a run that has several.
+
+    Raises:
+      UserError: parts that do not exist, do not fit each other or this platform.
     """
     model = models.from_config(config.model)
     config_check.validate_on_platform(config, mesh_lib.platform())
@@ -118,7 +129,15 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     init = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
     heads = jax.eval_shape(lambda: declared.params(jax.random.key(0)))
     multipliers = optim.lr_multipliers(config.optim, init | heads, model.layers_above())
-    optimizer = optim.optimizer(config.optim, multipliers)
+    apart = None
+    if phase is not None:  # what begins late has moments of its own, not as old as the run
+
+        def label(role: Role, leaf: Any) -> str:
+            name = owner(role.path, built, phase.late)
+            return f"objective {name}" if name else "trained"
+
+        apart = map_roles(label, init | heads)
+    optimizer = optim.optimizer(config.optim, multipliers, apart)
     state = abstract_state(
         model, optimizer, ema=config.optim.ema > 0, ema_of=config.optim.ema_of, mesh=mesh,
         declared=declared,
@@ -126,7 +145,16 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh) -> Parts:
     return Parts(
         config, model, built, teachers, optimizer, multipliers, declared, batches,
         dataclasses.replace(state, teachers=frozen),
+        (0, config.total_steps) if phase is None else phase.schedule,
     )  # fmt: skip
+
+
+def owner(path: str, built: Objectives, names: Collection[str]) -> str:
+    """Which of the objectives `names` trains a parameter alone; "" if none does."""
+    for name in sorted({*names} & {*built}):
+        if any(re.match(own, path) for own in (f"{HEADS}/{name}/", *built[name][0].owns)):
+            return name
+    return ""
 
 
 def abstract_batches(

@@ -24,6 +24,7 @@ from mmjax.runs.metrics import Meter, MetricWriter, check_sinks
 from mmjax.runs.observers import Observers
 from mmjax.runs.preemption import Preemption
 from mmjax.runs.profile import Profiler
+from mmjax.runs.stages import phases
 from mmjax.runs.watchdog import Watchdog
 from mmjax.training.prepare import Prepared, prepare
 
@@ -54,23 +55,29 @@ def train(
     use_compilation_cache()
     folder = workdir_path(workdir)
     mesh = mesh_lib.make_mesh(**config.mesh)
-    config_check.validate_on_mesh(config, dict(mesh.shape))
+    for phase in phases(config):
+        config_check.validate_on_mesh(phase.config, dict(mesh.shape))
     preemption = Preemption()
     with jax.set_mesh(mesh), preemption.watch(), contextlib.ExitStack() as cleanup:
         run = prepare(config, folder, cleanup, command, adjust)
         if jax.process_index() == 0:
             clock.resume(read_rows(folder))
+        meter = Meter(run.parts.flops, clock)
         watch = Observers(
             Watchdog(config.log.watchdog),
             clock,
             Profiler(config.profile.steps, folder, clock),
-            Meter(run.parts.flops, clock),
+            meter,
             MetricWriter(folder, config.log, config),
             run.line,
         )
         cleanup.callback(watch.close)
         before = int(run.state.step)
         state = steps(run, watch, clock, preemption, folder)
+        while run.phase.stop < config.total_steps:
+            run = run.go_on(state)
+            meter.count_by(run.parts.flops)
+            state = steps(run, watch, clock, preemption, folder)
         if int(state.step) > before:  # of a finished run it was said at the start
             run.line.say(f"finished at step {int(state.step):,}; all is in {escape(shown(folder))}")
         return state
@@ -79,17 +86,16 @@ def train(
 def steps(
     run: Prepared, watch: Observers, clock: Clock, preemption: Preemption, folder: epath.Path
 ) -> TrainState:
-    """Trains step by step, and logs, evaluates and saves on the way."""
+    """Trains the phase step by step, and logs, evaluates and saves on the way."""
     config, state, buckets = run.parts.config, run.state, buckets_of(run.parts.config)
-    first = int(state.step)
-    finished = first >= config.total_steps
-    train_step: Any = None if finished else run.parts.compiled_step(state)
+    first, begun = int(state.step), run.phase.start
+    train_step: Any = None if first >= run.phase.stop else run.parts.compiled_step(state)
     sent = deque[jax.Array]()  # losses of steps that may not be done yet
-    for step in range(first + 1, config.total_steps + 1):
+    for step in range(first + 1, run.phase.stop + 1):
         with watch.phase("data", step):
             local = next(run.batches)
         with watch.phase("step", step) as result:
-            batch = mesh_lib.put_batch(local, buckets(step - 1)[1].size)
+            batch = mesh_lib.put_batch(local, buckets(step - 1 - begun)[1].size)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 state, metrics = train_step(state, batch)
             sent.append(metrics["loss"])
@@ -105,7 +111,7 @@ def steps(
             if last:  # a shorter run has failed, too, if no step of it was any good
                 most = min(most, step - first)
             if values["nonfinite"] >= most:
-                raise diverged(config, run.sources, step, int(values["nonfinite"]), folder)
+                raise diverged(run, step, int(values["nonfinite"]), folder)
 
         results: dict[str, float] = {}
         due = [name for name, spec in config.evals.items() if last or is_due(spec.every, step)]
@@ -152,20 +158,22 @@ def is_due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def diverged(
-    config: ConfigDict, sources: Sequence[data.Source], step: int, count: int, workdir: epath.Path
-) -> UserError:
+def diverged(run: Prepared, step: int, count: int, workdir: epath.Path) -> UserError:
     """Why a run stops whose last `count` losses were not finite or jumped.
 
-    WORKDIR/skipped_batches.json then names the records of those batches.
+    WORKDIR/skipped_batches.json then names the records of those batches, as far as they are of this
+    phase.
     """
-    order, buckets, pack = data.train_order(sources, config), buckets_of(config), config.data.pack
+    config, phase = run.parts.config, run.phase
+    order, buckets = data.train_order(run.sources, config), buckets_of(config)
+    pack = config.data.pack or 1
     batches = {}
-    for bad in range(step - count, step):  # `state.step` at the start of the step
-        start, (_, size) = buckets(bad)
-        positions = [order(start * (pack or 1) + n) for n in range(size * (pack or 1))]
+    for bad in range(max(step - count, phase.start), step):  # `state.step` at the step's start
+        start, (_, size) = buckets(bad - phase.start)
+        start += phase.seen
+        positions = [order(start * pack + n) for n in range(size * pack)]
         batches[bad + 1] = [
-            f"{sources[p.source].name}: {p.index} (epoch {p.epoch})" for p in positions
+            f"{run.sources[p.source].name}: {p.index} (epoch {p.epoch})" for p in positions
         ]
     path = workdir / "skipped_batches.json"
     if jax.process_index() == 0:

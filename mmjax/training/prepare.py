@@ -6,6 +6,7 @@ Everything that can be known to be wrong is raised as UserError here.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -28,15 +29,16 @@ from mmjax.interop import registry, start
 from mmjax.interop.formats import Weights
 from mmjax.models.parts import vocabularies
 from mmjax.parallel import mesh as mesh_lib
-from mmjax.runs import same_data
+from mmjax.runs import same_data, stages
 from mmjax.runs.checkpoint import Checkpoints, checkpoint_steps
 from mmjax.runs.local_path import shown
 from mmjax.runs.metrics import ProgressLine
+from mmjax.runs.stages import Phase
 from mmjax.runs.workdir import open_workdir, workdir_lengths, workdir_tokenizer
 from mmjax.schema import nearest
 from mmjax.teachers.inherit import inherit
 from mmjax.teachers.teacher import check_data, load_teachers
-from mmjax.training import labels
+from mmjax.training import carry, labels
 from mmjax.training.assemble import Parts, assemble, readers
 
 log = logging.getLogger("mmjax.training")
@@ -49,6 +51,7 @@ class Prepared:
     """A run that may start.
 
     Attributes:
+      phase: the steps that it is for.
       parts: model, objectives, teachers, optimizer.
       sources: the opened config.data.train, in order of their names.
       batches: of this host, from the step after that of `state` on.
@@ -57,8 +60,10 @@ class Prepared:
       checkpoints: of the workdir.
       state: the newest checkpoint, or a fresh start.
       line: to tell the user.
+      go_on: prepares the next phase, from the state in which this one ends.
     """
 
+    phase: Phase
     parts: Parts
     sources: Sequence[data.Source]
     batches: Generator[Batch]
@@ -67,6 +72,7 @@ class Prepared:
     checkpoints: Checkpoints
     state: TrainState
     line: ProgressLine
+    go_on: Callable[[TrainState], "Prepared"]
 
 
 def prepare(
@@ -79,13 +85,17 @@ def prepare(
     """Prepares the run of a valid config in a workdir, under its mesh; `cleanup` closes what was
     opened, `command` is what the user typed, `adjust` takes other values of ADJUSTABLE keys."""
     mesh = jax.sharding.get_mesh()
-    parts = assemble(config, mesh)  # model, objectives, teachers, optimizer: as shapes
+    phases = stages.phases(config)
+    # Model, objectives, teachers, optimizer: as shapes.
+    every = [assemble(p.config, mesh, p if len(phases) > 1 else None) for p in phases]
+    for before, after in itertools.pairwise(every):
+        carry.check(before, after)
 
     # Weights to start from: matched with the model by name and shape, not read yet.
-    weights = None
+    weights, began = None, phases[0].config
     if config.init_from.source and not checkpoint_steps(folder):
         weights = start.renamed(registry.find(config.init_from.source), config.init_from.rename)
-        start.plan(weights, config.model, config.init_from.parts)
+        start.plan(weights, began.model, config.init_from.parts)
 
     # Data and evaluators.
     sources = data.open_sources(config.data.train)
@@ -95,10 +105,12 @@ def prepare(
         for name, source in zip(sorted(config.data.train), sources, strict=True):
             if name not in without.get(part, ()):
                 modality.check(source, config.data.train[name], f"config.data.train.{name}")
-    check_data(parts.teachers, config, sources)
+    for parts in every:
+        check_data(parts.teachers, config, sources)
     named = dict(zip(sorted(config.data.train), sources, strict=True))
-    class_count = labels.count_classes(parts)
-    classes, said = labels.check(named, class_count) if class_count else ({}, [])
+    class_counts = [labels.count_classes(parts) for parts in every]
+    known = [labels.check(named, count) for count in class_counts if count]
+    classes, said = known[0] if known else ({}, [])
     marks = same_data.marks(sorted(config.data.train), sources)
 
     adjusted: dict[str, tuple] = {}
@@ -115,30 +127,67 @@ def prepare(
     if tokenizer is not None:
         config_check.validate_vocabulary(config, tokenizer.vocab_size)
         rows = min(part.vocab_size for part in vocabularies(config.model).values())
-        parts = parts.with_vocabulary(vocabulary.of_tokenizer(tokenizer, rows))
-    modalities = readers(config, parts.teachers, load)
+        words = vocabulary.of_tokenizer(tokenizer, rows)
+        every = [parts.with_vocabulary(words) for parts in every]
     trained = tuple(one.folder for one in next(iter(classes.values()), []))
-    subject = evaluation.Subject.of(config, parts.model, tokenizer, trained)
-    evaluators = {
-        name: evaluation.build(name, spec, subject) for name, spec in sorted(config.evals.items())
-    }
+    line, counts = ProgressLine(config.total_steps), Counter[str]()
+
+    def evaluators_of(parts: Parts) -> dict[str, Evaluator]:
+        subject = evaluation.Subject.of(parts.config, parts.model, tokenizer, trained)
+        return {
+            name: evaluation.build(name, spec, subject)
+            for name, spec in sorted(parts.config.evals.items())
+        }
+
+    evaluators = evaluators_of(every[0])
     check_best(config.checkpoint.best, evaluators)
     evaluated = of_evaluators(evaluators)
     labels.write(folder, classes | {f"evals.{name}": of.rows for name, of in evaluated.items()})
     said += [f"config.evals.{name}: {of.about}" for name, of in evaluated.items()]
     rows_of_batch = config.batch_size * (config.data.pack or 1)
-    pairs = tokenizer is not None and len(modalities) > 1
+    pairs = tokenizer is not None and len(readers(began, every[0].teachers, load)) > 1
     said += doubts(sources, rows_of_batch, pairs)
 
     # State: the newest checkpoint, or a fresh start.
     checkpoints = Checkpoints(folder, config.checkpoint)
     cleanup.callback(checkpoints.close)
-    line = ProgressLine(config.total_steps)
-    teachers = load_teachers(parts.teachers, mesh, folder)  # another one is refused here
-    state = checkpoints.restore_newest(parts.state) or fresh_state(parts, weights, mesh, line)
-    state = dataclasses.replace(state, teachers=teachers)
-    first = int(state.step)
+    # Another teacher than the run began with is refused here.
+    teachers = functools.cache(lambda n: load_teachers(every[n].teachers, mesh, folder))
 
+    def number_of(step: int) -> int:
+        return phases.index(stages.phase_of(config, step))
+
+    def begin(number: int, state: TrainState) -> Prepared:
+        phase, parts = phases[number], every[number]
+        state = dataclasses.replace(state, teachers=teachers(number))
+        lengths = workdir_lengths(folder, parts.config, sources, tokenizer) if tokenizer else ()
+        sizes = {bucket.size for bucket in buckets_of(parts.config).kinds}
+        rows = {size: mesh_lib.local_rows(size) for size in sizes}
+        modalities = readers(parts.config, parts.teachers, load)
+        batches = unfailing(
+            lambda step: data.train_batches(
+                sources, parts.config, modalities, rows=rows, start_step=step - phase.start,
+                seen=phase.seen, lengths=lengths, counts=counts, classes=class_counts[number],
+            ),
+            int(state.step),
+        )  # fmt: skip
+        cleanup.callback(batches.close)
+
+        def go_on(ended: TrainState) -> Prepared:
+            batches.close()
+            after, next_phase = every[number + 1], phases[number + 1]
+            line.say(f"from step {next_phase.start:,} on: {escape('; '.join(next_phase.news))}")
+            return begin(number + 1, carry.carried(ended, parts, after, next_phase, mesh))
+
+        measured = evaluators if number == 0 else evaluators_of(parts)
+        return Prepared(
+            phase, parts, sources, batches, counts, measured, checkpoints, state, line, go_on
+        )
+
+    teachers(0)
+    state = checkpoints.restore_newest(lambda step: every[number_of(step)].state)
+    state = state or fresh_state(every[0], weights, mesh, line)
+    first = int(state.step)
     finished = first >= config.total_steps
     resumes = f"finished at step {first:,}" if finished else f"resuming at step {first:,}"
     parameters = sum(x.size for x in jax.tree.leaves(model_params(state.params)))
@@ -148,22 +197,11 @@ def prepare(
         f"{sum(map(len, sources)):,} examples  → {escape(shown(folder))}"
         + (f"  [bold]{resumes}[/]" if first else "")
     )
-    for key, (before, after) in adjusted.items():
-        said.append(f"config.{key}: {before!r} until step {first:,}, {after!r} from there on")
+    for key, (old, new) in adjusted.items():
+        said.append(f"config.{key}: {old!r} until step {first:,}, {new!r} from there on")
     for sentence in said:
         line.say(escape(sentence))
-    lengths = workdir_lengths(folder, config, sources, tokenizer) if tokenizer else ()
-    sizes, counts = {bucket.size for bucket in buckets_of(config).kinds}, Counter[str]()
-    rows = {size: mesh_lib.local_rows(size) for size in sizes}
-    batches = unfailing(
-        lambda step: data.train_batches(
-            sources, config, modalities, rows=rows, start_step=step, lengths=lengths,
-            counts=counts, classes=class_count,
-        ),
-        first,
-    )  # fmt: skip
-    cleanup.callback(batches.close)
-    return Prepared(parts, sources, batches, counts, evaluators, checkpoints, state, line)
+    return begin(number_of(first), state)
 
 
 def check_best(best: str, evaluators: Mapping[str, Evaluator]) -> None:

@@ -61,7 +61,7 @@ def test_the_longest_caption_counts_and_what_cannot_be_read_is_long(tokenizer):
 
 def test_hosts_trim_as_one_host_does(pairs, tokenizer, tmp_path):
     keep_lengths(tmp_path, pairs, tokenizer, L)
-    lengths = pickle.loads(pickle.dumps(read_lengths(tmp_path, [pairs])))
+    lengths = pickle.loads(pickle.dumps(read_lengths(tmp_path, [pairs], L)))
     whole = take(pairs, tokenizer, np.arange(B))
     assert {batch["text"].shape[1] for batch in whole} >= {4, 16}
     for rows in np.split(np.arange(B), 4):
@@ -96,4 +96,4 @@ def test_a_run_counts_once_and_only_where_it_helps(pairs, tokenizer, tmp_path, m
     config.data.text_lengths = ()
     assert workdir_lengths(folder, config, [pairs], tokenizer) == ()
     with pytest.raises(UserError, match="the hosts do not see the same --workdir"):
-        read_lengths(tmp_path / "elsewhere", [pairs])
+        read_lengths(tmp_path / "elsewhere", [pairs], L)

@@ -59,5 +59,5 @@ def test_one_parameter_at_a_time_is_in_host_memory(folder):
         watcher.join()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     assert size > 200e6
-    # The largest is an MLP's kernel of all layers, a third of the model.
-    assert 0.5 * size < max(seen) - before < 1.5 * size
+    # The largest is an MLP's kernel of all layers, a third of the model; twice would be 2.
+    assert 0.5 * size < max(seen) - before < 1.8 * size

@@ -125,7 +125,7 @@ def test_a_tower_without_patches_is_refused(tmp_path):
 def test_tubelets_take_patches_of_another_size():
     """A video tower's patches are resized frame by frame, and lie in the tubelet's middle."""
     kernel = np.random.default_rng(0).normal(size=(8, 8, 3, 2)).astype(np.float32)
-    found = start._resized("video/patch_embed/kernel", kernel, (2, 4, 4, 3, 2), None, None)
+    found = start.resized("video/patch_embed/kernel", kernel, (2, 4, 4, 3, 2), None, None)
     np.testing.assert_array_equal(found[1], resize_patches(kernel, (4, 4)))
     assert not found[0].any()
 

@@ -11,6 +11,7 @@ import tiny
 from mmjax import config as config_lib
 from mmjax import models
 from mmjax.errors import UserError
+from mmjax.models.parts import part
 
 START, END, LENGTH, ROWS = 1, 2, 6, 3
 
@@ -20,10 +21,17 @@ def made(style, text_depth=2):
     config = tiny.config().model
     config.text.update(mlm_head=True, vocab_size=9, depth=text_depth, context_length=LENGTH)
     batch = tiny.batch(config, size=ROWS)
+    style, _, shapes = style.partition(" of ")
     if style == "none":
         del config.image, config.logit
     else:
         config.fusion = config_lib.entry("model", kind=style, depth=2)
+    if shapes:  # 3 × 2, 1 × 4 and 2 × 4 patches, and noise behind them
+        config.image = part("naflex", size=16, patch_size=4, width=32, depth=1, heads=4, mlp_dim=64)
+        rng = np.random.default_rng(3)
+        batch["image"] = rng.integers(0, 256, (ROWS, 9, 48), dtype=np.uint8)
+        batch["image_shape"] = np.array([[3, 2], [1, 4], [2, 4]], np.int32)
+        batch["image_mask"] = np.arange(9) < batch["image_shape"].prod(axis=1)[:, None]
     model = models.from_config(config)
     params = tiny.params(model)
     # Sharper than random, and the end comes sometimes.
@@ -37,12 +45,12 @@ def forward(style, text_depth=2):
 
     @jax.jit
     def run(rows, texts):
-        part = {
-            "image": jnp.asarray(batch["image"])[rows], "text": texts,
-            "text_mask": jnp.ones(texts.shape, bool), "text_ar": jnp.ones_like(texts),
+        shown = {name: jnp.asarray(x)[rows] for name, x in batch.items() if "image" in name}
+        shown |= {
+            "text": texts, "text_mask": jnp.ones(texts.shape, bool), "text_ar": jnp.ones_like(texts)
         }  # fmt: skip
         name = "text/tokens" if style == "none" else "fusion/tokens"
-        tokens = model.apply({"params": params}, part, (name,))[name]
+        tokens = model.apply({"params": params}, shown, (name,))[name]
         logits = model.apply({"params": params}, {"text/tokens": tokens}, ("text/logits",))
         return jax.nn.log_softmax(logits["text/logits"])
 
@@ -71,13 +79,19 @@ def search(style, text_depth, row, beams):
 
 @pytest.mark.parametrize(
     ("style", "text_depth", "beams"),
-    [("cross", 2, 1), ("concat", 2, 3), ("cross", 0, 3), ("none", 2, 2)],
+    [
+        ("cross", 2, 1),
+        ("concat", 2, 3),
+        ("cross", 0, 3),
+        ("none", 2, 2),
+        ("cross of shapes", 2, 2),
+        ("concat of shapes", 0, 2),
+    ],
 )
 def test_the_cache_changes_nothing(style, text_depth, beams):
     model, params, batch = made(style, text_depth)
-    said = models.generate(
-        model, params, {"image": batch["image"]}, start_id=START, end_id=END, beams=beams
-    )
+    shown = {name: x for name, x in batch.items() if "image" in name}
+    said = models.generate(model, params, shown, start_id=START, end_id=END, beams=beams)
     for row in range(ROWS):
         tokens, log_prob = search(style, text_depth, row, beams)
         np.testing.assert_array_equal(said.tokens[row], tokens)
@@ -99,7 +113,7 @@ def test_models_that_cannot_speak_say_so():
     with pytest.raises(UserError, match=r"length=99: texts have 2 to .*context_length=6 tokens"):
         models.generate(model, params, batch, start_id=START, end_id=END, length=99)
     model, params, batch = made("bottleneck")
-    with pytest.raises(UserError, match=r"cannot generate text: .*mlm_head=True, no bottleneck"):
+    with pytest.raises(UserError, match=r"cannot generate text: .*mlm_head=True .*no bottleneck"):
         models.generate(model, params, batch, start_id=START, end_id=END)
 
 

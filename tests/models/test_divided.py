@@ -171,7 +171,7 @@ def test_an_image_tower_starts_it_and_then_it_starts_one_of_more_frames(tmp_path
         )
         missing = {path.rpartition("/blocks/")[2].split("/")[0] for path in report.missing}
         assert missing == (set() if frames == 1 else {"image", "norm_time", "time"})
-    positions = start._resized(
+    positions = start.resized(
         "image/time_embed", np.asarray(params["image"]["time_embed"]), (2 * T, 64), model,
         video_model(frames=2 * T),
     )  # fmt: skip

@@ -11,10 +11,12 @@ from rich.console import Console
 
 from mmjax import cli, models
 from mmjax import config as config_lib
+from mmjax.config_file import load_config
 from mmjax.models.flops import forward_flops
 from mmjax.parallel import hardware
 from mmjax.planning import command
 from mmjax.planning import plan as plan_lib
+from mmjax.shipped import recipes
 
 CHIP = hardware.Chip("cpu", 1e12, 5e11, 2e9, 1e9, 1e11, 1e10, 1e9)
 
@@ -182,3 +184,8 @@ def test_a_small_slice_by_the_real_compiler(tmp_path, monkeypatch):
     plan = json.loads(found.read_text())
     assert plan["peak_bytes"] > plan["capacity_bytes"]
     assert plan["largest_buffers"][0]["bytes"] > 2**28
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_is_planned_before_there_are_any_data(name):
+    command.check(load_config(name))

@@ -16,6 +16,7 @@ from mmjax import config_check, objectives
 from mmjax.core.state import model_params
 from mmjax.parallel.mesh import make_mesh
 from mmjax.params import path_string
+from mmjax.runs.stages import phases
 from mmjax.training import loop
 from mmjax.training.assemble import assemble
 
@@ -28,7 +29,7 @@ ALWAYS = (
     "flava",  # fusion, and masks in texts and pictures
     "frozen_webvid",  # videos, and infonce
     "milnce_howto100m",  # bags of captions
-    "siglip_b16",
+    "siglip2_naflex_b16",  # shapes, and regions
 )
 
 
@@ -49,16 +50,16 @@ def test_step_of_every_recipe_can_be_traced(name):
     config = smoke_form(name)
     config_check.validate(config)
     mesh = make_mesh(**config.mesh)
-    with jax.set_mesh(mesh):
-        parts = assemble(config, mesh)
-        state, metrics = parts.step().eval_shape(parts.state, parts.batch)
-    assert jax.tree.structure(state.params) == jax.tree.structure(parts.state.params)
-    assert {f"loss/{name}" for name in config.objectives} <= metrics.keys()
-    ours = {
-        path_string(path): list(x.shape)
-        for path, x in jax.tree_util.tree_leaves_with_path(model_params(state.params))
-    }
-    assert ours == {path: shape for path, (shape, *_) in golden(name)["params"].items()}
+    ours = []
+    for phase in phases(config):
+        with jax.set_mesh(mesh):
+            parts = assemble(phase.config, mesh, phase)
+            state, metrics = parts.step().eval_shape(parts.state, parts.batch)
+        assert jax.tree.structure(state.params) == jax.tree.structure(parts.state.params)
+        assert {f"loss/{name}" for name in phase.config.objectives} <= metrics.keys()
+        leaves = jax.tree_util.tree_leaves_with_path(model_params(state.params))
+        ours.append({path_string(path): list(x.shape) for path, x in leaves})
+    assert ours[0] == {path: shape for path, (shape, *_) in golden(name)["params"].items()}
 
 
 def test_every_objective_of_a_recipe_is_trained_for():
