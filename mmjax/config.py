@@ -55,6 +55,7 @@ SECTIONS: dict[str, Keys] = {
     "optim": keys_of(Optim),
     "data": DATA,
     "data.augment": keys_of(Augment),
+    "data.crops": keys_of(modalities.Crops),
     "checkpoint": keys_of(Checkpoint, RESUMABLE),
     "profile": keys_of(Profile, RESUMABLE),
     "log": keys_of(Log, RESUMABLE),
@@ -249,6 +250,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
     if config.data.image_lengths:
         config.data.update(image_lengths=(8, 16), length_shares=(), batch_multiple=16)
+    config.data.crops.update(count=2, size=16)
     config.data.token_budget = min(config.data.token_budget, 16 * 16)
     for name, teacher in config.teachers.items():
         start = teacher.start

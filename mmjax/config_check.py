@@ -250,16 +250,29 @@ def validate_teachers(
                 f"config.teachers.{teacher} is used by no objective: name it in the `teachers` of "
                 "one, e.g. distill_similarity, or remove it."
             )
+    _check_average(config, built)
     for name, (objective, _) in built.items():
         for view, outputs in objective.all_requires():
-            if frozen_of(view)[0] == EMA and not config.optim.ema:
-                raise UserError(
-                    f"config.objectives.{name} needs averaged parameters: set config.optim.ema, "
-                    "e.g. 0.995."
-                )
             asks = teacher_of(view)
             if asks is not None:
                 _check_teacher(name, asks, outputs, teachers)
+
+
+def _check_average(config: ConfigDict, built: Mapping[str, tuple[Any, float]]) -> None:
+    heads = config.optim.ema and config.optim.ema_of == "heads"
+    for name, (objective, _) in built.items():
+        of_model = any(frozen_of(view)[0] == EMA for view, _ in objective.all_requires())
+        if (of_model or objective.averaged) and not config.optim.ema:
+            raise UserError(
+                f"config.objectives.{name} needs averaged parameters: set config.optim.ema, e.g. "
+                "0.995."
+            )
+        if of_model and heads:
+            raise UserError(
+                f"config.objectives.{name} needs an average of the model, and config.optim.ema_of="
+                "'heads' keeps none: set it to 'all'"
+                + (f", or config.objectives.{name}.teacher='self'." if objective.averaged else ".")
+            )
 
 
 def _check_teacher(

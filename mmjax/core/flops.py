@@ -47,8 +47,8 @@ def step_flops(
         def run(params: Any, memory: Any, frozen: Any, ema: Any, batch: Batch) -> Any:
             return run_views(
                 model, objectives, model_params(params), batch, jax.random.key(0),
-                own=owned(objectives, params, memory),
-                frozen=frozen_models(model, teachers, frozen, ema),
+                own=owned(objectives, params, memory, ema),
+                frozen=frozen_models(model, teachers, frozen, ema, model_params(params)),
             )  # fmt: skip
 
         return product_flops(run, state.params, state.memory, state.teachers, state.ema, batch)

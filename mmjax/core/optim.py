@@ -44,6 +44,8 @@ class Optim:
       eps: Added to the root of the second moment.
       grad_clip: Largest global norm of the gradient; 0: no clipping.
       ema: Decay of an average of the parameters, evaluated and exported; 0: off.
+      ema_of: What is averaged: all parameters, or those of objectives alone (heads); then the
+        model's parameters are evaluated and exported as they are.
       ema_end: Decay at the end of the run, reached by half a cosine (DINO's is 1); 0: that of ema.
       freeze: Patterns of parameters that stay, e.g. ('image/',) for LiT.
       lr_scale: (pattern, factor) pairs on the learning rate; factors multiply.
@@ -65,6 +67,7 @@ class Optim:
     eps: Annotated[float, ADJUSTABLE, POSITIVE] = 1e-6
     grad_clip: Annotated[float, POSITIVE_OR_0] = 0.0
     ema: Annotated[float, Range(above=0, below=1, also=(0,))] = 0.0
+    ema_of: Literal["all", "heads"] = "all"
     ema_end: Annotated[float, Range(above=0, most=1, also=(0,))] = 0.0
     freeze: Annotated[tuple[str, ...], PATTERN] = ()
     lr_scale: tuple[tuple[Annotated[str, PATTERN], Annotated[float, NATURAL]], ...] = ()
@@ -72,6 +75,11 @@ class Optim:
     microbatches: Annotated[int, RESUMABLE, COUNT] = 1
     max_nonfinite: Annotated[int, RESUMABLE, COUNT] = 10
     max_spike: Annotated[float, RESUMABLE, Range(above=1, also=(0,))] = 0.0
+
+
+def averages_model(config: ConfigDict) -> bool:
+    """Whether the model's parameters are averaged; `config` is `config.optim`."""
+    return config.ema > 0 and config.ema_of == "all"
 
 
 def schedule(config: ConfigDict, last: int, first: int = 0) -> optax.Schedule:

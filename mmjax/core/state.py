@@ -23,11 +23,11 @@ class TrainState:
     """What changes from step to step, and the teachers, which do not.
 
     `step`: updates tried so far. `params`: the model's, and under "objectives" those that
-    objectives declare. `ema`: an average of `params`, or None. `nonfinite`: updates in a row that
-    were skipped, as the loss was not finite or jumped; `skipped`: all of them. `loss_mean`: a
-    running mean of the loss, 0 before the first. `memory`: objective → the state it declares.
-    `teachers`: name → frozen parameters; they are read from their source again, not from the
-    checkpoint.
+    objectives declare. `ema`: an average of `params`, of "objectives" alone, or None.
+    `nonfinite`: updates in a row that were skipped, as the loss was not finite or jumped;
+    `skipped`: all of them. `loss_mean`: a running mean of the loss, 0 before the first. `memory`:
+    objective → the state it declares. `teachers`: name → frozen parameters; they are read from
+    their source again, not from the checkpoint.
     """
 
     step: jax.Array
@@ -47,12 +47,17 @@ class TrainState:
 
     def eval_params(self) -> Any:
         """The model's parameters to evaluate and export: the average, where one is kept."""
-        return model_params(self.params if self.ema is None else self.ema)
+        return model_params(self.ema or {}) or model_params(self.params)
 
 
 def model_params(params: Any) -> Any:
     """`params` without those of objectives."""
     return {name: tree for name, tree in params.items() if name != HEADS}
+
+
+def like(average: Any, params: Any) -> Any:
+    """Those of `params` that the average is of."""
+    return {name: params[name] for name in average}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,14 +89,20 @@ NOTHING_DECLARED = Declared({}, {})
 
 
 def new_state(
-    params: Any, optimizer: optax.GradientTransformation, *, ema: bool, memory: Any = None
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema: bool,
+    ema_of: str = "all",
+    memory: Any = None,
 ) -> TrainState:
     """The state before the first step; it has no teachers yet."""
+    kept = {n: tree for n, tree in params.items() if ema_of == "all" or n == HEADS} if ema else {}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
-        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        ema=jax.tree.map(jnp.copy, kept) if kept else None,
         nonfinite=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         loss_mean=jnp.zeros((), jnp.float32),
@@ -101,7 +112,7 @@ def new_state(
 
 def with_params(state: TrainState, params: Any) -> TrainState:
     """The state of a fresh run with other parameters; moments are zero whatever they are."""
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, like(state.ema, params))
     return state.replace(params=params, ema=ema)  # type: ignore[attr-defined]
 
 
@@ -115,6 +126,7 @@ def abstract_state(
     optimizer: optax.GradientTransformation,
     *,
     ema: bool,
+    ema_of: str = "all",
     mesh: jax.sharding.Mesh,
     declared: Declared = NOTHING_DECLARED,
 ) -> TrainState:
@@ -123,7 +135,8 @@ def abstract_state(
     def create() -> TrainState:
         # The key, too, is made inside: the devices of the mesh may only be described.
         params = init_params(model, declared, jax.random.key(0))
-        return new_state(params, optimizer, ema=ema, memory=declared.memory())
+        memory = declared.memory()
+        return new_state(params, optimizer, ema=ema, ema_of=ema_of, memory=memory)
 
     shapes = jax.eval_shape(create)
     return jax.tree.map(
@@ -139,15 +152,19 @@ def init_state(
     *,
     seed: int,
     ema: bool,
+    ema_of: str = "all",
     mesh: jax.sharding.Mesh,
     declared: Declared = NOTHING_DECLARED,
 ) -> TrainState:
     """Random parameters, each device computing its own shards; the same for every mesh."""
-    abstract = abstract_state(model, optimizer, ema=ema, mesh=mesh, declared=declared)
+    abstract = abstract_state(
+        model, optimizer, ema=ema, ema_of=ema_of, mesh=mesh, declared=declared
+    )
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
 
     def create(key: jax.Array) -> TrainState:
         params = init_params(model, declared, key)
-        return new_state(params, optimizer, ema=ema, memory=declared.memory())
+        memory = declared.memory()
+        return new_state(params, optimizer, ema=ema, ema_of=ema_of, memory=memory)
 
     return jax.jit(create, out_shardings=shardings)(jax.random.key(seed))

@@ -17,10 +17,10 @@ from ml_collections import ConfigDict
 
 from mmjax import models
 from mmjax.core import optim
-from mmjax.core.state import HEADS, Declared, TrainState, model_params
+from mmjax.core.state import HEADS, Declared, TrainState, like, model_params
 from mmjax.core.views import NOTHING, Frozen, Objectives, run_views
 from mmjax.models import Graph
-from mmjax.objectives.registry import EMA, LOCAL, TEACHER, Batch, Outputs, Own
+from mmjax.objectives.registry import EMA, LOCAL, SELF, TEACHER, Batch, Outputs, Own
 from mmjax.parallel import rules
 
 Metrics = dict[str, jax.Array]
@@ -68,17 +68,16 @@ def make_train_step(
 
         def loss_fn(params):
             params = jax.tree.map(_stop_frozen, params, multipliers)
-            own = owned(objectives, params, state.memory)
+            own = owned(objectives, params, state.memory, state.ema)
+            now = model_params(params)
             outputs = run_views(
-                model, objectives, model_params(params), batch, key, own=own,
-                frozen=frozen_models(model, teachers, state.teachers, state.ema),
+                model, objectives, now, batch, key, own=own,
+                frozen=frozen_models(model, teachers, state.teachers, state.ema, now),
                 microbatches=config.optim.microbatches,
             )  # fmt: skip
             loss, metrics = total_loss(objectives, outputs, batch, own)
             keepers = {name: o.update for name, (o, _) in objectives.items() if o.update}
-            memory = {
-                name: update(state.memory[name], outputs, batch) for name, update in keepers.items()
-            }
+            memory = {name: update(own[name], outputs, batch) for name, update in keepers.items()}
             return loss, (metrics, memory)
 
         (loss, (metrics, memory)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -96,7 +95,7 @@ def make_train_step(
         ema = state.ema
         if ema is not None:
             decay = optim.ema_decay(config.optim, state.step, config.total_steps)
-            ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)
+            ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, like(ema, params))
 
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         known = state.loss_mean != 0
@@ -163,19 +162,27 @@ def gradient_norms(
 
 
 def frozen_models(
-    model: Graph, teachers: Sequence[Teacher], params: Mapping[str, Any], ema: Any
+    model: Graph,
+    teachers: Sequence[Teacher],
+    params: Mapping[str, Any],
+    ema: Any,
+    now: Any = None,
 ) -> dict[str, tuple[Frozen, Any]]:
     """What `run_views` may read without a gradient: the teachers, of which `params` are the
-    parameters by name, and the average."""
+    parameters by name, the average, and the model with the parameters that it has `now`."""
     found: dict[str, tuple[Frozen, Any]] = {
         f"{TEACHER}/{teacher.name}": (teacher, params[teacher.name]) for teacher in teachers
     }
-    return found if ema is None else found | {EMA: (Averaged(model), model_params(ema))}
+    if average := model_params(ema or {}):
+        found[EMA] = Itself(model), average
+    if now is not None:
+        found[SELF] = Itself(model), jax.lax.stop_gradient(now)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
-class Averaged:
-    """The model itself with its averaged parameters."""
+class Itself:
+    """The model itself, with averaged parameters or with those that it has."""
 
     model: Graph
 
@@ -201,7 +208,7 @@ def declare(
     def run(frozen: Any, batch: Batch, objectives: Objectives, own: Any) -> Outputs:
         key = jax.random.key(0)
         params = models.init(model, key)
-        frozen = frozen_models(model, teachers, frozen, params)
+        frozen = frozen_models(model, teachers, frozen, params, params)
         return run_views(model, objectives, params, batch, key, own=own, frozen=frozen)
 
     # What an objective declares follows from its outputs, of which `local` is not one yet.
@@ -211,7 +218,8 @@ def declare(
     declared = Declared({name: objective for name, (objective, _) in objectives.items()}, shapes)
 
     def loss(frozen: Any, batch: Batch) -> jax.Array:
-        own = owned(objectives, declared.params(jax.random.key(0)), declared.memory())
+        heads = declared.params(jax.random.key(0))
+        own = owned(objectives, heads, declared.memory(), heads)
         outputs = run(frozen, batch, objectives, own)
         return total_loss(objectives, outputs, batch, own)[0]
 
@@ -239,7 +247,7 @@ def total_loss(
     return total, metrics
 
 
-def owned(objectives: Objectives, params: Any, memory: Any) -> dict[str, Own]:
-    """What each objective declared, out of the parameters and the memory of a state."""
-    heads = params.get(HEADS, {})
-    return {name: Own(heads.get(name), memory.get(name)) for name in objectives}
+def owned(objectives: Objectives, params: Any, memory: Any, ema: Any = None) -> dict[str, Own]:
+    """What each objective declared, out of the parameters, memory and average of a state."""
+    heads, averages = params.get(HEADS, {}), (ema or {}).get(HEADS, {})
+    return {name: Own(heads.get(name), memory.get(name), averages.get(name)) for name in objectives}

@@ -108,13 +108,52 @@ class Augmentation:
         return crop if self._colours is None else self._colours.apply(crop)
 
 
+class Decoded:
+    """An image that several crops share, decoded once for all that want it alike.
+
+    Args:
+      image: an encoded file, or uint8 RGB or RGBA [H, W, 3 or 4].
+      max_pixels: the largest image to decode: a file of some kB can claim gigabytes.
+
+    Attributes:
+      shape: height and width.
+
+    Raises:
+      BadRecord: the bytes are no image, or too large a one.
+    """
+
+    def __init__(self, image: bytes | np.ndarray, max_pixels: int = MAX_PIXELS):
+        if isinstance(image, bytes):
+            check_size(image, max_pixels)
+            if not is_jpeg(image):
+                image = decode(image)
+        self._image = image
+        height, width = jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
+        self.shape = height, width
+        self._decoded: dict[tuple[int, bool], np.ndarray] = {}
+
+    def how(self, shrink: float) -> tuple[int, bool]:
+        """How to `decode` for a crop that shows so many pixels as one."""
+        if not isinstance(self._image, bytes):  # there is one way
+            return 1, False
+        return _reduction(shrink), shrink > LINEAR_UP_TO
+
+    def pixels(self, how: tuple[int, bool]) -> np.ndarray:
+        """RGB or RGBA, decoded so. BadRecord."""
+        if not isinstance(self._image, bytes):
+            return self._image
+        if how not in self._decoded:
+            self._decoded[how] = decode(self._image, *how)
+        return self._decoded[how]
+
+
 class Crop:
     """An `Augmentation` of an image, that can be shown at any size.
 
     Args:
-      image: an encoded file, or uint8 RGB or RGBA [H, W, 3 or 4].
+      image: `Decoded`, or what that takes.
       rng, augment: of `Augmentation`.
-      max_pixels: the largest image to decode: a file of some kB can claim gigabytes.
+      max_pixels: of `Decoded`.
 
     Attributes:
       image_shape: height and width of the image.
@@ -125,20 +164,15 @@ class Crop:
 
     def __init__(
         self,
-        image: bytes | np.ndarray,
+        image: bytes | np.ndarray | Decoded,
         rng: np.random.Generator,
         augment: Augment,
         max_pixels: int = MAX_PIXELS,
     ):
-        if isinstance(image, bytes):
-            check_size(image, max_pixels)
-            if not is_jpeg(image):
-                image = decode(image)
-        self._image = image
-        height, width = jpeg_size(image) if isinstance(image, bytes) else image.shape[:2]
-        self.image_shape = height, width
+        self._image = image if isinstance(image, Decoded) else Decoded(image, max_pixels)
+        self.image_shape = self._image.shape
         self._augmentation = Augmentation(self.image_shape, rng, augment)
-        self._decoded: dict[tuple[int, bool], np.ndarray] = {}
+        self._laid: dict[tuple[int, bool], np.ndarray] = {}
 
     @property
     def shape(self) -> Size:
@@ -153,14 +187,10 @@ class Crop:
 
     def at(self, size: Size) -> np.ndarray:
         """uint8 [*size, 3]. Sizes that decode the file alike share the pixels. BadRecord."""
-        shrink = self._augmentation.shrink(size)
-        how, image = (_reduction(shrink), shrink > LINEAR_UP_TO), self._image
-        if not isinstance(image, bytes):  # there is one way
-            how = (1, False)
-        if how not in self._decoded:
-            pixels = decode(image, *how) if isinstance(image, bytes) else image
-            self._decoded[how] = self._augmentation.laid(pixels)
-        return self._augmentation.show(self._decoded[how], size)
+        how = self._image.how(self._augmentation.shrink(size))
+        if how not in self._laid:
+            self._laid[how] = self._augmentation.laid(self._image.pixels(how))
+        return self._augmentation.show(self._laid[how], size)
 
 
 # Geometry: 3×3 matrices from the unit square [-0.5, 0.5]² of the crop to pixels of the image.

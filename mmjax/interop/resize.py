@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmjax.errors import UserError
+from mmjax.models.positions import axis_weights
 
 Grid = tuple[int, int]  # rows and columns of patches
 
@@ -47,32 +48,10 @@ def resize_positions(
         return position_embed
     first, patches = position_embed[:extra], position_embed[extra:]
     patches = patches.reshape(*old_grid, width)
-    if method == "plain_cubic":
-        rows, columns = (_taps(*sizes) for sizes in zip(old_grid, new_grid, strict=True))
-        patches = np.einsum("ir,jc,rcw->ijw", rows, columns, patches).astype(patches.dtype)
-    else:
-        patches = _resize(patches, (*new_grid, width), method, True)
-    return np.concatenate([first, patches.reshape(-1, width)])
-
-
-def _taps(old: int, new: int) -> np.ndarray:
-    """Weights float64 [new, old] of plain cubic interpolation, four of each row not 0: of positions
-    beyond the edge, the edge counts."""
-    at = (np.arange(new) + 0.5) * old / new - 0.5
-    weights, rows = np.zeros((new, old)), np.arange(new)
-    for step in (-1, 0, 1, 2):
-        index = np.floor(at) + step
-        inside = np.clip(index, 0, old - 1).astype(int)
-        np.add.at(weights, (rows, inside), _keys(at - index, -0.75))
-    return weights
-
-
-def _keys(x: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic kernel (1981) at distances x; 0 from 2 on."""
-    x = np.abs(x)
-    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
-    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
-    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+    rows, columns = (axis_weights(*sizes, method) for sizes in zip(old_grid, new_grid, strict=True))
+    patches = np.einsum("ir,jc,rcw->ijw", rows, columns, patches.astype(np.float64), optimize=True)
+    patches = patches.reshape(-1, width).astype(position_embed.dtype)  # rounded once
+    return np.concatenate([first, patches])
 
 
 def resize_sequence(position_embed: np.ndarray, length: int) -> np.ndarray:
@@ -91,19 +70,11 @@ def resize_patches(kernel: np.ndarray, size: Grid) -> np.ndarray:
     matrix for each axis, and so its pseudo-inverse is. Computed in float64, rounded once.
     """
     down, across = (
-        np.linalg.pinv(_bicubic(old, new).T)
+        np.linalg.pinv(axis_weights(old, new, "cubic").T)
         for old, new in zip(kernel.shape[:2], size, strict=True)
     )
     found = np.einsum("pi,qj,ijcw->pqcw", down, across, kernel.astype(np.float64), optimize=True)
     return found.astype(kernel.dtype)
-
-
-def _bicubic(old: int, new: int) -> np.ndarray:
-    """float64 [new, old]: Keys' kernel, a = -0.5, stretched by old / new where that is above 1."""
-    scale = old / new
-    centre = (np.arange(new)[:, None] + 0.5) * scale - 0.5
-    weights = _keys((np.arange(old) - centre) / max(1.0, scale), -0.5)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 def _resize(x: np.ndarray, shape: tuple[int, ...], method: str, antialias: bool) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from mmjax.core.optim import averages_model
 from mmjax.interop.formats import Training, Weights, shapes
 from mmjax.runs import checkpoint
 from mmjax.runs.local_path import workdir_path
@@ -29,7 +30,9 @@ def read(path: Path) -> Weights:
     workdir = workdir_path(str(_workdir(path)))
     step = int(path.name) if Path(workdir) != path.absolute() else None
     config = config_at(workdir, step)
-    read = functools.partial(_read, workdir, shapes(config.model), config.optim.ema > 0, step)
+    read = functools.partial(
+        _read, workdir, shapes(config.model), averages_model(config.optim), step
+    )
     last = step or max(checkpoint.checkpoint_steps(workdir), default=0)
     command = workdir / COMMAND
     typed = command.read_text().strip() if command.exists() else ""

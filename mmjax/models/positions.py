@@ -28,6 +28,56 @@ def positions_in_segments(segment: jax.Array) -> jax.Array:
     return index - jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
 
 
+def axis_weights(old: int, new: int, method: str) -> np.ndarray:
+    """What each of `new` positions on an axis takes of the `old` ones, float64 [new, old]; samples
+    are at the middle of each cell.
+
+    Args:
+      old, new: numbers of positions.
+      method: "cubic", Keys' kernel with a = -0.5, and "linear", both antialiased: stretched by
+        old / new where that is above 1. "plain_cubic": a = -0.75 and not stretched, and the edge
+        counts for positions beyond it, as PyTorch's F.interpolate has it without antialiasing.
+    """
+    scale = old / new
+    centre = (np.arange(new) + 0.5) * scale - 0.5
+    if method == "plain_cubic":
+        weights, rows = np.zeros((new, old)), np.arange(new)
+        for step in (-1, 0, 1, 2):
+            index = np.floor(centre) + step
+            inside = np.clip(index, 0, old - 1).astype(int)
+            np.add.at(weights, (rows, inside), _keys(centre - index, -0.75))
+        return weights
+    distance = (np.arange(old) - centre[:, None]) / max(1.0, scale)
+    weights = _keys(distance, -0.5) if method == "cubic" else np.maximum(1 - np.abs(distance), 0)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _keys(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic kernel (1981) at distances x; 0 from 2 on."""
+    x = np.abs(x)
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def on_grid(table: jax.Array, old: tuple[int, int], new: tuple[int, int], method: str) -> jax.Array:
+    """Positions of a grid of patches for another grid, by `axis_weights` of each axis.
+
+    float [F + R·C, W], row by row after F tokens that stay, of the grid (R, C) -> float32 of the
+    grid `new`. Of the same grid it is the table itself.
+    """
+    if old == new:
+        return table
+    first = table.shape[0] - old[0] * old[1]
+    rows, columns = (axis_weights(n, m, method) for n, m in zip(old, new, strict=True))
+    table = table.astype(jnp.float32)
+    patches = jnp.einsum(
+        "ir,jc,rcw->ijw", rows.astype(np.float32), columns.astype(np.float32),
+        table[first:].reshape(*old, -1), precision=jax.lax.Precision.HIGHEST,
+    )  # fmt: skip
+    return jnp.concatenate([table[:first], patches.reshape(new[0] * new[1], -1)])
+
+
 def resized_positions(table: jax.Array, shapes: jax.Array, count: int) -> jax.Array:
     """Learned positions of a square grid for the grids of other images, as NaFlex has them.
 

@@ -10,6 +10,7 @@ from mmjax.objectives import (
     masked_image,
     matching,
     mil_nce,
+    self_distill,
     tokens,
 )
 from mmjax.objectives.registry import (
@@ -49,5 +50,6 @@ __all__ = [
     "matching",
     "mil_nce",
     "register",
+    "self_distill",
     "tokens",
 ]

@@ -92,8 +92,8 @@ def infonce(
         rows = shapes[EMA][embeds[0]].shape[:1]
         return empty(queue, kept(shapes, jax.ShapeDtypeStruct(rows, jnp.int32)))
 
-    def update(past, outputs, batch):
-        return push(past, kept(outputs, batch["group"]))
+    def update(own, outputs, batch):
+        return push(own.state, kept(outputs, batch["group"]))
 
     return Objective({PLAIN: names, EMA: embeds}, loss_with_queue, state=state, update=update)
 

@@ -35,9 +35,7 @@ def masked_image(
 
     def view(batch: Batch, key: jax.Array, frozen: Outputs) -> Batch:
         del frozen
-        noise = jax.random.uniform(key, (batch[of].shape[0], patches))
-        rank = noise.argsort(axis=1).argsort(axis=1)
-        return {**batch, patch_mask: rank < hidden}
+        return {**batch, patch_mask: some_patches(key, batch[of].shape[0], patches, hidden)}
 
     def loss(outputs, batch, own):
         del own
@@ -48,8 +46,14 @@ def masked_image(
 
     return Objective(
         {name: (f"{of}/pixels",)}, loss, views={name: View(view)},
-        owns=(f"{of}/mask_embed", f"{of}/pixel_head/"),
+        owns=(f"{of}/mask_embed", f"{of}/pixels/"),
     )  # fmt: skip
+
+
+def some_patches(key: jax.Array, rows: int, patches: int, hidden: int) -> jax.Array:
+    """bool [rows, patches], True on as many of each row as are hidden, by chance."""
+    noise = jax.random.uniform(key, (rows, patches))
+    return noise.argsort(axis=1).argsort(axis=1) < hidden
 
 
 def normal_patches(image: jax.Array, side: int) -> jax.Array:

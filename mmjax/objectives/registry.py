@@ -27,15 +27,18 @@ Rows = Mapping[str, jax.Array]  # part → int32 [M], which rows of it pair
 
 PLAIN = "plain"  # the view that is the batch as it was loaded
 EMA = "ema"
+SELF = "self"
 TEACHER = "teacher"
 LOCAL = "local"  # among the outputs that `loss` sees: what `local` returned
 
 
 class Own(NamedTuple):
-    """What an objective declared: its parameters and its state, None where it has none."""
+    """What an objective declared: its parameters and its state, None where it has none; and the
+    average of its parameters, where `config.optim.ema` keeps one."""
 
     params: Any = None
     state: Any = None
+    ema: Any = None
 
 
 class View(NamedTuple):
@@ -53,10 +56,10 @@ class Objective:
 
     Attributes:
       requires: view → names of the model outputs the loss reads. The view "plain" is the batch;
-        "teacher/NAME" are the outputs of `config.teachers.NAME` and "ema" those of the averaged
-        parameters (`config.optim.ema`), both of the plain batch and without a gradient;
-        "teacher/NAME/VIEW" and "ema/VIEW" are what these make of the view VIEW. A view may be one
-        that another objective makes.
+        "teacher/NAME" are the outputs of `config.teachers.NAME`, "ema" those of the averaged
+        parameters (`config.optim.ema`) and "self" those of the parameters as they are, all of the
+        plain batch and without a gradient; "teacher/NAME/VIEW", "ema/VIEW" and "self/VIEW" are what
+        these make of the view VIEW. A view may be one that another objective makes.
       loss: (outputs, batch, own) → (float32 scalar, metrics to log). Arrays are global. Beside the
         outputs a view holds its own columns, as the labels that its maker put there; `own` is what
         the objective declares.
@@ -71,7 +74,10 @@ class Objective:
         checkpointed with them, but no part of the model: not evaluated, not exported.
       state: (shapes of the outputs) → arrays that are kept from step to step. One of two or more
         dimensions is [n, B, …], its second axis split over the devices as the batch is.
-      update: (state, outputs, batch) → the state of the next step.
+      update: (own, outputs, batch) → the state of the next step, from what the loss saw.
+      averaged: whether the loss reads `own.ema`, the average of `params`.
+      inputs: columns that the objective reads and no part of the model does: their name → (kind of
+        modality, the keys that this reads), as `Graph.inputs` has them.
       logits: the output whose last axis has a value for each class that the column "label" counts,
         of an objective that learns from labels; "" for others.
       absent: parts of which a row may be blank, since its source has nothing for them (the column
@@ -90,7 +96,9 @@ class Objective:
     )
     params: Callable[[jax.Array, Outputs], Any] | None = None
     state: Callable[[Outputs], Any] | None = None
-    update: Callable[[Any, Outputs, Batch], Any] | None = None
+    update: Callable[[Own, Outputs, Batch], Any] | None = None
+    averaged: bool = False
+    inputs: Mapping[str, tuple[str, Any]] = dataclasses.field(default_factory=dict)
     logits: str = ""
     absent: tuple[str, ...] = ()
     bags: tuple[str, ...] = ()
@@ -110,7 +118,7 @@ def there_of(batch: Batch, parts: Iterable[str]) -> jax.Array | None:
 
 def is_frozen(view: str) -> bool:
     """Whether a view is of other parameters than those that are trained."""
-    return view.partition("/")[0] in (EMA, TEACHER)
+    return view.partition("/")[0] in (EMA, SELF, TEACHER)
 
 
 def frozen_of(view: str) -> tuple[str, str]:

@@ -100,11 +100,14 @@ def _activations(parts: Parts, mesh: jax.sharding.Mesh) -> float:
 
     def residuals(state: Any, batch: Any) -> Any:
         def loss(params):
-            own = owned(parts.objectives, params, state.memory)
+            own, now = (
+                owned(parts.objectives, params, state.memory, state.ema),
+                model_params(params),
+            )
             outputs = run_views(
-                parts.model, parts.objectives, model_params(params), batch, jax.random.key(0),
+                parts.model, parts.objectives, now, batch, jax.random.key(0),
                 own=own, microbatches=config.optim.microbatches,
-                frozen=frozen_models(parts.model, parts.teachers, state.teachers, state.ema),
+                frozen=frozen_models(parts.model, parts.teachers, state.teachers, state.ema, now),
             )  # fmt: skip
             return total_loss(parts.objectives, outputs, batch, own)[0]
 

@@ -214,20 +214,20 @@ def _items(state: TrainState) -> dict[str, Any]:
         rest["memory"] = state.memory
     if HEADS in state.params:
         rest["heads"] = state.params[HEADS]
-    if state.ema is not None:
-        items["ema"] = model_params(state.ema)
-        if HEADS in state.ema:
-            rest["ema_heads"] = state.ema[HEADS]
+    ema = state.ema or {}
+    if average := model_params(ema):
+        items["ema"] = average
+    if HEADS in ema:
+        rest["ema_heads"] = ema[HEADS]
     return items
 
 
 def _state(found: dict[str, Any]) -> TrainState:
     """The state that `_items` took apart, still without its teachers."""
-    rest, ema = dict(found["rest"]), found.get("ema")
+    rest = dict(found["rest"])
     heads, ema_heads = ({HEADS: rest.pop(n)} if n in rest else {} for n in ("heads", "ema_heads"))
-    return TrainState(
-        params=found["params"] | heads, ema=None if ema is None else ema | ema_heads, **rest
-    )
+    ema = found.get("ema", {}) | ema_heads
+    return TrainState(params=found["params"] | heads, ema=ema or None, **rest)
 
 
 def _restore(folder: epath.Path, items: Mapping[str, Any], saved: Iterable[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmjax import data, models
-from mmjax.core.optim import Optim
+from mmjax.core.optim import Optim, averages_model
 from mmjax.data.classes import of_tsv
 from mmjax.data.keys import KEYS as DATA
 from mmjax.data.lengths import Lengths, keep_lengths, read_lengths
@@ -200,7 +200,7 @@ def restore_for_inference(
     folder = workdir_path(of_run)
     config = config_at(folder, step)
     shapes = inference_shapes(config.model)
-    params = restore_params(folder, shapes, ema=config.optim.ema > 0, step=step)
+    params = restore_params(folder, shapes, ema=averages_model(config.optim), step=step)
     load = saved_tokenizer(folder, config)
     return config, models.from_config(config.model), params, load and load()
 

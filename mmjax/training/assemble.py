@@ -138,8 +138,10 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh, phase: Phase | None = 
 
         apart = map_roles(label, init | heads)
     optimizer = optim.optimizer(config.optim, multipliers, apart)
-    ema = config.optim.ema > 0
-    state = abstract_state(model, optimizer, ema=ema, mesh=mesh, declared=declared)
+    state = abstract_state(
+        model, optimizer, ema=config.optim.ema > 0, ema_of=config.optim.ema_of, mesh=mesh,
+        declared=declared,
+    )  # fmt: skip
     return Parts(
         config, model, built, teachers, optimizer, multipliers, declared, batches,
         dataclasses.replace(state, teachers=frozen),
@@ -186,9 +188,13 @@ def _check_declared(longest: Declared, other: Declared) -> None:
 def readers(
     config: ConfigDict, teachers: Sequence[Teacher], tokenizer: LoadTokenizer | None = None
 ) -> list[Modality]:
-    """What the model and its teachers read of a record; `tokenizer` loads the run's, and is asked
-    to only if one of them reads texts by it. None: for shapes alone."""
+    """What the model, its teachers and its objectives read of a record; `tokenizer` loads the
+    run's, and is asked to only if one of them reads texts by it. None: for shapes alone."""
     inputs = models.inputs(config.model)
     of_model = modalities.build(inputs, data=config.data, tokenizer=tokenizer)
     of_teachers = [m for teacher in teachers for m in teacher.readers(config, tokenizer)]
-    return [*mixtures.in_mixture(of_model, config.data.train, inputs), *of_teachers]
+    built = objectives.build(config.objectives, config.model)
+    asked = {name: of for o, _ in built.values() for name, of in o.inputs.items()}
+    of_objectives = modalities.build(asked, data=config.data, tokenizer=tokenizer)
+    mixed = mixtures.in_mixture(of_model, config.data.train, inputs)
+    return [*mixed, *of_teachers, *of_objectives.values()]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mmjax.core.state import TrainState, init_state
+from mmjax.core.state import TrainState, init_state, like
 from mmjax.interop import start
 from mmjax.interop.formats import Weights
 from mmjax.objectives.registry import EMA, frozen_of
@@ -36,8 +36,8 @@ def carried(
     """
     config = after.config
     new = init_state(
-        after.model, after.optimizer, seed=config.seed, ema=config.optim.ema > 0, mesh=mesh,
-        declared=after.declared,
+        after.model, after.optimizer, seed=config.seed, ema=config.optim.ema > 0,
+        ema_of=config.optim.ema_of, mesh=mesh, declared=after.declared,
     )  # fmt: skip
     old = {path_string(path): x for path, x in jax.tree_util.tree_leaves_with_path(state)}
     paths = {path_string(p) for p, _ in jax.tree_util.tree_leaves_with_path(new.params)}
@@ -63,7 +63,8 @@ def carried(
 
     new = jax.tree_util.tree_map_with_path(take, new)
     if new.ema is not None and (state.ema is None or _reads_average(after, phase.begins)):
-        new = new.replace(ema=jax.tree.map(jnp.copy, new.params))  # type: ignore[attr-defined]
+        average = jax.tree.map(jnp.copy, like(new.ema, new.params))
+        new = new.replace(ema=average)  # type: ignore[attr-defined]
     return new
 
 

@@ -223,8 +223,8 @@ def fresh_state(
     teacher that the student starts from; says which."""
     config = parts.config
     state = init_state(
-        parts.model, parts.optimizer, seed=config.seed, ema=config.optim.ema > 0, mesh=mesh,
-        declared=parts.declared,
+        parts.model, parts.optimizer, seed=config.seed, ema=config.optim.ema > 0,
+        ema_of=config.optim.ema_of, mesh=mesh, declared=parts.declared,
     )  # fmt: skip
     params, like = model_params(state.params), model_params(parts.state.params)
     if weights is not None:

@@ -10,6 +10,8 @@ import tiny
 from pytorch import torch
 
 from mmjax import models
+from mmjax.interop.resize import resize_positions
+from mmjax.models.positions import on_grid
 from mmjax.models.towers import vision
 from mmjax.params import path_string
 
@@ -166,7 +168,7 @@ def test_fixed_positions_are_waves_of_the_column_and_the_row():
 def test_fixed_positions_are_no_parameter_and_skip_the_class_token(batch):
     model, params = build(image_position="sincos")
     assert "position_embed" not in params["image"]
-    positions = model.module("image").apply({"params": params["image"]}, 5, method="positions")
+    positions = model.module("image").apply({"params": params["image"]}, (2, 2), method="positions")
     np.testing.assert_array_equal(positions[0], 0)
     np.testing.assert_allclose(positions[1:], vision.sincos_2d(2, 2, 32), atol=1e-6)
     assert embed(model, params, batch, "image/embed").shape == (4, 16)
@@ -266,3 +268,28 @@ def test_embeddings_are_float32_of_unit_length_also_in_bfloat16(batch):
         assert outputs[name].dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(outputs[name], axis=1), 1, rtol=1e-5)
     assert "logit/bias" not in outputs
+
+
+# Images of another size
+
+
+@pytest.mark.parametrize("method", ["cubic", "plain_cubic", "linear"])
+def test_positions_for_another_grid_are_those_that_weights_get(method):
+    table = np.random.default_rng(0).normal(size=(1 + 4 * 6, 8)).astype(np.float32)
+    for new in ((4, 6), (3, 9), (7, 2)):
+        found = on_grid(jnp.asarray(table), (4, 6), new, method)
+        exact = resize_positions(table, (4, 6), new, class_token=True, method=method)
+        np.testing.assert_allclose(found, exact, atol=2e-6)
+
+
+def test_small_crops_are_what_a_tower_of_their_size_makes_of_each():
+    """Three crops of each of two images, [2, 3, 16, 16, 3], through a tower of 32 pixels."""
+    large, params = build(image_size=32, image_rope="centres")
+    small, _ = build(image_rope="centres")
+    crops = np.random.default_rng(1).integers(0, 256, (2, 3, 16, 16, 3), dtype=np.uint8)
+    found = embed(large, params, {"image": crops}, "image/embed")
+    table = params["image"]["position_embed"]
+    own = resize_positions(table, (4, 4), (2, 2), class_token=True)
+    resized = {**params, "image": {**params["image"], "position_embed": own}}
+    each = embed(small, resized, {"image": crops.reshape(6, 16, 16, 3)}, "image/embed")
+    np.testing.assert_allclose(found, each.reshape(2, 3, -1), atol=2e-6)

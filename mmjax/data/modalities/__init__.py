@@ -14,6 +14,7 @@ from mmjax.data.modalities.base import (
     register,
 )
 from mmjax.data.modalities.captions import Captions
+from mmjax.data.modalities.crops import Crops, GlobalCrop, LocalCrops
 from mmjax.data.modalities.image import Image
 from mmjax.data.modalities.naflex import Naflex
 from mmjax.data.modalities.region_texts import RegionTexts
@@ -27,9 +28,12 @@ __all__ = [
     "Audio",
     "Captions",
     "Column",
+    "Crops",
     "Frames",
+    "GlobalCrop",
     "Image",
     "LoadTokenizer",
+    "LocalCrops",
     "Modality",
     "Naflex",
     "RegionTexts",

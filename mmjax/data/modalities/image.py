@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image as Pillow
 
-from mmjax.data.augment import Augment, Crop
+from mmjax.data.augment import Augment, Crop, Decoded
 from mmjax.data.draw import Draw
 from mmjax.data.images import (
     MAX_PIXELS,
@@ -98,4 +98,11 @@ def drawn_crop(
 ) -> Crop:
     """The crop of an example's image: readers at other sizes (a teacher's), and of boxes in it, all
     show the same one of the same pixels. BadRecord, without the record's key."""
-    return draw.once("image", lambda: Crop(image, draw.rng("image"), augment, max_pixels))
+    return draw.once(
+        "image", lambda: Crop(decoded(image, draw, max_pixels), draw.rng("image"), augment)
+    )
+
+
+def decoded(image: bytes | np.ndarray, draw: Draw, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """An example's image, which all its crops share. BadRecord, without the record's key."""
+    return draw.once("decoded", lambda: Decoded(image, max_pixels))

@@ -34,7 +34,7 @@ from mmjax.models.layers import (
 )
 from mmjax.models.parts import register
 from mmjax.models.patches import PatchEmbed
-from mmjax.models.positions import sincos_2d
+from mmjax.models.positions import on_grid, sincos_2d
 from mmjax.models.rope import Rule, grid_angles
 from mmjax.schema import RESUMABLE, SHAPE_FREE, TRAINING_ONLY
 from mmjax.values import COUNT, COUNT_OR_0, NATURAL, POSITIVE, SHARE, Range
@@ -49,6 +49,9 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 class VisionTower(Formed):
     """Images [B, S, S, 3], uint8 or float32 in 0..255 -> "tokens" [B, N, W], "features" and
     "embed" [B, D].
+
+    Images of another size than `size` have its positions resized. Of crops, n of each example,
+    [B, n, S, S, 3], every output has the axis n, too.
 
     The fields are the config keys `model.image.*` of kind "vit".
 
@@ -171,8 +174,12 @@ class VisionTower(Formed):
         same at unit length, in float32. "pixels" float32 [B, N, 3 P²] are the pixels predicted for
         each patch; patches where `patch_mask` bool [B, N] is True are hidden from the tower.
         """
+        crops = image.shape[:2] if image.ndim == 5 else ()
+        if crops:
+            image = image.reshape(-1, *image.shape[2:])
         x, angles = self.embed_tokens(image, patch_mask, train)
-        return self.read_out(self.run_blocks(x, train=train, angles=angles), outputs)
+        found = self.read_out(self.run_blocks(x, train=train, angles=angles), outputs)
+        return {n: y.reshape(*crops, *y.shape[1:]) for n, y in found.items()} if crops else found
 
     def embed_tokens(
         self, image: jax.Array, patch_mask: jax.Array | None, train: bool
@@ -180,6 +187,9 @@ class VisionTower(Formed):
         """[B, S, S, 3] -> what the blocks begin with, [B, N, W], the class token and registers
         first; and RoPE's angles, where there is any."""
         x = self.embed_patches(image)  # [B, N, W]
+        grid = self.grid
+        if image.ndim == 4:  # a waveform is not
+            grid = image.shape[1] // self.patch_size, image.shape[2] // self.patch_size
         if self.pixel_head or self.mask_token:
             hidden = self.param("mask_embed", normal(0.02), (self.width,)).astype(x.dtype)
             if patch_mask is not None:
@@ -189,8 +199,8 @@ class VisionTower(Formed):
             token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
             x = jnp.concatenate([token, x], axis=1)  # [B, 1 + N, W]
         if self.position != "none":
-            x = x + self.positions(x.shape[1]).astype(x.dtype)
-        angles = self.angles()
+            x = x + self.positions(grid).astype(x.dtype)
+        angles = self.angles(grid)
         if train and self.patch_dropout > 0:
             x, angles = self.drop_patches(x, angles)
         if self.registers:
@@ -203,13 +213,13 @@ class VisionTower(Formed):
     def norm(self, name: str) -> nn.Module:
         return layer_norm(self.norm_eps, self.dtype, name, rms=self.rms_norm)
 
-    def angles(self) -> jax.Array | None:
-        """RoPE's of all tokens, float32 [1, N, d/2]."""
+    def angles(self, grid: tuple[int, int]) -> jax.Array | None:
+        """RoPE's of all tokens, float32 [1, N, d/2], of a grid of rows and columns of patches."""
         if self.rope == "none":
             return None
         head, first = self.width // self.heads, self.first
         angles = grid_angles(
-            self.rope, *self.grid, head, self.rope_theta, self.rope_grid, first, self.class_token
+            self.rope, *grid, head, self.rope_theta, self.rope_grid, first, self.class_token
         )
         return jnp.asarray(angles)[None]
 
@@ -248,7 +258,7 @@ class VisionTower(Formed):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
+        """Rows and columns of patches of an image of `size`."""
         return (self.size // self.patch_size,) * 2
 
     @property
@@ -277,12 +287,17 @@ class VisionTower(Formed):
         return PatchEmbed(self.patch_size, self.width, self.patch_bias, self.mean, self.std,
                           self.dtype, self.tubelet, name="patch_embed")(image)  # fmt: skip
 
-    def positions(self, tokens: int) -> jax.Array:
-        """Position embeddings [tokens, W]; a class token's comes first (zero if sin-cos)."""
+    def positions(self, grid: tuple[int, int]) -> jax.Array:
+        """Position embeddings [N, W] of a grid of patches; a class token's comes first (zero if
+        sin-cos)."""
+        first, (rows, columns) = int(self.class_token), self.grid
         if self.position == "learned":
-            return self.param("position_embed", normal(self.width**-0.5), (tokens, self.width))
-        table = sincos_2d(*self.grid, self.width)
-        return jnp.asarray(np.pad(table, ((tokens - len(table), 0), (0, 0))), jnp.float32)
+            shape = (first + rows * columns, self.width)
+            table = self.param("position_embed", normal(self.width**-0.5), shape)
+        else:
+            fixed = np.pad(sincos_2d(rows, columns, self.width), ((first, 0), (0, 0)))
+            table = jnp.asarray(fixed, jnp.float32)
+        return on_grid(table, self.grid, grid, self.position_resize)
 
     def drop_patches(
         self, x: jax.Array, angles: jax.Array | None
