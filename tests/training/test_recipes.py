@@ -29,7 +29,7 @@ ALWAYS = (
     "flava",  # fusion, and masks in texts and pictures
     "frozen_webvid",  # videos, and infonce
     "milnce_howto100m",  # bags of captions
-    "siglip2_naflex_b16",  # shapes, and regions
+    "siglip2_b16",  # stages, regions, and a teacher that is the average
 )
 
 
