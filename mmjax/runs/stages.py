@@ -63,7 +63,7 @@ class Phase:
 
 
 def phases(config: ConfigDict) -> tuple[Phase, ...]:
-    """The phases of a run; most runs have one, whose config is the run's own.
+    """The phases of a run. Most runs have no stages, and one phase, whose config is their own.
 
     UserError: a change that is none, or a phase in which nothing is trained.
     """
@@ -73,13 +73,14 @@ def phases(config: ConfigDict) -> tuple[Phase, ...]:
              for name, o in config.objectives.items()}  # fmt: skip
     edges = {0, total, *(step for step, _ in stages)}.union(*spans.values())
     starts = sorted(step for step in edges if step < total)
+    plain = not stages and len(starts) == 1
     late = frozenset(name for name, (start, _) in spans.items() if start)
     fresh = [step for step, name in stages if config.stages[name].fresh]
     found, seen = list[Phase](), 0
     for start, stop in zip(starts, [*starts[1:], total], strict=True):
         on = {name for name, (first, last) in spans.items() if first <= start < last}
         changes = [name for step, name in stages if step <= start]
-        changed = config if len(starts) == 1 else _changed(config, changes, on)
+        changed = config if plain else _changed(config, changes, on)
         restarts = [0, *(step for step in fresh if step <= start)]
         ends = [*(step for step in fresh if step > start), total]
         begins = frozenset(name for name in late & on if spans[name][0] == start)
@@ -99,7 +100,8 @@ def phases(config: ConfigDict) -> tuple[Phase, ...]:
 
 def phase_of(config: ConfigDict, step: int) -> Phase:
     """The phase that a checkpoint of `step` is of: at the end of one, that one."""
-    return next(phase for phase in phases(config) if step <= phase.stop)
+    found = phases(config)
+    return next((phase for phase in found if step <= phase.stop), found[-1])
 
 
 def _step(share: float, total: int) -> int:

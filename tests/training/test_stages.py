@@ -190,6 +190,10 @@ def test_phases_follow_from_the_shares():
     assert buckets_of(found[2].config)(57)[0] == 57 * 8
     plain = tiny.config()
     assert phases(plain)[0].config is plain
+    assert phase_of(plain, plain.total_steps + 1).config is plain  # a run that was made shorter
+    run.total_steps, run.objectives.hidden.start = 2, 0.0
+    (only,) = phases(run)[:1]
+    assert (only.config.batch_size, only.config.stages.to_dict()) == (8, {})  # it begins at once
 
 
 def test_cooldown_and_the_average_that_slows_down():
