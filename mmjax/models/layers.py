@@ -165,7 +165,8 @@ class Block(nn.Module):
     """Transformer block: attention, attention to `context` where there is one, MLP.
 
     Norm "pre": x + attention(norm(x)), then x + mlp(norm(x)); "post", as in Vaswani et al. (2017)
-    and BERT: norm(x + attention(x)), then norm(x + mlp(x)).
+    and BERT: norm(x + attention(x)), then norm(x + mlp(x)); "branch", as in EVA-02-CLIP's E:
+    x + norm(attention(x)), then x + norm(mlp(x)).
     """
 
     heads: int
@@ -239,12 +240,14 @@ class Block(nn.Module):
         branch: Callable[[jax.Array], jax.Array],
         dropped: jax.Array | None = None,
     ) -> jax.Array:
-        """The residual connection, with the layer norm on the branch or on the sum."""
+        """The residual connection, with the layer norm before the branch, on it or on the sum."""
         norm = layer_norm(
             self.norm_eps, self.dtype, name, self.centred_norms, rms=self.form.rms_norm
         )
         if self.norm == "post":
             return norm(x + self.scaled(name, branch(x), dropped))
+        if self.norm == "branch":
+            return x + self.scaled(name, norm(branch(x)), dropped)
         return x + self.scaled(name, branch(norm(x)), dropped)
 
     def scaled(self, name: str, y: jax.Array, dropped: jax.Array | None) -> jax.Array:

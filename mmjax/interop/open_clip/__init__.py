@@ -32,8 +32,8 @@ WEIGHTS = (
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth",
 )
-# Masks are constants, and batch norms count for training's sake.
-NO_PARAMETERS = (r"(.*\.)?attn_mask", r".*\.num_batches_tracked")
+# Masks and numbers of positions are constants, and batch norms count for training's sake.
+NO_PARAMETERS = (r"(.*\.)?attn_mask", r".*\.num_batches_tracked", r".*\.position_ids")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
 _DECODER = "text_decoder."
 FAMILY = Family(

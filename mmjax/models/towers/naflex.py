@@ -41,7 +41,7 @@ class NaflexTower(VisionTower):
 
     DERIVED = (  # as they are
         "position", "position_resize", "rope", "rope_grid", "queries", "pool_heads", "map_heads",
-        "patch_dropout", "registers", "mask_token", "pixel_head",
+        "map_mlp_dim", "patch_dropout", "registers", "mask_token", "pixel_head",
     )  # fmt: skip
     SMOKE: ClassVar = {**VisionTower.SMOKE, "patches": 16}
 

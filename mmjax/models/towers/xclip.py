@@ -47,7 +47,8 @@ class XClipTower(VisionTower):
 
     # Of one form, that of CLIP.
     DERIVED: ClassVar = (
-        "pool", "queries", "pool_heads", "map_heads", "position", "position_resize", "norm_pre",
+        "pool", "queries", "pool_heads", "map_heads", "map_mlp_dim", "norm_pooled", "block_norm",
+        "position", "position_resize", "norm_pre",
         "patch_bias", "patch_dropout", "pixel_head", "rope", "rope_grid", "registers",
         "mask_token", *KEYS,
     )  # fmt: skip
