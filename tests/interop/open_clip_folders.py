@@ -62,6 +62,15 @@ _PE = dict(
     rope_grid_indexing="xy", attn_pool_num_heads=8, attn_pool_mlp_ratio=4.0,
     norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-5),
 )  # fmt: skip
+VITAMIN = getattr(oracle.timm.models, "vitamin", None)
+HYBRID = getattr(oracle.timm.models, "vision_transformer_hybrid", None)
+
+
+def embedded(backbone):
+    """timm's embedding of images by a backbone."""
+    return lambda **kwargs: oracle.timm.layers.HybridEmbed(backbone(), proj=False, **kwargs)
+
+
 # As timm's own functions of the towers after which these are named call its classes, and the same
 # towers here.
 SHAPE = (8, 32, 64, 2, 4)
@@ -88,6 +97,22 @@ TINY = {
         "VisionTransformer",
         dict(pre_norm=True, norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-5)),
         towers.vit(*SHAPE, 256) | towers.CLIP),
+    "vitamin_tiny_32": (
+        "VisionTransformer",
+        dict(class_token=False, global_pool="avg", mlp_ratio=2.0, patch_size=1,
+             mlp_layer=VITAMIN and VITAMIN.GeGluMlp,
+             embed_layer=embedded(lambda: VITAMIN.MbConvStages(
+                 VITAMIN.VitCfg(embed_dim=(16, 32, 64), depths=(2, 4, 1), stem_width=16)))),
+        towers.vitamin(16, 16, *SHAPE[1:], 128)),
+    "vit_mci_tiny_32": (
+        "VisionTransformer",
+        dict(no_embed_class=True, patch_size=1, embed_layer=embedded(lambda: HYBRID.ConvStem(
+            channels=(16, 16, 64), stride=(4, 2, 2), kernel_size=(4, 2, 2), padding=0,
+            act_layer=torch.nn.GELU))),
+        towers.mobileclip(16, *SHAPE[1:], 256)),
+    "convnext_of_8": (
+        "ConvNeXt", dict(depths=(1, 2, 1, 1), dims=(8, 16, 32, 64), norm_eps=1e-5),
+        towers.convnext(8, 1, 2, 1, 1, norm_eps=1e-5)),
 }  # fmt: skip
 ENCODER = {"vocab_size": 512, "width": 48, "depth": 2, "heads": 4, "mlp_dim": 96}
 
@@ -122,6 +147,9 @@ MODELS = {
     "eva02": of_timm("eva02_tiny_patch8_clip_32", "token", None),
     "eva, normalised branches": of_timm("eva02_enormous_patch8_32", "token", None),
     "timm's mean": of_timm("vit_tiny_patch8_gap_32", "", "linear", custom_text=False),
+    "vitamin": of_timm("vitamin_tiny_32", "", "linear"),
+    "mobileclip": of_timm("vit_mci_tiny_32", "token", None),
+    "convnext": of_timm("convnext_of_8", "", "mlp", custom_text=False),
     "clipa, layer scale": CLIP
     | {
         "vision_cfg": VISION

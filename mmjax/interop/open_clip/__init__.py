@@ -38,7 +38,9 @@ TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model",
 _DECODER = "text_decoder."
 FAMILY = Family(
     "open_clip",
-    parts=({"image": ("vit", "resnet"), "text": ("transformer",), "logit": ("scale",)},),
+    parts=(
+        {"image": ("vit", "resnet", "convnext"), "text": ("transformer",), "logit": ("scale",)},
+    ),
     rows=rows,
     read_back=settings_lib.read_back,
     ignored=NO_PARAMETERS,

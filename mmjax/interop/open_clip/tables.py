@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from mmjax.interop.huggingface.architecture import linear, norm
 from mmjax.interop.open_clip import encoders, timm, towers
+from mmjax.interop.open_clip.convolutions import conv_and_norm
 from mmjax.interop.table import CONV, LINEAR, Row
 
 
@@ -103,14 +104,14 @@ def _blocks(tower: ConfigDict, ours: str, theirs: str) -> list[Row]:
 def _resnet(model: ConfigDict) -> list[Row]:
     result = []
     for i in (1, 2, 3):
-        result += _conv_and_norm("image/stem", i, "visual", f"conv{i}", f"bn{i}")
+        result += conv_and_norm("image/stem", i, "visual", f"conv{i}", f"bn{i}")
     for stage, count in enumerate(model.image.stages, start=1):
         for block in range(count):
             ours, theirs = f"image/stage{stage}_block{block}", f"visual.layer{stage}.{block}"
             for i in (1, 2, 3):
-                result += _conv_and_norm(ours, i, theirs, f"conv{i}", f"bn{i}")
+                result += conv_and_norm(ours, i, theirs, f"conv{i}", f"bn{i}")
             if block == 0:
-                result += _conv_and_norm(ours, "_shortcut", theirs, "downsample.0", "downsample.1")
+                result += conv_and_norm(ours, "_shortcut", theirs, "downsample.0", "downsample.1")
     pool = "visual.attnpool"
     return [
         *result,
@@ -119,14 +120,3 @@ def _resnet(model: ConfigDict) -> list[Row]:
           for row in linear(f"image/pool_{name}", f"{pool}.{name[0]}_proj")),
         *linear("image/head", f"{pool}.c_proj"),
     ]  # fmt: skip
-
-
-def _conv_and_norm(
-    ours: str, which: int | str, theirs: str, conv: str, batch_norm: str
-) -> list[Row]:
-    return [
-        Row(f"{ours}/conv{which}/kernel", f"{theirs}.{conv}.weight", CONV),
-        *norm(f"{ours}/norm{which}", f"{theirs}.{batch_norm}"),
-        Row(f"{ours}/norm{which}/mean", f"{theirs}.{batch_norm}.running_mean"),
-        Row(f"{ours}/norm{which}/var", f"{theirs}.{batch_norm}.running_var"),
-    ]

@@ -1,32 +1,40 @@
-"""Name tables of timm's vision transformers, VisionTransformer and Eva, in open_clip."""
+"""Name tables of the image towers that open_clip takes from timm."""
 
 from ml_collections import ConfigDict
 
 from mmjax.interop.huggingface.architecture import linear, norm
-from mmjax.interop.table import CONV, LINEAR, Row
-from mmjax.models.towers.vision import has_class_token
-
-TRUNK = "visual.trunk"
+from mmjax.interop.open_clip import convolutions
+from mmjax.interop.open_clip.convolutions import TRUNK, conv
+from mmjax.interop.table import LINEAR, Row
+from mmjax.models.towers.vision import class_positions, has_class_token
 
 
 def rows(image: ConfigDict) -> list[Row]:
     """The table of `config.model.image`."""
+    if image.kind == "convnext":
+        return convolutions.convnext(image) + head(image.head)
     width, first = image.width, has_class_token(image.pool)
-    positions = (image.size // image.patch_size) ** 2 + first
+    positions = (image.size // image.patch_size) ** 2 + class_positions(image)
     last = "fc_norm" if image.norm_pooled else "norm"
     return [
         *([Row("image/class_embed", f"{TRUNK}.cls_token", shape=(1, 1, width))] if first else []),
         *([Row("image/position_embed", f"{TRUNK}.pos_embed", shape=(1, positions, width))]
           if image.position == "learned" else []),
-        Row("image/patch_embed/kernel", f"{TRUNK}.patch_embed.proj.weight", CONV),
-        *([Row("image/patch_embed/bias", f"{TRUNK}.patch_embed.proj.bias")]
-          if image.patch_bias else []),
+        *_stem(image),
         *(norm("image/norm_pre", f"{TRUNK}.norm_pre") if image.norm_pre else []),
         *_blocks(image, "image/blocks", TRUNK + ".blocks.{}"),
         *norm("image/norm_post", f"{TRUNK}.{last}"),
         *(_map_pool(width) if image.pool.startswith("map") else []),
         *head(image.head),
     ]  # fmt: skip
+
+
+def _stem(image: ConfigDict) -> list[Row]:
+    if image.stem == "convolutions":
+        return convolutions.conv_stem()
+    if image.stem == "mbconv":
+        return convolutions.mbconv_stem()
+    return conv("image/patch_embed", f"{TRUNK}.patch_embed.proj")[: 1 + image.patch_bias]
 
 
 def head(name: str) -> list[Row]:
@@ -74,6 +82,13 @@ def _attention(image: ConfigDict, ours: str, theirs: str) -> list[Row]:
 def _mlp(image: ConfigDict, ours: str, theirs: str) -> list[Row]:
     if not image.gated:
         return [*linear(f"{ours}/fc1", f"{theirs}.fc1"), *linear(f"{ours}/fc2", f"{theirs}.fc2")]
+    if image.mlp_norm:  # ViTamin
+        return [
+            *norm(f"{ours}/norm_in", f"{theirs}.norm"),
+            *linear(f"{ours}/gate", f"{theirs}.w0"),
+            *linear(f"{ours}/fc1", f"{theirs}.w1"),
+            *linear(f"{ours}/fc2", f"{theirs}.w2"),
+        ]
     return [
         *linear(f"{ours}/gate", f"{theirs}.fc1_g"),
         *linear(f"{ours}/fc1", f"{theirs}.fc1_x"),

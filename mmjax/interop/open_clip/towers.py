@@ -11,7 +11,7 @@ from mmjax.schema import nearest
 
 _HALF = (0.5, 0.5, 0.5)
 CLIP = {"norm_eps": 1e-5, "norm_pre": True, "patch_bias": False}
-GAP = {"pool": "mean", "head": "linear", "qkv_bias": "none", "layer_scale": 1e-6}
+GAP = {"pool": "mean", "qkv_bias": "none", "layer_scale": 1e-6}
 
 
 def vit(patch: int, size: int, width: int, depth: int, heads: int, mlp_dim: int) -> dict[str, Any]:
@@ -19,14 +19,15 @@ def vit(patch: int, size: int, width: int, depth: int, heads: int, mlp_dim: int)
     return {
         "kind": "vit", "patch_size": patch, "size": size, "width": width, "depth": depth,
         "heads": heads, "mlp_dim": mlp_dim, "activation": "gelu", "norm_eps": 1e-6,
-        "norm_pre": False, "patch_bias": True, "pool": "cls", "head": "linear_bias",
+        "norm_pre": False, "patch_bias": True, "pool": "cls",
         "position": "learned", "qkv_bias": "qkv", "block_norm": "pre", "layer_scale": None,
+        "gated": False, "norm_pooled": False, "stem": "patches",
     }  # fmt: skip
 
 
 def siglip(*shape: int, activation: str = "gelu") -> dict[str, Any]:
     """SigLIP's (Zhai et al., 2023)."""
-    return vit(*shape) | {"pool": "map", "head": "none", "activation": activation}
+    return vit(*shape) | {"pool": "map", "activation": activation}
 
 
 def pe(*shape: int, class_token: bool = True) -> dict[str, Any]:
@@ -49,6 +50,32 @@ def eva02(*shape: int) -> dict[str, Any]:
         "activation": "silu", "gated": True, "inner_norms": True, "rope": "scaled",
         "rope_grid": 16, "rope_theta": 10_000.0,
     }  # fmt: skip
+
+
+def vitamin(stem_width: int, *shape: int) -> dict[str, Any]:
+    """ViTamin's (Chen et al., 2024)."""
+    return vit(*shape) | {
+        "stem": "mbconv", "stem_width": stem_width, "patch_bias": False, "pool": "mean",
+        "norm_pooled": True, "gated": True, "mlp_norm": True,
+    }  # fmt: skip
+
+
+def mobileclip(*shape: int) -> dict[str, Any]:
+    """MobileCLIP-B's (Vasu et al., 2024)."""
+    return vit(*shape) | {
+        "stem": "convolutions", "stem_width": shape[2] // 4, "patch_bias": False,
+        "class_position": False,
+    }  # fmt: skip
+
+
+def convnext(width: int, *stages: int, norm_eps: float = 1e-6) -> dict[str, Any]:
+    """ConvNeXt's (Liu et al., 2022), of images of any size."""
+    return {"kind": "convnext", "width": width, "stages": stages, "norm_eps": norm_eps}
+
+
+def _of_any_size(tower: dict[str, Any]) -> dict[str, Any]:
+    """The tower without positions."""
+    return {key: value for key, value in tower.items() if key != "size"} | {"position": "none"}
 
 
 _TANH = "gelu_tanh"
@@ -80,9 +107,22 @@ TOWERS: dict[str, dict[str, Any]] = {  # name → keys of `config.model.image`
     | {"block_norm": "branch"},
     "vit_large_patch14_clip_224": vit(14, 224, *_L) | CLIP,
     "vit_medium_patch16_gap_256": vit(16, 256, 512, 12, 8, 2048) | GAP,
+    "vit_base_mci_224": mobileclip(16, 224, *_B),
+    "vitamin_small_224": vitamin(64, 16, 224, 384, 14, 6, 768),
+    "vitamin_base_224": vitamin(128, 16, 224, 768, 14, 12, 1536),
+    **{f"vitamin_{name}_{n}": vitamin(160, 16, n, 1024, 31, 16, 2048)
+       for name in ("large", "large2") for n in (224, 256, 336, 384)},
+    **{f"vitamin_xlarge_{n}": _of_any_size(vitamin(192, 16, n, 1152, 32, 16, 2304))
+       for n in (256, 336, 384)},
+    "convnext_tiny": convnext(96, 3, 3, 9, 3),
+    "convnext_small": convnext(96, 3, 3, 27, 3),
+    "convnext_base": convnext(128, 3, 3, 27, 3),
+    "convnext_large": convnext(192, 3, 3, 27, 3),
+    "convnext_xlarge": convnext(256, 3, 3, 27, 3),
+    "convnext_xxlarge": convnext(384, 3, 4, 30, 3, norm_eps=1e-5),
 }  # fmt: skip
-_POOLS = {"map": "map", "map_cls": "map", "cls": "token", "mean": ""}
-_PROJECTIONS = {"none": "none", "linear_bias": None, "linear": "linear"}
+_POOLS = {"map": "map", "map_cls": "map", "cls": "token"}
+_HEADS = {"none": "none", None: "linear_bias", "linear": "linear", "mlp": "wide_mlp"}
 
 
 def is_timms(image: ConfigDict) -> bool:
@@ -94,7 +134,8 @@ def is_timms(image: ConfigDict) -> bool:
 
 def has_own_text(image: ConfigDict) -> bool:
     """Whether open_clip's configs with this tower keep the text apart."""
-    return is_timms(image) and image.head in ("none", "linear_bias")
+    usual = image.head in ("none", "linear_bias") or image.get("stem") == "mbconv"
+    return is_timms(image) and usual
 
 
 def read(settings: Mapping[str, Any], size: int) -> ConfigDict:
@@ -109,17 +150,21 @@ def read(settings: Mapping[str, Any], size: int) -> ConfigDict:
             f"open_clip_config.json: vision_cfg.timm_model_name={name!r} is an image tower that "
             f"mmjax has not; the nearest in name that it has is {nearest(name, TOWERS)!r}."
         )
-    tower = TOWERS[name]
-    found = {"timm_pool": settings.get("timm_pool"), "timm_proj": settings.get("timm_proj")}
-    for key, value in (_settings(tower) | {"image_size": tower.get("size", size)}).items():
-        given = found.get(key, size)
-        if given != value:
-            raise UserError(
-                f"open_clip_config.json: vision_cfg.{key}={given!r} makes another model of {name} "
-                f"than mmjax has: it should be {value!r}."
-            )
-    image = part(**({"size": size} | tower))
-    if tower.get("pool", "").startswith("map"):
+    tower, proj = TOWERS[name], settings.get("timm_proj")
+    image = part(**({"size": size} | tower | {"head": _HEADS.get(proj, "other")}))
+    pools = {_pool(image), "avg" if _is_mean(image) else _pool(image)}
+    sound = {
+        "timm_proj": proj in _HEADS and is_timms(image),
+        "timm_pool": settings.get("timm_pool") in pools,
+        "image_size": image.size == size,
+    }
+    wrong = [key for key, there in sound.items() if not there]
+    if wrong:
+        raise UserError(
+            f"open_clip_config.json: vision_cfg.{wrong[0]}={settings.get(wrong[0])!r} makes "
+            f"another model of {name} than mmjax has."
+        )
+    if image.get("pool", "").startswith("map"):
         image.update(mean=_HALF, std=_HALF)
     return image
 
@@ -127,12 +172,13 @@ def read(settings: Mapping[str, Any], size: int) -> ConfigDict:
 def obstacles(image: ConfigDict) -> list[str]:
     """Why timm has no tower like this `config.model.image`; none if it has."""
     name, unlike = _nearest(image)
+    head = [] if image.head in _HEADS.values() else [f"the image head is {image.head!r}"]
     if not unlike:
-        return []
+        return head
     shown = ", ".join(
         f"{key}={TOWERS[name][key]!r}, not {image.get(key)!r}" for key in list(unlike)[:3]
     )
-    return [f"timm has no image tower like it: the nearest, {name}, has {shown}"]
+    return [*head, f"timm has no image tower like it: the nearest, {name}, has {shown}"]
 
 
 def write(image: ConfigDict) -> dict[str, Any]:
@@ -140,12 +186,22 @@ def write(image: ConfigDict) -> dict[str, Any]:
     name, unlike = _nearest(image)
     if unlike:
         raise KeyError("visual.trunk")
-    return {"timm_model_name": name, "timm_model_pretrained": False, **_settings(TOWERS[name])}
+    proj = next((theirs for theirs, ours in _HEADS.items() if ours == image.head), None)
+    return {
+        "timm_model_name": name, "timm_model_pretrained": False, "timm_pool": _pool(image),
+        "timm_proj": proj,
+    }  # fmt: skip
 
 
-def _settings(tower: Mapping[str, Any]) -> dict[str, Any]:
-    pool = _POOLS[tower.get("pool", "mean")]
-    return {"timm_pool": pool, "timm_proj": _PROJECTIONS[tower["head"]]}
+def _is_mean(image: ConfigDict) -> bool:
+    return image.get("pool", "mean") == "mean"  # a ConvNeXt has no other
+
+
+def _pool(image: ConfigDict) -> str:
+    """As open_clip's configs have it: "" is timm's own, which is the mean."""
+    if _is_mean(image):
+        return "" if image.head in ("linear", "wide_mlp") else "avg"
+    return _POOLS.get(image.pool, "")
 
 
 def _nearest(image: ConfigDict) -> tuple[str, list[str]]:

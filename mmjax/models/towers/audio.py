@@ -58,7 +58,7 @@ class AudioTower(VisionTower):
     mean: Annotated[float, SHAPE_FREE, ANY] = -4.2677393  # type: ignore[assignment]
     std: Annotated[float, SHAPE_FREE, POSITIVE] = 9.1379948  # type: ignore[assignment]
 
-    DERIVED = ("size", "pixel_head")  # of images
+    DERIVED = ("size", "pixel_head", "stem", "stem_width")  # of images
     modality = "audio"
 
     SMOKE: ClassVar = {

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
+from mmjax.models.convolutions import STEM_STRIDE, STEMS
 from mmjax.models.form import Formed, check_rope
 from mmjax.models.graph import Function
 from mmjax.models.heads import (
@@ -36,6 +37,7 @@ from mmjax.models.parts import register
 from mmjax.models.patches import PatchEmbed
 from mmjax.models.positions import sincos_2d
 from mmjax.models.rope import Rule, grid_angles
+from mmjax.parallel.mesh import constrain
 from mmjax.schema import RESUMABLE, SHAPE_FREE, TRAINING_ONLY
 from mmjax.values import COUNT, COUNT_OR_0, NATURAL, POSITIVE, SHARE, Range
 
@@ -90,6 +92,10 @@ class VisionTower(Formed):
         0: they are not.
       registers: Learned tokens after the class token that no pool takes (Darcet et al., 2024).
       mask_token: A learned token in the place of hidden patches, without a head for pixels.
+      class_position: The class token has a learned position, too (MobileCLIP: not).
+      stem: What makes tokens of pixels: one matmul for a patch, or convolutions of 16 pixels a
+        token, MobileCLIP-B's (convolutions) or ViTamin's (mbconv).
+      stem_width: stem=convolutions and mbconv: channels of the first convolution.
       norm_pre: A layer norm before the blocks, as CLIP has.
       patch_bias: A bias in the patch embedding.
       patch_dropout: Share of patches dropped in training (FLIP).
@@ -125,6 +131,9 @@ class VisionTower(Formed):
     rope_grid: Annotated[int, SHAPE_FREE, COUNT_OR_0] = 0
     registers: Annotated[int, NATURAL] = 0
     mask_token: bool = False
+    class_position: bool = True
+    stem: Literal["patches", "convolutions", "mbconv"] = "patches"
+    stem_width: Annotated[int, COUNT] = 192
     norm_pre: bool = True
     patch_bias: bool = False
     patch_dropout: Annotated[float, SHAPE_FREE, TRAINING_ONLY, Range(0, below=1)] = 0.0
@@ -137,7 +146,7 @@ class VisionTower(Formed):
 
     SMOKE: ClassVar = {
         "size": 32, "patch_size": 8, "width": 32, "heads": 4, "mlp_dim": 64,
-        "depth": lambda depth: min(depth, 2),
+        "depth": lambda depth: min(depth, 2), "stem": "patches",
     }  # fmt: skip
 
     @classmethod
@@ -155,6 +164,11 @@ class VisionTower(Formed):
         check_pool(key, spec, model)
         if spec.rope != "none":
             check_rope(key, spec, 4)
+        if spec.stem != "patches" and (spec.patch_size != STEM_STRIDE or spec.size % STEM_STRIDE):
+            raise UserError(
+                f"{key}.stem={spec.stem!r} makes a token of {STEM_STRIDE} pixels: set patch_size="
+                f"{STEM_STRIDE} and size={spec.size} to a multiple of it."
+            )
         if spec.patch_size > spec.size:
             raise UserError(
                 f"{key}.patch_size={spec.patch_size} is larger than the image (size={spec.size})."
@@ -285,13 +299,20 @@ class VisionTower(Formed):
         return result
 
     def embed_patches(self, image: jax.Array) -> jax.Array:
+        if self.stem != "patches":
+            x = (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+            stem = STEMS[self.stem](self.width, self.stem_width, self.dtype, name="stem")
+            return constrain(stem(x.astype(self.dtype)), "batch", None, None)
         return PatchEmbed(self.patch_size, self.width, self.patch_bias, self.mean, self.std,
                           self.dtype, self.tubelet, name="patch_embed")(image)  # fmt: skip
 
     def positions(self, tokens: int) -> jax.Array:
         """Position embeddings [tokens, W]; a class token's comes first (zero if sin-cos)."""
         if self.position == "learned":
-            return self.param("position_embed", normal(self.width**-0.5), (tokens, self.width))
+            without = int(self.class_token and not self.class_position)
+            shape = (tokens - without, self.width)
+            table = self.param("position_embed", normal(self.width**-0.5), shape)
+            return jnp.pad(table, ((without, 0), (0, 0))) if without else table
         table = sincos_2d(*self.grid, self.width)
         return jnp.asarray(np.pad(table, ((tokens - len(table), 0), (0, 0))), jnp.float32)
 
@@ -337,6 +358,11 @@ def check_pool(key: str, spec: ConfigDict, model: ConfigDict) -> None:
         )
     if spec.map_heads and spec.width % spec.map_heads:
         raise UserError(f"{key}.map_heads={spec.map_heads} must divide {key}.width={spec.width}.")
+
+
+def class_positions(spec: ConfigDict) -> int:
+    """Learned positions of an image tower before those of its patches."""
+    return int(has_class_token(spec.pool) and spec.get("class_position", True))
 
 
 def has_class_token(pool: str) -> bool:

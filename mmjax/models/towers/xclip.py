@@ -48,7 +48,7 @@ class XClipTower(VisionTower):
     # Of one form, that of CLIP.
     DERIVED: ClassVar = (
         "pool", "queries", "pool_heads", "map_heads", "map_mlp_dim", "norm_pooled", "block_norm",
-        "position", "position_resize", "norm_pre",
+        "class_position", "stem", "stem_width", "position", "position_resize", "norm_pre",
         "patch_bias", "patch_dropout", "pixel_head", "rope", "rope_grid", "registers",
         "mask_token", *KEYS,
     )  # fmt: skip
