@@ -27,7 +27,7 @@ from open_clip_folders import (
     save,
 )
 from open_clip_oracle import open_clip
-from pytorch import torch
+from pytorch import torch, transformers
 
 from mmjax import loading, models
 from mmjax.data.tokenize import clip_tokenizer, train_tokenizer
@@ -185,6 +185,35 @@ def test_tokenizers_are_those_that_open_clip_takes(tmp_path):
         np.testing.assert_array_equal(mine.encode(texts, 16)[0], theirs(texts).numpy())
     bare = registry.open_weights(tmp_path / "theirs").tokenizer()  # found in open_clip's wheel
     np.testing.assert_array_equal(bare.encode(texts, 16)[0], own.encode(texts, 16)[0])
+
+
+def test_clipas_texts_end_in_the_id_of_padding(tmp_path):
+    letters = [chr(c) for c in range(97, 123)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{x}" for x in letters)]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    settings = CLIP | {
+        "text_cfg": TEXT
+        | {"hf_tokenizer_name": "bert", "tokenizer_kwargs": {"strip_sep_token": True},
+           "pool_type": "last", "no_causal_mask": True},
+    }  # fmt: skip
+    folder = save(tmp_path / "theirs", settings, build(settings))
+    transformers.BertTokenizer(vocab=vocabulary).save_pretrained(folder)
+    texts = ["a cat", "", "two dogs  run", "long " * 9]
+    expected = open_clip.get_tokenizer(f"local-dir:{folder}")(texts).numpy()
+    assert not (expected == words.index("[SEP]")).any()
+    weights = registry.open_weights(folder)
+    tokenizer = weights.tokenizer()
+    np.testing.assert_array_equal(tokenizer.encode(texts, 16)[0], expected)
+    params = weights.read(formats.shapes(weights.config.model))
+    out = tmp_path / "ours"
+    registry.export(out, "open_clip", config=weights.config, params=params, tokenizer=tokenizer)
+    written = json.loads((out / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
+    assert written["tokenizer_kwargs"] == {"clean": "whitespace", "strip_sep_token": True}
+    again = open_clip.get_tokenizer(f"local-dir:{out}")(texts)
+    np.testing.assert_array_equal(again.numpy(), expected)
+    np.testing.assert_array_equal(
+        registry.open_weights(out).tokenizer().encode(texts, 16)[0], expected
+    )
 
 
 @pytest.mark.parametrize(

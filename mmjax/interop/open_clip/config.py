@@ -16,6 +16,7 @@ from mmjax.models import zoo
 from mmjax.models.parts import part
 from mmjax.schema import entry
 
+STRIPPED = 0  # its `strip_sep_token` makes the end token this (CLIPA)
 CLEANED = "whitespace"  # the least that open_clip does to texts, and its default
 _GELU, _TANH = "gelu", "gelu_tanh"
 # What the two towers' settings may hold beside what is read below, and what each must then be.
@@ -283,8 +284,16 @@ def _write_tokenizer(name: str, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Any name makes open_clip load the tokenizer from the folder, and clean texts at least so."""
     if tokenizer is None or is_openais(tokenizer):
         return {}
-    clean = tokenizer.clean or CLEANED
-    return {"hf_tokenizer_name": name, "tokenizer_kwargs": {"clean": clean}}
+    kwargs: dict[str, Any] = {"clean": tokenizer.clean or CLEANED}
+    if strips_end(tokenizer):
+        kwargs["strip_sep_token"] = True
+    return {"hf_tokenizer_name": name, "tokenizer_kwargs": kwargs}
+
+
+def strips_end(tokenizer: Tokenizer) -> bool:
+    """Whether padding's id stands for the end of a text, as CLIPA was trained."""
+    sep = tokenizer.wrapped.sep_token_id
+    return sep is not None and tokenizer.eot_id == STRIPPED != sep
 
 
 def _activation(tower: Mapping[str, Any], quick: bool) -> str:
