@@ -19,6 +19,7 @@ from mmjax.interop.files import open_tensors, read_json
 from mmjax.interop.formats import Format, Weights, weights
 from mmjax.interop.huggingface import (
     bert,
+    chinese_clip,
     clap,
     clip,
     dino,
@@ -34,8 +35,8 @@ from mmjax.interop.huggingface.architecture import Architecture
 from mmjax.interop.texts import Library, check_end
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *clip.MODELS, siglip.MODEL, siglip2.MODEL, vit.MODEL, *dino.MODELS, *bert.MODELS,
-    videoprism.MODEL, xclip.MODEL, clap.MODEL,
+    *clip.MODELS, chinese_clip.MODEL, siglip.MODEL, siglip2.MODEL, vit.MODEL, *dino.MODELS,
+    *bert.MODELS, videoprism.MODEL, xclip.MODEL, clap.MODEL,
 )  # fmt: skip
 WEIGHTS = (
     "model.safetensors",
