@@ -19,9 +19,9 @@ from mmjax.interop.files import open_tensors, read_json
 from mmjax.interop.formats import Format, Weights, weights
 from mmjax.interop.huggingface import (
     bert,
-    chinese_clip,
     clap,
     clip,
+    clip_bert,
     dino,
     preprocessor,
     sentence,
@@ -35,7 +35,7 @@ from mmjax.interop.huggingface.architecture import Architecture
 from mmjax.interop.texts import Library, check_end
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *clip.MODELS, chinese_clip.MODEL, siglip.MODEL, siglip2.MODEL, vit.MODEL, *dino.MODELS,
+    *clip.MODELS, *clip_bert.MODELS, siglip.MODEL, siglip2.MODEL, vit.MODEL, *dino.MODELS,
     *bert.MODELS, videoprism.MODEL, xclip.MODEL, clap.MODEL,
 )  # fmt: skip
 WEIGHTS = (

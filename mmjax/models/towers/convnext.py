@@ -38,7 +38,8 @@ class ConvNext(nn.Module):
       layer_scale: First value of learned factors of what blocks add.
       head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler; mlp: two
         layers with ReLU between them; tanh_mlp: both (CLAP's text); narrow_mlp and wide_mlp: two
-        with GELU, of open_clip's texts from transformers and of its ConvNeXt.
+        with GELU, of open_clip's texts from transformers and of its ConvNeXt; normed: a norm and
+        two without (AltCLIP).
       mean: Mean of RGB in 0..1.
       std: Deviation of RGB in 0..1.
       remat: What the backward pass recomputes to save memory.

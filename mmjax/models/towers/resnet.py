@@ -46,7 +46,8 @@ class ModifiedResNet(nn.Module):
       heads: Attention heads of the pool.
       head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler; mlp: two
         layers with ReLU between them; tanh_mlp: both (CLAP's text); narrow_mlp and wide_mlp: two
-        with GELU, of open_clip's texts from transformers and of its ConvNeXt.
+        with GELU, of open_clip's texts from transformers and of its ConvNeXt; normed: a norm and
+        two without (AltCLIP).
       mean: Mean of RGB in 0..1.
       std: Deviation of RGB in 0..1.
       attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.

@@ -66,7 +66,8 @@ class TextTower(Formed):
       norm_eps: Epsilon of the layer norms.
       head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler; mlp: two
         layers with ReLU between them; tanh_mlp: both (CLAP's text); narrow_mlp and wide_mlp: two
-        with GELU, of open_clip's texts from transformers and of its ConvNeXt.
+        with GELU, of open_clip's texts from transformers and of its ConvNeXt; normed: a norm and
+        two without (AltCLIP).
       attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.
       remat: What the backward pass recomputes to save memory.
       unroll: Write the layers out (fast on CPU) or loop (compiles fast).
@@ -278,7 +279,7 @@ class TextTower(Formed):
                 pooled = norm(pool_tokens(x, to_first_end(text, mask), self.pool))
             else:
                 pooled = norm(x[:, -1] if append else pool_tokens(x, mask, self.pool))
-            result |= project(pooled, self.head, self.embed_dim, self.dtype)
+            result |= project(pooled, self.head, self.embed_dim, self.dtype, self.norm_eps)
         if bags:
             result = {name: x.reshape(*bags, *x.shape[1:]) for name, x in result.items()}
         return result

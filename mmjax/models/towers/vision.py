@@ -68,7 +68,8 @@ class VisionTower(Formed):
       norm_eps: Epsilon of the layer norms.
       head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler; mlp: two
         layers with ReLU between them; tanh_mlp: both (CLAP's text); narrow_mlp and wide_mlp: two
-        with GELU, of open_clip's texts from transformers and of its ConvNeXt.
+        with GELU, of open_clip's texts from transformers and of its ConvNeXt; normed: a norm and
+        two without (AltCLIP).
       attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.
       remat: What the backward pass recomputes to save memory.
       unroll: Write the layers out (fast on CPU) or loop (compiles fast).
