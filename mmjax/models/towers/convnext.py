@@ -1,6 +1,6 @@
 """ConvNeXt (Liu et al., 2022), an image tower of convolutions, as timm and open_clip have it."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -61,7 +61,7 @@ class ConvNext(nn.Module):
 
     modality = "image"
 
-    SMOKE = {"size": 64, "width": 16, "stages": (1, 1, 1, 1)}  # noqa: RUF012
+    SMOKE: ClassVar = {"size": 64, "width": 16, "stages": (1, 1, 1, 1)}
 
     @classmethod
     def check(cls, name: str, spec: ConfigDict, model: ConfigDict) -> None:

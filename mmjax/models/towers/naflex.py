@@ -44,8 +44,9 @@ class NaflexTower(VisionTower):
         "map_mlp_dim", "class_position", "stem", "stem_width", "patch_dropout",
         "registers", "mask_token", "pixel_head",
     )  # fmt: skip
-    SMOKE: ClassVar = {**VisionTower.SMOKE, "patches": 16}
-    del SMOKE["stem"]
+    SMOKE: ClassVar = {
+        **{key: value for key, value in VisionTower.SMOKE.items() if key != "stem"}, "patches": 16,
+    }  # fmt: skip
 
     @classmethod
     def check(cls, name: str, spec: ConfigDict, model: ConfigDict) -> None:

@@ -53,7 +53,8 @@ class XClipTower(VisionTower):
         "mask_token", *KEYS,
     )  # fmt: skip
     SMOKE: ClassVar = {
-        **VisionTower.SMOKE, "frames": lambda frames: min(frames, 4), "time_depth": 1,
+        **{key: value for key, value in VisionTower.SMOKE.items() if key != "stem"},
+        "frames": lambda frames: min(frames, 4), "time_depth": 1,
         "time_heads": 1, "time_mlp_dim": 64,
     }  # fmt: skip
 
