@@ -1,6 +1,8 @@
 """Convolutions: what towers of them share, and what stands for the patch embedding of two vision
 transformers."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -121,4 +123,4 @@ class InvertedBottleneck(nn.Module):
         return x + y
 
 
-STEMS = {"convolutions": ConvStem, "mbconv": MbConvStem}
+STEMS: dict[str, Any] = {"convolutions": ConvStem, "mbconv": MbConvStem}

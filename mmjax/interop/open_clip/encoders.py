@@ -10,7 +10,7 @@ from mmjax.errors import UserError
 from mmjax.interop.huggingface import bert
 from mmjax.interop.table import LINEAR, Row
 
-_ROBERTA = {
+_ROBERTA: dict[str, Any] = {
     "activation": "gelu", "norm_eps": 1e-5, "norm": "post", "embed_norm": True, "token_types": 1,
     "position_offset": 2, "positions": 514, "causal": False, "mask_padding": True,
 }  # fmt: skip
@@ -39,7 +39,11 @@ def read(settings: Mapping[str, Any], text: ConfigDict) -> None:
         "hf_pooler_type": settings.get("hf_pooler_type") or "mean_pooler",
         "hf_proj_type": settings.get("hf_proj_type", "mlp"),
     }
-    known = {"hf_model_name": ENCODERS, "hf_pooler_type": _POOLS, "hf_proj_type": _HEADS}
+    known: dict[str, Mapping[Any, Any]] = {
+        "hf_model_name": ENCODERS,
+        "hf_pooler_type": _POOLS,
+        "hf_proj_type": _HEADS,
+    }
     for key, value in chosen.items():
         if value not in known[key]:
             raise UserError(
@@ -69,7 +73,8 @@ def write(text: ConfigDict) -> dict[str, Any]:
     name = _find(text)
     if name is None:
         raise KeyError("text.transformer")
-    pools, heads = ({ours: theirs for theirs, ours in x.items()} for x in (_POOLS, _HEADS))
+    pools = {ours: theirs for theirs, ours in _POOLS.items()}
+    heads = {ours: theirs for theirs, ours in _HEADS.items()}
     return {
         "hf_model_name": name, "hf_tokenizer_name": name, "hf_model_pretrained": False,
         "hf_pooler_type": pools[text.pool], "hf_proj_type": heads[text.head],

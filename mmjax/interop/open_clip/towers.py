@@ -10,8 +10,8 @@ from mmjax.models.parts import part
 from mmjax.schema import nearest
 
 _HALF = (0.5, 0.5, 0.5)
-CLIP = {"norm_eps": 1e-5, "norm_pre": True, "patch_bias": False}
-GAP = {"pool": "mean", "qkv_bias": "none", "layer_scale": 1e-6}
+CLIP: dict[str, Any] = {"norm_eps": 1e-5, "norm_pre": True, "patch_bias": False}
+GAP: dict[str, Any] = {"pool": "mean", "qkv_bias": "none", "layer_scale": 1e-6}
 
 
 def vit(patch: int, size: int, width: int, depth: int, heads: int, mlp_dim: int) -> dict[str, Any]:
@@ -151,7 +151,8 @@ def read(settings: Mapping[str, Any], size: int) -> ConfigDict:
             f"mmjax has not; the nearest in name that it has is {nearest(name, TOWERS)!r}."
         )
     tower, proj = TOWERS[name], settings.get("timm_proj")
-    image = part(**({"size": size} | tower | {"head": _HEADS.get(proj, "other")}))
+    keys: dict[str, Any] = {"size": size, **tower, "head": _HEADS.get(proj, "other")}
+    image = part(**keys)
     pools = {_pool(image), "avg" if _is_mean(image) else _pool(image)}
     sound = {
         "timm_proj": proj in _HEADS and is_timms(image),

@@ -91,9 +91,10 @@ class ConvNext(nn.Module):
         x = x.reshape(-1, side, side, self.width)
         x = layer_norm(self.norm_eps, self.dtype, "norm_patch")(x)
         for stage, count in enumerate(self.stages):
-            fields = {"norm_eps": self.norm_eps, "layer_scale": self.layer_scale}
-            x = Stage(count, self.width * 2**stage, 2 if stage else 1, self.remat, self.unroll,
-                      self.dtype, **fields, name=f"stage{stage + 1}")(x)  # fmt: skip
+            x = Stage(
+                count, self.width * 2**stage, 2 if stage else 1, self.remat, self.unroll,
+                self.dtype, self.norm_eps, self.layer_scale, name=f"stage{stage + 1}",
+            )(x)  # fmt: skip
         x = constrain(x.reshape(x.shape[0], -1, x.shape[-1]), "batch", None, None)  # [B, N, 8 W]
         result = {"tokens": x} if "tokens" in outputs else {}
         if POOLED & set(outputs):
@@ -123,7 +124,8 @@ class Stage(nn.Module):
             ConvNextBlock, self.count, self.remat, self.unroll, width=self.width,
             norm_eps=self.norm_eps, layer_scale=self.layer_scale, dtype=self.dtype,
         )  # fmt: skip
-        return blocks(x, None)[0]
+        y: jax.Array = blocks(x, None)[0]
+        return y
 
 
 class ConvNextBlock(nn.Module):
