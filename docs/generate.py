@@ -16,6 +16,8 @@ from mmjax import config as config_lib
 from mmjax import evaluation, objectives
 from mmjax.config_file import load_config
 from mmjax.data import sources
+from mmjax.interop import huggingface
+from mmjax.interop.open_clip import encoders, towers
 from mmjax.models import parts
 from mmjax.runs.stages import phases
 from mmjax.schema import ADJUSTABLE, REQUIRED, SAME_RECORDS, Key
@@ -41,6 +43,7 @@ def write(folder: Path) -> None:
         "recipes.md": recipes_page(),
         "commands.md": commands_page(),
         "models.md": fenced(output_of("models")),
+        "weights.md": weights_page(),
     }
     _write(folder, pages)
 
@@ -106,6 +109,19 @@ def kinds_table(section: str) -> str:
         own = ", ".join(f"`{key.name}`" for key in keys if key not in common)
         rows.append((f"`{kind}`", summary(documented(section)[kind]), own))
     return "\n".join(table(("kind", "what it does", "keys"), rows))
+
+
+def weights_page() -> str:
+    """What other libraries' weights may be of, by name: classes, and towers that open_clip takes
+    from timm and transformers."""
+    classes = [name for one in huggingface.ARCHITECTURES for name in one.classes]
+    lists = {
+        "Classes of transformers": classes,
+        "Image towers of timm in open_clip": [*towers.TOWERS],
+        "Text towers of transformers in open_clip": [*encoders.ENCODERS],
+    }
+    rows = [(what, ", ".join(f"`{name}`" for name in names)) for what, names in lists.items()]
+    return "\n".join(table(("", "read and written"), rows))
 
 
 def sources_table() -> str:

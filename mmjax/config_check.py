@@ -47,11 +47,12 @@ def validate(config: ConfigDict) -> None:
     _check_best(config)
     profile.parse(config.profile.steps)
     for name, spec in sections(config.model).items():
-        if spec.kind == "resnet" and not config.init_from.source:
+        key = {"resnet": "kind", "convolutions": "stem"}.get(spec.get("stem", spec.kind))
+        if key and not config.init_from.source:
             raise UserError(
-                f"config.model.{name}.kind='resnet' cannot be trained from scratch: its batch "
-                "norms keep the statistics they come with. Set config.init_from.source to weights "
-                "of a resnet, or train a vit."
+                f"config.model.{name}.{key}={spec[key]!r} cannot be trained from scratch: its "
+                "batch norms keep the statistics they come with. Set config.init_from.source to "
+                "weights of such a tower, or train a vit of patches."
             )
     if not any(entry.weight for entry in config.objectives.values()):
         raise UserError(

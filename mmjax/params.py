@@ -63,7 +63,7 @@ _KINDS = (
 _PLACES = (
     (r"/blocks/", LAYER),
     (r"^[^/]+/(patch|region|token|class|type|position|time|bottleneck|mask|register)_embed", INPUT),
-    (r"^[^/]+/(norm_(pre|embed|mel|patch)|image_proj)/", INPUT),
+    (r"^[^/]+/(stem|norm_(pre|embed|mel|patch)|image_proj)/", INPUT),
     (r"^[^/]+/norm_post/", TOKENS),
 )
 # Path pattern → (axis from the end, whether it holds heads).

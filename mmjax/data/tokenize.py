@@ -48,6 +48,8 @@ class Tokenizer:
       pad_id: where it is not the tokenizer's own: open_clip pads with 0.
       end: whether a text ends in the end token; None is what the tokenizer was saved with, usually
         True.
+      end_id: what stands for the end token: CLIPA has the id of padding; None is what the tokenizer
+        was saved with, usually its own.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Tokenizer:
         clean: str | None = None,
         pad_id: int | None = None,
         end: bool | None = None,
+        end_id: int | None = None,
     ):
         self._wrapped = wrapped
         saved = wrapped.init_kwargs.setdefault("mmjax", {})
@@ -78,6 +81,8 @@ class Tokenizer:
                 f"The tokenizer {wrapped.name_or_path} has no end-of-text token: set its eos_token."
             )
         end = saved.get("end", True) if end is None else end
+        end_id = saved.get("end_id") if end_id is None else end_id
+        suffix = suffix if end_id is None else [end_id]
         self._prefix, self._suffix = prefix, suffix if end else []
         self.start_id: int | None = prefix[0] if prefix else None
         self.eot_id: int = suffix[-1]
@@ -87,6 +92,7 @@ class Tokenizer:
         unknown = {wrapped.unk_token_id} - {self.eot_id}  # CLIP's is its end token
         self._special = sorted({*wrapped.all_special_ids} - unknown)
         saved |= {"clean": self.clean, "pad_id": self.pad_id} | ({} if end else {"end": False})
+        saved |= {} if end_id is None else {"end_id": end_id}
         self.vocab_size: int = max(len(wrapped), self.eot_id + 1, self.pad_id + 1)
 
     def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -163,11 +169,12 @@ def load_tokenizer(
     clean: str | None = None,
     pad_id: int | None = None,
     end: bool | None = None,
+    end_id: int | None = None,
 ) -> Tokenizer:
     """A tokenizer of transformers from a local folder or by its hub name; or OpenAI's of CLIP, as
     "clip" where open_clip or clip is installed, or by the path of its vocabulary (.txt.gz).
 
-    `clean`, `pad_id` and `end` are those of `Tokenizer`.
+    `clean`, `pad_id`, `end` and `end_id` are those of `Tokenizer`.
 
     Raises:
       UserError: it cannot be found, or the hub cannot be reached.
@@ -189,7 +196,7 @@ def load_tokenizer(
                 raise
             HfApi().model_info(name, timeout=10)  # one quick question, where a download retries
             found = _tokenizer_class(name).from_pretrained(name)
-        return Tokenizer(found, clean, pad_id, end)
+        return Tokenizer(found, clean, pad_id, end, end_id)
     except UserError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, hub errors, …

@@ -19,7 +19,7 @@ from mmjax.interop.formats import Weights, shapes
 from mmjax.interop.resize import resize_patches, resize_positions, resize_sequence
 from mmjax.interop.table import Shape
 from mmjax.models.parts import of_model, sections
-from mmjax.models.towers.vision import has_class_token
+from mmjax.models.towers.vision import class_positions
 from mmjax.params import role
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
 from mmjax.values import PATTERN
@@ -188,7 +188,7 @@ def _resizable(path: str, old: Shape, new: Shape, source: ConfigDict, model: Con
     if is_of_time(path):
         return True
     if {theirs.kind, ours.kind} <= {*IMAGES}:
-        return theirs.pool == ours.pool
+        return class_positions(theirs) == class_positions(ours)
     if theirs.kind == ours.kind and "position_offset" in ours:
         appended = {part.pool == "appended" for part in (theirs, ours)}
         return theirs.position_offset == ours.position_offset and len(appended) == 1
@@ -224,7 +224,7 @@ def resized(
     if ours.kind in IMAGES:
         old, new = (part.size // part.patch_size for part in (theirs, ours))
         return resize_positions(
-            x, (old, old), (new, new), class_token=has_class_token(theirs.pool),
+            x, (old, old), (new, new), class_token=bool(class_positions(theirs)),
             method=theirs.get("position_resize", "cubic"),
         )  # fmt: skip
     offset, length = ours.position_offset, ours.context_length

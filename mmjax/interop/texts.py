@@ -128,13 +128,15 @@ def is_openais(tokenizer: Tokenizer) -> bool:
     return hashlib.sha256(lines.encode()).hexdigest() == _OPENAI
 
 
-def load_as(name: str | Path, clean: str, pad_id: int | None = None) -> Tokenizer:
-    """A tokenizer with a library's cleaning and padding; one that was saved by mmjax keeps its own,
-    with which the model was trained."""
+def load_as(
+    name: str | Path, clean: str, pad_id: int | None = None, end_id: int | None = None
+) -> Tokenizer:
+    """A tokenizer with a library's cleaning, padding and end; one that was saved by mmjax keeps its
+    own, with which the model was trained."""
     file = Path(name) / "tokenizer_config.json"
     if file.is_file() and "mmjax" in read_json(file):
         return load_tokenizer(name)
-    return load_tokenizer(name, clean=clean, pad_id=pad_id)
+    return load_tokenizer(name, clean=clean, pad_id=pad_id, end_id=end_id)
 
 
 def check_end(tokenizer: Tokenizer, pooled_at: int | str | None, file: str) -> Tokenizer:

@@ -14,6 +14,7 @@ from mmjax.models.graph import Function, Graph
 from mmjax.models.parts import from_config, register
 from mmjax.models.towers import (  # noqa: F401 - they register
     audio,
+    convnext,
     htsat,
     naflex,
     regions,

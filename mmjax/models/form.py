@@ -22,6 +22,7 @@ class Form(NamedTuple):
     rms_norm: bool = False
     qk_norm: bool = False
     inner_norms: bool = False
+    mlp_norm: bool = False
     gated: bool = False
     qkv_bias: str = "qkv"
     bias: bool = True
@@ -40,6 +41,7 @@ class Formed(nn.Module, kw_only=True):
         subtracted, and there is no bias.
       qk_norm: A norm of queries and keys in each head (Dehghani et al., 2023).
       inner_norms: Norms before the last layer of attention and of the MLP (EVA-02).
+      mlp_norm: One more norm before the MLP's first layer (ViTamin).
       gated: The MLP has a gate (Shazeer, 2020): SwiGLU with activation=silu, GeGLU with gelu.
       qkv_bias: Which of query, key and value have a bias.
       bias: The last layer of attention and the MLP have biases.
@@ -54,6 +56,7 @@ class Formed(nn.Module, kw_only=True):
     rms_norm: bool = False
     qk_norm: bool = False
     inner_norms: bool = False
+    mlp_norm: bool = False
     gated: bool = False
     qkv_bias: Literal["qkv", "qv", "none"] = "qkv"
     bias: bool = True

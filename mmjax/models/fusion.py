@@ -85,7 +85,7 @@ class Fusion(nn.Module):
                 + (f", and the model has no part {absent[0]!r}." if absent else ".")
             )
         image, text = (model[part] for part in spec.of)
-        if image.kind == "resnet":
+        if image.kind in ("resnet", "convnext"):
             raise UserError(
                 f"{key} fuses the tokens of a vision transformer: set config.model.{spec.of[0]}."
                 "kind='vit'."

@@ -13,7 +13,13 @@ from mmjax.models.attention import may_see
 from mmjax.models.layers import ACTIVATIONS, Attention, Dense, Mlp, layer_norm, unit_length
 from mmjax.models.tokens import Unembedding
 
-Head = Literal["linear", "linear_bias", "tanh", "mlp", "tanh_mlp", "none"]
+Head = Literal[
+    "linear", "linear_bias", "tanh", "mlp", "tanh_mlp", "narrow_mlp", "wide_mlp", "normed", "none"
+]
+HIDDEN = {  # of these two, from the width of what is projected and that of embeddings
+    "narrow_mlp": lambda width, embed_dim: (width + embed_dim) // 2,
+    "wide_mlp": lambda width, embed_dim: 2 * embed_dim,
+}
 POOLED = {"features", "embed"}  # outputs of one vector an example
 normal = nn.initializers.normal
 
@@ -40,24 +46,36 @@ def check_head(key: str, spec: ConfigDict, model: ConfigDict, width: int = 0) ->
         )
 
 
-def project(pooled: jax.Array, head: str, embed_dim: int, dtype: jnp.dtype) -> dict[str, jax.Array]:
+def project(
+    pooled: jax.Array, head: str, embed_dim: int, dtype: jnp.dtype, norm_eps: float = 1e-5
+) -> dict[str, jax.Array]:
     """The projection into the shared space: "features" [B, W] -> [B, D], and "embed", the same at
     unit length.
 
     `head` is "linear", "linear_bias", "none"; "tanh": linear with bias, then tanh, the pooler of
-    BERT and of Hugging Face's ViT; "mlp": two linear layers with bias and ReLU between them; or
-    "tanh_mlp": both, the pooler of the width W first (CLAP's text, Wu et al., 2023).
+    BERT and of Hugging Face's ViT; "mlp": two linear layers with bias and ReLU between them;
+    "tanh_mlp": both, the pooler of the width W first (CLAP's text, Wu et al., 2023); or two linear
+    layers with GELU between them, "narrow_mlp" of the hidden width (W + D) / 2 and without biases
+    (open_clip's for texts), "wide_mlp" of 2 D, and the first with a bias (its for ConvNeXt);
+    "normed": a norm and two linear layers, the first with a bias (AltCLIP, Chen et al., 2022).
+    `norm_eps` is of its norm.
     """
 
-    def dense(x: jax.Array, width: int, name: str) -> jax.Array:
+    def dense(x: jax.Array, width: int, name: str, bias: bool = head != "linear") -> jax.Array:
         init = normal(x.shape[-1] ** -0.5)
-        bias = head != "linear"
         return nn.Dense(width, use_bias=bias, dtype=dtype, kernel_init=init, name=name)(x)
 
     if head == "tanh_mlp":
         pooled = jnp.tanh(dense(pooled, pooled.shape[-1], "pooler"))
     if head in ("mlp", "tanh_mlp"):
         pooled = dense(nn.relu(dense(pooled, embed_dim, "head_fc1")), embed_dim, "head_fc2")
+    elif head == "normed":
+        pooled = layer_norm(norm_eps, dtype, "norm_head")(pooled)
+        pooled = dense(dense(pooled, embed_dim, "head_fc1"), embed_dim, "head_fc2", False)
+    elif head in HIDDEN:
+        hidden = HIDDEN[head](pooled.shape[-1], embed_dim)
+        hidden = dense(pooled, hidden, "head_fc1", head == "wide_mlp")
+        pooled = dense(nn.gelu(hidden, approximate=False), embed_dim, "head_fc2", False)
     elif head != "none":
         pooled = dense(pooled, embed_dim, "head")
     if head == "tanh":

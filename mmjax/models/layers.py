@@ -140,7 +140,7 @@ class Mlp(nn.Module):
     dtype: jnp.dtype
     out_std: float | None = None
     form: Form = CLIP
-    norm_eps: float = 1e-6  # of the norm that the form may have
+    norm_eps: float = 1e-6  # of the norms that the form may have
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -152,12 +152,15 @@ class Mlp(nn.Module):
                 use_bias=self.form.bias,
             )  # fmt: skip
 
+        def norm(name: str) -> nn.Module:
+            return layer_norm(self.norm_eps, self.dtype, name, rms=self.form.rms_norm)
+
         std, activation = (2 * width) ** -0.5, ACTIVATIONS[self.activation]
+        x = norm("norm_in")(x) if self.form.mlp_norm else x
         h = dense("fc1", self.hidden, std)(x)
         h = activation(dense("gate", self.hidden, std)(x)) * h if self.form.gated else activation(h)
         h = constrain(h, "batch", None, "tensor")
-        if self.form.inner_norms:
-            h = layer_norm(self.norm_eps, self.dtype, "norm", rms=self.form.rms_norm)(h)
+        h = norm("norm")(h) if self.form.inner_norms else h
         return dense("fc2", width, self.out_std or width**-0.5)(h)
 
 
@@ -165,7 +168,8 @@ class Block(nn.Module):
     """Transformer block: attention, attention to `context` where there is one, MLP.
 
     Norm "pre": x + attention(norm(x)), then x + mlp(norm(x)); "post", as in Vaswani et al. (2017)
-    and BERT: norm(x + attention(x)), then norm(x + mlp(x)).
+    and BERT: norm(x + attention(x)), then norm(x + mlp(x)); "branch", as in EVA-02-CLIP's E:
+    x + norm(attention(x)), then x + norm(mlp(x)).
     """
 
     heads: int
@@ -240,12 +244,14 @@ class Block(nn.Module):
         branch: Callable[[jax.Array], jax.Array],
         dropped: jax.Array | None = None,
     ) -> jax.Array:
-        """The residual connection, with the layer norm on the branch or on the sum."""
+        """The residual connection, with the layer norm before the branch, on it or on the sum."""
         norm = layer_norm(
             self.norm_eps, self.dtype, name, self.centred_norms, rms=self.form.rms_norm
         )
         if self.norm == "post":
             return norm(x + self.scaled(name, branch(x), dropped))
+        if self.norm == "branch":
+            return x + self.scaled(name, norm(branch(x)), dropped)
         return x + self.scaled(name, branch(norm(x)), dropped)
 
     def scaled(self, name: str, y: jax.Array, dropped: jax.Array | None) -> jax.Array:

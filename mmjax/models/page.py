@@ -11,7 +11,7 @@ from rich.tree import Tree
 from mmjax import models, terminal
 from mmjax.models import zoo
 from mmjax.models.flops import forward_flops
-from mmjax.models.published import PUBLISHED
+from mmjax.models.published import OPEN_CLIP, PUBLISHED
 from mmjax.params import path_string, role
 
 
@@ -43,6 +43,9 @@ def list_all(console: Console) -> None:
         for weights in PUBLISHED.get(quick, ()):
             print_row(f"    {weights}  (as {quick})")
     print_row("\nmmjax.load takes these names from the hub, and OpenAI's own files (NAME.pt).")
+    version, *counts = OPEN_CLIP.items()
+    read = " and ".join(f"{some} of {every} {what}" for what, (some, every) in counts)
+    print_row(f"Of open_clip {version[1]} it reads {read}.")
 
 
 def _row(name: str, *numbers: str) -> str:

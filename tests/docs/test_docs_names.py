@@ -85,6 +85,7 @@ def test_generated_pages_have_every_key_and_kind(generate):
             assert re.search(rf"^\| `{kind}` \| \S.+ \|", table, re.MULTILINE)
             assert f"### {kind} ({section})\n" in text
     assert all(f"| `{kind}` |" in generate.sources_table() for kind in sources.KINDS)
+    assert {"`AltCLIPModel`", "`convnext_base`"} <= {*re.findall("`.*?`", generate.weights_page())}
 
 
 def test_generated_recipes_say_what_the_docstrings_do(generate):

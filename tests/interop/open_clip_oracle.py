@@ -104,33 +104,49 @@ def outputs_of(model, batch, mean, std):
 
 def register_tiny_siglip(name="vit_tiny_patch8_siglip_32", **options):
     """Lets open_clip build timm's SigLIP tower in a size for tests, under a name."""
+    register_tiny(name, "VisionTransformer", {"class_token": False, **options})
+
+
+def register_tiny(name, kind, settings):
+    """The same for a class of timm: what `settings` says over the shape of all in tests."""
     if timm.is_model(name):
         return
 
     def entry(pretrained=False, **kwargs):
-        unused = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+        unused = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "drop_path_rate")
         kwargs = {key: value for key, value in kwargs.items() if key not in unused}
-        return timm.models.VisionTransformer(
-            img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=4, class_token=False,
-            **options, **kwargs,
-        )  # fmt: skip
+        model = tiny(kind, **settings | kwargs)
+        model.default_cfg = {}
+        return model
 
-    entry.__module__, entry.__name__ = "timm.models.vision_transformer", name
+    entry.__module__, entry.__name__ = CLASSES[kind].__module__, name
     timm.models.register_model(entry)
 
 
-def register_tiny_eva(name, settings):
-    """The same for timm's class Eva."""
-    if timm.is_model(name):
-        return
+def tiny(kind, **settings):
+    """A model of a class of timm in the shape of all in tests."""
+    if kind == "ConvNeXt":
+        return CLASSES[kind](**settings)
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
+    return CLASSES[kind](**shape | settings)
 
-    def entry(pretrained=False, **kwargs):
-        unused = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "global_pool")
-        pool = kwargs.get("global_pool", settings["global_pool"])
-        kwargs = {key: value for key, value in kwargs.items() if key not in unused}
-        shape = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
-        return timm.models.eva.Eva(**{"img_size": 32, **shape, **settings, **kwargs,
-                                      "global_pool": pool})  # fmt: skip
 
-    entry.__module__, entry.__name__ = "timm.models.eva", name
-    timm.models.register_model(entry)
+CLASSES = {}
+if pytorch.HERE:
+    CLASSES = {
+        "VisionTransformer": timm.models.VisionTransformer,
+        "Eva": timm.models.eva.Eva,
+        "ConvNeXt": timm.models.convnext.ConvNeXt,
+    }
+
+
+def give_encoder(monkeypatch, **settings):
+    """Makes open_clip's text towers from transformers those of a config, which is fetched by name
+    otherwise."""
+    config = transformers.XLMRobertaConfig(
+        pad_token_id=1, bos_token_id=0, eos_token_id=2, type_vocab_size=1, layer_norm_eps=1e-5,
+        max_position_embeddings=514, **settings,
+    )  # fmt: skip
+    monkeypatch.setattr(
+        open_clip.hf_model.AutoConfig, "from_pretrained", lambda name, **kwargs: config
+    )

@@ -24,6 +24,12 @@ SETTINGS = {
     "MetaClip2Model": ("MetaClip2Config", {
         "vision_config": VISION, "projection_dim": 24,
         "text_config": {**CLIP_TEXT, "eos_token_id": 2, "pad_token_id": 1}}),
+    "ChineseCLIPModel": ("ChineseCLIPConfig", {
+        "vision_config": VISION, "text_config": {**TEXT, "type_vocab_size": 2},
+        "projection_dim": 24}),
+    "AltCLIPModel": ("AltCLIPConfig", {
+        "vision_config": VISION, "projection_dim": 24,
+        "text_config": {**TEXT, "max_position_embeddings": LENGTH + 2, "project_dim": 24}}),
     "CLIPTextModelWithProjection": ("CLIPTextConfig", {**CLIP_TEXT, "projection_dim": 24}),
     "CLIPVisionModelWithProjection": ("CLIPVisionConfig", {**VISION, "projection_dim": 24}),
     "SiglipModel": ("SiglipConfig", {"vision_config": VISION,
@@ -44,6 +50,8 @@ TOKENS = {"image/tokens": "last_hidden_state", "image/features": "pooler_output"
 OUTPUTS = {  # of ours ↔ of theirs
     "CLIPModel": {"image/embed": "image_embeds", "text/embed": "text_embeds"},
     "MetaClip2Model": {"image/embed": "image_embeds", "text/embed": "text_embeds"},
+    "ChineseCLIPModel": {"image/embed": "image_embeds", "text/embed": "text_embeds"},
+    "AltCLIPModel": {"image/embed": "image_embeds", "text/embed": "text_embeds"},
     "CLIPTextModelWithProjection": {"text/features": "text_embeds"},
     "CLIPVisionModelWithProjection": {"image/features": "image_embeds"},
     "SiglipModel": {"image/embed": "image_embeds", "text/embed": "text_embeds"},

@@ -22,6 +22,7 @@ BASES = {
     "open_clip": ("open_clip", "tiny", {}),
     "CLIPModel": ("huggingface", "tiny", {}),
     "SiglipModel": ("huggingface", "tiny-siglip", {}),
+    "Siglip2Model": ("huggingface", "tiny-siglip", {}),  # its images of any shape
     "BertForMaskedLM": ("huggingface", "tiny-bert", {}),
     "ClapModel": ("huggingface", "tiny-clap", {}),
     "Dinov2WithRegistersModel": ("huggingface", "tiny", {}),  # its tower made DINO's
@@ -52,6 +53,11 @@ def base(case):
         del model["image"]
         model.video = part("xclip", size=32, patch_size=8, width=64, heads=4, frames=2)
         model.prompts = part("prompts")
+    if case == "Siglip2Model":
+        shared = {"width", "heads", "mlp_dim", "activation", "norm_eps", "head", "norm_pre",
+                  "patch_bias", "mean", "std"}  # fmt: skip
+        keys = {key: value for key, value in model.image.items() if key in shared}
+        model.image = part("naflex", size=32, patch_size=8, patches=16, **keys)
     if case in DINO:
         del model["text"], model["logit"]
         model.embed_dim = 64

@@ -45,6 +45,9 @@ def test_in_and_out_again(tmp_path, name):
     before, after = (
         safetensors.numpy.load_file(tmp_path / side / "model.safetensors") for side in ("in", "out")
     )
+    if name == "AltCLIPModel":  # it writes other names than it is published with, and reads both
+        old, new = "vision_model.encoder.layer.", "vision_model.encoder.layers."
+        before = {key.replace(old, new): array for key, array in before.items()}
     assert set(after) == set(before)
     for key, array in before.items():
         assert after[key].dtype == array.dtype

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 
 import jax
 import numpy as np
@@ -14,37 +15,32 @@ from open_clip_folders import (
     COCA,
     MODELS,
     TEXT,
-    TINY_EVA,
+    TINY,
     VISION,
     assert_same,
     batch_of,
     build,
     load,
+    of_timm,
     ours,
+    register_tiny,
     save,
 )
 from open_clip_oracle import open_clip
-from pytorch import torch
+from pytorch import torch, transformers
 
 from mmjax import loading, models
 from mmjax.data.tokenize import clip_tokenizer, train_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import formats, registry, start
-from mmjax.interop.open_clip import eva, timm
+from mmjax.interop.open_clip import tables
 from mmjax.models.parts import part
 from mmjax.models.towers.text import ignores_padding
 
 
 @pytest.fixture(autouse=True)
 def tiny_timm(monkeypatch):
-    """A SigLIP tower for tests: timm's own class, under a name that both sides know."""
-    monkeypatch.setitem(timm.TOWERS, "tiny", (64, 2, 4, 256))
-    monkeypatch.setitem(timm.NAMES, ("tiny", 8, 32), "gelu")
-    oracle.register_tiny_siglip()
-    shape = (8, 32, 64, 2, 4)
-    for make, (name, settings) in zip((eva._pe, eva._eva02), TINY_EVA.items(), strict=True):
-        monkeypatch.setitem(eva.TOWERS, name, make(*shape))
-        oracle.register_tiny_eva(name, settings)
+    register_tiny(monkeypatch)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -57,9 +53,7 @@ def test_a_model_of_open_clip_reads_computes_and_writes_as_there(tmp_path, name)
     registry.export(tmp_path / "ours", "open_clip", config=config, params=params)
     written = safetensors.numpy.load_file(tmp_path / "ours" / "open_clip_model.safetensors")
     expected = {
-        key
-        if name.startswith(("siglip", "coca", "pe_core", "eva02"))
-        else key.removeprefix("text."): value.numpy()
+        key if tables.has_own_text(config.model) else key.removeprefix("text."): value.numpy()
         for key, value in theirs.state_dict().items()
         if not key.endswith("num_batches_tracked")  # of batch norms: counted in training only
         and not key.startswith("text_decoder.")
@@ -193,15 +187,58 @@ def test_tokenizers_are_those_that_open_clip_takes(tmp_path):
     np.testing.assert_array_equal(bare.encode(texts, 16)[0], own.encode(texts, 16)[0])
 
 
+def test_clipas_texts_end_in_the_id_of_padding(tmp_path):
+    letters = [chr(c) for c in range(97, 123)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{x}" for x in letters)]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    settings = CLIP | {
+        "text_cfg": TEXT
+        | {"hf_tokenizer_name": "bert", "tokenizer_kwargs": {"strip_sep_token": True},
+           "pool_type": "last", "no_causal_mask": True},
+    }  # fmt: skip
+    folder = save(tmp_path / "theirs", settings, build(settings))
+    transformers.BertTokenizer(vocab=vocabulary).save_pretrained(folder)
+    texts = ["a cat", "", "two dogs  run", "long " * 9]
+    expected = open_clip.get_tokenizer(f"local-dir:{folder}")(texts).numpy()
+    assert not (expected == words.index("[SEP]")).any()
+    weights = registry.open_weights(folder)
+    tokenizer = weights.tokenizer()
+    np.testing.assert_array_equal(tokenizer.encode(texts, 16)[0], expected)
+    params = weights.read(formats.shapes(weights.config.model))
+    out = tmp_path / "ours"
+    registry.export(out, "open_clip", config=weights.config, params=params, tokenizer=tokenizer)
+    written = json.loads((out / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
+    assert written["tokenizer_kwargs"] == {"clean": "whitespace", "strip_sep_token": True}
+    again = open_clip.get_tokenizer(f"local-dir:{out}")(texts)
+    np.testing.assert_array_equal(again.numpy(), expected)
+    np.testing.assert_array_equal(
+        registry.open_weights(out).tokenizer().encode(texts, 16)[0], expected
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         (CLIP | {"hyper_cfg": {}}, "model_cfg.hyper_cfg makes a model"),
         (COCA | {"text_cfg": COCA["text_cfg"] | {"pad_id": 1}}, "embed_cls .* pad_id other than 0"),
         (COCA | {"vision_cfg": VISION | {"attentional_pool": "parallel"}}, "pool='parallel' makes"),
-        (CLIP | {"vision_cfg": VISION | {"pool_type": "avg"}}, "vision_cfg.pool_type='avg'"),
-        (CLIP | {"text_cfg": TEXT | {"hf_model_name": "bert"}}, "text_cfg.hf_model_name='bert'"),
-        (CLIP | {"vision_cfg": {"timm_model_name": "convnext"}}, "timm_model_name='convnext'"),
+        (CLIP | {"vision_cfg": VISION | {"pool_type": "none"}}, "vision_cfg.pool_type='none'"),
+        (
+            CLIP | {"text_cfg": {"hf_model_name": "bert"}},
+            "text_cfg.hf_model_name='bert'.* it has r",
+        ),
+        (
+            CLIP | {"text_cfg": {"hf_model_name": "roberta-base", "hf_pooler_type": "cls_pooler"}},
+            "text_cfg.hf_pooler_type='cls_pooler'",
+        ),
+        (
+            CLIP | {"vision_cfg": {"timm_model_name": "fastvit_mci0"}},
+            "timm_model_name='fastvit_mci0' is an image tower that mmjax has not",
+        ),
+        (
+            of_timm("eva02_tiny_patch8_clip_32", "avg", None),
+            "timm_pool='avg' makes another model of eva02",
+        ),
         (CLIP | {"vision_cfg": VISION | {"image_size": [32, 64]}}, "is not square"),
         (CLIP | {"text_cfg": TEXT | {"norm_kwargs": {"bias": False}}}, "norm_kwargs="),
         (CLIP | {"text_cfg": TEXT | {"act_kwargs": {"a": 1}}}, "act_kwargs="),
@@ -224,11 +261,11 @@ def test_weights_of_another_model_are_said(tmp_path):
     ("change", "reason"),
     [
         ({"text": {"pool": "mean"}}, "text is pooled by 'mean'"),
-        ({"text": {"norm": "post"}}, r"text\.norm='post' would"),
+        ({"text": {"norm": "post"}}, "no encoder of transformers that open_clip has"),
         ({"other": part("cross")}, "it has the part 'other'"),
         ({"image": {"activation": "quick_gelu"}}, r"image\.activation='quick_gelu' would"),
-        ({"image": {"pool": "mean"}}, r"image\.pool='mean' would"),
-        ({"image": {"pool": "map"}}, "timm has no SigLIP image tower"),
+        ({"image": {"pool": "mean"}}, "timm has no image tower like it: the nearest, .*pool='"),
+        ({"image": {"pool": "map"}}, "timm has no image tower like it: the nearest, .*head='"),
     ],
 )
 def test_what_open_clip_cannot_hold_is_said(tmp_path, change, reason):
@@ -249,7 +286,7 @@ def test_open_clip_to_hugging_face_and_back_changes_no_bit(tmp_path):
     np.testing.assert_equal(found, oracle.state_of(theirs))
 
 
-@pytest.mark.parametrize("case", ["pe_core", "eva02"])
+@pytest.mark.parametrize("case", ["pe_core without a class token", "eva02", "mobileclip"])
 def test_positions_of_another_size_are_timms(tmp_path, case):
     """Learned positions are resized, rotary ones scaled to the native grid."""
     model = build(MODELS[case])
@@ -259,11 +296,11 @@ def test_positions_of_another_size_are_timms(tmp_path, case):
     random = models.init(models.from_config(config.model), jax.random.key(0))
     params, _ = start.start_from(weights, config.model, random)
 
-    name = MODELS[case]["vision_cfg"]["timm_model_name"]
-    settings = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4, "num_classes": 32}
-    eva_class = oracle.timm.models.eva
-    trunk = eva_class.Eva(img_size=48, **settings, **TINY_EVA[name]).eval()
-    trunk.load_state_dict(eva_class.checkpoint_filter_fn(model.visual.trunk.state_dict(), trunk))
+    kind, settings, _ = TINY[MODELS[case]["vision_cfg"]["timm_model_name"]]
+    pool = MODELS[case]["vision_cfg"]["timm_pool"]
+    trunk = oracle.tiny(kind, img_size=48, num_classes=32, global_pool=pool, **settings).eval()
+    fit = sys.modules[type(trunk).__module__].checkpoint_filter_fn
+    trunk.load_state_dict(fit(model.visual.trunk.state_dict(), trunk))
     batch = batch_of(config)
     image = (batch["image"] / 255.0 - config.model.image.mean) / config.model.image.std
     with torch.inference_mode():

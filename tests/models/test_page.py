@@ -39,6 +39,7 @@ def test_a_row_an_architecture(capsys, monkeypatch):
     assert rows["RN50"][0] == "102,007,137"
     assert rows["openai/clip-vit-base-patch32"] == ["(as", "ViT-B/32-quickgelu)"]
     assert rows["laion/CLIP-ViT-B-32-laion2B-s34B-b79K"] == []
+    assert "130 of 144 configs and 184 of 196 pretrained tags" in lines[-1]
 
 
 def test_it_fits_a_terminal_of_80_columns(capsys, monkeypatch):

@@ -21,6 +21,7 @@ from mmjax.interop.huggingface import (
     bert,
     clap,
     clip,
+    clip_bert,
     dino,
     preprocessor,
     sentence,
@@ -34,8 +35,8 @@ from mmjax.interop.huggingface.architecture import Architecture
 from mmjax.interop.texts import Library, check_end
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    *clip.MODELS, siglip.MODEL, siglip2.MODEL, vit.MODEL, *dino.MODELS, *bert.MODELS,
-    videoprism.MODEL, xclip.MODEL, clap.MODEL,
+    *clip.MODELS, *clip_bert.MODELS, siglip.MODEL, siglip2.MODEL, vit.MODEL, *dino.MODELS,
+    *bert.MODELS, videoprism.MODEL, xclip.MODEL, clap.MODEL,
 )  # fmt: skip
 WEIGHTS = (
     "model.safetensors",

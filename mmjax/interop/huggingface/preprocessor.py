@@ -36,6 +36,7 @@ _SQUARE = {
 }  # fmt: skip
 PROCESSORS: dict[str, dict[str, Any]] = {
     "CLIP": _CLIP,
+    "ChineseCLIP": _CLIP,
     "ViT": _SQUARE | {"resample": 2},
     "Siglip": _SQUARE | {"resample": 3, "default_to_square": False},
     "Bit": _CLIP,  # DINOv2's

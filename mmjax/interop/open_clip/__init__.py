@@ -32,13 +32,15 @@ WEIGHTS = (
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth",
 )
-# Masks are constants, and batch norms count for training's sake.
-NO_PARAMETERS = (r"(.*\.)?attn_mask", r".*\.num_batches_tracked")
+# Masks and numbers of positions are constants, and batch norms count for training's sake.
+NO_PARAMETERS = (r"(.*\.)?attn_mask", r".*\.num_batches_tracked", r".*\.position_ids")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
 _DECODER = "text_decoder."
 FAMILY = Family(
     "open_clip",
-    parts=({"image": ("vit", "resnet"), "text": ("transformer",), "logit": ("scale",)},),
+    parts=(
+        {"image": ("vit", "resnet", "convnext"), "text": ("transformer",), "logit": ("scale",)},
+    ),
     rows=rows,
     read_back=settings_lib.read_back,
     ignored=NO_PARAMETERS,
@@ -149,7 +151,7 @@ def _named(name: str | Path, folder: Path, text: dict[str, Any]) -> Tokenizer:
     """A tokenizer as the config in `folder` cleans and pads texts; `name` is a folder, a hub name
     or OpenAI's file."""
     options = text.get("tokenizer_kwargs") or {}
-    unknown = sorted(options.keys() - {"clean"})
+    unknown = sorted(options.keys() - {"clean", "strip_sep_token"})
     if unknown:
         raise UserError(
             f"{folder / CONFIG}: text_cfg.tokenizer_kwargs.{unknown[0]} makes a tokenizer that "
@@ -158,7 +160,8 @@ def _named(name: str | Path, folder: Path, text: dict[str, Any]) -> Tokenizer:
     if Path(name).name == BPE:
         return clip_tokenizer(name, OPEN_CLIP)
     if text.get("hf_tokenizer_name"):
-        found = load_as(name, options.get("clean", settings_lib.CLEANED))
+        end = settings_lib.STRIPPED if options.get("strip_sep_token") else None
+        found = load_as(name, options.get("clean", settings_lib.CLEANED), end_id=end)
     else:
         found = load_as(name, options.get("clean", "lower"), pad_id=0)
     pooled_at = {"argmax": LARGEST, "eos": text.get("eos_id", 2)}
@@ -190,7 +193,9 @@ def _library(folder: Path, config: ConfigDict, tokenizer: Tokenizer) -> Library:
     def encode(texts: Sequence[str]) -> Any:
         cleaned = [clean(text) for text in texts]
         rows = words(cleaned, padding="max_length", truncation=True, max_length=length)
-        return rows["input_ids"]
+        ids = np.asarray(rows["input_ids"])
+        stripped = settings_lib.strips_end(tokenizer)
+        return np.where(ids == words.sep_token_id, settings_lib.STRIPPED, ids) if stripped else ids
 
     remedy = "give it the ids of mmjax"
     if not tokenizer.clean:

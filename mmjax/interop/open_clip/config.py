@@ -9,26 +9,26 @@ from ml_collections import ConfigDict
 from mmjax.data import Tokenizer
 from mmjax.data.keys import PREPROCESS
 from mmjax.errors import UserError
-from mmjax.interop.open_clip import eva, timm
-from mmjax.interop.open_clip.tables import has_own_text, is_siglip
+from mmjax.interop.open_clip import encoders, towers
+from mmjax.interop.open_clip.tables import has_own_text
 from mmjax.interop.texts import is_openais
 from mmjax.models import zoo
 from mmjax.models.parts import part
 from mmjax.schema import entry
 
+STRIPPED = 0  # its `strip_sep_token` makes the end token this (CLIPA)
 CLEANED = "whitespace"  # the least that open_clip does to texts, and its default
 _GELU, _TANH = "gelu", "gelu_tanh"
 # What the two towers' settings may hold beside what is read below, and what each must then be.
 _FIXED: dict[str, dict[str, Any]] = {
     "vision_cfg": {
-        "ls_init_value": None, "pos_embed_type": "learnable",
-        "pool_type": "tok", "block_type": None, "qk_norm": False, "scaled_cosine_attn": False,
-        "scale_heads": False, "scale_attn_inner": False, "scale_attn": False, "scale_fc": False,
+        "pos_embed_type": "learnable", "block_type": None, "qk_norm": False,
+        "scaled_cosine_attn": False, "scale_heads": False, "scale_attn_inner": False,
+        "scale_attn": False, "scale_fc": False, "timm_proj_bias": False,
     },
     "text_cfg": {
-        "ls_init_value": None, "block_type": None, "qk_norm": False,
-        "scaled_cosine_attn": False, "scale_heads": False, "scale_attn_inner": False,
-        "scale_attn": False, "scale_fc": False, "tokenizer_mode": None, "hf_model_name": None,
+        "block_type": None, "qk_norm": False, "scaled_cosine_attn": False, "scale_heads": False,
+        "scale_attn_inner": False, "scale_attn": False, "scale_fc": False, "tokenizer_mode": None,
     },
 }  # fmt: skip
 # Read below, or without a meaning once the weights are there.
@@ -40,7 +40,7 @@ _READ: dict[str, set[str]] = {
     "vision_cfg": {
         "layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "no_ln_pre",
         "final_ln_after_pool", "act_kwargs", "norm_kwargs", "timm_model_name", "timm_pool",
-        "timm_proj", "timm_proj_bias", "patch_dropout", "attentional_pool",
+        "timm_proj", "patch_dropout", "pool_type", "ls_init_value", "attentional_pool",
         "attn_pooler_queries", "attn_pooler_heads", "output_tokens", "timm_model_pretrained",
         "timm_drop", "timm_drop_path",
     },
@@ -48,7 +48,8 @@ _READ: dict[str, set[str]] = {
         "context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "act_kwargs",
         "norm_kwargs", "no_causal_mask", "pool_type", "proj_bias", "proj_type", "pad_id", "eos_id",
         "embed_cls", "hf_tokenizer_name", "tokenizer_kwargs", "final_ln_after_pool",
-        "output_tokens", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
+        "output_tokens", "hf_model_name", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
+        "ls_init_value",
     },
 }  # fmt: skip
 _HEADS: dict[str, dict[str, Any]] = {
@@ -71,15 +72,16 @@ def read_model(settings: Mapping[str, Any]) -> ConfigDict:
     model.logit.initial = float(settings.get("init_logit_scale", model.logit.initial))
     if settings.get("init_logit_bias") is not None:
         model.logit.update(bias=float(settings["init_logit_bias"]), max=0.0)
-    if image.get("timm_model_name") in eva.TOWERS:
-        eva.read(image, model.image)
-    elif image.get("timm_model_name"):
-        timm.read(image, model.image)
+    if image.get("timm_model_name"):
+        model.image = towers.read(image, _side(image.get("image_size", 224)))
     elif isinstance(image.get("layers", 12), list):
         _read_resnet(image, model)
     else:
         _read_vit(image, quick, model)
-    _read_text(text, quick, model)
+    if text.get("hf_model_name"):
+        encoders.read(text, model.text)
+    else:
+        _read_text(text, quick, model)
     return model
 
 
@@ -95,9 +97,18 @@ def _read_vit(image: Mapping[str, Any], quick: bool, model: ConfigDict) -> None:
         activation=_activation(image, quick),
         norm_eps=_eps(image),
         norm_pre=not image.get("no_ln_pre", False),
+        layer_scale=image.get("ls_init_value"),
     )
-    pool = image.get("attentional_pool", False)
-    if pool is True:
+    pool, kind = image.get("attentional_pool", False), image.get("pool_type", "tok")
+    if kind == "avg" and not pool:
+        after = image.get("final_ln_after_pool", False)
+        model.image.update(pool="mean_patches", norm_pooled=after)
+    elif kind != "tok":
+        raise UserError(
+            f"open_clip_config.json: vision_cfg.pool_type={kind!r} makes a model that mmjax has "
+            "not."
+        )
+    elif pool is True:
         queries, heads = image.get("attn_pooler_queries", 256), image.get("attn_pooler_heads", 8)
         model.image.update(pool="queries", queries=queries, pool_heads=heads)
     elif pool:
@@ -141,6 +152,7 @@ def _read_text(text: Mapping[str, Any], quick: bool, model: ConfigDict) -> None:
         activation=_activation(text, quick),
         norm_eps=_eps(text),
         causal=causal,
+        layer_scale=text.get("ls_init_value"),
         pool="appended" if appended else _POOL[pool],
         head="none" if text.get("proj_type", "linear") == "none" else head,
     )
@@ -152,7 +164,9 @@ def read_preprocess(settings: Mapping[str, Any], model: ConfigDict) -> dict[str,
     for key in ("mean", "std"):
         if settings.get(key) is not None:
             model.image[key] = tuple(float(x) for x in settings[key])
-    resize = settings.get("resize_mode") or ("squash" if is_siglip(model) else "shortest")
+    resize = settings.get("resize_mode") or (
+        "squash" if model.image.get("pool") == "map" else "shortest"
+    )
     interpolation = settings.get("interpolation") or "bicubic"
     interpolation = "bicubic" if interpolation == "random" else interpolation  # as evaluation does
     if resize not in ("shortest", "squash") or interpolation not in ("bicubic", "bilinear"):
@@ -171,9 +185,9 @@ def obstacles(model: ConfigDict) -> list[str]:
         f"the text head is {text.head!r}": text.head not in _HEADS,
     }
     found = [reason for reason, there in present.items() if there]
-    if eva.is_eva(model.image):
-        return found + eva.obstacles(model.image)
-    return found + (timm.obstacles(model.image) if is_siglip(model) else [])
+    if encoders.is_transformers(text):
+        found = encoders.obstacles(text)
+    return found + (towers.obstacles(model.image) if towers.is_timms(model.image) else [])
 
 
 def read_back(model: ConfigDict) -> ConfigDict:
@@ -187,7 +201,7 @@ def write_model(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any
     """`config.model` as `model_cfg`; the model has passed `obstacles`."""
     image, text = model.image, model.text
     settings: dict[str, Any] = {"embed_dim": model.embed_dim}
-    if text.activation == "quick_gelu":
+    if "quick_gelu" in (image.get("activation"), text.activation):
         settings["quick_gelu"] = True
     settings["init_logit_scale"] = model.logit.initial
     if model.logit.bias is not None:
@@ -195,10 +209,8 @@ def write_model(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any
     vision: dict[str, Any] = {"image_size": image.size}
     if has_own_text(model):
         settings["custom_text"] = True
-    if is_siglip(model):
-        vision |= timm.write(image)
-    elif eva.is_eva(image):
-        vision |= eva.write(image)
+    if towers.is_timms(image):
+        vision |= towers.write(image)
     elif image.kind == "resnet":
         vision |= {"layers": list(image.stages), "width": image.width, "patch_size": None,
                    "head_width": image.width * 32 // image.heads}  # fmt: skip
@@ -210,7 +222,12 @@ def write_model(model: ConfigDict, tokenizer: Tokenizer | None) -> dict[str, Any
         if image.pool == "queries":
             vision |= {"attentional_pool": True, "attn_pooler_queries": image.queries,
                        "attn_pooler_heads": image.pool_heads}  # fmt: skip
+        if image.pool == "mean_patches":
+            vision |= {"pool_type": "avg", "final_ln_after_pool": image.norm_pooled}
     settings["vision_cfg"] = vision
+    if encoders.is_transformers(text):
+        settings["text_cfg"] = encoders.write(text)
+        return settings
     settings["text_cfg"] = {
         "context_length": text.context_length,
         "vocab_size": text.vocab_size,
@@ -245,6 +262,8 @@ def _write_tower(tower: ConfigDict) -> dict[str, Any]:
     found: dict[str, Any] = {"width": tower.width, "mlp_ratio": ratio}
     if tower.norm_eps != 1e-5:
         found["norm_kwargs"] = {"eps": tower.norm_eps}
+    if tower.layer_scale:
+        found["ls_init_value"] = tower.layer_scale
     if tower.activation == _TANH:
         found["act_kwargs"] = {"approximate": "tanh"}
     return found
@@ -265,8 +284,16 @@ def _write_tokenizer(name: str, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Any name makes open_clip load the tokenizer from the folder, and clean texts at least so."""
     if tokenizer is None or is_openais(tokenizer):
         return {}
-    clean = tokenizer.clean or CLEANED
-    return {"hf_tokenizer_name": name, "tokenizer_kwargs": {"clean": clean}}
+    kwargs: dict[str, Any] = {"clean": tokenizer.clean or CLEANED}
+    if strips_end(tokenizer):
+        kwargs["strip_sep_token"] = True
+    return {"hf_tokenizer_name": name, "tokenizer_kwargs": kwargs}
+
+
+def strips_end(tokenizer: Tokenizer) -> bool:
+    """Whether padding's id stands for the end of a text, as CLIPA was trained."""
+    sep = tokenizer.wrapped.sep_token_id
+    return sep is not None and tokenizer.eot_id == STRIPPED != sep
 
 
 def _activation(tower: Mapping[str, Any], quick: bool) -> str:

@@ -1,40 +1,39 @@
-"""Name tables of open_clip: its own CLIP (the names are OpenAI's), its ResNet, and SigLIP, whose
-image tower is timm's. Those of timm's class Eva are in `eva.py`."""
+"""Name tables of open_clip: its own CLIP (the names are OpenAI's) and its ResNet. Those of towers
+that it takes from timm and transformers are beside."""
 
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from mmjax.interop.huggingface.architecture import linear, norm
-from mmjax.interop.open_clip import eva
+from mmjax.interop.open_clip import encoders, timm, towers
+from mmjax.interop.open_clip.convolutions import conv_and_norm
 from mmjax.interop.table import CONV, LINEAR, Row
 
 
 def rows(model: ConfigDict) -> Sequence[Row]:
-    """The table of `config.model`, as open_clip's CLIP or, for SigLIP, its CustomTextCLIP."""
-    if is_siglip(model):
-        image = _timm(model)
-    elif eva.is_eva(model.image):
-        image = eva.rows(model.image)
+    """The table of `config.model`, as open_clip's CLIP or CustomTextCLIP."""
+    if towers.is_timms(model.image):
+        image = timm.rows(model.image)
     else:
         image = _resnet(model) if model.image.kind == "resnet" else _vit(model)
+    if encoders.is_transformers(model.text):
+        text = encoders.rows(model.text)
+    else:
+        text = _text(model, "text." if has_own_text(model) else "")
     bias = [] if model.logit.bias is None else [Row("logit_bias", "logit_bias")]
     return [
         *image,
-        *_text(model, "text." if has_own_text(model) else ""),
+        *text,
         Row("logit_scale", "logit_scale"),
         *bias,
     ]
 
 
-def is_siglip(model: ConfigDict) -> bool:
-    """Whether the image tower is one that open_clip takes from timm."""
-    return model.image.get("pool") == "map"  # a ResNet has no such key
-
-
 def has_own_text(model: ConfigDict) -> bool:
     """Whether today's open_clip keeps the text tower apart, under "text.": a CustomTextCLIP."""
-    return is_siglip(model) or eva.is_eva(model.image) or model.text.pool == "appended"
+    own = model.text.pool == "appended" or encoders.is_transformers(model.text)
+    return own or towers.has_own_text(model.image)
 
 
 def _vit(model: ConfigDict) -> list[Row]:
@@ -43,7 +42,7 @@ def _vit(model: ConfigDict) -> list[Row]:
         Row("image/class_embed", "visual.class_embedding"),
         Row("image/position_embed", "visual.positional_embedding"),
         *(norm("image/norm_pre", "visual.ln_pre") if model.image.norm_pre else []),
-        *_blocks("image/blocks", "visual.transformer.resblocks.{}"),
+        *_blocks(model.image, "image/blocks", "visual.transformer.resblocks.{}"),
         *(_query_pool(model) if model.image.pool == "queries" else []),
         *norm("image/norm_post", "visual.ln_post"),
         Row("image/head/kernel", "visual.proj"),
@@ -82,17 +81,19 @@ def _text(model: ConfigDict, prefix: str) -> list[Row]:
         Row("text/token_embed/embedding", f"{prefix}token_embedding.weight"),
         Row("text/position_embed", f"{prefix}positional_embedding"),
         *([Row("text/class_embed", f"{prefix}cls_emb")] if model.text.pool == "appended" else []),
-        *_blocks("text/blocks", prefix + "transformer.resblocks.{}"),
+        *_blocks(model.text, "text/blocks", prefix + "transformer.resblocks.{}"),
         *norm("text/norm_post", f"{prefix}ln_final"),
         *head,
     ]
 
 
-def _blocks(ours: str, theirs: str) -> list[Row]:
+def _blocks(tower: ConfigDict, ours: str, theirs: str) -> list[Row]:
     attention = f"{ours}/attention"
+    scales = [Row(f"{ours}/layer_scale{i}", f"{theirs}.ls_{i}.gamma") for i in (1, 2)]
     return [
+        *(scales if tower.layer_scale else []),
         *norm(f"{ours}/norm1", f"{theirs}.ln_1"),
-        *eva.packed(attention, ("query", "key", "value"), f"{theirs}.attn.in_proj_"),
+        *timm.packed(attention, ("query", "key", "value"), f"{theirs}.attn.in_proj_"),
         *linear(f"{attention}/out", f"{theirs}.attn.out_proj"),
         *norm(f"{ours}/norm2", f"{theirs}.ln_2"),
         *linear(f"{ours}/mlp/fc1", f"{theirs}.mlp.c_fc"),
@@ -100,36 +101,17 @@ def _blocks(ours: str, theirs: str) -> list[Row]:
     ]
 
 
-def _timm(model: ConfigDict) -> list[Row]:
-    width, trunk = model.image.width, "visual.trunk"
-    tokens = (model.image.size // model.image.patch_size) ** 2
-    ours, theirs = "image/blocks", trunk + ".blocks.{}"
-    return [
-        Row("image/patch_embed/kernel", f"{trunk}.patch_embed.proj.weight", CONV),
-        Row("image/patch_embed/bias", f"{trunk}.patch_embed.proj.bias"),
-        Row("image/position_embed", f"{trunk}.pos_embed", shape=(1, tokens, width)),
-        *norm(f"{ours}/norm1", f"{theirs}.norm1"),
-        *eva.packed(f"{ours}/attention", ("query", "key", "value"), f"{theirs}.attn.qkv."),
-        *linear(f"{ours}/attention/out", f"{theirs}.attn.proj"),
-        *norm(f"{ours}/norm2", f"{theirs}.norm2"),
-        *linear(f"{ours}/mlp/fc1", f"{theirs}.mlp.fc1"),
-        *linear(f"{ours}/mlp/fc2", f"{theirs}.mlp.fc2"),
-        *norm("image/norm_post", f"{trunk}.norm"),
-        *eva.map_pool(width, trunk),
-    ]
-
-
 def _resnet(model: ConfigDict) -> list[Row]:
     result = []
     for i in (1, 2, 3):
-        result += _conv_and_norm("image/stem", i, "visual", f"conv{i}", f"bn{i}")
+        result += conv_and_norm("image/stem", i, "visual", f"conv{i}", f"bn{i}")
     for stage, count in enumerate(model.image.stages, start=1):
         for block in range(count):
             ours, theirs = f"image/stage{stage}_block{block}", f"visual.layer{stage}.{block}"
             for i in (1, 2, 3):
-                result += _conv_and_norm(ours, i, theirs, f"conv{i}", f"bn{i}")
+                result += conv_and_norm(ours, i, theirs, f"conv{i}", f"bn{i}")
             if block == 0:
-                result += _conv_and_norm(ours, "_shortcut", theirs, "downsample.0", "downsample.1")
+                result += conv_and_norm(ours, "_shortcut", theirs, "downsample.0", "downsample.1")
     pool = "visual.attnpool"
     return [
         *result,
@@ -138,14 +120,3 @@ def _resnet(model: ConfigDict) -> list[Row]:
           for row in linear(f"image/pool_{name}", f"{pool}.{name[0]}_proj")),
         *linear("image/head", f"{pool}.c_proj"),
     ]  # fmt: skip
-
-
-def _conv_and_norm(
-    ours: str, which: int | str, theirs: str, conv: str, batch_norm: str
-) -> list[Row]:
-    return [
-        Row(f"{ours}/conv{which}/kernel", f"{theirs}.{conv}.weight", CONV),
-        *norm(f"{ours}/norm{which}", f"{theirs}.{batch_norm}"),
-        Row(f"{ours}/norm{which}/mean", f"{theirs}.{batch_norm}.running_mean"),
-        Row(f"{ours}/norm{which}/var", f"{theirs}.{batch_norm}.running_var"),
-    ]

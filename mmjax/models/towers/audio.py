@@ -18,6 +18,8 @@ from mmjax.parallel.mesh import constrain
 from mmjax.schema import SHAPE_FREE
 from mmjax.values import ANY, COUNT, POSITIVE
 
+_OF_IMAGES = ("size", "pixel_head", "stem", "stem_width")
+
 
 @register("audio_vit")
 class AudioTower(VisionTower):
@@ -58,11 +60,11 @@ class AudioTower(VisionTower):
     mean: Annotated[float, SHAPE_FREE, ANY] = -4.2677393  # type: ignore[assignment]
     std: Annotated[float, SHAPE_FREE, POSITIVE] = 9.1379948  # type: ignore[assignment]
 
-    DERIVED = ("size", "pixel_head")  # of images
+    DERIVED = _OF_IMAGES
     modality = "audio"
 
     SMOKE: ClassVar = {
-        **{key: value for key, value in VisionTower.SMOKE.items() if key != "size"},
+        **{key: value for key, value in VisionTower.SMOKE.items() if key not in _OF_IMAGES},
         "patch_size": 16, "patch_stride": 16, "seconds": 1.0, "bins": 64,
     }  # fmt: skip
 

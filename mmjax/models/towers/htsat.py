@@ -16,13 +16,13 @@ from ml_collections import ConfigDict
 
 from mmjax.data.sounds import Fill, samples
 from mmjax.errors import UserError
+from mmjax.models.convolutions import FrozenNorm
 from mmjax.models.graph import Function
 from mmjax.models.heads import POOLED, Head, check_head, normal, project, tower_outputs
 from mmjax.models.layers import REMAT_POLICIES, Activation, Dense, Mlp, Remat, layer_norm
 from mmjax.models.parts import register
 from mmjax.models.patches import PatchKernel
 from mmjax.models.spectrogram import log_mel
-from mmjax.models.towers.resnet import FrozenNorm
 from mmjax.parallel.mesh import constrain
 from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
 from mmjax.values import ANY, COUNT, NATURAL, POSITIVE

@@ -41,9 +41,12 @@ class NaflexTower(VisionTower):
 
     DERIVED = (  # as they are
         "position", "position_resize", "rope", "rope_grid", "queries", "pool_heads", "map_heads",
-        "patch_dropout", "registers", "mask_token", "pixel_head",
+        "map_mlp_dim", "class_position", "stem", "stem_width", "patch_dropout",
+        "registers", "mask_token", "pixel_head",
     )  # fmt: skip
-    SMOKE: ClassVar = {**VisionTower.SMOKE, "patches": 16}
+    SMOKE: ClassVar = {
+        **{key: value for key, value in VisionTower.SMOKE.items() if key != "stem"}, "patches": 16,
+    }  # fmt: skip
 
     @classmethod
     def check(cls, name: str, spec: ConfigDict, model: ConfigDict) -> None:

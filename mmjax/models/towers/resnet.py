@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 from mmjax.models.attention import attend
+from mmjax.models.convolutions import FrozenNorm, conv, halve
 from mmjax.models.graph import Function
 from mmjax.models.heads import POOLED, Head, check_head, normal, project, tower_outputs
 from mmjax.models.layers import Dense, Kernel
@@ -44,7 +45,9 @@ class ModifiedResNet(nn.Module):
       stages: Blocks of the four stages, each twice as wide as the last.
       heads: Attention heads of the pool.
       head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler; mlp: two
-        layers with ReLU between them; tanh_mlp: both (CLAP's text).
+        layers with ReLU between them; tanh_mlp: both (CLAP's text); narrow_mlp and wide_mlp: two
+        with GELU, of open_clip's texts from transformers and of its ConvNeXt; normed: a norm and
+        two without (AltCLIP).
       mean: Mean of RGB in 0..1.
       std: Deviation of RGB in 0..1.
       attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.
@@ -156,37 +159,3 @@ class Bottleneck(nn.Module):
         if self.stride > 1 or x.shape[-1] != out:
             x = norm("norm_shortcut")(conv(out, 1, self.dtype, "conv_shortcut")(x))
         return nn.relu(x + y)
-
-
-class FrozenNorm(nn.Module):
-    """Batch norm by its stored statistics over [..., C]; `mean` and `var` are never trained.
-
-    They begin as `initial`, a mean and a variance.
-    """
-
-    dtype: jnp.dtype
-    eps: float = 1e-5
-    initial: tuple[float, float] = (0.0, 1.0)
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        def vector(name: str, value: float) -> jax.Array:
-            return self.param(name, nn.initializers.constant(value), x.shape[-1:])
-
-        scale, bias = vector("scale", 1.0), vector("bias", 0.0)
-        mean, var = vector("mean", self.initial[0]), vector("var", self.initial[1])
-        factor = scale * jax.lax.rsqrt(var + self.eps)
-        return (x * factor + (bias - mean * factor)).astype(self.dtype)
-
-
-def conv(width: int, side: int, dtype: jnp.dtype, name: str, stride: int = 1) -> nn.Conv:
-    """A convolution without bias that pads each border by half the kernel, as PyTorch does."""
-    return nn.Conv(
-        width, (side, side), stride, padding=side // 2, use_bias=False, dtype=dtype,
-        kernel_init=nn.initializers.he_normal(), name=name,
-    )  # fmt: skip
-
-
-def halve(x: jax.Array) -> jax.Array:
-    """Means of 2 x 2; a last odd row or column is left out."""
-    return nn.avg_pool(x, (2, 2), (2, 2))

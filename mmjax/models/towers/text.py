@@ -65,7 +65,9 @@ class TextTower(Formed):
       activation: Activation of the MLP.
       norm_eps: Epsilon of the layer norms.
       head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler; mlp: two
-        layers with ReLU between them; tanh_mlp: both (CLAP's text).
+        layers with ReLU between them; tanh_mlp: both (CLAP's text); narrow_mlp and wide_mlp: two
+        with GELU, of open_clip's texts from transformers and of its ConvNeXt; normed: a norm and
+        two without (AltCLIP).
       attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.
       remat: What the backward pass recomputes to save memory.
       unroll: Write the layers out (fast on CPU) or loop (compiles fast).
@@ -79,6 +81,8 @@ class TextTower(Formed):
       bag: Captions of an example that are read in training, the first of its record, as mil_nce
         takes them; 0: one, and no bag.
       boxes: Also read a region of the image and its box as texts, as locca takes them.
+      positions: Rows of the position embedding, where they are more than a text can take
+        (open_clip's texts from transformers: 514); 0: as many as it can.
       position_offset: Row of the position embedding where a text begins; RoBERTa: 2.
       mlm_head: BERT's masked-language head, for token_logits.
       causal: A token sees earlier tokens only.
@@ -112,6 +116,7 @@ class TextTower(Formed):
     bag: Annotated[int, TRAINING_ONLY, COUNT_OR_0] = 0
     boxes: Annotated[bool, TRAINING_ONLY] = False
     position_offset: Annotated[int, NATURAL] = 0
+    positions: Annotated[int, COUNT_OR_0] = 0
     mlm_head: bool = False
     causal: Annotated[bool, SHAPE_FREE] = True
     mask_padding: Annotated[bool, SHAPE_FREE] = False
@@ -142,6 +147,12 @@ class TextTower(Formed):
             raise UserError(
                 f"{key}.rope is not of the layers of a fusion: set it to False, or take this part "
                 "out of fusions."
+            )
+        rows = spec.position_offset + spec.context_length + (spec.pool == "appended")
+        if 0 < spec.positions < rows:
+            raise UserError(
+                f"{key}.positions={spec.positions} are fewer than the {rows} that a text of "
+                "context_length tokens has: raise it, or set it to 0."
             )
         if spec.rms_norm and spec.centred_norms:
             raise UserError(f"{key}.centred_norms is of layer norms: set {key}.rms_norm=False.")
@@ -268,7 +279,7 @@ class TextTower(Formed):
                 pooled = norm(pool_tokens(x, to_first_end(text, mask), self.pool))
             else:
                 pooled = norm(x[:, -1] if append else pool_tokens(x, mask, self.pool))
-            result |= project(pooled, self.head, self.embed_dim, self.dtype)
+            result |= project(pooled, self.head, self.embed_dim, self.dtype, self.norm_eps)
         if bags:
             result = {name: x.reshape(*bags, *x.shape[1:]) for name, x in result.items()}
         return result
@@ -326,7 +337,7 @@ class TextTower(Formed):
     def position_rows(self) -> jax.Array | None:
         """Positions [rows, W]; None: there are none."""
         rows = self.position_offset + self.context_length + (self.pool == "appended")
-        shape = (rows, self.width)
+        shape = (self.positions or rows, self.width)
         if self.position == "sincos":
             return self.param("position_table", lambda key: sincos_1d(*shape))
         if self.position == "learned":

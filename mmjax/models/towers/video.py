@@ -85,6 +85,11 @@ class VideoTower(VisionTower):
                 f"{key}.pool='queries' cannot leave out frames that are padding: with over_time="
                 f"{spec.over_time!r} set it to 'cls', 'mean' or 'map'."
             )
+        if spec.over_time == "divided" and spec.block_norm != "pre":
+            raise UserError(
+                f"{key}.over_time='divided' has blocks of its own: set block_norm='pre', or "
+                "over_time to another."
+            )
         if spec.tubelet > 1 and not one:
             raise UserError(
                 f"{key}.tubelet={spec.tubelet} joins frames, and over_time={spec.over_time!r} "

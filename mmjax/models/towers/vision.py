@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
+from mmjax.models.convolutions import STEM_STRIDE, STEMS
 from mmjax.models.form import Formed, check_rope
 from mmjax.models.graph import Function
 from mmjax.models.heads import (
@@ -36,10 +37,12 @@ from mmjax.models.parts import register
 from mmjax.models.patches import PatchEmbed
 from mmjax.models.positions import on_grid, sincos_2d
 from mmjax.models.rope import Rule, grid_angles
+from mmjax.parallel.mesh import constrain
 from mmjax.schema import RESUMABLE, SHAPE_FREE, TRAINING_ONLY
 from mmjax.values import COUNT, COUNT_OR_0, NATURAL, POSITIVE, SHARE, Range
 
 Mean = Annotated[tuple[float, float, float], SHAPE_FREE, SHARE]
+Pool = Literal["cls", "mean", "mean_patches", "map", "map_cls", "queries"]
 PositionResize = Literal["cubic", "plain_cubic", "linear"]
 Deviation = Annotated[tuple[float, float, float], SHAPE_FREE, POSITIVE]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
@@ -67,16 +70,23 @@ class VisionTower(Formed):
       activation: Activation of the MLP.
       norm_eps: Epsilon of the layer norms.
       head: Projection into the shared space; tanh: with bias and tanh, as BERT's pooler; mlp: two
-        layers with ReLU between them; tanh_mlp: both (CLAP's text).
+        layers with ReLU between them; tanh_mlp: both (CLAP's text); narrow_mlp and wide_mlp: two
+        with GELU, of open_clip's texts from transformers and of its ConvNeXt; normed: a norm and
+        two without (AltCLIP).
       attention: Kernel: auto, xla, or what GPUs (cudnn) and TPUs (splash) have.
       remat: What the backward pass recomputes to save memory.
       unroll: Write the layers out (fast on CPU) or loop (compiles fast).
-      pool: How tokens become one: class token, mean, attention (map), attention that sees a class
-        token, too (map_cls; Perception Encoder), or the first of several attention queries
-        (queries; open_clip's CoCa).
+      pool: How tokens become one: class token, mean, mean of the patches beside a class token
+        (mean_patches; CLIPA), attention (map), attention that sees a class token, too (map_cls;
+        Perception Encoder), or the first of several attention queries (queries; open_clip's CoCa).
       queries: pool=queries: how many; the others give tokens for a fusion.
       pool_heads: pool=queries: heads of their attention.
       map_heads: pool=map and map_cls: heads of their attention; 0: as many as the blocks have.
+      map_mlp_dim: pool=map and map_cls: hidden width of their MLP; 0: mlp_dim.
+      norm_pooled: pool=mean and mean_patches: the last layer norm is of the mean, not of the tokens
+        that it is taken of.
+      block_norm: Norms of the blocks: of what attention and MLP read (pre), or of what they add
+        (branch; EVA-02-CLIP's E).
       position: Position embedding.
       position_resize: Filter by which positions come to another image size: bicubic and antialiased
         (cubic), the same without antialiasing (plain_cubic; DINOv2), or linear and antialiased.
@@ -86,6 +96,10 @@ class VisionTower(Formed):
         0: they are not.
       registers: Learned tokens after the class token that no pool takes (Darcet et al., 2024).
       mask_token: A learned token in the place of hidden patches, without a head for pixels.
+      class_position: The class token has a learned position, too (MobileCLIP: not).
+      stem: What makes tokens of pixels: one matmul for a patch, or convolutions of 16 pixels a
+        token, MobileCLIP-B's (convolutions) or ViTamin's (mbconv).
+      stem_width: stem=convolutions and mbconv: channels of the first convolution.
       norm_pre: A layer norm before the blocks, as CLIP has.
       patch_bias: A bias in the patch embedding.
       patch_dropout: Share of patches dropped in training (FLIP).
@@ -108,16 +122,22 @@ class VisionTower(Formed):
     attention: Kernel = "auto"
     remat: Remat = "none"
     unroll: Unroll = True
-    pool: Annotated[Literal["cls", "mean", "map", "map_cls", "queries"], SHAPE_FREE] = "cls"
+    pool: Annotated[Pool, SHAPE_FREE] = "cls"
     queries: Annotated[int, Range(2)] = 256
     pool_heads: Annotated[int, SHAPE_FREE, COUNT] = 8
     map_heads: Annotated[int, SHAPE_FREE, COUNT_OR_0] = 0
+    map_mlp_dim: Annotated[int, COUNT_OR_0] = 0
+    norm_pooled: Annotated[bool, SHAPE_FREE] = False
+    block_norm: Annotated[Literal["pre", "branch"], SHAPE_FREE] = "pre"
     position: Literal["learned", "sincos", "none"] = "learned"
     position_resize: Annotated[PositionResize, RESUMABLE] = "cubic"
     rope: Annotated[Rule, SHAPE_FREE] = "none"
     rope_grid: Annotated[int, SHAPE_FREE, COUNT_OR_0] = 0
     registers: Annotated[int, NATURAL] = 0
     mask_token: bool = False
+    class_position: bool = True
+    stem: Literal["patches", "convolutions", "mbconv"] = "patches"
+    stem_width: Annotated[int, COUNT] = 192
     norm_pre: bool = True
     patch_bias: bool = False
     patch_dropout: Annotated[float, SHAPE_FREE, TRAINING_ONLY, Range(0, below=1)] = 0.0
@@ -130,7 +150,7 @@ class VisionTower(Formed):
 
     SMOKE: ClassVar = {
         "size": 32, "patch_size": 8, "width": 32, "heads": 4, "mlp_dim": 64,
-        "depth": lambda depth: min(depth, 2),
+        "depth": lambda depth: min(depth, 2), "stem": "patches",
     }  # fmt: skip
 
     @classmethod
@@ -148,6 +168,11 @@ class VisionTower(Formed):
         check_pool(key, spec, model)
         if spec.rope != "none":
             check_rope(key, spec, 4)
+        if spec.stem != "patches" and (spec.patch_size != STEM_STRIDE or spec.size % STEM_STRIDE):
+            raise UserError(
+                f"{key}.stem={spec.stem!r} makes a token of {STEM_STRIDE} pixels: set patch_size="
+                f"{STEM_STRIDE} and size={spec.size} to a multiple of it."
+            )
         if spec.patch_size > spec.size:
             raise UserError(
                 f"{key}.patch_size={spec.patch_size} is larger than the image (size={spec.size})."
@@ -229,7 +254,8 @@ class VisionTower(Formed):
         """The blocks on tokens [B, N, W]; `mask` and other `fields` are as of `stack`."""
         return stack(
             x, mask, dropped=self.dropped(self.depth, train), form=self.form, depth=self.depth,
-            heads=self.heads, mlp_dim=self.mlp_dim, activation=self.activation, norm="pre",
+            heads=self.heads, mlp_dim=self.mlp_dim, activation=self.activation,
+            norm=self.block_norm,
             norm_eps=self.norm_eps, causal=False, attention=self.attention, remat=self.remat,
             unroll=self.unroll, dtype=self.dtype, **fields,
         )[0]  # fmt: skip
@@ -252,7 +278,7 @@ class VisionTower(Formed):
             result["pixels"] = pixels(patches).astype(jnp.float32)
         if POOLED & set(outputs):
             # CLIP normalises the class token alone, the others every token before pooling.
-            pooled = norm(x[:, 0]) if self.pool == "cls" else self.pool_tokens(norm(x), mask)
+            pooled = norm(x[:, 0]) if self.pool == "cls" else self.pool_tokens(x, mask, norm)
             result |= project(pooled, self.head, self.embed_dim, self.dtype)
         return result
 
@@ -284,6 +310,10 @@ class VisionTower(Formed):
         return result
 
     def embed_patches(self, image: jax.Array) -> jax.Array:
+        if self.stem != "patches":
+            x = (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+            stem = STEMS[self.stem](self.width, self.stem_width, self.dtype, name="stem")
+            return constrain(stem(x.astype(self.dtype)), "batch", None, None)
         return PatchEmbed(self.patch_size, self.width, self.patch_bias, self.mean, self.std,
                           self.dtype, self.tubelet, name="patch_embed")(image)  # fmt: skip
 
@@ -292,8 +322,10 @@ class VisionTower(Formed):
         sin-cos)."""
         first, (rows, columns) = int(self.class_token), self.grid
         if self.position == "learned":
-            shape = (first + rows * columns, self.width)
+            without = int(self.class_token and not self.class_position)
+            shape = (first - without + rows * columns, self.width)
             table = self.param("position_embed", normal(self.width**-0.5), shape)
+            table = jnp.pad(table, ((without, 0), (0, 0))) if without else table
         else:
             fixed = np.pad(sincos_2d(rows, columns, self.width), ((first, 0), (0, 0)))
             table = jnp.asarray(fixed, jnp.float32)
@@ -315,17 +347,21 @@ class VisionTower(Formed):
             angles = angles[0, jnp.concatenate([others, self.first + kept], axis=1)]
         return jnp.concatenate([x[:, :first], patches], axis=1), angles
 
-    def pool_tokens(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """[B, N, W] -> [B, W] by mean, or by one attention query (SigLIP's MAP head). Registers are
-        left out."""
-        if self.registers:
+    def pool_tokens(self, x: jax.Array, mask: jax.Array | None, norm: nn.Module) -> jax.Array:
+        """[B, N, W] -> [B, W], normalised, by mean, or by one attention query (SigLIP's MAP head).
+        Registers are left out."""
+        if self.pool == "mean_patches":
+            x = x[:, self.first :]
+        elif self.registers:
             first = int(self.class_token)
             x = jnp.concatenate([x[:, :first], x[:, self.first :]], axis=1)
-        if self.pool == "mean":
-            return x.mean(axis=1) if mask is None else masked_mean(x, mask)
-        heads = self.map_heads or self.heads
-        return MapPool(heads, self.mlp_dim, self.activation, self.norm_eps, self.dtype,
-                       name="pool")(x, mask)  # fmt: skip
+        if self.pool not in ("mean", "mean_patches"):
+            heads, mlp_dim = self.map_heads or self.heads, self.map_mlp_dim or self.mlp_dim
+            return MapPool(heads, mlp_dim, self.activation, self.norm_eps, self.dtype,
+                           name="pool")(norm(x), mask)  # fmt: skip
+        x = x if self.norm_pooled else norm(x)
+        x = x.mean(axis=1) if mask is None else masked_mean(x, mask)
+        return norm(x) if self.norm_pooled else x
 
 
 def check_pool(key: str, spec: ConfigDict, model: ConfigDict) -> None:
@@ -339,6 +375,11 @@ def check_pool(key: str, spec: ConfigDict, model: ConfigDict) -> None:
         raise UserError(f"{key}.map_heads={spec.map_heads} must divide {key}.width={spec.width}.")
 
 
+def class_positions(spec: ConfigDict) -> int:
+    """Learned positions of an image tower before those of its patches."""
+    return int(has_class_token(spec.pool) and spec.get("class_position", True))
+
+
 def has_class_token(pool: str) -> bool:
     """Whether an image tower of this `config.model.image.pool` has a token beside its patches."""
-    return pool in ("cls", "map_cls", "queries")
+    return pool in ("cls", "mean_patches", "map_cls", "queries")

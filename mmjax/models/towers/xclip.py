@@ -47,12 +47,14 @@ class XClipTower(VisionTower):
 
     # Of one form, that of CLIP.
     DERIVED: ClassVar = (
-        "pool", "queries", "pool_heads", "map_heads", "position", "position_resize", "norm_pre",
+        "pool", "queries", "pool_heads", "map_heads", "map_mlp_dim", "norm_pooled", "block_norm",
+        "class_position", "stem", "stem_width", "position", "position_resize", "norm_pre",
         "patch_bias", "patch_dropout", "pixel_head", "rope", "rope_grid", "registers",
         "mask_token", *KEYS,
     )  # fmt: skip
     SMOKE: ClassVar = {
-        **VisionTower.SMOKE, "frames": lambda frames: min(frames, 4), "time_depth": 1,
+        **{key: value for key, value in VisionTower.SMOKE.items() if key != "stem"},
+        "frames": lambda frames: min(frames, 4), "time_depth": 1,
         "time_heads": 1, "time_mlp_dim": 64,
     }  # fmt: skip
 
