@@ -312,8 +312,8 @@ class VisionTower(Formed):
         if self.position == "learned":
             without = int(self.class_token and not self.class_position)
             shape = (tokens - without, self.width)
-            table = self.param("position_embed", normal(self.width**-0.5), shape)
-            return jnp.pad(table, ((without, 0), (0, 0))) if without else table
+            learned = self.param("position_embed", normal(self.width**-0.5), shape)
+            return jnp.pad(learned, ((without, 0), (0, 0))) if without else learned
         table = sincos_2d(*self.grid, self.width)
         return jnp.asarray(np.pad(table, ((tokens - len(table), 0), (0, 0))), jnp.float32)
 
