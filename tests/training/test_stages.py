@@ -119,8 +119,13 @@ def states(fresh):
     """(the end of one phase with moments, what the next begins with)."""
     run = config(ema=0.5)
     run.stages.larger.fresh = fresh
-    mesh = mesh_lib.make_mesh(2, 2, 1, jax.devices()[:4])
     first, second, _ = phases(run)
+    return over(first, second)
+
+
+def over(first, second):
+    """The states of noise at the end of one phase and at the start of the next, and that phase."""
+    mesh = mesh_lib.make_mesh(2, 2, 1, jax.devices()[:4])
     with jax.set_mesh(mesh):
         before, after = (assemble(phase.config, mesh, phase) for phase in (first, second))
 
@@ -155,6 +160,26 @@ def test_what_a_stage_takes_over_and_what_it_resizes():
     assert (
         kernel.sharding.spec == old.params["image"]["blocks"]["mlp"]["fc1"]["kernel"].sharding.spec
     )
+
+
+def test_teacher_and_student_begin_as_equals():
+    run = config(ema=0.9)
+    run.stages, run.objectives = {}, {"clip": run.objectives.clip}
+    run.model.image.mask_token = True
+    heads = {"prototypes": 8, "hidden": 8, "bottleneck": 4}
+    run.objectives.hidden = entry("objectives", kind="masked_distill", start=0.5, **heads)
+    old, new, phase = over(*phases(run))
+    assert phase.begins == {"hidden"}
+    same_bits(new.ema, new.params)
+    for part in ("blocks", "class_embed"):
+        same_bits(new.params["image"][part], old.params["image"][part])
+    assert (np.asarray(old.ema["image"]["class_embed"])
+            != np.asarray(old.params["image"]["class_embed"])).any()  # fmt: skip
+    # What it alone trains is random, not what waited for it.
+    assert (np.asarray(new.params["image"]["mask_embed"])
+            != np.asarray(old.params["image"]["mask_embed"])).all()  # fmt: skip
+    kernel = new.params["objectives"]["hidden"]
+    assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(kernel))
 
 
 def test_a_fresh_stage_has_no_moments():
