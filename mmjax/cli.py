@@ -178,7 +178,7 @@ def _eval(args: argparse.Namespace, _: list[str]) -> None:
 def _export(args: argparse.Namespace, _: list[str]) -> None:
     from mmjax import loading
 
-    loading.export(args.workdir, args.output, args.format)
+    loading.export(args.workdir, args.output, args.format, parts=args.parts)
     _wrote(args.output)
 
 

@@ -4,11 +4,13 @@ clip = mmjax.load("openai/clip-vit-base-patch32")
 clip.logits(images=[image], texts=["a cat", "a dog"])
 """
 
+import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import flax.traverse_util
 from ml_collections import ConfigDict
 
 from mmjax import models, paths
@@ -18,29 +20,61 @@ from mmjax.inputs import IMAGE, VIDEO
 from mmjax.interop import registry, run
 from mmjax.interop.formats import shapes
 from mmjax.interop.start import grouped, start_from
+from mmjax.models.parts import of_model, sections
 from mmjax.pretrained import Pretrained
 from mmjax.runs.workdir import inference_shapes
-from mmjax.schema import find
+from mmjax.schema import AUXILIARY, find
 
 Normalise = Literal["before", "after", "both"]
 log = logging.getLogger("mmjax.interop")
 
 
-def export(workdir: str | Path, output: str | Path, format: str = "huggingface") -> None:
+def export(
+    workdir: str | Path,
+    output: str | Path,
+    format: str = "huggingface",
+    *,
+    parts: Sequence[str] = (),
+) -> None:
     """Writes the weights of a run for other libraries.
 
     Args:
       workdir: of the run, whose newest checkpoint is written, or WORKDIR/checkpoints/STEP.
       output: the folder to write; an earlier export there is replaced.
       format: huggingface, open_clip, openai or big_vision.
+      parts: of the model that are written, without what they have for training alone, such as a
+        mask token; (): the whole model.
 
     Raises:
-      UserError: there is no run or checkpoint, or the format has no place for the model.
+      UserError: there is no run or checkpoint, no such part, or the format has no place for the
+        model.
     """
     workdir = paths.typed(str(workdir))
     if not run.detect(Path(workdir)):
         raise UserError(f"{workdir} is not a workdir of a run, nor a checkpoint of one.")
-    load(workdir).export(output, format)
+    found = load(workdir)
+    (of_parts(found, parts) if parts else found).export(output, format)
+
+
+def of_parts(found: Pretrained, names: Sequence[str]) -> Pretrained:
+    """The model of these parts alone, without what only objectives read."""
+    there = sections(found.config.model)
+    for name in names:
+        if name not in there:
+            raise UserError(f"--parts: the model has no part {name!r}; it has {', '.join(there)}.")
+    config = ConfigDict(found.config.to_dict())
+    for name in there.keys() - set(names):
+        del config.model[name]
+    for path, key, _ in list(of_model(config.model)):
+        if AUXILIARY in key.marks:
+            config.model.update_from_flattened_dict({path: key.default})
+    models.parts.check_model(config.model)
+    flat = flax.traverse_util.flatten_dict(found.params)
+    kept = flax.traverse_util.flatten_dict(shapes(config.model))
+    params = flax.traverse_util.unflatten_dict({path: flat[path] for path in kept})
+    return dataclasses.replace(
+        found, config=config, model=models.from_config(config.model), params=params
+    )
 
 
 def convert(

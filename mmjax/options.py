@@ -190,6 +190,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_format(export, default="huggingface")
     export.add_argument("--output", metavar="DIR", required=True, help="the folder to write")
+    export.add_argument(
+        "--parts", metavar="NAME,NAME", type=lambda text: tuple(text.split(",")), default=(),
+        help="parts of the model to write, such as image,text,logit of one that has a decoder, too",
+    )  # fmt: skip
 
     convert = command("convert", "Write weights of any format in another.")
     convert.add_argument("source", metavar="SRC", help="folder, file, workdir or hub name")

@@ -38,9 +38,10 @@ class Mark(enum.Enum):
     SAME_RECORDS = "may change when a run is resumed if the records stay what they were"
     SHAPE_FREE = "changes what a model computes, and no parameter's shape shows it"
     TRAINING_ONLY = "acts while the model is trained, and in a trained one no more"
+    AUXILIARY = "has parameters that only objectives read: an export of chosen parts is without"
 
 
-RESUMABLE, ADJUSTABLE, SAME_RECORDS, SHAPE_FREE, TRAINING_ONLY = Mark
+RESUMABLE, ADJUSTABLE, SAME_RECORDS, SHAPE_FREE, TRAINING_ONLY, AUXILIARY = Mark
 REQUIRED = inspect.Parameter.empty  # the default of a key that has none
 
 

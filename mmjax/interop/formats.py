@@ -96,8 +96,10 @@ def _unlike(model: ConfigDict, wanted: Mapping[str, tuple[str, ...]]) -> list[st
     """How the parts of `config.model` differ from those that are wanted, a clause for each."""
     there = sections(model)
     found = [f"it has no part {name!r}" for name in wanted if name not in there]
-    found += [f"it has the part {name!r}" for name in there if name not in wanted]
-    return found + [
+    more = [f"it has the part {name!r}" for name in there if name not in wanted]
+    if more and not found:
+        more[-1] += f" (mmjax export --parts={','.join(wanted)} leaves out what else there is)"
+    return [*found, *more] + [
         f"its part {name!r} is of the kind {there[name].kind!r}"
         for name, kinds in wanted.items()
         if name in there and there[name].kind not in kinds

@@ -16,7 +16,7 @@ from mmjax.errors import UserError
 from mmjax.models import parts
 from mmjax.paths import check_file
 from mmjax.planning.plan import Plan, make_plan
-from mmjax.runs.stages import phase_of, phases
+from mmjax.runs.stages import phases
 
 GIB = 2**30
 
@@ -76,20 +76,19 @@ def by_phase(config: ConfigDict) -> dict[str, ConfigDict]:
     return {f" from step {phase.start:,}": phase.config for phase in found}
 
 
-def plan(config: ConfigDict, topology: str, step: int | None = None) -> Plan:
+def plan(config: ConfigDict, topology: str) -> Plan:
     """Compiles the train step of a config for hardware that is not there: will it fit, how fast?
 
     Args:
-      config: of a run; its sources may lack their paths.
+      config: of a run; its sources may lack their paths. Of one with stages the last is compiled;
+        for others give their own (`mmjax.runs.stages.phases`).
       topology: "v5e:16x16", "v5p:4x4x8", "4*v5e:16x16" (slices), "h100:32x8" (hosts × GPUs).
-      step: of a run with stages, a step of the phase that is asked for; None: the last.
 
     Raises:
       UserError: the config is wrong, or there is no such topology or its compiler is not installed.
     """
     check(config)
-    phase = phase_of(config, config.total_steps if step is None else step + 1)
-    return make_plan(phase.config, topology)
+    return make_plan(phases(config)[-1].config, topology)
 
 
 def check(config: ConfigDict) -> None:

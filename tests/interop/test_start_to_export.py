@@ -1,18 +1,20 @@
 """A run that starts from weights, and its weights out again: train, load, export, convert."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import tiny
 
 import mmjax
-from mmjax import cli, models
+from mmjax import cli, loading, models
 from mmjax import config as config_lib
 from mmjax.data import train_tokenizer
 from mmjax.errors import UserError
 from mmjax.interop import registry
 from mmjax.interop.formats import shapes
-from mmjax.runs.workdir import restore_for_inference
+from mmjax.runs.workdir import inference_shapes, restore_for_inference
 from mmjax.training import loop
 
 CAPTIONS = ["a red cat on a mat", "two dogs run", "the moon over a dark sea at night"]
@@ -124,3 +126,29 @@ def test_only_what_is_asked_of_a_run_is_given(run):
     np.testing.assert_array_equal(
         part["text"]["head"]["kernel"], mmjax.load(run).params["text"]["head"]["kernel"]
     )
+
+
+def test_parts_are_written_without_what_training_alone_needs(start, run, tmp_path):
+    config = config_lib.from_json(config_lib.to_json(start[0]))
+    config.model.image.mask_token = True
+    config.model.fusion = config_lib.entry("model", kind="cross", depth=1)
+    model = models.from_config(config.model)
+    params = jax.tree.map(
+        lambda x, like: jax.device_put(x, like.sharding),
+        tiny.params(model, seed=4),
+        inference_shapes(config.model),
+    )
+    found = dataclasses.replace(mmjax.load(run), config=config, model=model, params=params)
+    with pytest.raises(UserError, match=r"'fusion' \(mmjax export --parts=image,text,logit"):
+        found.export(tmp_path / "whole", "huggingface")
+    with pytest.raises(UserError, match="has no part 'txt'; it has "):
+        loading.of_parts(found, ("image", "txt"))
+    loading.of_parts(found, ("image", "text", "logit")).export(tmp_path / "some", "huggingface")
+    back = mmjax.load(tmp_path / "some")
+    assert "mask_embed" not in back.params["image"]
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for one, two in (
+        (back.embed_images([picture]), found.embed_images([picture])),
+        (back.embed_texts(CAPTIONS), found.embed_texts(CAPTIONS)),
+    ):
+        np.testing.assert_allclose(one, two, atol=1e-6)

@@ -38,7 +38,7 @@ from mmjax.models.patches import PatchEmbed
 from mmjax.models.positions import on_grid, sincos_2d
 from mmjax.models.rope import Rule, grid_angles
 from mmjax.parallel.mesh import constrain
-from mmjax.schema import RESUMABLE, SHAPE_FREE, TRAINING_ONLY
+from mmjax.schema import AUXILIARY, RESUMABLE, SHAPE_FREE, TRAINING_ONLY
 from mmjax.values import COUNT, COUNT_OR_0, NATURAL, POSITIVE, SHARE, Range
 
 Mean = Annotated[tuple[float, float, float], SHAPE_FREE, SHARE]
@@ -134,14 +134,14 @@ class VisionTower(Formed):
     rope: Annotated[Rule, SHAPE_FREE] = "none"
     rope_grid: Annotated[int, SHAPE_FREE, COUNT_OR_0] = 0
     registers: Annotated[int, NATURAL] = 0
-    mask_token: bool = False
+    mask_token: Annotated[bool, AUXILIARY] = False
     class_position: bool = True
     stem: Literal["patches", "convolutions", "mbconv"] = "patches"
     stem_width: Annotated[int, COUNT] = 192
     norm_pre: bool = True
     patch_bias: bool = False
     patch_dropout: Annotated[float, SHAPE_FREE, TRAINING_ONLY, Range(0, below=1)] = 0.0
-    pixel_head: bool = False
+    pixel_head: Annotated[bool, AUXILIARY] = False
     mean: Mean = MEAN
     std: Deviation = STD
 
