@@ -231,7 +231,7 @@ def test_decay_and_muon_see_the_roles_of_every_architecture():
     ],
 )
 def test_schedules_at_their_key_points(name, points):
-    fn = optim.schedule(optim_config(schedule=name, warmup_steps=10), total_steps=110)
+    fn = optim.schedule(optim_config(schedule=name, warmup_steps=10), 110)
     for step, share in points.items():
         assert float(fn(jnp.asarray(step))) == pytest.approx(share * LR, abs=1e-8), step
 

@@ -263,7 +263,7 @@ def test_weights_of_another_model_are_said(tmp_path):
         ({"text": {"pool": "mean"}}, "text is pooled by 'mean'"),
         ({"text": {"norm": "post"}}, "no encoder of transformers that open_clip has"),
         ({"other": part("cross")}, "it has the part 'other'"),
-        ({"image": {"activation": "quick_gelu"}}, r"image\.activation='quick_gelu' would"),
+        ({"image": {"activation": "quick_gelu"}}, r"\.activation='.*' would come back as"),
         ({"image": {"pool": "mean"}}, "timm has no image tower like it: the nearest, .*pool='"),
         ({"image": {"pool": "map"}}, "timm has no image tower like it: the nearest, .*head='"),
     ],

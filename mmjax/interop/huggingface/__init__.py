@@ -4,13 +4,14 @@ Neither direction needs torch (but to read .bin files). An architecture is a mod
 table, and how its config.json reads and is written.
 """
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.numpy
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from mmjax.data import Tokenizer
 from mmjax.data.tokenize import load_tokenizer
@@ -129,11 +130,16 @@ def write(folder: Path, config: ConfigDict, params: Any, tokenizer: Tokenizer | 
 def architecture_for(model: ConfigDict, tokenizer: Tokenizer | None) -> Architecture:
     """The architecture that holds `config.model` with this tokenizer; UserError: what keeps the
     likeliest from it."""
-    fitting = sorted(
-        ARCHITECTURES, key=lambda a: (len(a.family.differences(model)), not a.suits(tokenizer))
-    )
-    fitting[0].family.check_holds(model)
-    return fitting[0]
+    counts = zip(_differences(FrozenConfigDict(model)), ARCHITECTURES, strict=True)
+    _, likeliest = min(counts, key=lambda pair: (pair[0], not pair[1].suits(tokenizer)))
+    likeliest.family.check_holds(model)
+    return likeliest
+
+
+@functools.lru_cache(maxsize=8)
+def _differences(model: FrozenConfigDict) -> tuple[int, ...]:
+    """How many differences each architecture has; an export asks several times."""
+    return tuple(len(a.family.differences(ConfigDict(model))) for a in ARCHITECTURES)
 
 
 def _architecture_of(settings: Mapping[str, Any], path: Path) -> Architecture:
