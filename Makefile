@@ -12,7 +12,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types unit test-long test-recipes test-tfds test-faults test-fuzz test-pods golden docs notebooks format clean
+.PHONY: demo test lint types unit unit-newer test-long test-recipes test-tfds test-faults test-fuzz test-pods golden docs notebooks format clean
 
 # Huge pages: XLA on CPU allocates a step's temporaries anew, and zeroing small pages takes time.
 demo: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
@@ -30,6 +30,15 @@ types: $(VENV)/test.installed
 
 unit: $(VENV)/test.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+
+# On another Python, with newer libraries: without what these do not change (processes that are
+# killed, pages, messages, files of weights), which `make unit` tests on one Python.
+ONCE := docs faults launch reporting video core/test_together.py interop/test_every_key.py \
+        test_api.py test_doctor.py test_machine.py test_output.py test_paths.py
+
+unit-newer: $(VENV)/test.installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 \
+		$(ONCE:%=--ignore=tests/%)
 
 # In an environment of its own: nothing else may come to need TensorFlow.
 test-tfds:

@@ -265,7 +265,7 @@ def test_weights_of_another_model_are_said(tmp_path):
         ({"other": part("cross")}, "it has the part 'other'"),
         ({"image": {"activation": "quick_gelu"}}, r"\.activation='.*' would come back as"),
         ({"image": {"pool": "mean"}}, "timm has no image tower like it: the nearest, .*pool='"),
-        ({"image": {"pool": "map"}}, "timm has no image tower like it: the nearest, .*head='"),
+        ({"image": {"pool": "map"}}, "the nearest, .*pool='cls', not 'map'"),
     ],
 )
 def test_what_open_clip_cannot_hold_is_said(tmp_path, change, reason):
