@@ -234,6 +234,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
         own = {key.name for key in kinds("objectives")[kind_of(name, objective)]}
         with objective.unlocked():
             objective.update({key: small for key, small in HEADS.items() if key in own})
+        if HEADS.keys() <= own:  # it reads crops
+            config.data.crops.update(count=2, size=16)
     config.update(total_steps=6, batch_size=16)
     config.optim.warmup_steps = min(config.optim.warmup_steps, 2)
     config.optim.microbatches = min(config.optim.microbatches, 2)
@@ -257,7 +259,6 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.data.text_lengths = (8, 16) if config.data.text_lengths else ()
     if config.data.image_lengths:
         config.data.update(image_lengths=(8, 16), length_shares=(), batch_multiple=16)
-    config.data.crops.update(count=2, size=16)
     config.data.token_budget = min(config.data.token_budget, 16 * 16)
     for name, teacher in config.teachers.items():
         start = teacher.start

@@ -287,7 +287,7 @@ def test_the_queue_holds_the_newest_batches_as_candidates(positives):
             x["plain"]["text/embed"], x["ema"]["image/embed"], [p for p, _ in past], 8.0, *groups
         )
         assert float(value) == pytest.approx(expected, rel=1e-5), number
-        state = objective.update(state, x, batch)
+        state = objective.update(Own(None, state), x, batch)
         seen.append((x["ema"]["image/embed"], batch["group"]))
     assert int(state["written"]) == 5
 

@@ -96,7 +96,7 @@ def test_an_objective_from_outside_trains_in_the_same_step(monkeypatch):
     value, _ = objective.loss({"plain": {"image/embed": x}}, {}, Own())
     assert float(value) == pytest.approx(expected, rel=1e-5)
     keys = {key.name: key.default for key in objectives.keys_at("uniformity")}
-    assert keys == {"kind": "", "weight": 1.0, "t": 2.0}
+    assert keys == {"kind": "", "weight": 1.0, "start": 0.0, "stop": 1.0, "t": 2.0}
 
 
 def test_an_unknown_objective_names_the_nearest():
