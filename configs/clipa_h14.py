@@ -7,8 +7,8 @@
 Recipe: Li et al. (2023, "CLIPA-v2"): 12.8B pairs of 84 px and 8 tokens, then 0.5B of 224 px and 32
 tokens of which 30 % of the patches are dropped, then 0.13B of 336 px with 40 % dropped; each stage
 with a rate and moments of its own. It reaches 81.8 % zero-shot ImageNet on DataComp-1B. There a
-text is shortened to its nouns, adjectives and verbs first; here it is cut at its end. Not run here:
-no accelerator was at hand.
+text is shortened to its nouns, adjectives and verbs first; here it is cut at its end. The warm-ups
+of the last two stages are ours. Not run here: no accelerator was at hand.
 """
 
 from mmjax import config as config_lib

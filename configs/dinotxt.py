@@ -7,8 +7,8 @@
 Recipe: Jose et al. (2025, "DINOv2 Meets Text", arXiv:2412.16334): DINOv2-L with registers is never
 trained, 50k steps of 65,536 pairs; their dino.txt reaches 81.4 % zero-shot ImageNet at 224 px.
 Against the paper: a linear head reads the class token, where theirs has two more blocks and reads
-the mean of the patches, too; the data are as they come, not balanced. Not run here: no accelerator
-was at hand.
+the mean of the patches, too; the data are as they come, not balanced; rate, warm-up and decay are
+ours. Not run here: no accelerator was at hand.
 """
 
 from mmjax import config as config_lib

@@ -8,8 +8,8 @@ Recipe: TIPS (Maninis et al., 2025, arXiv:2410.16512) as TIPSv2 (2026, arXiv:260
 six local crops, 75 % of the patches hidden, a loss on all patches, weights of 1 and 2, and a
 teacher that is the model itself, whose heads alone are averaged. The loss on all patches takes
 zero-shot segmentation of ADE20K from 3.5 to 17.6. Theirs reads two captions of an image, one of
-them synthetic; here a record's captions are taken by turns. Not run here: no accelerator was at
-hand.
+them synthetic; here a record's captions are taken by turns. Batch, steps, rate and warm-up are
+ours. Not run here: no accelerator was at hand.
 """
 
 from mmjax import config as config_lib

@@ -119,9 +119,6 @@ def set_key(config: ConfigDict, path: str, text: Any) -> None:
         config_at(config, section)[name] = value
 
 
-HEADS = {"prototypes": 64, "hidden": 32, "bottleneck": 16}  # of objectives in a smoke run
-
-
 def default() -> ConfigDict:
     """A config with every key at its default; named entries (sources, …) are still empty."""
     config = ConfigDict()
@@ -230,12 +227,12 @@ def smoke(config: ConfigDict) -> ConfigDict:
         spec.update({k: new(spec[k]) if callable(new) else new for k, new in small.items()})
         if spec.get("boxes"):
             spec.context_length = 48  # a box has some 20 tokens of a small vocabulary
-    for name, objective in config.objectives.items():  # heads as small as the towers
-        own = {key.name for key in kinds("objectives")[kind_of(name, objective)]}
+    for name, objective in config.objectives.items():
         with objective.unlocked():
-            objective.update({key: small for key, small in HEADS.items() if key in own})
-        if HEADS.keys() <= own:  # it reads crops
-            config.data.crops.update(count=2, size=16)
+            objective.update(objectives.smoke_of(kind_of(name, objective)))
+    built = objectives.build(config.objectives, config.model)
+    if any(objective.inputs for objective, _ in built.values()):
+        config.data.crops.update(count=2, size=16)
     config.update(total_steps=6, batch_size=16)
     config.optim.warmup_steps = min(config.optim.warmup_steps, 2)
     config.optim.microbatches = min(config.optim.microbatches, 2)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -14,6 +14,7 @@ from mmjax import models
 from mmjax.models import Graph
 from mmjax.objectives.registry import Objective, Outputs
 from mmjax.parallel import rules
+from mmjax.params import path_string
 
 HEADS = "objectives"  # in the parameters: those that objectives declare
 
@@ -155,16 +156,28 @@ def init_state(
     ema_of: str = "all",
     mesh: jax.sharding.Mesh,
     declared: Declared = NOTHING_DECLARED,
+    wanted: Callable[[str], bool] = lambda path: True,
 ) -> TrainState:
-    """Random parameters, each device computing its own shards; the same for every mesh."""
+    """Random parameters, each device computing its own shards; the same for every mesh.
+
+    `wanted`: path of an array in the state ("params/image/…") → whether it is made; of the others
+    the state has the shapes, and they take no memory.
+    """
     abstract = abstract_state(
         model, optimizer, ema=ema, ema_of=ema_of, mesh=mesh, declared=declared
     )
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(abstract)
+    numbers = [n for n, (path, _) in enumerate(leaves) if wanted(path_string(path))]
 
-    def create(key: jax.Array) -> TrainState:
+    def create(key: jax.Array) -> list[jax.Array]:
         params = init_params(model, declared, key)
         memory = declared.memory()
-        return new_state(params, optimizer, ema=ema, ema_of=ema_of, memory=memory)
+        state = new_state(params, optimizer, ema=ema, ema_of=ema_of, memory=memory)
+        return [x for n, x in enumerate(jax.tree.leaves(state)) if n in numbers]
 
-    return jax.jit(create, out_shardings=shardings)(jax.random.key(seed))
+    shardings = [leaves[n][1].sharding for n in numbers]
+    made = jax.jit(create, out_shardings=shardings)(jax.random.key(seed))
+    found = [x for _, x in leaves]
+    for number, x in zip(numbers, made, strict=True):
+        found[number] = x
+    return jax.tree.unflatten(tree, found)

@@ -26,6 +26,7 @@ from mmjax.objectives.registry import (
     kind_of,
     list_objectives,
     register,
+    smoke_of,
 )
 
 __all__ = [
@@ -51,5 +52,6 @@ __all__ = [
     "mil_nce",
     "register",
     "self_distill",
+    "smoke_of",
     "tokens",
 ]

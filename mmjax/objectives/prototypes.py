@@ -14,6 +14,7 @@ from mmjax.models.tokens import DEVICE_LOGITS, NEVER
 from mmjax.parallel.mesh import batch_shards
 
 Centring = Literal["centre", "sinkhorn"]
+SMOKE = {"prototypes": 64, "hidden": 32, "bottleneck": 16}  # a head as small as such towers
 SINKHORN_STEPS = 3  # as in SwAV (Caron et al., 2020) and DINOv2 (Oquab et al., 2023)
 LEAST = 1e-12  # a length that vectors are divided by, as PyTorch's F.normalize has it
 KOLEO_LEAST = 1e-8  # added to distances, as DINOv2 has it

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -157,18 +158,21 @@ class Common:
 COMMON = keys_of(Common)
 Builder = Callable[..., Objective]
 REGISTRY: dict[str, Builder] = {}
+SMOKE: dict[str, Mapping[str, Any]] = {}  # kind → key → its value in a smoke run
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 _GIVEN = ("name", "vocabulary", "model")  # arguments of builders that are no keys
 
 
-def register(kind: str) -> Callable[[Builder], Builder]:
+def register(kind: str, smoke: Mapping[str, Any] = NOTHING) -> Callable[[Builder], Builder]:
     """Adds a builder; its keyword arguments are the keys `config.objectives.NAME.*` of this kind.
+    `smoke` has the values of those that make a smoke run small.
 
     Arguments `name`, `vocabulary` and `model` are no keys: the name of the entry, which names its
     views, the `Vocabulary` of the run's tokenizer, and `config.model`.
     """
 
     def add(builder: Builder) -> Builder:
-        REGISTRY[kind] = builder
+        REGISTRY[kind], SMOKE[kind] = builder, smoke
         return builder
 
     return add
@@ -190,6 +194,11 @@ def kind_of(name: str, entry: Mapping[str, Any]) -> str:
             "another name says its kind, e.g. kind='clip'."
         )
     return kind
+
+
+def smoke_of(kind: str) -> Mapping[str, Any]:
+    """Key → value of a kind of objective in a smoke run, of those that make it small."""
+    return SMOKE.get(kind, NOTHING)
 
 
 def keys_at(kind: str) -> Keys:

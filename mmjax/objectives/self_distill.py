@@ -37,7 +37,7 @@ class Rows(NamedTuple):
     features: jax.Array | None = None
 
 
-@register("self_distill")
+@register("self_distill", smoke=lib.SMOKE)
 def self_distill(
     name: str,
     model: ConfigDict,
@@ -110,7 +110,7 @@ def self_distill(
     )  # fmt: skip
 
 
-@register("masked_distill")
+@register("masked_distill", smoke=lib.SMOKE)
 def masked_distill(
     name: str,
     model: ConfigDict,

@@ -128,7 +128,7 @@ def _check_record(path: epath.Path, marks: dict[str, Fingerprint]) -> None:
                     f"(fingerprint {mark.mark}, not {before[name]}): give it back, or start in "
                     "another --workdir."
                 )
-        record |= {name: before[name] for name in marks.keys() & before.keys()}
+        record |= before  # those of other phases, too
     multihost_utils.sync_global_devices("teachers")
     if jax.process_index() == 0:
         path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")

@@ -1,5 +1,6 @@
 """The state in which a phase of a run begins, out of the one in which the phase before it ended."""
 
+import dataclasses
 from collections.abc import Collection
 from typing import Any
 
@@ -35,31 +36,44 @@ def carried(
     `phase.fresh`: all moments are zero.
     """
     config = after.config
+    old = {path_string(path): x for path, x in jax.tree_util.tree_leaves_with_path(state)}
+    paths = {path_string(p) for p, _ in jax.tree_util.tree_leaves_with_path(after.state.params)}
+
+    def is_taken(name: str, shape: tuple[int, ...]) -> bool:
+        top, of = name.partition("/")[0], _parameter(name, paths)
+        if name not in old or (top == "opt_state" and phase.fresh):
+            return False
+        if top == "loss_mean":  # of another sum of losses
+            return False
+        if of is None:  # factored moments of another shape have other rows and columns
+            return old[name].shape == shape
+        return not owner(of, after.objectives, phase.begins)
+
+    abstract = dataclasses.replace(after.state, teachers={})
+    taken = {
+        path_string(path)
+        for path, x in jax.tree_util.tree_leaves_with_path(abstract)
+        if is_taken(path_string(path), x.shape)
+    }
+    # Only what is new is made: two whole states need not fit.
     new = init_state(
         after.model, after.optimizer, seed=config.seed, ema=config.optim.ema > 0,
         ema_of=config.optim.ema_of, mesh=mesh, declared=after.declared,
+        wanted=lambda path: path not in taken,
     )  # fmt: skip
-    old = {path_string(path): x for path, x in jax.tree_util.tree_leaves_with_path(state)}
-    paths = {path_string(p) for p, _ in jax.tree_util.tree_leaves_with_path(new.params)}
 
-    def take(path: Any, fresh: jax.Array) -> jax.Array:
+    def take(path: Any, made: Any) -> jax.Array:
         name = path_string(path)
-        top, of = name.partition("/")[0], _parameter(name, paths)
-        found = old.get(name)
-        anew = of is not None and owner(of, after.objectives, phase.begins)
-        if found is None or anew or (top == "opt_state" and phase.fresh):
-            return fresh
-        if top == "loss_mean":  # of another sum of losses
-            return fresh
-        if found.shape != fresh.shape:
-            if of is None:  # factored moments: of other rows and columns
-                return fresh
+        if name not in taken:
+            return made
+        found, of = old[name], _parameter(name, paths)
+        if of is not None and found.shape != made.shape:
             whole = np.asarray(multihost_utils.process_allgather(found, tiled=True))
-            resized = start.resized(of, whole, fresh.shape, before.config.model, config.model)
-            if top == "opt_state":  # a cubic overshoots, and a second moment is never negative
+            resized = start.resized(of, whole, made.shape, before.config.model, config.model)
+            if name.startswith("opt_state/"):  # a cubic overshoots; no second moment is negative
                 resized = np.clip(resized, whole.min(), whole.max())
-            found = resized.astype(fresh.dtype)
-        return jax.device_put(found, fresh.sharding)
+            found = resized.astype(made.dtype)
+        return jax.device_put(found, made.sharding)
 
     new = jax.tree_util.tree_map_with_path(take, new)
     if new.ema is not None and (state.ema is None or _reads_average(after, phase.begins)):

@@ -151,15 +151,15 @@ def prepare(
     # State: the newest checkpoint, or a fresh start.
     checkpoints = Checkpoints(folder, config.checkpoint)
     cleanup.callback(checkpoints.close)
-    # Another teacher than the run began with is refused here.
-    teachers = functools.cache(lambda n: load_teachers(every[n].teachers, mesh, folder))
 
     def number_of(step: int) -> int:
         return phases.index(stages.phase_of(config, step))
 
     def begin(number: int, state: TrainState) -> Prepared:
         phase, parts = phases[number], every[number]
-        state = dataclasses.replace(state, teachers=teachers(number))
+        # Another teacher than the run began with is refused here.
+        teachers = load_teachers(parts.teachers, mesh, folder)
+        state = dataclasses.replace(state, teachers=teachers)
         lengths = workdir_lengths(folder, parts.config, sources, tokenizer) if tokenizer else ()
         sizes = {bucket.size for bucket in buckets_of(parts.config).kinds}
         rows = {size: mesh_lib.local_rows(size) for size in sizes}
@@ -184,7 +184,6 @@ def prepare(
             phase, parts, sources, batches, counts, measured, checkpoints, state, line, go_on
         )
 
-    teachers(0)
     state = checkpoints.restore_newest(lambda step: every[number_of(step)].state)
     state = state or fresh_state(every[0], weights, mesh, line)
     first = int(state.step)

@@ -1,13 +1,12 @@
 """Notebooks run, and what is committed of them are the outputs of the sources beside them.
 
-All are compared with their sources; one is executed, another each day, and on newer Pythons not the
-same one as on the oldest. `make notebooks` executes all.
+All are compared with their sources; one is executed, another each day. `make notebooks` executes
+all.
 """
 
 import re
 import runpy
 import shutil
-import sys
 import time
 from types import SimpleNamespace
 
@@ -20,9 +19,7 @@ from mmjax.errors import UserError
 
 NOTEBOOKS = ROOT / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("[0-9]*.py"))
-OLDEST = sys.version_info < (3, 12)
-DAY = int(time.time() // 86400)
-TODAY = [SOURCES[(DAY + (0 if OLDEST else len(SOURCES) // 2)) % len(SOURCES)]]
+TODAY = [SOURCES[int(time.time() // 86400) % len(SOURCES)]]
 
 run = SimpleNamespace(**runpy.run_path(str(NOTEBOOKS / "run.py")))
 

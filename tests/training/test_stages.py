@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -130,7 +131,7 @@ def over(first, second):
         before, after = (assemble(phase.config, mesh, phase) for phase in (first, second))
 
         def noise(path, x):
-            rng = np.random.default_rng(abs(hash(jax.tree_util.keystr(path))) % 2**32)
+            rng = np.random.default_rng(zlib.crc32(jax.tree_util.keystr(path).encode()))
             made = np.abs(rng.normal(size=x.shape)) if x.ndim else np.full((), LARGER)
             return jax.device_put(made.astype(x.dtype), x.sharding)
 
@@ -178,8 +179,8 @@ def test_teacher_and_student_begin_as_equals():
     # What it alone trains is random, not what waited for it.
     assert (np.asarray(new.params["image"]["mask_embed"])
             != np.asarray(old.params["image"]["mask_embed"])).all()  # fmt: skip
-    kernel = new.params["objectives"]["hidden"]
-    assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(kernel))
+    head = new.params["objectives"]["hidden"]
+    assert 0.01 < np.asarray(head["fc1"]["kernel"]).std() < 0.03  # as it is initialised
 
 
 def test_a_fresh_stage_has_no_moments():

@@ -3,7 +3,7 @@ colours and a blur of its own (multi-crop; Caron et al., 2020, SwAV)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
@@ -73,17 +73,18 @@ class Crops:
         return cv2.GaussianBlur(pixels, (0, 0), deviation) if rng.random() < blur else pixels
 
 
+@dataclass(frozen=True)
 class OfCrops(Modality):
     """The field "image" of a record as random crops, all from one decode. They are functions of the
     example's draw; without one, they are always the same."""
 
     media = ("image",)
-    stream = ""  # of random numbers
+    stream: ClassVar[str]  # of random numbers
 
     name: str
     side: int
-    crops: Crops
-    max_pixels: int
+    crops: Crops = field(default_factory=Crops)
+    max_pixels: int = MAX_PIXELS
 
     def drawn(self, image: Decoded, rng: np.random.Generator) -> np.ndarray:
         raise NotImplementedError
@@ -99,14 +100,8 @@ class OfCrops(Modality):
 
 
 @register("global_crop")
-@dataclass(frozen=True)
 class GlobalCrop(OfCrops):
     """One large crop as NAME, uint8 [side, side, 3], at the tower's size."""
-
-    name: str
-    side: int
-    crops: Crops = field(default_factory=Crops)
-    max_pixels: int = MAX_PIXELS
 
     stream = "global crop"
 
@@ -126,14 +121,8 @@ class GlobalCrop(OfCrops):
 
 
 @register("local_crops")
-@dataclass(frozen=True)
 class LocalCrops(OfCrops):
     """Small crops as NAME, uint8 [count, side, side, 3]."""
-
-    name: str
-    side: int
-    crops: Crops = field(default_factory=Crops)
-    max_pixels: int = MAX_PIXELS
 
     stream = "local crops"
 
