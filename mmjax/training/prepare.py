@@ -10,6 +10,7 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -155,10 +156,11 @@ def prepare(
     def number_of(step: int) -> int:
         return phases.index(stages.phase_of(config, step))
 
-    def begin(number: int, state: TrainState) -> Prepared:
+    def teachers_of(number: int) -> dict[str, Any]:
+        return load_teachers(every[number].teachers, mesh, folder)
+
+    def begin(number: int, state: TrainState, teachers: dict[str, Any]) -> Prepared:
         phase, parts = phases[number], every[number]
-        # Another teacher than the run began with is refused here.
-        teachers = load_teachers(parts.teachers, mesh, folder)
         state = dataclasses.replace(state, teachers=teachers)
         lengths = workdir_lengths(folder, parts.config, sources, tokenizer) if tokenizer else ()
         sizes = {bucket.size for bucket in buckets_of(parts.config).kinds}
@@ -177,13 +179,17 @@ def prepare(
             batches.close()
             after, next_phase = every[number + 1], phases[number + 1]
             line.say(f"from step {next_phase.start:,} on: {escape('; '.join(next_phase.news))}")
-            return begin(number + 1, carry.carried(ended, parts, after, next_phase, mesh))
+            state = carry.carried(ended, parts, after, next_phase, mesh)
+            return begin(number + 1, state, teachers_of(number + 1))
 
         measured = evaluators if number == 0 else evaluators_of(parts)
         return Prepared(
             phase, parts, sources, batches, counts, measured, checkpoints, state, line, go_on
         )
 
+    # Another teacher than the run began with is refused here, before its heads are read.
+    newest = number_of(max(checkpoint_steps(folder), default=0))
+    teachers = teachers_of(newest)
     state = checkpoints.restore_newest(lambda step: every[number_of(step)].state)
     state = state or fresh_state(every[0], weights, mesh, line)
     first = int(state.step)
@@ -200,7 +206,8 @@ def prepare(
         said.append(f"config.{key}: {old!r} until step {first:,}, {new!r} from there on")
     for sentence in said:
         line.say(escape(sentence))
-    return begin(number_of(first), state)
+    number = number_of(first)
+    return begin(number, state, teachers if number == newest else teachers_of(number))
 
 
 def check_best(best: str, evaluators: Mapping[str, Evaluator]) -> None:
