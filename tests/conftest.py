@@ -12,8 +12,24 @@ os.environ.setdefault("PJRT_NPROC", "256")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session")
+def tmp_path_factory(tmp_path_factory):
+    """Each folder is alone in another: the images of a table are looked for beside its folder, too,
+    and would be found in the folders of other tests."""
+    make = tmp_path_factory.mktemp
+
+    def alone(*arguments, **options):
+        path = make(*arguments, **options) / "alone"
+        path.mkdir()
+        return path
+
+    tmp_path_factory.mktemp = alone
+    return tmp_path_factory
 
 
 # Files of more than half a minute, the longest first: started last, one would be waited for alone.
