@@ -57,7 +57,7 @@ _KINDS = (
     (r"/token_embed/embedding$", "embedding"),
     (r"/(class|type|bottleneck|mask|query|register)_embed$|/probe$", "token"),
     (r"/(position_(embed|bias)|time_embed)$", "position"),
-    (r"^\w+_(scale|bias)$|/(alpha|per_dim_scale|layer_scale\w*)$", "scale"),
+    (r"^\w+_(scale|bias|temperature)$|/(alpha|per_dim_scale|layer_scale\w*)$", "scale"),
 )
 # Path pattern → where it is used; else in the head.
 _PLACES = (

@@ -17,15 +17,19 @@ from mmjax.values import ANY, Range
 class Scale(nn.Module):
     """Gives "scale", e to the parameter NAME_scale, and "bias", the parameter NAME_bias.
 
+    With `temperature` the scale is 1 over the parameter NAME_temperature.
+
     Attributes:
       initial: Initial log of the scale; CLIP: ln(1/0.07).
       max: Largest scale, clamped after each update; 0: none.
       bias: Initial bias (SigLIP: -10); None: no bias.
+      temperature: The parameter is 1 over the scale (TIPS), not the logarithm of the scale.
     """
 
     initial: Annotated[float, TRAINING_ONLY, Range(-88, 88)] = 2.6592600  # e^±88 fit in float32
     max: Annotated[float, TRAINING_ONLY, Range(1, also=(0,))] = 100.0
     bias: Annotated[float | None, TRAINING_ONLY, ANY] = None
+    temperature: bool = False
 
     def functions(self, name: str) -> tuple[Function, ...]:
         gives = ("scale",) if self.bias is None else ("scale", "bias")
@@ -39,7 +43,10 @@ class Scale(nn.Module):
         graph: Any = self.parent
         nn.share_scope(graph, self)
         result = {}
-        if "scale" in outputs:
+        if "scale" in outputs and self.temperature:
+            initial = constant(np.exp(-self.initial))
+            result["scale"] = 1 / self.param(f"{self.name}_temperature", initial, ())
+        elif "scale" in outputs:
             result["scale"] = jnp.exp(self.param(f"{self.name}_scale", constant(self.initial), ()))
         if "bias" in outputs and self.bias is not None:
             result["bias"] = self.param(f"{self.name}_bias", constant(self.bias), ())
@@ -47,7 +54,9 @@ class Scale(nn.Module):
 
     def clamp(self, name: str, params: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The scale at most `max` (0: any), as CLIP has it."""
-        key = f"{name}_scale"
+        key = f"{name}_temperature" if self.temperature else f"{name}_scale"
         if not self.max or key not in params:
             return {}
+        if self.temperature:
+            return {key: params[key].clip(1 / self.max, 1)}
         return {key: params[key].clip(0, np.log(self.max))}
