@@ -112,7 +112,7 @@ def _write_tower(tower: ConfigDict) -> dict[str, Any]:
     return {
         "hidden_size": tower.width, "intermediate_size": tower.mlp_dim,
         "num_hidden_layers": tower.depth, "num_attention_heads": tower.heads,
-        "hidden_act": ACTIVATIONS[tower.activation], "rms_norm_eps": tower.norm_eps,
+        "hidden_act": ACTIVATIONS[tower.activation], "rms_norm_eps": float(tower.norm_eps),
         "qkv_bias": tower.bias, "mlp_bias": tower.bias,
     }  # fmt: skip
 
@@ -171,8 +171,8 @@ def write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
         architectures=["Aimv2Model"],
         dtype="float32",
         projection_dim=model.embed_dim,
-        logit_scale_init_value=model.logit.initial,
-        max_logit_scale=model.logit.max or 1e38,
+        logit_scale_init_value=float(model.logit.initial),
+        max_logit_scale=float(model.logit.max or 1e38),
         vision_config=_write_image(model.image) | {"use_head": True},
         text_config={
             **_write_tower(text), "vocab_size": text.vocab_size, "eos_token_id": end,

@@ -142,9 +142,9 @@ def write_config(model: ConfigDict, tokenizer: Tokenizer | None) -> Any:
             "hidden_size": image.width, "num_hidden_layers": image.depth,
             "num_attention_heads": image.heads, "mlp_ratio": _ratio(image),
             "use_swiglu_ffn": image.gated, "hidden_act": ACTIVATIONS[image.activation],
-            "layer_norm_eps": image.norm_eps, "image_size": image.size,
+            "layer_norm_eps": float(image.norm_eps), "image_size": image.size,
             "patch_size": image.patch_size, "qkv_bias": image.qkv_bias != "none",
-            "layerscale_value": image.layer_scale or 1.0, "drop_path_rate": image.drop_path,
+            "layerscale_value": float(image.layer_scale or 1), "drop_path_rate": image.drop_path,
             "num_register_tokens": image.registers,
         },
         text_config={
