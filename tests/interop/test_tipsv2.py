@@ -11,6 +11,7 @@ from pytorch import torch, transformers
 from safetensors.numpy import load_file, save_file
 
 import mmjax
+from mmjax import models
 from mmjax.data import load_tokenizer, train_tokenizer
 from mmjax.interop import registry
 from mmjax.interop.formats import shapes
@@ -105,3 +106,8 @@ def test_aimv2_of_native_resolution_squashes_and_says_so(tmp_path, caplog):
         pixels = torch.tensor(batch.transpose(2, 0, 1)[None])
         expected = model(pixel_values=pixels).pooler_output
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    native = models.from_config(registry.open_weights(tmp_path).config.model)  # of 16 pixels
+    image = {"image": loaded.preprocess([picture()])}
+    outputs = native.apply({"params": loaded.params}, image, ("image/features",))
+    assert image["image"].shape == (1, 24, 24, 3)
+    np.testing.assert_allclose(outputs["image/features"], found, atol=1e-6, rtol=0)

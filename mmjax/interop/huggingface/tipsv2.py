@@ -160,7 +160,7 @@ def lacking(settings: Mapping[str, Any]) -> dict[str, np.ndarray]:
     from transformers import Tipsv2Config
 
     theirs: Any = Tipsv2Config.from_dict(dict(settings))
-    return {"temperature": np.float32(theirs.temperature_init_value).reshape(())}
+    return {"temperature": np.asarray(theirs.temperature_init_value, np.float32)}
 
 
 def words(name: str | Path) -> Tokenizer:
