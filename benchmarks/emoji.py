@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,14 @@ def config(steps: int, batch_size: int, seed: int) -> ConfigDict:
     result.update(seed=seed, total_steps=steps, batch_size=batch_size)
     result.model.update(name="emoji", embed_dim=128)
     tower = {"width": 128, "heads": 2, "mlp_dim": 512}
-    result.model.image.update(
-        size=32, patch_size=8, mean=(0.6, 0.55, 0.5), std=(0.35,) * 3, **tower
+    result.model.image = config_lib.entry(
+        "model", kind="vit", size=32, patch_size=8, mean=(0.6, 0.55, 0.5), std=(0.35,) * 3, **tower
     )
-    result.model.text.update(vocab_size=2049, context_length=16, causal=False, pool="cls", **tower)
-    result.model.text.update(mask_padding=True, mlm_head=True)
+    result.model.text = config_lib.entry(
+        "model", kind="transformer", vocab_size=2049, context_length=16, causal=False, pool="cls",
+        mask_padding=True, mlm_head=True, **tower,
+    )  # fmt: skip
+    result.model.logit = config_lib.entry("model", kind="scale")
     result.optim.update(name="muon", lr=1e-2, warmup_steps=20, weight_decay=0.1)
     result.optim.lr_scale = ((r".*(embed|norm|bias|logit)", 0.2),)
     for style, weight in SEEN.items():
@@ -68,6 +71,16 @@ def unseen(trained: Pretrained) -> tuple[np.ndarray, list[str]]:
     return trained.preprocess(pictures), [source.captions(i)[0] for i in range(len(source))]
 
 
+def recall(trained: Pretrained) -> float:
+    """R@1 of picture → label in the unseen style, among all labels."""
+    pictures, labels = unseen(trained)
+    candidates = sorted(set(labels))
+    nearest = (trained.embed_images(pictures) @ trained.embed_texts(candidates).T).argmax(axis=1)
+    return float(
+        np.mean([candidates[n] == label for n, label in zip(nearest, labels, strict=True)])
+    )
+
+
 def count(trained: Pretrained) -> int:
     """Parameters of a model."""
     return sum(x.size for x in jax.tree.leaves(trained.params))
@@ -77,3 +90,8 @@ def spread(values: list[float], digits: int = 1) -> str:
     """The mean of the seeds, and their least and greatest."""
     low, high = min(values), max(values)
     return f"{np.mean(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def deviation(values: Sequence[float]) -> str:
+    """The mean of the seeds and their standard deviation."""
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=len(values) > 1):.1f}"
