@@ -1,11 +1,14 @@
-"""TIPSv2 from a folder as it is published: its pixels, its texts and its temperature; and AIMv2 of
-native resolution."""
+"""TIPSv2 from a folder as it is published: its pixels, its texts and its temperature; AIMv2 of
+native resolution; and the gradients of both."""
 
 import json
 import logging
 
+import jax
 import numpy as np
 import peers
+import pytest
+import tiny
 from PIL import Image
 from pytorch import torch, transformers
 from safetensors.numpy import load_file, save_file
@@ -13,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 import mmjax
 from mmjax import models
 from mmjax.data import load_tokenizer, train_tokenizer
-from mmjax.interop import registry
+from mmjax.interop import huggingface, registry
 from mmjax.interop.formats import shapes
 from mmjax.interop.huggingface import tipsv2
 
@@ -111,3 +114,47 @@ def test_aimv2_of_native_resolution_squashes_and_says_so(tmp_path, caplog):
     outputs = native.apply({"params": loaded.params}, image, ("image/features",))
     assert image["image"].shape == (1, 24, 24, 3)
     np.testing.assert_allclose(outputs["image/features"], found, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["Tipsv2Model", "Aimv2Model"])
+def test_gradients_of_logits_are_theirs(tmp_path, name):
+    model = peers.make(name)
+    model.save_pretrained(tmp_path / "in")
+    weights = registry.open_weights(tmp_path / "in")
+    config, batch = weights.config, peers.batch(count=3)
+    config.model.image.unroll = config.model.text.unroll = False
+    graph, factors = (
+        models.from_config(config.model),
+        np.float32([[1, -2, 3], [0, 1, 4], [2, 5, 6]]),
+    )
+    outputs = ("image/embed", "text/embed", "logit/scale")
+
+    def loss(params):
+        found = graph.apply({"params": params}, batch, outputs)
+        logits = found["logit/scale"] * found["image/embed"] @ found["text/embed"].T
+        return (factors * logits).sum()
+
+    compiled = jax.jit(jax.grad(loss), compiler_options=tiny.QUICK)
+    gradient = compiled(weights.read(shapes(config.model)))
+    family = huggingface.architecture_for(config.model, None).family
+    found = family.write(jax.tree.map(np.asarray, gradient), config.model)
+
+    mean, std = (np.float32(x) for x in peers.normalization(config).values())
+    image = (batch["image"].astype(np.float32) / 255 - mean) / std
+    logits = model(
+        pixel_values=torch.tensor(image.transpose(0, 3, 1, 2)),
+        input_ids=torch.tensor(batch["text"]).long(),
+        attention_mask=torch.tensor(batch["text_mask"]).long(),
+    ).logits_per_image
+    (torch.tensor(factors) * logits).sum().backward()
+    for parameter in model.parameters():  # gradients under the names of files
+        used = parameter.grad is not None
+        parameter.data = parameter.grad if used else torch.zeros_like(parameter)
+    model.save_pretrained(tmp_path / "gradient")
+    expected = load_file(tmp_path / "gradient" / "model.safetensors")
+    assert expected.keys() == found.keys()
+    size = np.sqrt(sum((g**2).sum() for n, g in expected.items() if g.ndim))
+    assert size > 1
+    for key, g in expected.items():
+        limit = 1e-5 * (size if g.ndim else abs(g))  # that of a temperature is far larger
+        assert np.linalg.norm(found[key] - g) <= limit, key
