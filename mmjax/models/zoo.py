@@ -156,7 +156,7 @@ def _tips(tower, text, *, gated=False) -> dict[str, Any]:
         },
         "logit": {
             "kind": "scale", "temperature": True, "initial": -math.log(0.005065968260169029),
-            "max": 0.0,
+            "max": 1000.0,
         },
     }  # fmt: skip
 

@@ -21,7 +21,7 @@ _DINO = {
     "registers": 2,
 }  # fmt: skip
 TIPS = {
-    "embed_dim": 64, "logit": {"temperature": True, "max": 0.0},
+    "embed_dim": 64, "logit": {"temperature": True, "max": 1000.0},
     "image": _DINO | {"norm_eps": 1e-6, "position_resize": "linear"},
     "text": {"position": "sincos_t2t", "causal": False, "mask_padding": True, "pool": "mean",
              "head": "none"},

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from mmjax import models
-from mmjax.models.parts import complete
+from mmjax.errors import UserError
+from mmjax.models.parts import check_model, complete
 from mmjax.models.scale import Scale
 
 
@@ -35,5 +36,10 @@ def test_both_are_clamped_between_1_and_the_largest(temperature, scale, clamped)
     params = Scale(max=25.0, temperature=temperature).clamp("logit", {name: jax.numpy.array(value)})
     found = module.apply({"params": params}, {}, ("logit/scale",))
     assert float(found["logit/scale"]) == pytest.approx(clamped, rel=1e-6)
-    unlimited = Scale(max=0.0, temperature=temperature)
-    assert unlimited.clamp("logit", {name: jax.numpy.array(value)}) == {}
+
+
+def test_a_temperature_has_a_limit_that_keeps_it_positive():
+    assert Scale(max=0.0).clamp("logit", {"logit_scale": jax.numpy.float32(9)}) == {}
+    model = complete({"logit": {"kind": "scale", "temperature": True, "max": 0.0}})
+    with pytest.raises(UserError, match=r"logit\.temperature=True may fall below 0.*logit\.max"):
+        check_model(model)

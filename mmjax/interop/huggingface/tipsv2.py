@@ -96,7 +96,9 @@ def read_config(settings: Mapping[str, Any], tensors: Tensors) -> ConfigDict:
         raise ValueError(f"its activation {image.hidden_act!r} is unknown here")
     model = zoo.default("image", "text", "logit")
     model.embed_dim = width
-    model.logit.update(temperature=True, max=0.0, initial=-math.log(theirs.temperature_init_value))
+    model.logit.update(
+        temperature=True, max=1000.0, initial=-math.log(theirs.temperature_init_value)
+    )
     model.image.update(
         width=width, depth=image.num_hidden_layers, heads=image.num_attention_heads, gated=gated,
         mlp_dim=(swiglu_width if gated else _mlp_width)(width, image.mlp_ratio),
