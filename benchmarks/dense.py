@@ -122,7 +122,7 @@ def majority(mask: np.ndarray) -> np.ndarray:
     """The most frequent class in each patch of a mask, int32 [patches]."""
     side = SIZE // PATCH
     cells = mask.reshape(side, PATCH, side, PATCH).swapaxes(1, 2).reshape(side**2, -1)
-    return np.array([np.bincount(cell).argmax() for cell in cells], np.int32)
+    return np.array([np.argmax(np.bincount(cell)) for cell in cells], np.int32)
 
 
 def recall(trained: Pretrained, test: "Scenes") -> float:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-INPUT, LAYER, TOKENS, HEAD = "input", "layer", "tokens", "head"
+INPUT, LAYER, STAGE, TOKENS, HEAD = "input", "layer", "stage", "tokens", "head"
+_STAGE = r"^([^/]+/stage\d+)(?:_block(\d+)|_merge)?/"  # its stage, and the number of the layer
 
 
 class Role(NamedTuple):
@@ -18,8 +19,9 @@ class Role(NamedTuple):
     Attributes:
       path: as "image/blocks/mlp/fc1/kernel".
       kind: matrix, embedding, token, position, norm, statistic, bias or scale.
-      at: where its part uses it: "input", before the layers; "layer"; "tokens", on what the layers
-        give; "head", on what is taken from those.
+      at: where its part uses it: "input", before the layers; "layer", in a stack of these; "stage",
+        in a layer of a stage that is by itself; "tokens", on what the layers give; "head", on what
+        is taken from those.
       split: the axis, counted from the end, that holds heads or hidden units and that the mesh's
         `tensor` may split; 0: none.
       heads: whether `split` holds attention's heads.
@@ -38,9 +40,18 @@ class Role(NamedTuple):
 
     @property
     def stack(self) -> str:
-        """Of a stacked parameter, what its layers are called: "video", or "video/time" of those
-        that come after them in the same part."""
-        return self.path.split("/blocks/")[0]
+        """Of a parameter in a layer, what the layers beside it are called: "video", or "video/time"
+        of those that come after them in the same part; or "image/stage2" of a stage, which come in
+        the order of their numbers."""
+        staged = re.match(_STAGE, self.path)
+        return staged[1] if staged else self.path.split("/blocks/")[0]
+
+    @property
+    def layer(self) -> int:
+        """Which layer of its stage a parameter is in that is not stacked; what comes before the
+        layers, and makes the feature map smaller, counts as in the first."""
+        staged = re.match(_STAGE, self.path)
+        return int(staged[2] or 0) if staged else 0
 
     @property
     def part(self) -> str:
@@ -57,11 +68,12 @@ _KINDS = (
     (r"/token_embed/embedding$", "embedding"),
     (r"/(class|type|bottleneck|mask|query|register)_embed$|/probe$", "token"),
     (r"/(position_(embed|bias)|time_embed)$", "position"),
-    (r"^\w+_(scale|bias)$|/(alpha|per_dim_scale|layer_scale\w*)$", "scale"),
+    (r"^\w+_(scale|bias|temperature)$|/(alpha|per_dim_scale|layer_scale\w*)$", "scale"),
 )
 # Path pattern → where it is used; else in the head.
 _PLACES = (
     (r"/blocks/", LAYER),
+    (_STAGE, STAGE),
     (r"^[^/]+/(patch|region|token|class|type|position|time|bottleneck|mask|register)_embed", INPUT),
     (r"^[^/]+/(stem|norm_(pre|embed|mel|patch)|image_proj)/", INPUT),
     (r"^[^/]+/norm_post/", TOKENS),

@@ -18,7 +18,7 @@ import optax
 from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
-from mmjax.params import INPUT, TOKENS, Role, map_roles
+from mmjax.params import INPUT, LAYER, STAGE, TOKENS, Role, map_roles
 from mmjax.schema import ADJUSTABLE, RESUMABLE
 from mmjax.values import COUNT, NATURAL, PATTERN, POSITIVE, POSITIVE_OR_0, Range
 
@@ -151,12 +151,24 @@ def lr_multipliers(config: ConfigDict, params: Any, above: Mapping[str, int] = N
     """
     scales = [(pattern, 0.0) for pattern in config.freeze] + [tuple(x) for x in config.lr_scale]
     depths: dict[str, int] = {}
-    map_roles(lambda role, leaf: depths.update({role.stack: leaf.shape[0]} if role.stacked else {}),
-              params)  # fmt: skip
+
+    def count(role: Role, leaf: Any) -> None:
+        if role.at in (LAYER, STAGE):
+            layers = leaf.shape[0] if role.stacked else role.layer + 1
+            depths[role.stack] = max(layers, depths.get(role.stack, 0))
+
+    map_roles(count, params)
 
     def after(stack: str) -> int:
         """Layers of the same part that come after a stack."""
-        return sum(depth for other, depth in depths.items() if other.startswith(f"{stack}/"))
+        part, _, stage = stack.partition("/stage")
+
+        def later(other: str) -> bool:
+            its_part, _, its_stage = other.partition("/stage")
+            staged = bool(stage and its_stage) and part == its_part
+            return other.startswith(f"{stack}/") or (staged and int(its_stage) > int(stage))
+
+        return sum(depth for other, depth in depths.items() if later(other))
 
     used = set()
 
@@ -171,9 +183,10 @@ def lr_multipliers(config: ConfigDict, params: Any, above: Mapping[str, int] = N
     def of(role: Role, leaf: Any) -> float | np.ndarray:
         if role.kind == "statistic":
             return 0.0
-        stack, further = role.stack if role.stacked else role.part, above.get(role.part, 0)
+        in_layer, further = role.at in (LAYER, STAGE), above.get(role.part, 0)
+        stack = role.stack if in_layer else role.part
         depth = depths.get(stack, 0)
-        if role.stacked or role.at == INPUT:
+        if in_layer or role.at == INPUT:
             further += after(stack)
         if role.stacked:
             paths = [role.path.replace("/blocks/", f"/blocks/{i}/") for i in range(depth)]
@@ -182,7 +195,7 @@ def lr_multipliers(config: ConfigDict, params: Any, above: Mapping[str, int] = N
             if (per_layer == per_layer[0]).all():
                 return float(per_layer[0])
             return per_layer.reshape(-1, *(1,) * (leaf.ndim - 1))
-        at = {INPUT: further + depth + 1, TOKENS: further}
+        at = {INPUT: further + depth + 1, STAGE: further + depth - role.layer, TOKENS: further}
         return factor(role.path, at.get(role.at, 0))
 
     tree = map_roles(of, params)

@@ -76,11 +76,13 @@ class Tokenizer:
         prefix, suffix = _special_ids(wrapped)
         if not suffix:
             suffix = [i for i in (wrapped.eos_token_id, wrapped.sep_token_id) if i is not None][:1]
+        end = saved.get("end", True) if end is None else end
+        if not suffix and not end and wrapped.pad_token_id is not None:
+            suffix = [wrapped.pad_token_id]  # TIPS's has padding alone
         if not suffix:
             raise UserError(
                 f"The tokenizer {wrapped.name_or_path} has no end-of-text token: set its eos_token."
             )
-        end = saved.get("end", True) if end is None else end
         end_id = saved.get("end_id") if end_id is None else end_id
         suffix = suffix if end_id is None else [end_id]
         self._prefix, self._suffix = prefix, suffix if end else []

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from mmjax.errors import UserError
 from mmjax.models.attention import may_see
+from mmjax.models.form import CLIP
 from mmjax.models.layers import ACTIVATIONS, Attention, Dense, Mlp, layer_norm, unit_length
 from mmjax.models.tokens import Unembedding
 
@@ -138,6 +139,29 @@ class MapPool(nn.Module):
         y, _ = Attention(self.heads, self.dtype, name="attention")(query, x, mask=mask)
         z = layer_norm(self.norm_eps, self.dtype, "norm")(y)
         return (y + Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(z))[:, 0]
+
+
+class ProbePool(nn.Module):
+    """Attention of a learned query, which is not projected, over tokens (AIMv2, Fini et al., 2024):
+    [B, N, W] -> [B, W] of the tokens where the mask, bool [B, N], is True.
+
+    Keys and values have biases as `qkv_bias` says, the projection of what is pooled always."""
+
+    heads: int
+    qkv_bias: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        width = x.shape[-1]
+        mask = None if mask is None else may_see(mask)
+        probe = self.param("probe", normal(0.02), (1, width))
+        query = jnp.broadcast_to(probe.astype(x.dtype), (x.shape[0], 1, width))
+        form = CLIP._replace(qkv_bias=self.qkv_bias)
+        attention = Attention(
+            self.heads, self.dtype, form=form, project_query=False, name="attention"
+        )
+        return attention(query, x, mask=mask)[0][:, 0]
 
 
 class MlmHead(nn.Module):

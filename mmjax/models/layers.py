@@ -63,6 +63,7 @@ class Attention(nn.Module):
     softcap: float = 0.0  # as of `attend`
     form: Form = CLIP
     norm_eps: float = 1e-6  # of the norms that the form may have
+    project_query: bool = True
 
     @nn.compact
     def __call__(
@@ -105,7 +106,8 @@ class Attention(nn.Module):
             return constrain(y, "batch", None, "tensor", None)
 
         std = width**-0.5
-        query = placed("norm_query", split(dense("query", std)(x)))
+        query = dense("query", std)(x) if self.project_query else x
+        query = placed("norm_query", split(query))
         if cache is not None and position is None:
             key, value = cache
         else:

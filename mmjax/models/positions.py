@@ -5,19 +5,27 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def sincos_2d(rows: int, columns: int, width: int, temperature: float = 10_000.0) -> np.ndarray:
-    """Fixed positions [rows · columns, width]: sin and cos of x, then of y, as in big_vision (after
-    MoCo v3, Chen et al., 2021)."""
+def sincos_2d(
+    rows: int, columns: int, width: int, temperature: float = 10_000.0, *, closed: bool = True
+) -> np.ndarray:
+    """Fixed positions [rows · columns, width]: sin and cos of x, then of y.
+
+    The last of the width / 4 frequencies is 1 / temperature, as in big_vision (after MoCo v3, Chen
+    et al., 2021); if not `closed`, that would be the next, as in MAE (He et al., 2022)."""
     y, x = np.mgrid[:rows, :columns]
-    omega = 1.0 / temperature ** (np.arange(width // 4) / (width // 4 - 1))
+    omega = 1.0 / temperature ** (np.arange(width // 4) / (width // 4 - closed))
     x, y = x.reshape(-1, 1) * omega, y.reshape(-1, 1) * omega
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
 
 
-def sincos_1d(length: int, width: int) -> jax.Array:
+def sincos_1d(length: int, width: int, *, closed: bool = False) -> jax.Array:
     """Fixed positions float32 [length, width]: the sines of all frequencies, then the cosines (of
-    Vaswani et al., 2017, in the order of VideoPrism)."""
-    angles = np.arange(length)[:, None] / 10_000 ** (np.arange(0, width, 2) / width)
+    Vaswani et al., 2017, in the order of VideoPrism).
+
+    If `closed`, the last of the width / 2 frequencies is 1 / 10,000, as in tensor2tensor and TIPS;
+    else that would be the next."""
+    half = width // 2
+    angles = np.arange(length)[:, None] / 10_000 ** (np.arange(half) / (half - closed))
     return jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), jnp.float32)
 
 

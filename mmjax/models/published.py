@@ -66,5 +66,13 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
     "dinov2-with-registers-large": ("facebook/dinov2-with-registers-large",),
     "dinov3-vitb16": ("facebook/dinov3-vitb16-pretrain-lvd1689m",),
     "dinov3-vitl16": ("facebook/dinov3-vitl16-pretrain-lvd1689m",),
+    "tipsv2-b14": ("google/tipsv2-b14",),
+    "tipsv2-l14": ("google/tipsv2-l14",),
+    "tipsv2-so400m14": ("google/tipsv2-so400m14",),
+    "tipsv2-g14": ("google/tipsv2-g14",),
+    "aimv2-large-patch14-224": ("apple/aimv2-large-patch14-224",),
+    "aimv2-huge-patch14-224": ("apple/aimv2-huge-patch14-224",),
+    "aimv2-large-patch14-native": ("apple/aimv2-large-patch14-native",),
+    "aimv2-large-patch14-224-lit": ("apple/aimv2-large-patch14-224-lit",),
     "clap-htsat-unfused": ("laion/clap-htsat-unfused",),
 }

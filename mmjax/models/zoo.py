@@ -5,7 +5,7 @@ Sources: OpenAI CLIP (Radford et al., 2021; its ResNets to read weights), open_c
 from Alabdulmohsin et al., 2023), SigLIP 2 (Tschannen et al., 2025), VideoPrism (Zhao et al., 2024),
 CLAP (Wu et al., 2023), BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019), ViT (Dosovitskiy et
 al., 2021), DINOv2 (Oquab et al., 2023; with registers: Darcet et al., 2024), DINOv3 (Siméoni et
-al., 2025).
+al., 2025), TIPSv2 (after TIPS, Maninis et al., 2024), AIMv2 (Fini et al., 2024).
 The weights of OpenAI use QuickGELU, LAION's and DataComp's GELU: "ViT-B/32" is the GELU form,
 "ViT-B/32-quickgelu" the other.
 """
@@ -140,6 +140,46 @@ def _dino3(size, patch, tower, **image) -> dict[str, Any]:
     return _dino(size, patch, tower, registers=4, qkv_bias="qv", **rope, **image)
 
 
+def _tips(tower, text, *, gated=False) -> dict[str, Any]:
+    """TIPSv2: DINOv2's tower with one register, the second class token, and a text tower of its
+    width with fixed positions, of which the mean is taken."""
+    image = _dino(
+        448, 14, tower, norm_eps=1e-6, registers=1, position_resize="linear", gated=gated,
+        activation="silu" if gated else "gelu", mean=(0.0,) * 3, std=(1.0,) * 3,
+    )  # fmt: skip
+    return {
+        **image,
+        "text": {
+            "kind": "transformer", **_tower(*text), "vocab_size": 32_000, "context_length": 64,
+            "activation": "relu", "position": "sincos_t2t", "causal": False, "mask_padding": True,
+            "pool": "mean", "head": "none",
+        },
+        "logit": {
+            "kind": "scale", "temperature": True, "initial": -math.log(0.005065968260169029),
+            "max": 1000.0,
+        },
+    }  # fmt: skip
+
+
+def _aim(size, patch, tower, **image) -> dict[str, Any]:
+    """AIMv2: RMSNorm, SwiGLU and no biases; the tower alone pools nothing there."""
+    return {
+        "embed_dim": tower[0],
+        "image": {
+            "kind": "vit", **_tower(*tower), **_AIM, "size": size, "patch_size": patch,
+            "norm_pre": False, "norm_patch": True, "patch_bias": True, "head": "none",
+            "pool": "mean", **image,
+        },
+    }  # fmt: skip
+
+
+def _aim_lit(size, patch, tower, text, embed_dim) -> dict[str, Any]:
+    """AIMv2 with a text tower that was trained to it, and a head of attention."""
+    image = _aim(size, patch, tower, head="linear", pool="probe")
+    words = {"kind": "transformer", **_tower(*text), **_AIM}
+    return {**image, "embed_dim": embed_dim, "text": words, "logit": {"kind": "scale"}}
+
+
 def _clap(width, stages, embed_dim=512) -> dict[str, Any]:
     """CLAP: HTS-AT on ten seconds of sound and RoBERTa, with a scale for each direction."""
     text = _bert(_B, 50_265, 512, eps=1e-12, token_types=1, position_offset=2, mlm_head=False)
@@ -156,6 +196,9 @@ def _tower(width, depth, heads, mlp_dim=None) -> dict[str, Any]:
     return {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim or 4 * width}
 
 
+_AIM: dict[str, Any] = {
+    "rms_norm": True, "gated": True, "activation": "silu", "bias": False, "qkv_bias": "none",
+}  # fmt: skip
 _B, _L, _SO = (768, 12, 12), (1024, 24, 16), (1152, 27, 16, 4304)
 
 _TINY = _clip(32, 8, (64, 2, 4), (64, 2, 4), 32)
@@ -204,6 +247,14 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "dinov2-with-registers-large": _dino(518, 14, _L, norm_eps=1e-6, registers=4),
     "dinov3-vitb16": _dino3(224, 16, _B),
     "dinov3-vitl16": _dino3(224, 16, _L),
+    "tipsv2-b14": _tips(_B, _B),
+    "tipsv2-l14": _tips(_L, (1024, 12, 16)),
+    "tipsv2-so400m14": _tips(_SO, _SO),
+    "tipsv2-g14": _tips((1536, 40, 24, 4096), (1536, 12, 24), gated=True),
+    "aimv2-large-patch14-224": _aim(224, 14, (1024, 24, 8, 2816)),
+    "aimv2-huge-patch14-224": _aim(224, 14, (1536, 24, 12, 4096)),
+    "aimv2-large-patch14-native": _aim(224, 14, (1024, 24, 8, 2816), position="sincos_mae"),
+    "aimv2-large-patch14-224-lit": _aim_lit(224, 14, (1024, 24, 8, 2816), (768, 12, 6, 2048), 768),
     "clap-htsat-unfused": _clap(96, (2, 2, 6, 2)),
     "tiny": _TINY,
     "tiny-siglip": _TINY_SIGLIP,

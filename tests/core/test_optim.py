@@ -268,6 +268,41 @@ def test_layer_decay_counts_the_layers_of_the_fusion(depths, exponents):
         )
 
 
+STAGED = {
+    "convnext": ("image", {"size": 64, "width": 16, "stages": (1, 2, 3, 1)}, {
+        "stage4/blocks/conv/bias": 1, "stage4/conv/kernel": 1, "stage4/norm/scale": 1,
+        "stage3/blocks/layer_scale": (4, 3, 2), "stage3/conv/bias": 4,
+        "stage2/blocks/mlp/fc1/kernel": (6, 5), "stage2/conv/kernel": 6,
+        "stage1/blocks/conv/kernel": 7, "patch_embed/kernel": 8, "norm_patch/scale": 8,
+        "norm_post/scale": 0, "head/kernel": 0}),
+    "htsat": ("audio", {"stages": (2, 1, 3)}, {
+        "stage3_block2/mlp/fc1/kernel": 1, "stage3_block1/norm1/bias": 2,
+        "stage3_block0/attention/position_bias": 3, "stage3_merge/reduction/kernel": 3,
+        "stage2_block0/mlp/fc2/bias": 4, "stage2_merge/norm/scale": 4,
+        "stage1_block1/norm2/scale": 5, "stage1_block0/attention/out/bias": 6,
+        "patch_embed/kernel": 7, "norm_post/scale": 0, "head_fc1/kernel": 0}),
+    "resnet": ("image", {"size": 32, "width": 8, "heads": 4, "stages": (1, 1, 2, 1)}, {
+        "stage4_block0/conv1/kernel": 1, "stage3_block1/conv3/kernel": 2,
+        "stage1_block0/norm_shortcut/bias": 5, "stem/conv1/kernel": 6, "head/kernel": 0}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STAGED)
+def test_layer_decay_counts_the_layers_of_all_stages(kind):
+    part, keys, exponents = STAGED[kind]
+    model = models.zoo.config("tiny-clap" if part == "audio" else "tiny")
+    if part == "audio":
+        model.audio.update(keys, stage_heads=(2, 4, 8))
+    else:
+        model.image = config_lib.entry("model", kind=kind, **keys)
+    shapes = tiny.shapes(models.from_config(model))
+    found = flat(optim.lr_multipliers(optim_config(layer_decay=0.5), shapes))
+    for path, wanted in exponents.items():
+        np.testing.assert_allclose(
+            np.ravel(found[f"{part}/{path}"]), 0.5 ** np.array(wanted), err_msg=path
+        )
+
+
 def test_layer_decay_counts_each_stack_of_a_part():
     """A transformer over frames has layers of its own, above those of a frame."""
     config = tiny.config()

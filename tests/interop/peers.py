@@ -41,12 +41,22 @@ SETTINGS = {
         **DINO, "use_swiglu_ffn": True, "num_register_tokens": 3, "layerscale_value": 0.5}),
     "DINOv3ViTModel": ("DINOv3ViTConfig", {
         **VISION, "num_register_tokens": 4, "use_gated_mlp": True, "hidden_act": "silu"}),
+    "Tipsv2Model": ("Tipsv2Config", {"vision_config": DINO, "text_config": TEXT}),
+    "Aimv2VisionModel": ("Aimv2VisionConfig", {**VISION, "is_native": True}),
+    "Aimv2Model": ("Aimv2Config", {
+        "vision_config": VISION, "text_config": {**TEXT, "eos_token_id": VOCAB - 1},
+        "projection_dim": 24}),
     "BertModel": ("BertConfig", TEXT),
     "BertForMaskedLM": ("BertConfig", TEXT),
     "RobertaModel": ("RobertaConfig", {**TEXT, "max_position_embeddings": LENGTH + 2}),
     "RobertaForMaskedLM": ("RobertaConfig", {**TEXT, "max_position_embeddings": LENGTH + 2}),
 }  # fmt: skip
 TOKENS = {"image/tokens": "last_hidden_state", "image/features": "pooler_output"}
+BOTH = {
+    "image/embed": "image_embeds", "text/embed": "text_embeds",
+    "image/tokens": "vision_model_output.last_hidden_state",
+    "text/tokens": "text_model_output.last_hidden_state",
+}  # fmt: skip
 OUTPUTS = {  # of ours ↔ of theirs
     "CLIPModel": {"image/embed": "image_embeds", "text/embed": "text_embeds"},
     "MetaClip2Model": {"image/embed": "image_embeds", "text/embed": "text_embeds"},
@@ -60,6 +70,9 @@ OUTPUTS = {  # of ours ↔ of theirs
     "Dinov2Model": TOKENS,
     "Dinov2WithRegistersModel": TOKENS,
     "DINOv3ViTModel": TOKENS,
+    "Tipsv2Model": BOTH,
+    "Aimv2VisionModel": TOKENS,
+    "Aimv2Model": BOTH,
     "BertModel": {"text/tokens": "last_hidden_state", "text/features": "pooler_output"},
     "BertForMaskedLM": {"text/logits": "logits"},
     "RobertaModel": {"text/tokens": "last_hidden_state", "text/features": "pooler_output"},
@@ -78,6 +91,8 @@ def make(name, seed=0, spread=0.1, **changes):
             parameter.add_(spread * torch.randn_like(parameter))
         if hasattr(model, "logit_scale"):
             model.logit_scale.fill_(float(np.log(50.0)))
+        if hasattr(model, "temperature"):
+            model.temperature.fill_(1 / 50)
     return model
 
 
@@ -116,6 +131,11 @@ def theirs(model, batch, mean, std):
         return model(**{name: x for name, x in inputs.items() if name in wanted})
 
 
+def named(found, name):
+    """The output of a name in what a model of transformers gives; "a.b" is b of its output a."""
+    return functools.reduce(getattr, name.split("."), found)
+
+
 def ours(config: ConfigDict, params, batch, outputs=None):
     """All outputs of our model but scores of targets (or those named), as NumPy."""
     model = models.from_config(config.model)
@@ -129,12 +149,12 @@ def _jitted(model, outputs):
     return jax.jit(functools.partial(model.apply, outputs=outputs))
 
 
-def assert_same(name, config, params, model, batch, atol=1e-5):
+def assert_same(name, config, params, model, batch, atol=1e-5, outputs=None):
     """Embeddings agree to 1e-5, logits to 1e-6 × scale, and examples differ by far more."""
     mine = ours(config, params, batch)
     other = theirs(model, batch, **normalization(config))
-    for output, of_theirs in OUTPUTS[name].items():
-        found, expected = mine[output], np.asarray(other[of_theirs])
+    for output, of_theirs in (outputs or OUTPUTS[name]).items():
+        found, expected = mine[output], np.asarray(named(other, of_theirs))
         assert np.abs(expected[0] - expected[1]).max() > 0.01
         if output in ("text/tokens", "text/logits"):
             found, expected = (x[batch["text_mask"]] for x in (found, expected))

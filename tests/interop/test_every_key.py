@@ -16,6 +16,20 @@ from mmjax.interop.formats import OF_READERS, shapes
 from mmjax.models.parts import check_model, complete, of_model, part, sections
 from mmjax.schema import TRAINING_ONLY, entry
 
+_DINO = {
+    "head": "none", "norm_pre": False, "patch_bias": True, "mask_token": True, "layer_scale": 1.0,
+    "registers": 2,
+}  # fmt: skip
+TIPS = {
+    "embed_dim": 64, "logit": {"temperature": True, "max": 1000.0},
+    "image": _DINO | {"norm_eps": 1e-6, "position_resize": "linear"},
+    "text": {"position": "sincos_t2t", "causal": False, "mask_padding": True, "pool": "mean",
+             "head": "none"},
+}  # fmt: skip
+_AIM = {"rms_norm": True, "gated": True, "activation": "silu", "bias": False, "qkv_bias": "none"}
+AIM = {"norm_pre": False, "norm_patch": True, "patch_bias": True, "pool": "probe"}
+BERT = {"norm": "post", "embed_norm": True, "token_types": 2, "causal": False,
+        "mask_padding": True, "pool": "cls"}  # fmt: skip
 OPENAI = {"heads": 1, "mlp_dim": 256, "activation": "quick_gelu"}  # what its files take for granted
 BASES = {
     "openai": ("openai", "tiny", {"image": OPENAI, "text": OPENAI}),
@@ -27,15 +41,17 @@ BASES = {
     "ClapModel": ("huggingface", "tiny-clap", {}),
     "Dinov2WithRegistersModel": ("huggingface", "tiny", {}),  # its tower made DINO's
     "DINOv3ViTModel": ("huggingface", "tiny", {}),
+    "Tipsv2Model": ("huggingface", "tiny", TIPS),
+    "Aimv2Model": ("huggingface", "tiny", {"image": _AIM | AIM, "text": _AIM}),
+    "ChineseCLIPModel": ("huggingface", "tiny", {"text": BERT}),
+    "AltCLIPModel": (
+        "huggingface",
+        "tiny",
+        {"text": BERT | {"position_offset": 2, "head": "normed"}},
+    ),
     "big_vision": ("big_vision", "tiny-siglip", {}),
     "XCLIPModel": ("huggingface", "tiny", {}),  # its towers made X-CLIP's
 }
-
-
-_DINO = {
-    "head": "none", "norm_pre": False, "patch_bias": True, "mask_token": True, "layer_scale": 1.0,
-    "registers": 2,
-}  # fmt: skip
 DINO = {
     "Dinov2WithRegistersModel": _DINO | {"norm_eps": 1e-6},
     "DINOv3ViTModel": _DINO | {"position": "none", "rope": "centres", "rope_theta": 100.0,
@@ -140,7 +156,8 @@ def test_every_key_comes_back_or_is_refused_by_name(tmp_path, case):
     depths = {f"{name}.depth" for name, spec in sections(model).items() if "depth" in spec}
     assert depths <= held  # and so other sizes are tried, too
     # Of BertForMaskedLM, RoBERTa's.
-    assert ("text.position_offset" in held) == (case in ("BertForMaskedLM", "ClapModel"))
+    offset = case in ("BertForMaskedLM", "ClapModel", "AltCLIPModel")
+    assert ("text.position_offset" in held) == offset
 
 
 @pytest.mark.parametrize(

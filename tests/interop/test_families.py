@@ -30,7 +30,9 @@ def reload(name, folder):
     return model.eval()
 
 
-SIZED = ("Dinov2Model", "Dinov2WithRegistersModel", "DINOv3ViTModel")  # compute positions of any
+# Compute positions of any.
+SIZED = ("Dinov2Model", "Dinov2WithRegistersModel", "DINOv3ViTModel", "Tipsv2Model",
+         "Aimv2VisionModel")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in peers.SETTINGS if name != "MetaClip2Model"])
@@ -55,7 +57,8 @@ def test_in_and_out_again(tmp_path, name):
     again = reload(name, tmp_path / "out")
     first, second = (peers.theirs(m, batch, **peers.normalization(config)) for m in (model, again))
     for output in peers.OUTPUTS[name].values():
-        torch.testing.assert_close(second[output], first[output], atol=0, rtol=0)
+        both = (peers.named(found, output) for found in (second, first))
+        torch.testing.assert_close(*both, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "size"), [*((name, 24) for name in SIZED), ("Dinov2Model", 12)])
@@ -82,6 +85,22 @@ def test_forms_of_dino_keep_their_names_and_numbers(tmp_path, name, changes):
     config, params = read(tmp_path / "in")
     config.model.image.unroll = False
     peers.assert_same(name, config, params, model, peers.batch())
+    registry.export(tmp_path / "out", "huggingface", config=config, params=params)
+    reload(name, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("name", "changes", "outputs"), [
+    ("Tipsv2Model", {"vision_config": {
+        **peers.DINO, "use_swiglu_ffn": True, "qkv_bias": False, "mlp_ratio": 3.7}}, None),
+    ("Aimv2VisionModel", {"is_native": False, "use_head": False, "qkv_bias": True,
+                          "mlp_bias": True}, {"image/tokens": "last_hidden_state"}),
+])  # fmt: skip
+def test_forms_of_tips_and_aim_keep_their_names_and_numbers(tmp_path, name, changes, outputs):
+    model = peers.make(name, **changes)
+    model.save_pretrained(tmp_path / "in")
+    config, params = read(tmp_path / "in")
+    config.model.image.unroll = False
+    peers.assert_same(name, config, params, model, peers.batch(), outputs=outputs)
     registry.export(tmp_path / "out", "huggingface", config=config, params=params)
     reload(name, tmp_path / "out")
 

@@ -40,6 +40,23 @@ def dino(image):
         return getattr(transformers, f"{name}Model")(settings)
 
 
+def tips_or_aim(vision, words, config):
+    """TIPSv2 or AIMv2, as `peer`."""
+    image = config.image
+    if not image.rms_norm:
+        swiglu = {"use_swiglu_ffn": image.gated} | {"mlp_ratio": 4 if image.gated else
+                                                    image.mlp_dim / image.width}  # fmt: skip
+        settings = transformers.Tipsv2Config(vision_config=vision | swiglu, text_config=words)
+        return transformers.Tipsv2Model(settings)
+    vision |= {"is_native": image.position != "learned", "use_head": image.pool == "probe"}
+    if not words:
+        return transformers.Aimv2VisionModel(transformers.Aimv2VisionConfig(**vision))
+    settings = transformers.Aimv2Config(
+        vision_config=vision, text_config=words, projection_dim=config.embed_dim
+    )
+    return transformers.Aimv2Model(settings)
+
+
 def peer(config):
     """transformers' model of the same architecture, without memory behind its parameters."""
     image, text = config.get("image"), config.get("text")
@@ -52,6 +69,13 @@ def peer(config):
 
     if image:
         vision = {**tower(image), "image_size": image.size, "patch_size": image.patch_size}
+    if image and (image.rms_norm or (text and image.layer_scale)):
+        words = text and {
+            **tower(text), "vocab_size": text.vocab_size,
+            "max_position_embeddings": text.context_length,
+        }  # fmt: skip
+        with torch.device("meta"):
+            return tips_or_aim(vision, words, config)
     if not text and image.layer_scale:
         return dino(image)
     if not text:
@@ -140,9 +164,11 @@ def test_every_parameter_has_a_role(name):
         assert x.dtype == "float32"
     config = zoo.config(name)
     wanted = {"matrix", "norm", "bias"}
-    wanted |= set() if name.startswith("dinov3") else {"position"}  # it turns by RoPE
+    # Two have no learned positions: one turns by RoPE, the positions of the other are fixed.
+    wanted |= set() if name.startswith("dinov3") or name.endswith("native") else {"position"}
     wanted |= {"statistic"} if name in RESNETS or name in PRISMS or "clap" in name else set()
-    wanted |= set() if name in RESNETS else {"token"}
+    tokenless = name in RESNETS or (name.startswith("aimv2") and not name.endswith("lit"))
+    wanted |= set() if tokenless else {"token"}
     wanted |= {"embedding"} if "text" in config else set()
     wanted |= (
         {"scale"} if "logit" in config or config.get("image", {}).get("layer_scale") else set()

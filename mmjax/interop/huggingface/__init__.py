@@ -19,6 +19,7 @@ from mmjax.errors import UserError
 from mmjax.interop.files import open_tensors, read_json
 from mmjax.interop.formats import Format, Weights, weights
 from mmjax.interop.huggingface import (
+    aimv2,
     bert,
     clap,
     clip,
@@ -28,6 +29,7 @@ from mmjax.interop.huggingface import (
     sentence,
     siglip,
     siglip2,
+    tipsv2,
     videoprism,
     vit,
     xclip,
@@ -37,7 +39,7 @@ from mmjax.interop.texts import Library, check_end
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     *clip.MODELS, *clip_bert.MODELS, siglip.MODEL, siglip2.MODEL, vit.MODEL, *dino.MODELS,
-    *bert.MODELS, videoprism.MODEL, xclip.MODEL, clap.MODEL,
+    tipsv2.MODEL, *aimv2.MODELS, *bert.MODELS, videoprism.MODEL, xclip.MODEL, clap.MODEL,
 )  # fmt: skip
 WEIGHTS = (
     "model.safetensors",
@@ -77,6 +79,7 @@ def read(path: Path) -> Weights:
         raise UserError(f"{path} holds no weights: one of {', '.join(WEIGHTS)} is expected.")
     tensors = architecture.names(open_tensors(files[0]))
     try:
+        tensors = {**architecture.lacking(settings), **tensors}
         model = architecture.read_config(settings, tensors)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UserError):

@@ -41,6 +41,7 @@ class Architecture:
         is resized, what else the file says put into the model; None: as all classes of images do.
       card: front matter of the model card, and its Python example.
       names: tensors of a file, older spellings and prefixes made those of the table.
+      lacking: config.json → parameters that the class makes of it where a file has none.
       constants: `config.model` → tensors that the class keeps in its files, and that are no
         parameters.
       words: a tokenizer's folder or hub name → that tokenizer as the class takes it.
@@ -58,6 +59,7 @@ class Architecture:
     preprocessor_file: str = "preprocessor_config.json"
     read_preprocessor: Callable[[Path, ConfigDict], dict[str, str]] | None = None
     names: Callable[[Tensors], Tensors] = lambda tensors: tensors
+    lacking: Callable[[Mapping[str, Any]], dict[str, np.ndarray]] = lambda settings: {}
     constants: Callable[[ConfigDict], dict[str, np.ndarray]] = lambda model: {}
     words: Callable[[str | Path], Tokenizer] = load_tokenizer
     suits: Callable[[Tokenizer | None], bool] = lambda tokenizer: True

@@ -40,6 +40,10 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "ViT": _SQUARE | {"resample": 2},
     "Siglip": _SQUARE | {"resample": 3, "default_to_square": False},
     "Bit": _CLIP,  # DINOv2's
+    "Tipsv2": _SQUARE | {
+        "size": {"height": 448, "width": 448}, "resample": 2, "do_normalize": False,
+        "image_mean": None, "image_std": None,
+    },
     "VideoMAE": _CLIP | {"resample": 2, "image_mean": _HALF, "image_std": _HALF},
 }  # fmt: skip
 # It does not round pixels after resizing: they differ from mmjax's by up to half a level of 255.
@@ -48,6 +52,8 @@ UNROUNDED: dict[str, dict[str, Any]] = {
         "resample": 2, "image_mean": list(IMAGENET[0]), "image_std": list(IMAGENET[1]),
     },
 }  # fmt: skip
+# Of the model types that are not CLIP's.
+_KINDS = {"vit": "ViT", "siglip": "Siglip", "dinov3_vit": "DINOv3ViT", "tipsv2": "Tipsv2"}
 SPELLINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 NAFLEX = {  # Siglip2ImageProcessor: images in their own shape
     "patch_size": 16, "max_num_patches": 256, "resample": 2, "image_mean": _HALF,
@@ -55,12 +61,12 @@ NAFLEX = {  # Siglip2ImageProcessor: images in their own shape
 }  # fmt: skip
 READ = {
     "size", "crop_size", "default_to_square", "do_center_crop", "resample", "image_mean",
-    "image_std", "rescale_factor", "image_processor_type", "feature_extractor_type",
+    "image_std", "rescale_factor", "image_processor_type", "feature_extractor_type", "do_normalize",
 }  # fmt: skip
 # Values of what mmjax does; null means off.
 FIXED: dict[str, tuple[Any, ...]] = {
-    "do_resize": (True,), "do_rescale": (True,), "do_normalize": (True,),
-    "do_pad": (False, None), "pad_size": (None,), "crop_pct": (None,), "rescale_offset": (None,),
+    "do_resize": (True,), "do_rescale": (True,), "do_pad": (False, None), "pad_size": (None,),
+    "crop_pct": (None,), "rescale_offset": (None,),
     # mmjax always makes images RGB; transformers' models can read no others.
     "do_convert_rgb": (True, False, None),
 }  # fmt: skip
@@ -95,6 +101,13 @@ def read(
     if image is None or found is None:
         return {}
     settings = _defaults(found, model_type, file) | found
+    if any_size and settings.get("do_resize") is False:
+        settings |= {"do_resize": True, "do_center_crop": False, "default_to_square": True,
+                     "size": image.size}  # fmt: skip
+        log.warning(
+            "%s leaves pictures in their own size, and here all have one: they are squashed to %s "
+            "pixels, or to those of load(..., image_size=...).", file, image.size,
+        )  # fmt: skip
     square, side = _side(settings["size"], settings["default_to_square"])
     cut_square, cut = _side(settings["crop_size"], True)
     cuts, wanted = bool(settings["do_center_crop"]), image.size
@@ -146,10 +159,13 @@ def take(
       UserError: names all the fields that are in the way.
     """
     colours = {key: _colours(settings[key]) for key in ("image_mean", "image_std")}
+    if settings.get("do_normalize") is False:  # TIPS sees pixels in 0..1
+        colours = {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
     unlike = {
         **unlike,
         "resample": settings["resample"] not in INTERPOLATION,
         "rescale_factor": not _is_255th(settings.get("rescale_factor", 1 / 255)),
+        "do_normalize": settings.get("do_normalize", True) is None,
         **{key: value is None for key, value in colours.items()},
         **{key: settings.get(key, fixed[0]) not in fixed for key, fixed in FIXED.items()},
         **{key: True for key in settings.keys() - known if settings[key] is not None},
@@ -179,8 +195,7 @@ def _defaults(found: Mapping[str, Any], model_type: str, file: Path) -> dict[str
     every = PROCESSORS | UNROUNDED
     name = found.get("image_processor_type") or found.get("feature_extractor_type")
     if name is None:
-        kind = {"vit": "ViT", "siglip": "Siglip", "dinov3_vit": "DINOv3ViT"}.get(model_type, "CLIP")
-        return every[kind]
+        return every[_KINDS.get(model_type, "CLIP")]
     for kind, defaults in every.items():
         if name in [kind + spelling for spelling in SPELLINGS]:
             return defaults
@@ -238,7 +253,7 @@ def written(processor: str, config: ConfigDict, fit: Mapping[str, Any]) -> dict[
         "resample": _RESAMPLE[config.data.interpolation],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
-        "do_normalize": True,
+        "do_normalize": (tuple(image.mean), tuple(image.std)) != ((0.0,) * 3, (1.0,) * 3),
         "image_mean": list(image.mean),
         "image_std": list(image.std),
     }

@@ -76,7 +76,7 @@ class TextTower(Formed):
       token_types: Rows of BERT's type embedding: the first is of the caption, the second of tags.
       tags: Last positions of a text that hold the tags of its image (Oscar).
       position: Position embedding; sincos: the fixed one of Vaswani et al. (2017), added to tokens
-        times √width.
+        times √width; sincos_t2t: the same with tensor2tensor's frequencies, and in no file (TIPS).
       rope: Rotary positions in attention.
       bag: Captions of an example that are read in training, the first of its record, as mil_nce
         takes them; 0: one, and no bag.
@@ -111,7 +111,7 @@ class TextTower(Formed):
     embed_norm: bool = False
     token_types: Annotated[int, NATURAL] = 0
     tags: Annotated[int, SHAPE_FREE, NATURAL] = 0
-    position: Literal["learned", "sincos", "none"] = "learned"
+    position: Literal["learned", "sincos", "sincos_t2t", "none"] = "learned"
     rope: Annotated[bool, SHAPE_FREE] = False
     bag: Annotated[int, TRAINING_ONLY, COUNT_OR_0] = 0
     boxes: Annotated[bool, TRAINING_ONLY] = False
@@ -297,7 +297,7 @@ class TextTower(Formed):
         Positions are counted from `position` on, or are given, as int32 [B, L]. `append` puts a
         class token behind, with a position of its own: [B, L + 1, W].
         """
-        factor = self.width**0.5 if self.position == "sincos" else None
+        factor = self.width**0.5 if self.position in ("sincos", "sincos_t2t") else None
         table = self.position_rows()
         first = self.position_offset + (0 if position is None else position)
         x = self.token_embed(text)
@@ -340,6 +340,8 @@ class TextTower(Formed):
         shape = (self.positions or rows, self.width)
         if self.position == "sincos":
             return self.param("position_table", lambda key: sincos_1d(*shape))
+        if self.position == "sincos_t2t":
+            return sincos_1d(*shape, closed=True)
         if self.position == "learned":
             return self.param("position_embed", normal(0.01), shape)
         return None

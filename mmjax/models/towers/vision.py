@@ -16,6 +16,7 @@ from mmjax.models.heads import (
     POOLED,
     Head,
     MapPool,
+    ProbePool,
     QueryPool,
     check_head,
     check_heads,
@@ -42,7 +43,7 @@ from mmjax.schema import AUXILIARY, RESUMABLE, SHAPE_FREE, TRAINING_ONLY
 from mmjax.values import COUNT, COUNT_OR_0, NATURAL, POSITIVE, SHARE, Range
 
 Mean = Annotated[tuple[float, float, float], SHAPE_FREE, SHARE]
-Pool = Literal["cls", "mean", "mean_patches", "map", "map_cls", "queries"]
+Pool = Literal["cls", "mean", "mean_patches", "map", "map_cls", "probe", "queries"]
 PositionResize = Literal["cubic", "plain_cubic", "linear"]
 Deviation = Annotated[tuple[float, float, float], SHAPE_FREE, POSITIVE]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
@@ -78,16 +79,19 @@ class VisionTower(Formed):
       unroll: Write the layers out (fast on CPU) or loop (compiles fast).
       pool: How tokens become one: class token, mean, mean of the patches beside a class token
         (mean_patches; CLIPA), attention (map), attention that sees a class token, too (map_cls;
-        Perception Encoder), or the first of several attention queries (queries; open_clip's CoCa).
+        Perception Encoder), attention without an MLP, whose query is not projected (probe; AIMv2),
+        or the first of several attention queries (queries; open_clip's CoCa).
       queries: pool=queries: how many; the others give tokens for a fusion.
       pool_heads: pool=queries: heads of their attention.
-      map_heads: pool=map and map_cls: heads of their attention; 0: as many as the blocks have.
+      map_heads: pool=map, map_cls and probe: heads of their attention; 0: as many as the blocks
+        have.
       map_mlp_dim: pool=map and map_cls: hidden width of their MLP; 0: mlp_dim.
       norm_pooled: pool=mean and mean_patches: the last layer norm is of the mean, not of the tokens
         that it is taken of.
       block_norm: Norms of the blocks: of what attention and MLP read (pre), or of what they add
         (branch; EVA-02-CLIP's E).
-      position: Position embedding.
+      position: Position embedding; sincos and sincos_mae: fixed ones, with the frequencies of MoCo
+        v3 and of MAE; the latter are those of the image's own grid (AIMv2's native resolution).
       position_resize: Filter by which positions come to another image size: bicubic and antialiased
         (cubic), the same without antialiasing (plain_cubic; DINOv2), or linear and antialiased.
       rope: Rotary positions of patches in attention, by the index of column and row (Perception
@@ -101,6 +105,7 @@ class VisionTower(Formed):
         token, MobileCLIP-B's (convolutions) or ViTamin's (mbconv).
       stem_width: stem=convolutions and mbconv: channels of the first convolution.
       norm_pre: A layer norm before the blocks, as CLIP has.
+      norm_patch: A layer norm of the patches before positions are added (AIMv2).
       patch_bias: A bias in the patch embedding.
       patch_dropout: Share of patches dropped in training (FLIP).
       pixel_head: A head for the pixels of patches, for patch_pixels.
@@ -129,7 +134,7 @@ class VisionTower(Formed):
     map_mlp_dim: Annotated[int, COUNT_OR_0] = 0
     norm_pooled: Annotated[bool, SHAPE_FREE] = False
     block_norm: Annotated[Literal["pre", "branch"], SHAPE_FREE] = "pre"
-    position: Literal["learned", "sincos", "none"] = "learned"
+    position: Literal["learned", "sincos", "sincos_mae", "none"] = "learned"
     position_resize: Annotated[PositionResize, RESUMABLE] = "cubic"
     rope: Annotated[Rule, SHAPE_FREE] = "none"
     rope_grid: Annotated[int, SHAPE_FREE, COUNT_OR_0] = 0
@@ -139,6 +144,7 @@ class VisionTower(Formed):
     stem: Literal["patches", "convolutions", "mbconv"] = "patches"
     stem_width: Annotated[int, COUNT] = 192
     norm_pre: bool = True
+    norm_patch: bool = False
     patch_bias: bool = False
     patch_dropout: Annotated[float, SHAPE_FREE, TRAINING_ONLY, Range(0, below=1)] = 0.0
     pixel_head: Annotated[bool, AUXILIARY] = False
@@ -313,14 +319,19 @@ class VisionTower(Formed):
         if self.stem != "patches":
             x = (image.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
             stem = STEMS[self.stem](self.width, self.stem_width, self.dtype, name="stem")
-            return constrain(stem(x.astype(self.dtype)), "batch", None, None)
-        return PatchEmbed(self.patch_size, self.width, self.patch_bias, self.mean, self.std,
-                          self.dtype, self.tubelet, name="patch_embed")(image)  # fmt: skip
+            x = constrain(stem(x.astype(self.dtype)), "batch", None, None)
+        else:
+            x = PatchEmbed(self.patch_size, self.width, self.patch_bias, self.mean, self.std,
+                           self.dtype, self.tubelet, name="patch_embed")(image)  # fmt: skip
+        return self.norm("norm_patch")(x) if self.norm_patch else x
 
     def positions(self, grid: tuple[int, int]) -> jax.Array:
         """Position embeddings [N, W] of a grid of patches; a class token's comes first (zero if
         sin-cos)."""
         first, (rows, columns) = int(self.class_token), self.grid
+        if self.position == "sincos_mae":
+            fixed = np.pad(sincos_2d(*grid, self.width, closed=False), ((first, 0), (0, 0)))
+            return jnp.asarray(fixed, jnp.float32)
         if self.position == "learned":
             without = int(self.class_token and not self.class_position)
             shape = (first - without + rows * columns, self.width)
@@ -353,6 +364,9 @@ class VisionTower(Formed):
         elif self.registers:
             first = int(self.class_token)
             x = jnp.concatenate([x[:, :first], x[:, self.first :]], axis=1)
+        if self.pool == "probe":
+            pool = ProbePool(self.map_heads or self.heads, self.qkv_bias, self.dtype, name="pool")
+            return pool(norm(x), mask)
         if self.pool not in ("mean", "mean_patches"):
             heads, mlp_dim = self.map_heads or self.heads, self.map_mlp_dim or self.mlp_dim
             return MapPool(heads, mlp_dim, self.activation, self.norm_eps, self.dtype,

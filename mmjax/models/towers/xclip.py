@@ -49,7 +49,7 @@ class XClipTower(VisionTower):
     DERIVED: ClassVar = (
         "pool", "queries", "pool_heads", "map_heads", "map_mlp_dim", "norm_pooled", "block_norm",
         "class_position", "stem", "stem_width", "position", "position_resize", "norm_pre",
-        "patch_bias", "patch_dropout", "pixel_head", "rope", "rope_grid", "registers",
+        "norm_patch", "patch_bias", "patch_dropout", "pixel_head", "rope", "rope_grid", "registers",
         "mask_token", *KEYS,
     )  # fmt: skip
     SMOKE: ClassVar = {
