@@ -18,6 +18,7 @@ R@1: image → caption among the captions of the test.
 import argparse
 import functools
 import math
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -66,7 +67,10 @@ def main() -> None:
     for name, more in list(ADDED.items())[: args.arms]:
         objectives = objectives | more
         begun = time.perf_counter()
-        found = [measure(objectives, args.steps, args.batch, seed) for seed in range(args.seeds)]
+        found = []
+        for seed in range(args.seeds):
+            found.append(measure(objectives, args.steps, args.batch, seed))
+            print(f"{name}, seed {seed}: mIoU, boxes, R@1 {found[-1]}", file=sys.stderr)
         minutes = (time.perf_counter() - begun) / 60 / args.seeds
         cells = ["" if np.isnan(v).any() else emoji.deviation(v) for v in zip(*found, strict=True)]
         rows.append((name, *cells, f"{minutes:.1f}"))
