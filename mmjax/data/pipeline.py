@@ -65,7 +65,7 @@ def train_batches(
       config: the run's; read are seed, batch_size and data.
       modalities: what the model and its teachers read of a record (`modalities.build`).
       rows: the rows of the global batch to load, any of 0 … batch_size - 1; where batches have
-        several sizes (buckets.py), size → those of a batch so large.
+        several or other sizes (buckets.py), size → those of a batch so large.
       start_step: the first step to yield.
       seen: the position in the run's order of the first example of step 0, which is of a later
         phase of the run.
