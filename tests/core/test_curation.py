@@ -80,33 +80,45 @@ def config(score="hard", **keys):
     return result
 
 
-def test_a_step_on_a_super_batch_is_the_step_on_what_it_chooses():
+@pytest.fixture
+def quick():
+    """Compiles in a part of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_a_step_on_a_super_batch_is_the_step_on_what_it_chooses(quick):
     """The same gradient, on eight devices in microbatches, with the noise of (seed, step)."""
     curated = config()
     curated.optim.microbatches = 2
     loaded = tiny.batch(curated.model, size=32)
-    run = tiny.run(curated, (4, 2, 1), options=tiny.QUICK)
+    run = tiny.run(curated, (4, 2, 1))
     state, (metrics,) = run.steps(loaded)
     model = models.from_config(curated.model)
     names = ("image/embed", "text/embed", "logit/scale", "logit/bias")
-    found = run_plain(model, jax.device_get(run.state.params), loaded, names)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), curation.DRAWS)
-    pairs = curation.Pairs(*(found[name] for name in names), 1.0)
-    chosen, scores = map(np.asarray, curation.choose([pairs], key, 16, 4))
+
+    def choose(params):
+        found = run_plain(model, params, loaded, names)
+        pairs = curation.Pairs(*(found[name] for name in names), 1.0)
+        return curation.choose([pairs], key, 16, 4)
+
+    chosen, scores = map(np.asarray, jax.jit(choose)(jax.device_get(run.state.params)))
     assert metrics["curation/kept"] == pytest.approx(scores[chosen].mean(), rel=1e-5)
     assert metrics["curation/all"] == pytest.approx(scores.mean(), rel=1e-5)
 
     plain = config()
     plain.data.curation.keep = 1.0
     kept = {name: column[chosen] for name, column in loaded.items()}
-    expected, (without,) = tiny.run(plain, options=tiny.QUICK).steps(kept)
+    expected, (without,) = tiny.run(plain).steps(kept)
     assert not {name for name in without if name.startswith("curation/")}
     losses = [{"loss": measured["loss"]} for measured in (metrics, without)]
     gradients = [tiny.first_gradient(one) for one in (state, expected)]
     tiny.assert_same(*zip(losses, gradients, strict=True))
 
 
-def test_plan_and_mfu_count_what_is_loaded():
+def test_plan_and_mfu_count_what_is_loaded(quick):
     """A step costs three passes of what is trained on, and one of all that is loaded."""
     with jax.set_mesh(mesh_lib.make_mesh(devices=jax.devices()[:1])):
         curated, plain = assemble(config(), jax.sharding.get_mesh()), config()
