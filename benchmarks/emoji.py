@@ -28,11 +28,14 @@ def config(steps: int, batch_size: int, seed: int) -> ConfigDict:
     result.update(seed=seed, total_steps=steps, batch_size=batch_size)
     result.model.update(name="emoji", embed_dim=128)
     tower = {"width": 128, "heads": 2, "mlp_dim": 512}
-    result.model.image.update(
-        size=32, patch_size=8, mean=(0.6, 0.55, 0.5), std=(0.35,) * 3, **tower
+    result.model.image = config_lib.entry(
+        "model", kind="vit", size=32, patch_size=8, mean=(0.6, 0.55, 0.5), std=(0.35,) * 3, **tower
     )
-    result.model.text.update(vocab_size=2049, context_length=16, causal=False, pool="cls", **tower)
-    result.model.text.update(mask_padding=True, mlm_head=True)
+    result.model.text = config_lib.entry(
+        "model", kind="transformer", vocab_size=2049, context_length=16, causal=False, pool="cls",
+        mask_padding=True, mlm_head=True, **tower,
+    )  # fmt: skip
+    result.model.logit = config_lib.entry("model", kind="scale")
     result.optim.update(name="muon", lr=1e-2, warmup_steps=20, weight_decay=0.1)
     result.optim.lr_scale = ((r".*(embed|norm|bias|logit)", 0.2),)
     for style, weight in SEEN.items():

@@ -19,8 +19,10 @@ from mmjax.models.graph import Function
 from mmjax.models.heads import pool_tokens
 from mmjax.models.layers import Block, Cache, Dense, layer_norm, repeat, stack
 from mmjax.models.parts import register, sections
+from mmjax.models.patches import some_of
 from mmjax.models.towers import PAIR
-from mmjax.values import COUNT, NATURAL
+from mmjax.schema import SHAPE_FREE, TRAINING_ONLY
+from mmjax.values import COUNT, NATURAL, Range
 
 normal = nn.initializers.normal
 # The fusion's layers are the text tower's in all but their number.
@@ -43,6 +45,8 @@ class Fusion(nn.Module):
       depth: Number of fusion layers, of the text tower's shape; 0: only a joint head; if both
         towers have depth 0, these are all the layers (early fusion).
       n_bottlenecks: bottleneck: how many tokens both streams share.
+      image_dropout: Share of the image tower's tokens that the fusion does not see in training,
+        the class token apart (OpenVision 2, Liu et al., 2025: 0.65).
     """
 
     width: int
@@ -64,6 +68,7 @@ class Fusion(nn.Module):
     of: tuple[str, str] = PAIR
     depth: Annotated[int, NATURAL] = 6
     n_bottlenecks: Annotated[int, COUNT] = 4
+    image_dropout: Annotated[float, SHAPE_FREE, TRAINING_ONLY, Range(0, below=1)] = 0.0
 
     DERIVED: ClassVar = (*OF_TEXT, "form", "style", "class_token")
     SMOKE: ClassVar = {"depth": lambda depth: min(depth, 2)}
@@ -122,8 +127,10 @@ class Fusion(nn.Module):
         train: bool = False,
     ) -> dict[str, jax.Array]:
         """Computes "tokens" [B, L, W], the texts after the fusion, and "match" float32 [B], the
-        logit of whether text and image belong together."""
-        del train
+        logit of whether text and image belong together. `train` leaves out images' tokens (rng
+        "dropout")."""
+        if train and self.image_dropout:
+            image, image_mask = self.drop_tokens(image, image_mask)
         if text_ar is None and self.causal:
             text_ar = jnp.ones(text.shape[:2], jnp.int32)
         tokens, images, _ = self(text, text_mask, image, image_mask=image_mask, text_ar=text_ar)
@@ -140,6 +147,17 @@ class Fusion(nn.Module):
                 pooled = jnp.concatenate([pooled, pooled_image], axis=-1)
             result["match"] = self.match(pooled)
         return result
+
+    def drop_tokens(
+        self, image: jax.Array, mask: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Tokens [B, N, W] and their mask -> a random share of them, in order."""
+        first = int(self.class_token)
+        rows, count = image.shape[0], image.shape[1] - first
+        kept = first + some_of(self.make_rng("dropout"), rows, count, 1 - self.image_dropout)
+        kept = jnp.pad(kept, ((0, 0), (first, 0)))
+        image = jnp.take_along_axis(image, kept[:, :, None], axis=1)
+        return image, None if mask is None else jnp.take_along_axis(mask, kept, axis=1)
 
     @nn.compact
     def __call__(

@@ -74,3 +74,9 @@ class PatchKernel(nn.Module):
         if self.use_bias:
             params["bias"] = self.param("bias", nn.initializers.zeros, self.shape[-1:])
         return params
+
+
+def some_of(key: jax.Array, rows: int, count: int, share: float) -> jax.Array:
+    """int32 [rows, K], ascending: in each row a random `share` of 0 … count - 1, at least one."""
+    noise = jax.random.uniform(key, (rows, count))
+    return jnp.sort(jnp.argsort(noise, axis=1)[:, : max(1, round(count * share))], axis=1)

@@ -215,3 +215,35 @@ def test_tokens_that_are_given_run_no_tower():
         {"params": without}, given | {"text_mask": batch["text_mask"]}, ("fusion/match",)
     )
     np.testing.assert_allclose(again["fusion/match"], whole["fusion/match"], atol=1e-6)
+
+
+@pytest.mark.parametrize("style", ["concat", "cross"])
+def test_image_dropout_leaves_out_a_share_of_what_the_tower_made(style):
+    """In training the texts see the class token and a random share of the others; the fusion of the
+    rows that were drawn, given alone, is the same. In evaluation they see all."""
+    fusion, params, (text, mask, image) = made(style, "pre")
+    some = fusion.clone(image_dropout=0.5)
+    rngs = {"dropout": jax.random.key(3)}
+    every = np.ones(image.shape[:2], bool)
+    every[1, -1] = False
+    kept, seen = some.apply({"params": params}, image, every, rngs=rngs, method="drop_tokens")
+    assert kept.shape == (B, 1 + 2, WIDTH)  # of N = 4, one is the class token
+    np.testing.assert_array_equal(kept[:, 0], image[:, 0])
+    for row, (tokens, valid) in enumerate(zip(np.asarray(kept), np.asarray(seen), strict=True)):
+        at = [int(np.flatnonzero((image[row] == token).all(axis=1))[0]) for token in tokens]
+        assert at == sorted(set(at))
+        np.testing.assert_array_equal(valid, every[row, at])
+
+    def tokens(module, image, image_mask, **options):
+        found = module.apply(
+            {"params": params}, ("tokens",), text, mask, image, image_mask,
+            method="outputs", **options,
+        )  # fmt: skip
+        return np.asarray(found["tokens"])
+
+    np.testing.assert_array_equal(tokens(some, image, every), tokens(fusion, image, every))
+    trained = tokens(some, image, every, train=True, rngs=rngs)
+    np.testing.assert_allclose(trained, tokens(fusion, kept, seen), atol=1e-6)
+    assert np.abs(trained - tokens(fusion, image, every)).max() > 1e-3
+    other = tokens(some, image, every, train=True, rngs={"dropout": jax.random.key(4)})
+    assert np.abs(trained - other).max() > 1e-3

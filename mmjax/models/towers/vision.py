@@ -34,7 +34,7 @@ from mmjax.models.layers import (
     stack,
 )
 from mmjax.models.parts import register
-from mmjax.models.patches import PatchEmbed
+from mmjax.models.patches import PatchEmbed, some_of
 from mmjax.models.positions import on_grid, sincos_2d
 from mmjax.models.rope import Rule, grid_angles
 from mmjax.parallel.mesh import constrain
@@ -337,10 +337,8 @@ class VisionTower(Formed):
         """Keeps a random (1 - patch_dropout) of each image's patches (FLIP, Li et al., 2023), which
         come after the class token, and their angles."""
         first = int(self.class_token)  # the class token always stays
-        count = x.shape[1] - first
-        keep = max(1, round(count * (1 - self.patch_dropout)))
-        noise = jax.random.uniform(self.make_rng("dropout"), (x.shape[0], count))
-        kept = jnp.sort(jnp.argsort(noise, axis=1)[:, :keep], axis=1)
+        rng, count = self.make_rng("dropout"), x.shape[1] - first
+        kept = some_of(rng, x.shape[0], count, 1 - self.patch_dropout)
         patches = jnp.take_along_axis(x, first + kept[:, :, None], axis=1)
         if angles is not None:
             others = jnp.broadcast_to(jnp.arange(self.first), (len(x), self.first))
