@@ -68,17 +68,10 @@ def main() -> None:
         begun = time.perf_counter()
         found = [measure(objectives, args.steps, args.batch, seed) for seed in range(args.seeds)]
         minutes = (time.perf_counter() - begun) / 60 / args.seeds
-        cells = [spread(values) for values in zip(*found, strict=True)]
+        cells = ["" if np.isnan(v).any() else emoji.deviation(v) for v in zip(*found, strict=True)]
         rows.append((name, *cells, f"{minutes:.1f}"))
     title = f"Scenes, {args.steps} steps of {args.batch}, seeds {args.seeds}"
     show(title, ("loss", "mIoU %", "boxes %", "R@1 %", "minutes"), rows, args.markdown)
-
-
-def spread(values: tuple[float, ...]) -> str:
-    """The mean of the seeds and their standard deviation."""
-    if np.isnan(values).any():
-        return ""
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=len(values) > 1):.1f}"
 
 
 def measure(

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,16 @@ def unseen(trained: Pretrained) -> tuple[np.ndarray, list[str]]:
     return trained.preprocess(pictures), [source.captions(i)[0] for i in range(len(source))]
 
 
+def recall(trained: Pretrained) -> float:
+    """R@1 of picture → label in the unseen style, among all labels."""
+    pictures, labels = unseen(trained)
+    candidates = sorted(set(labels))
+    nearest = (trained.embed_images(pictures) @ trained.embed_texts(candidates).T).argmax(axis=1)
+    return float(
+        np.mean([candidates[n] == label for n, label in zip(nearest, labels, strict=True)])
+    )
+
+
 def count(trained: Pretrained) -> int:
     """Parameters of a model."""
     return sum(x.size for x in jax.tree.leaves(trained.params))
@@ -80,3 +90,8 @@ def spread(values: list[float], digits: int = 1) -> str:
     """The mean of the seeds, and their least and greatest."""
     low, high = min(values), max(values)
     return f"{np.mean(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def deviation(values: Sequence[float]) -> str:
+    """The mean of the seeds and their standard deviation."""
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=len(values) > 1):.1f}"

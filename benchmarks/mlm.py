@@ -62,7 +62,7 @@ def with_or_without(of: str, steps: int, batch: int, seed: int) -> tuple[int, fl
     # Labels are short: of one hidden token the rest of its word would tell more than any picture.
     run.objectives.mlm = config_lib.entry("objectives", of=of, rate=0.6, whole_word=True)
     run.evals.unseen = config_lib.entry(
-        "evals", kind="loss", path=str(emoji.FOLDER / emoji.UNSEEN), batch_size=256
+        "evals", kind="loss", path=str(emoji.FOLDER / emoji.UNSEEN), batch_size=batch
     )
     trained, logged = emoji.train(run)
     last = next(line for line in reversed(logged) if "unseen/loss/mlm" in line)
@@ -92,7 +92,7 @@ def lines_row(folder: str, parts, steps: int, batch: int, seed: int) -> tuple[st
     run.data.tokenizer = "captions:4096"
     path = {name: str(Path(folder, f"{name}.txt")) for name in parts}
     run.data.train = {"lines": config_lib.entry("data.train", path=path["train"])}
-    run.evals.held = config_lib.entry("evals", kind="loss", path=path["held"], batch_size=256)
+    run.evals.held = config_lib.entry("evals", kind="loss", path=path["held"], batch_size=batch)
     run.objectives.mlm = config_lib.entry("objectives", of="text")
     trained, logged = emoji.train(run)
     last = next(line for line in reversed(logged) if "held/loss/mlm" in line)

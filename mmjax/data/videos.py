@@ -9,7 +9,7 @@ all before it had been decoded (`tests/data/test_videos.py` compares bits).
 import contextlib
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import cv2
@@ -254,8 +254,13 @@ class Film:
     def _seek(self, key: float) -> None:
         self._container.seek(int(key), stream=self._stream, backward=True)
 
-    def _decoded(self) -> Iterator[Any]:
+    def _decoded(self, wanted: Collection[int] = ()) -> Iterator[Any]:
+        """Frames from where the container is. Where some are `wanted`, of the others only those are
+        decoded to which later frames may refer: the bits of the wanted ones are the same."""
+        context = self._stream.codec_context
         for packet in self._container.demux(self._stream):
+            unwanted = wanted and packet.pts is not None and packet.pts not in wanted
+            context.skip_frame = "NONREF" if unwanted else "DEFAULT"
             yield from packet.decode()
 
     def read(self, numbers: Numbers, shrink: float = 1.0) -> list[np.ndarray]:
@@ -271,14 +276,15 @@ class Film:
         frames: Iterator[Any] = iter(())
         at = -math.inf  # the time of the last frame that was decoded
         kept: Any = None  # that frame
+        every = frozenset(wanted)
         for pts in wanted:
             before = self._keys[int(np.searchsorted(self._keys, pts, side="right")) - 1]
             following = self._pts[int(np.searchsorted(self._pts, at, side="right"))]
             if at == -math.inf or before > max(at, following):
                 self._seek(before)
-                frames, at = self._decoded(), -math.inf
+                frames, at = self._decoded(every), -math.inf
             for again in (False, True):
-                if again:  # the container went to another place than the key frame
+                if again:  # it went to another place than the key frame, or packets have two frames
                     self._open()
                     frames, at = self._decoded(), -math.inf
                 while at < pts and (frame := next(frames, None)) is not None:

@@ -21,6 +21,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "mlm": TINY,
     "motion": (*TINY, "--only=transformer"),
     "naflex": (*TINY, "--only=accuracy"),
+    "stages": ("--seeds=1", "--steps=8", "--batch=16"),
 }
 # Run by hand: they time programs for minutes, compile for slices, or train the demo's teacher.
 BY_HAND = {"checkpoint", "contrastive_memory", "data_loader", "distill", "eval", "train_step",
