@@ -183,16 +183,16 @@ def choose(
     size = models[0].x.shape[0]
     own = sum(pairs.weight * _softplus(-_own_logits(pairs)) for pairs in models)
 
-    def draw(carry: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[Any, jax.Array]:
+    def draw(carry: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[Any, None]:
         scores, left = carry
         noisy = jnp.where(left, scores + jax.random.gumbel(key, (size,)), -jnp.inf)
         _, drawn = jax.lax.top_k(constrain(noisy, None), count // chunks)
         scores += sum(_with(pairs, drawn) for pairs in models)
-        return (constrain(scores, None), left.at[drawn].set(False)), drawn
+        return (constrain(scores, None), left.at[drawn].set(False)), None
 
     start = constrain(jnp.asarray(own), None), jnp.ones(size, bool)
-    (scores, _), drawn = jax.lax.scan(draw, start, jax.random.split(key, chunks))
-    return jnp.sort(drawn.reshape(-1)), scores
+    (scores, left), _ = jax.lax.scan(draw, start, jax.random.split(key, chunks))
+    return jnp.nonzero(~left, size=count)[0].astype(jnp.int32), scores
 
 
 def _own_logits(pairs: Pairs) -> jax.Array:
