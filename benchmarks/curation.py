@@ -113,6 +113,7 @@ def student(steps: int, batch: int, seed: int, records: Captioned) -> ConfigDict
 
 
 def trained(run: ConfigDict, workdir: str) -> tuple[Pretrained, float]:
+    """The model of a run, and the seconds that it took."""
     begun = time.perf_counter()
     loop.train(run, workdir)
     return mmjax.load(workdir), time.perf_counter() - begun
@@ -132,18 +133,21 @@ def chosen_wrong(learner: Pretrained, teacher: Pretrained, noisy: Captioned, run
     """In %, among what the learner would choose of all records, in super-batches of its run."""
     curation, order = run.data.curation, np.random.default_rng(0).permutation(len(noisy))
     size, wrong = round(run.batch_size / curation.keep), list[float]()
-    for start in range(0, len(order) - size + 1, size) if curation.keep < 1 else ():
+    if curation.keep == 1:
+        return 100 * float(noisy.wrong.mean())
+    models = [] if curation.score == "easy" else [seen(learner, noisy, 1.0)]
+    models += [] if curation.score == "hard" else [seen(teacher, noisy, -1.0)]
+    draw = jax.jit(choose, static_argnums=(2, 3))
+    for start in range(0, len(order) - size + 1, size):
         rows = order[start : start + size]
-        models = [] if curation.score == "easy" else [seen(learner, noisy, rows, 1.0)]
-        models += [] if curation.score == "hard" else [seen(teacher, noisy, rows, -1.0)]
-        chosen, _ = choose(models, jax.random.key(start), run.batch_size, curation.chunks)
+        pairs = [each._replace(x=each.x[rows], y=each.y[rows]) for each in models]
+        chosen, _ = draw(pairs, jax.random.key(start), run.batch_size, curation.chunks)
         wrong.append(float(noisy.wrong[rows[np.asarray(chosen)]].mean()))
-    return 100 * float(np.mean(wrong or noisy.wrong))
+    return 100 * float(np.mean(wrong))
 
 
-def seen(model: Pretrained, noisy: Captioned, rows: np.ndarray, weight: float) -> Pairs:
-    x = model.embed_images([noisy.images[row] for row in rows])
-    y = model.embed_texts([noisy.captions[row] for row in rows])
+def seen(model: Pretrained, noisy: Captioned, weight: float) -> Pairs:
+    x, y = model.embed_images(noisy.images), model.embed_texts(noisy.captions)
     scale, bias = np.exp(model.params["logit_scale"]), model.params["logit_bias"]
     return Pairs(jnp.asarray(x), jnp.asarray(y), scale, bias, weight)
 
