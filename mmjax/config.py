@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from ml_collections import ConfigDict
 
 from mmjax import evaluation, models, objectives, schema
+from mmjax.core.curation import Curation
 from mmjax.core.optim import Optim
 from mmjax.data import Augment, modalities, sources
 from mmjax.data.keys import KEYS as DATA
@@ -36,7 +37,7 @@ class Run:
     Attributes:
       seed: Seed of initialisation, data order and augmentation.
       total_steps: Steps of the run; the schedule ends there.
-      batch_size: Global batch: pairs a step over all devices.
+      batch_size: Global batch: pairs that a step trains on, over all devices.
       deterministic: The same bits in every run on GPUs, too, where that costs time (CPUs and TPUs
         always give them).
     """
@@ -56,6 +57,7 @@ SECTIONS: dict[str, Keys] = {
     "data": DATA,
     "data.augment": keys_of(Augment),
     "data.crops": keys_of(modalities.Crops),
+    "data.curation": keys_of(Curation),
     "checkpoint": keys_of(Checkpoint, RESUMABLE),
     "profile": keys_of(Profile, RESUMABLE),
     "log": keys_of(Log, RESUMABLE),
@@ -260,6 +262,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
     for name, teacher in config.teachers.items():
         start = teacher.start
         source = "random:tiny" if "image" in reads else "random:tiny-bert"
+        if name == config.data.curation.teacher:  # its losses of pairs want a bias
+            source = "random:tiny-siglip"
         config.teachers[name] = entry("teachers", source=source, start=start)
     for name, spec in config.evals.items():
         kind = kind_of(name, spec)

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from mmjax import config as config_lib
 from mmjax import objectives
+from mmjax.core import curation
 from mmjax.core.optim import check_schedule
 from mmjax.data import buckets
 from mmjax.errors import UserError
@@ -153,12 +154,19 @@ def validate_on_mesh(config: ConfigDict, sizes: Mapping[str, int]) -> None:
     """Checks what depends on the mesh: `sizes` of its axes `data`, `fsdp`, `tensor`."""
     devices, parts = sizes["data"] * sizes["fsdp"], config.optim.microbatches
     batches = {"batch_size": (config.batch_size, devices * parts)}
-    for length, size in buckets.buckets_of(config).kinds:
+    for length, many in buckets.buckets_of(config).kinds:
+        size = buckets.trained(config, many)
         if size % (devices * parts) and size != config.batch_size:
             raise UserError(
                 f"config.data.token_budget gives batches of {size} at {length} patches, which do "
                 f"not divide over {devices} devices (data × fsdp) and {parts} microbatches: set "
                 f"config.data.batch_multiple={devices * parts}."
+            )
+        if many % (devices * parts) and not size % (devices * parts):
+            raise UserError(
+                f"config.data.curation.keep={config.data.curation.keep:g} loads {many:,} examples "
+                f"for a batch of {size:,}, which do not divide over {devices} devices (data × fsdp)"
+                f" and {parts} microbatches: set it to 0.5 or 0.25, or change config.batch_size."
             )
     for name, spec in config.evals.items():
         if kind_of(name, spec) == "loss":  # the others fill their last batch up
@@ -244,19 +252,23 @@ def validate_teachers(
     """Checks that every teacher is asked, and gives what it is asked for; `teachers`: the outputs
     of each by name. And that there is an average for the objectives that want one."""
     read = {view for objective, _ in built.values() for view, _ in objective.all_requires()}
-    asked = {teacher_of(view) for view in read}
+    chosen_by = curation.asks(config, built)
+    asked = {teacher_of(view) for view in (*read, *chosen_by)}
     for teacher in teachers:
         if teacher not in asked and not config.teachers[teacher].start:
             raise UserError(
                 f"config.teachers.{teacher} is used by no objective: name it in the `teachers` of "
                 "one, e.g. distill_similarity, or remove it."
             )
+    for view, outputs in chosen_by.items():
+        name = teacher_of(view) or ""
+        _check_teacher("config.data.curation", "teacher", name, outputs, teachers)
     _check_average(config, built)
     for name, (objective, _) in built.items():
         for view, outputs in objective.all_requires():
             asks = teacher_of(view)
             if asks is not None:
-                _check_teacher(name, asks, outputs, teachers)
+                _check_teacher(f"config.objectives.{name}", "teachers", asks, outputs, teachers)
 
 
 def _check_average(config: ConfigDict, built: Mapping[str, tuple[Any, float]]) -> None:
@@ -277,16 +289,17 @@ def _check_average(config: ConfigDict, built: Mapping[str, tuple[Any, float]]) -
 
 
 def _check_teacher(
-    objective: str,
+    key: str,
+    named_in: str,
     teacher: str,
     outputs: tuple[str, ...],
     teachers: Mapping[str, tuple[str, ...]],
 ) -> None:
-    key = f"config.objectives.{objective}"
+    """`key`: what reads the teacher, which is named in `key`.`named_in`."""
     if teacher not in teachers:
         known = ", ".join(teachers) or "none"
         raise UserError(
-            f"{key}.teachers: there is no config.teachers.{teacher} (there is: {known}); add "
+            f"{key}.{named_in}: there is no config.teachers.{teacher} (there is: {known}); add "
             f"config.teachers.{teacher} = entry('teachers', source=...)."
         )
     for output in outputs:

@@ -94,8 +94,8 @@ def _embed(
 ) -> None:
     model, params = teacher.model, read_params(teacher.weights, mesh)
     outputs = tuple(name for name in model.outputs() if name.endswith("/embed"))
-    scales = [name for name in model.outputs() if name.endswith("/scale")]
-    scalars = {name: float(params[name.replace("/", "_")]) for name in scales}
+    of_model = [name for name in model.outputs() if name.endswith(("/scale", "/bias"))]
+    scalars = {name: float(params[name.replace("/", "_")]) for name in of_model}
     mark = fingerprint(teacher.weights.config, params)
     record = {
         "teacher": mark.mark,

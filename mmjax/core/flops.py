@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
+from mmjax.core import curation
 from mmjax.core.state import TrainState, model_params
 from mmjax.core.step import Teacher, frozen_models, owned
 from mmjax.core.views import Objectives, run_views
@@ -54,3 +56,24 @@ def step_flops(
         return product_flops(run, state.params, state.memory, state.teachers, state.ema, batch)
 
     return 3 * products(objectives) - 2 * products(frozen_alone)
+
+
+def scoring_flops(
+    config: ConfigDict,
+    model: Graph,
+    objectives: Objectives,
+    teachers: Sequence[Teacher],
+    state: TrainState,
+    batch: Mapping[str, Any],
+) -> int:
+    """Model FLOPs of the forward passes by which the examples of a train step are chosen from a
+    `batch` that is loaded; 0 if all are trained on. Arguments are as of `step_flops`."""
+    if config.data.curation.keep == 1:
+        return 0
+    teachers = [teacher.counted() for teacher in teachers]
+
+    def run(params: Any, frozen: Any, batch: Batch) -> Any:
+        frozen = frozen_models(model, teachers, frozen, None)
+        return curation.embed(config, model, objectives, model_params(params), frozen, batch)
+
+    return product_flops(run, state.params, state.teachers, batch)

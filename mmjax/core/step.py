@@ -1,8 +1,9 @@
 """The one train step: (state, batch) -> (state, metrics), pure, for every objective.
 
-Each view of the batch goes through the model once; the losses are taken over the whole global
-batch, also when the embedding is cut into microbatches; one optimizer update follows. Teachers and
-the averaged parameters are views, too, without a gradient.
+The step may choose its batch among the examples that are loaded (`curation.py`). Each view of the
+batch goes through the model once; the losses are taken over the whole global batch, also when the
+embedding is cut into microbatches; one optimizer update follows. Teachers and the averaged
+parameters are views, too, without a gradient.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import optax
 from ml_collections import ConfigDict
 
 from mmjax import models
-from mmjax.core import optim
+from mmjax.core import curation, optim
 from mmjax.core.state import HEADS, Declared, TrainState, like, model_params
 from mmjax.core.views import NOTHING, Frozen, Objectives, run_views
 from mmjax.models import Graph
@@ -65,6 +66,10 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        batch, chosen = curation.curate(
+            config, model, objectives, model_params(state.params),
+            frozen_models(model, teachers, state.teachers, None), batch, key,
+        )  # fmt: skip
 
         def loss_fn(params):
             params = jax.tree.map(_stop_frozen, params, multipliers)
@@ -112,7 +117,7 @@ def make_train_step(
         nonfinite = jnp.where(good, 0, state.nonfinite + 1)
         skipped = state.skipped + ~good
         metrics |= {"loss": loss, "grad_norm": grad_norm, "lr": lr}
-        metrics |= {"nonfinite": nonfinite, "skipped": skipped}
+        metrics |= {"nonfinite": nonfinite, "skipped": skipped, **chosen}
         if config.log.gradient_norms:
             metrics |= gradient_norms(loss_fn, state.params, objectives)
         scales = [name for name in model.of_model(model.outputs()) if name.endswith("/scale")]

@@ -4,7 +4,8 @@ It is a function of (seed, step) alone, whatever the hosts, and after any restar
 `config.data.image_lengths` (NaFlex) each batch has one of these lengths. Steps come in cycles: in
 each a length has exactly its share of the steps, in an order that (seed, cycle) permutes. A batch
 of longer sequences has fewer examples if `token_budget` says so; its examples begin at the sum of
-the sizes before it. Without these keys every batch has batch_size examples.
+the sizes before it. Without these keys every batch has batch_size examples. What is loaded for a
+batch is more where `config.data.curation` chooses its examples (core/curation.py).
 """
 
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ _LENGTHS = 0x4E61466C  # tells the permutations of lengths from those of records
 
 
 class Bucket(NamedTuple):
-    """Batches of one shape: `size` examples, images of up to `length` patches (0: as many as each
-    modality reads by itself)."""
+    """Batches of one shape: `size` examples to load, images of up to `length` patches (0: as many
+    as each modality reads by itself)."""
 
     length: int
     size: int
@@ -65,11 +66,21 @@ def buckets_of(config: ConfigDict) -> Buckets:
     """Of a run, whose config `check` has passed."""
     data = config.data
     if not data.image_lengths:
-        return Buckets((Bucket(0, config.batch_size),), config.seed)
+        return Buckets((Bucket(0, loaded(config, config.batch_size)),), config.seed)
     shares = shares_of(data.length_shares or (1.0,) * len(data.image_lengths))
     cycle = np.repeat(np.arange(len(shares)), shares)
-    found = [Bucket(length, _size(config, length)) for length in data.image_lengths]
+    found = [Bucket(length, loaded(config, _size(config, length))) for length in data.image_lengths]
     return Buckets(tuple(found[i] for i in cycle), config.seed)
+
+
+def loaded(config: ConfigDict, size: int) -> int:
+    """Examples that are loaded for a batch of `size` to train on."""
+    return round(size / config.data.curation.keep)
+
+
+def trained(config: ConfigDict, size: int) -> int:
+    """Examples that are trained on of `size` that are loaded."""
+    return round(size * config.data.curation.keep)
 
 
 def _size(config: ConfigDict, length: int) -> int:
@@ -81,7 +92,34 @@ def _size(config: ConfigDict, length: int) -> int:
 
 
 def check(config: ConfigDict) -> None:
-    """UserError: the keys of the sequence lengths do not fit each other, or the model."""
+    """UserError: the keys of the sequence lengths do not fit each other, or the model; or no whole
+    number of examples is loaded for a batch."""
+    _check_lengths(config)
+    _check_curation(config)
+
+
+def _check_curation(config: ConfigDict) -> None:
+    keep, chunks = config.data.curation.keep, config.data.curation.chunks
+    if keep == 1:
+        return
+    for length in config.data.image_lengths or (0,):
+        size = _size(config, length) if length else config.batch_size
+        many = loaded(config, size)
+        if abs(many - size / keep) > 1e-5 * many:  # 1/3 is written 0.333333
+            raise UserError(
+                f"config.data.curation.keep={keep:g} does not divide a batch of {size:,}, for "
+                f"which {size / keep:,.2f} examples would be loaded: set it to "
+                f"{1 / max(2, round(1 / keep)):.6g}, or change config.batch_size."
+            )
+        if size % chunks:
+            near = next(n for n in range(min(chunks, size), 0, -1) if size % n == 0)
+            raise UserError(
+                f"config.data.curation.chunks={chunks} does not divide a batch of {size:,}: set it "
+                f"to {near}, or change config.batch_size."
+            )
+
+
+def _check_lengths(config: ConfigDict) -> None:
     data = config.data
     parts = {n: p for n, p in config.model.items() if isinstance(p, ConfigDict)}
     flexible = {name: part for name, part in parts.items() if part.get("kind") == "naflex"}

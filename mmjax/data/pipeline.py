@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mmjax.data import packing
-from mmjax.data.buckets import Buckets, buckets_of
+from mmjax.data.buckets import Buckets, buckets_of, loaded
 from mmjax.data.draw import Draw
 from mmjax.data.modalities import Column, Modality, Text
 from mmjax.data.order import Address, Order
@@ -64,8 +64,9 @@ def train_batches(
       sources: the opened `config.data.train`, sorted by name (`open_sources`).
       config: the run's; read are seed, batch_size and data.
       modalities: what the model and its teachers read of a record (`modalities.build`).
-      rows: the rows of the global batch to load, any of 0 … batch_size - 1; where batches have
-        several sizes (buckets.py), size → those of a batch so large.
+      rows: the rows of the global batch to load, any of 0 … batch_size - 1 (of a super-batch where
+        there is one); where batches have several sizes (buckets.py), size → those of a batch so
+        large.
       start_step: the first step to yield.
       seen: the position in the run's order of the first example of step 0, which is of a later
         phase of the run.
@@ -87,6 +88,7 @@ def train_batches(
       UserError: a larger share of the examples than data.max_bad had to be substituted, or a label
         is none of the classes.
     """
+    every = loaded(config, config.batch_size)
     load = _TrainBatch(
         sources=list(sources),
         buckets=buckets_of(config),
@@ -94,7 +96,7 @@ def train_batches(
         modalities=tuple(modalities),
         seed=config.seed,
         copies=config.data.copies,
-        rows=rows if isinstance(rows, Mapping) else {config.batch_size: np.asarray(rows)},
+        rows=rows if isinstance(rows, Mapping) else {every: np.asarray(rows)},
         lengths=tuple(lengths),
         pack=config.data.pack,
         classes=classes,

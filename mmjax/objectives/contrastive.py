@@ -296,7 +296,7 @@ def siglip(
         there = there_of(batch, of)
         return siglip_loss(x, y, factor, bias, there=there, implementation=implementation), {}
 
-    return Objective({PLAIN: names}, loss, absent=of)
+    return Objective({PLAIN: names}, loss, absent=of, pair_loss=names)
 
 
 def pair_outputs(of: tuple[str, str], scale: str = "", output: str = "embed") -> tuple[str, ...]:

@@ -84,6 +84,9 @@ class Objective:
       absent: parts of which a row may be blank, since its source has nothing for them (the column
         PART_there is False): the loss is over the rows that have all of these.
       bags: the text parts of which it takes a bag of captions an example (their key `bag`).
+      pair_loss: where the loss is a sum over pairs of a sigmoid loss, by which
+        `config.data.curation` may choose pairs, the outputs that it reads of the plain view: two
+        embeddings, a scale and a bias; () for others.
       owns: patterns of the model's parameters that it alone trains, such as a mask token: where it
         begins later than the run, their moments begin with it.
     """
@@ -103,6 +106,7 @@ class Objective:
     logits: str = ""
     absent: tuple[str, ...] = ()
     bags: tuple[str, ...] = ()
+    pair_loss: tuple[str, ...] = ()
     owns: tuple[str, ...] = ()
 
     def all_requires(self) -> list[tuple[str, tuple[str, ...]]]:

@@ -127,8 +127,11 @@ def variants(config: ConfigDict, sweep: str) -> dict[str, ConfigDict]:
 def describe(console: Console, plan: Plan) -> None:
     """One plan, as sentences and two tables."""
     mesh = " × ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
+    many = plan.loaded_examples
+    chosen = f" of {many:,} that are loaded" if many > plan.batch_size else ""
     console.print(
-        f"[bold]{plan.topology}[/], {plan.devices} devices, {mesh}, batch {plan.batch_size:,}; "
+        f"[bold]{plan.topology}[/], {plan.devices} devices, {mesh}, "
+        f"batch {plan.batch_size:,}{chosen}; "
         f"compiled in {plan.compile_seconds:.0f} s. Of one device and one step:\n"
     )
     memory = Table("memory", "GiB", box=None)

@@ -115,7 +115,7 @@ def _activations(parts: Parts, mesh: jax.sharding.Mesh) -> float:
 
     kept = [
         x.size * x.dtype.itemsize
-        for x in jax.tree.leaves(jax.eval_shape(residuals, parts.state, parts.batch))
+        for x in jax.tree.leaves(jax.eval_shape(residuals, parts.state, parts.kept(parts.batch)))
         if any(side % parts.batch_size == 0 for side in x.shape)
     ]
     return sum(kept) / (mesh.shape["data"] * mesh.shape["fsdp"])

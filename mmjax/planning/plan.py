@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mmjax.data.buckets import buckets_of
+from mmjax.data.buckets import buckets_of, trained
 from mmjax.models.parts import sections
 from mmjax.parallel import mesh as mesh_lib
 from mmjax.parallel.hardware import Topology, describe
@@ -24,6 +24,7 @@ from mmjax.planning.compile import Compiled, compile_step, device_bytes
 class Plan:
     """Of one device and one step: bytes, FLOPs, seconds. The fields are the keys of the JSON.
 
+    `loaded_examples` are those of which `batch_size` are chosen to train on (config.data.curation).
     What needs the compiled program is None where it was refused for its size. `capacity_bytes` is
     what the compiler gives a program. `peak_bytes` = arguments (parameters, optimizer, batch) +
     temporaries + new results; `activation_bytes` are those of the temporaries that are kept for the
@@ -37,6 +38,7 @@ class Plan:
     devices: int
     mesh: dict[str, int]
     batch_size: int
+    loaded_examples: int
     total_steps: int
     fits: bool
     peak_bytes: float
@@ -87,7 +89,8 @@ def make_plan(config: ConfigDict, topology: str) -> Plan:
     parameters = sum(map(device_bytes, jax.tree.leaves(compiled.state.params)))
     state = sum(map(device_bytes, jax.tree.leaves(compiled.state)))
     model = compiled.model_flops / devices
-    fits, size = compiled.used <= cluster.chip.usable, buckets_of(config).kinds[0].size
+    fits, loaded = compiled.used <= cluster.chip.usable, buckets_of(config).kinds[0].size
+    size = trained(config, loaded)
     counted: dict[str, Any] = dict.fromkeys(NEED_THE_PROGRAM)
     if compiled.text:
         counted = _count(hlo.analyse(compiled.text, sizes), compiled.mesh, cluster)
@@ -99,6 +102,7 @@ def make_plan(config: ConfigDict, topology: str) -> Plan:
         devices=devices,
         mesh=sizes,
         batch_size=size,
+        loaded_examples=loaded,
         total_steps=config.total_steps,
         fits=fits,
         peak_bytes=compiled.used,
@@ -187,7 +191,7 @@ def advice(config: ConfigDict, compiled: Compiled, state: float) -> list[str]:
     for name, part in sections(config.model).items():
         if part.get("remat", "full") != "full":
             tries.append(f"config.model.{name}.remat=full")
-    share = buckets_of(config).kinds[0].size // (sizes["data"] * sizes["fsdp"])
+    share = trained(config, buckets_of(config).kinds[0].size) // (sizes["data"] * sizes["fsdp"])
     if share % (2 * config.optim.microbatches) == 0:
         tries.append(f"config.optim.microbatches={2 * config.optim.microbatches}")
     tries.append("more devices, or a smaller config.batch_size")

@@ -9,7 +9,8 @@ from mmjax.runs.goodput import CAUSES, Account, read_rows
 
 Series = tuple[list[int], list[float]]  # steps ascending, values
 # A multiple of the step, and of examples_per_second: their curves would show nothing more.
-MULTIPLES = {"data/examples", "examples_per_second_per_device", "tflops_per_second_per_device"}
+MULTIPLES = {"data/examples", "examples_per_second_per_device", "loaded_examples_per_second",
+             "tflops_per_second_per_device"}  # fmt: skip
 
 
 def read_history(workdir: epath.Path) -> dict[str, Series]:

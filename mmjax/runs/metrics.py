@@ -109,18 +109,20 @@ def _run_id(workdir: epath.Path) -> str:
 class Meter(Observer):
     """Throughput between two log lines: time, and the part of it spent waiting for data.
 
-    `flops` gives the model FLOPs of a batch over all devices, `clock` how long its data was waited
-    for.
+    Of a batch, `flops` gives the model FLOPs over all devices, `trained` how many of its examples
+    are trained on; `clock` says how long its data was waited for.
     """
 
-    def __init__(self, flops: Callable[[Any], int], clock: Clock):
+    def __init__(
+        self, flops: Callable[[Any], int], trained: Callable[[Any], int], clock: Clock
+    ) -> None:
         self._clock = clock
-        self.count_by(flops)
+        self.count_by(flops, trained)
         self.reset()
 
-    def count_by(self, flops: Callable[[Any], int]) -> None:
-        """Takes another count of a batch's FLOPs: the run does something else from here on."""
-        self._flops_of = flops
+    def count_by(self, flops: Callable[[Any], int], trained: Callable[[Any], int]) -> None:
+        """Takes other counts of a batch: the run does something else from here on."""
+        self._flops_of, self._trained_of = flops, trained
         self._known: dict[Any, int] = {}  # by the batch's shapes
 
     def leave(self, phase: str, step: int, result: Any) -> None:
@@ -128,14 +130,15 @@ class Meter(Observer):
             _, batch = result
             shapes = tuple(column.shape for column in batch.values())
             self._known[shapes] = self._known.get(shapes) or self._flops_of(batch)
-            self.step(self._clock.idle, shapes[0][0], self._known[shapes])
+            self.step(self._clock.idle, self._trained_of(batch), self._known[shapes])
+            self._loaded += shapes[0][0]
         elif phase.startswith("eval"):
             self.reset()
 
     def reset(self) -> None:
         """Starts a new interval: after a log line, and after what should not be counted."""
         self._start, self._wait = time.perf_counter(), 0.0
-        self._examples, self._flops = 0, 0.0
+        self._examples, self._loaded, self._flops = 0, 0, 0.0
 
     def step(self, data_wait: float, examples: int, flops: float) -> None:
         """Counts one step: seconds that the devices waited for its batch, its examples, and its
@@ -157,6 +160,8 @@ class Meter(Observer):
             "tflops_per_second_per_device": flops / 1e12,
             "data_wait_share": self._wait / seconds,
         }
+        if self._loaded > self._examples:
+            speed["loaded_examples_per_second"] = self._loaded / seconds
         peak = peak_flops(jax.devices()[0].device_kind)
         if peak:
             speed["mfu"] = flops / peak

@@ -126,6 +126,8 @@ def _changed(config: ConfigDict, stages: list[str], on: set[str]) -> ConfigDict:
         for spec in result.objectives.values():
             spec.update(start=0.0, stop=1.0)
             read.update(spec.get("teachers", ()))
+        if result.data.curation.keep < 1:
+            read.add(result.data.curation.teacher)
         for name in [n for n, teacher in result.teachers.items() if not teacher.start]:
             if name not in read:
                 del result.teachers[name]

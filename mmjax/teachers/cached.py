@@ -157,7 +157,9 @@ class CachedTeacher:
         del view, run
         own, scalars = f"teacher/{self.name}/", self.of_model(names)
         found = {n: batch[own + n] for n in names if n not in scalars}
-        return rounded(found, self.dtype) | {n: jnp.exp(params[_parameter(n)]) for n in scalars}
+        given = {name: params[_parameter(name)] for name in scalars}
+        of_model = {n: jnp.exp(x) if n.endswith("/scale") else x for n, x in given.items()}
+        return rounded(found, self.dtype) | of_model
 
     def of_model(self, names: Collection[str]) -> set[str]:
         """Those of the outputs that belong to the model and not to examples."""

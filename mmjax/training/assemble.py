@@ -11,8 +11,8 @@ import optax
 from ml_collections import ConfigDict
 
 from mmjax import config_check, models, objectives
-from mmjax.core import optim
-from mmjax.core.flops import step_flops
+from mmjax.core import curation, optim
+from mmjax.core.flops import scoring_flops, step_flops
 from mmjax.core.state import HEADS, NOTHING_DECLARED, Declared, TrainState, abstract_state
 from mmjax.core.step import Objectives, declare, make_train_step
 from mmjax.data import buckets, mixtures, modalities, packing, train_columns
@@ -37,8 +37,8 @@ class Parts:
       objectives: name → (objective, weight).
       lr_multipliers: factors on the learning rate, like the parameters.
       declared: what the objectives keep beside the model.
-      batches: shapes of the batch in each of its buckets, the longest first, at the longest text,
-        as it lies on the mesh. Most runs have one.
+      batches: shapes of the batch that is loaded in each of its buckets, the longest first, at the
+        longest text, as it lies on the mesh. Most runs have one.
       state: shapes of the train state as it lies on the mesh, teachers included.
       schedule: the steps over which the learning rate is scheduled, first and one behind the last.
     """
@@ -59,10 +59,18 @@ class Parts:
         """The shapes of the longest batch."""
         return self.batches[0]
 
+    def kept(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Shapes of what is trained on of a batch that is loaded."""
+        return curation.kept(self.config, self.objectives, batch)
+
     @property
     def batch_size(self) -> int:
-        """Examples of the longest batch."""
-        return int(self.batch["group"].shape[0])
+        """Examples of the longest batch that are trained on."""
+        return self.trained(self.batch)
+
+    def trained(self, batch: Mapping[str, Any]) -> int:
+        """Examples that are trained on of a batch that is loaded (or its shapes)."""
+        return buckets.trained(self.config, batch["group"].shape[0])
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> "Parts":
         """The parts once there is a tokenizer: some objectives want to know its tokens."""
@@ -71,9 +79,11 @@ class Parts:
         return dataclasses.replace(self, objectives=built)
 
     def flops(self, batch: Mapping[str, Any]) -> int:
-        """Model FLOPs of a train step on `batch` (or its shapes), over all devices."""
-        model = plain_model(self.config.model)
-        return step_flops(model, self.objectives, self.teachers, self.state, batch)
+        """Model FLOPs of a train step for which `batch` (or its shapes) is loaded, over all
+        devices."""
+        model, parts = plain_model(self.config.model), (self.objectives, self.teachers, self.state)
+        trained = step_flops(model, *parts, self.kept(batch))
+        return trained + scoring_flops(self.config, model, *parts, batch)
 
     def step(self) -> Any:
         """The train step, jitted; it donates the state's arrays."""
@@ -109,22 +119,23 @@ def assemble(config: ConfigDict, mesh: jax.sharding.Mesh, phase: Phase | None = 
     teachers = open_teachers(config)
     given = {teacher.name: teacher.given() for teacher in teachers}
     config_check.validate_outputs(built, model.outputs(), model.conditioned())
+    curation.check(config, model, built)
     config_check.validate_teachers(config, built, given)
     packing.check(config, built)
     rows.check(config, model, built)
     asked: dict[str, set[str]] = {}
-    for objective, _ in built.values():
-        for view, outputs in objective.all_requires():
-            if teacher_of(view) is not None:
-                asked.setdefault(view, set()).update(outputs)
+    reads = [item for objective, _ in built.values() for item in objective.all_requires()]
+    for view, outputs in (*reads, *curation.asks(config, built).items()):
+        if teacher_of(view) is not None:
+            asked.setdefault(view, set()).update(outputs)
     teachers = tuple(teacher.for_objectives(asked, config) for teacher in teachers)
     batches = abstract_batches(config, teachers)
-    batch = batches[0]
+    first, *others = (curation.kept(config, built, batch) for batch in batches)
     frozen = {teacher.name: teacher.abstract(mesh) for teacher in teachers}
     declared = NOTHING_DECLARED
     if teachers or any(objective.params or objective.state for objective, _ in built.values()):
-        declared = declare(model, built, batch, teachers, frozen)
-        for other in batches[1:]:
+        declared = declare(model, built, first, teachers, frozen)
+        for other in others:
             _check_declared(declared, declare(model, built, other, teachers, frozen))
     init = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
     heads = jax.eval_shape(lambda: declared.params(jax.random.key(0)))

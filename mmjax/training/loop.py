@@ -62,7 +62,7 @@ def train(
         run = prepare(config, folder, cleanup, command, adjust)
         if jax.process_index() == 0:
             clock.resume(read_rows(folder))
-        meter = Meter(run.parts.flops, clock)
+        meter = Meter(run.parts.flops, run.parts.trained, clock)
         watch = Observers(
             Watchdog(config.log.watchdog),
             clock,
@@ -76,7 +76,7 @@ def train(
         state = steps(run, watch, clock, preemption, folder)
         while run.phase.stop < config.total_steps:
             run = run.go_on(state)
-            meter.count_by(run.parts.flops)
+            meter.count_by(run.parts.flops, run.parts.trained)
             state = steps(run, watch, clock, preemption, folder)
         if int(state.step) > before:  # of a finished run it was said at the start
             run.line.say(f"finished at step {int(state.step):,}; all is in {escape(shown(folder))}")

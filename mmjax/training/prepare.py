@@ -21,7 +21,7 @@ from rich.markup import escape
 from mmjax import config_check, data, evaluation, models
 from mmjax.core.state import TrainState, init_state, model_params, with_params
 from mmjax.data import mixtures, vocabulary
-from mmjax.data.buckets import buckets_of
+from mmjax.data.buckets import buckets_of, loaded
 from mmjax.data.doubt import doubts
 from mmjax.errors import UserError
 from mmjax.evaluation import Evaluator
@@ -145,7 +145,7 @@ def prepare(
     evaluated = of_evaluators(evaluators)
     labels.write(folder, classes | {f"evals.{name}": of.rows for name, of in evaluated.items()})
     said += [f"config.evals.{name}: {of.about}" for name, of in evaluated.items()]
-    rows_of_batch = config.batch_size * (config.data.pack or 1)
+    rows_of_batch = loaded(config, config.batch_size) * (config.data.pack or 1)
     pairs = tokenizer is not None and len(readers(began, every[0].teachers, load)) > 1
     said += doubts(sources, rows_of_batch, pairs)
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 TINY = ("--seeds=1", "--steps=2", "--batch=16")
 RUNS: dict[str, tuple[str, ...]] = {
     "captions": TINY,
+    "curation": TINY,
     "dense": TINY,
     "fusion": TINY,
     "mlm": TINY,

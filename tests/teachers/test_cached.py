@@ -57,7 +57,8 @@ def folder(tmp_path):
             np.save(cached.shard_path(tmp_path, name, shard), part)
     record = {
         "teacher": "0123456789abcdef", "source": "runs/big", "dtype": "bfloat16",
-        "outputs": {"image/embed": D, "text/embed": D}, "scalars": {"logit_scale": 3.0},
+        "outputs": {"image/embed": D, "text/embed": D},
+        "scalars": {"logit_scale": 3.0, "logit_bias": -2.0},
         "shard_rows": 10, "data": record_of(config()),
     }  # fmt: skip
     (tmp_path / cached.RECORD).write_text(json.dumps(record))
@@ -105,19 +106,21 @@ def test_cached_and_online_are_the_same_bits(folder):
     """Both round to bfloat16, one before it writes: what objectives read is equal to the bit."""
     embeds = {name: x[:5] for name, x in embeddings().items()}
     batch = read(opened(folder), *((0, 0, index) for index in range(5)))
-    names = ("image/embed", "text/embed", "logit/scale")
+    names = ("image/embed", "text/embed", "logit/scale", "logit/bias")
     stored = CachedTeacher("big", "bfloat16", opened(folder))
-    params = {"logit_scale": np.float32(3.0)}
+    params = {"logit_scale": np.float32(3.0), "logit_bias": np.float32(-2.0)}
     ours = stored.outputs(params, batch, None, names, run=None)
     model = models.from_config(tiny.config().model)
     online = OnlineTeacher("big", "bfloat16", Weights("big", tiny.config(), None), model)
-    made = {**{n: jax.numpy.asarray(x) for n, x in embeds.items()}, "logit/scale": np.exp(3.0)}
+    made = {n: jax.numpy.asarray(x) for n, x in embeds.items()}
+    made |= {"logit/scale": np.exp(3.0), "logit/bias": -2.0}
     theirs = online.outputs(params, {}, None, names, run=lambda *_: made)
     for name in names[:2]:
         assert ours[name].dtype == theirs[name].dtype == np.float32
         np.testing.assert_array_equal(ours[name], theirs[name])
         assert (np.asarray(ours[name]) != embeds[name]).any()
     assert float(ours["logit/scale"]) == pytest.approx(np.exp(3.0), rel=1e-6)
+    assert float(ours["logit/bias"]) == -2.0
 
 
 @pytest.mark.parametrize(
