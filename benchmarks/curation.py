@@ -54,7 +54,7 @@ def main() -> None:
             source, one = f"{folder}/teacher", tuple(emoji.SEEN)[:1]
             run = student(args.steps, args.batch, seed, Captioned(one, 0.0, seed))
             teacher, seconds = trained(run, source)
-            row = recall(teacher), math.nan, seconds / args.steps
+            row = 100 * emoji.recall(teacher), math.nan, seconds / args.steps
             found.setdefault("right captions of one style: the teacher", []).append(row)
             for number, (name, keys) in enumerate(ARMS.items()):
                 noisy = Captioned(tuple(emoji.SEEN), WRONG, seed)
@@ -64,7 +64,8 @@ def main() -> None:
                     run.teachers.teacher = config_lib.entry("teachers", source=source)
                 learner, seconds = trained(run, f"{folder}/{number}")
                 wrong = chosen_wrong(learner, teacher, noisy, run)
-                found.setdefault(name, []).append((recall(learner), wrong, seconds / args.steps))
+                row = 100 * emoji.recall(learner), wrong, seconds / args.steps
+                found.setdefault(name, []).append(row)
     rows = [(name, *(cell(v) for v in zip(*each, strict=True))) for name, each in found.items()]
     title = f"Unseen style, {args.steps} steps of {args.batch}, seeds {args.seeds}"
     header = ("trained on", "R@1 %", "wrong %", "seconds a step")
@@ -117,16 +118,6 @@ def trained(run: ConfigDict, workdir: str) -> tuple[Pretrained, float]:
     begun = time.perf_counter()
     loop.train(run, workdir)
     return mmjax.load(workdir), time.perf_counter() - begun
-
-
-def recall(model: Pretrained) -> float:
-    """In %, among the captions of the style."""
-    pictures, labels = emoji.unseen(model)
-    captions = sorted(set(labels))
-    nearest = (model.embed_images(pictures) @ model.embed_texts(captions).T).argmax(axis=1)
-    return 100 * float(
-        np.mean([captions[n] == own for n, own in zip(nearest, labels, strict=True)])
-    )
 
 
 def chosen_wrong(learner: Pretrained, teacher: Pretrained, noisy: Captioned, run: Any) -> float:
