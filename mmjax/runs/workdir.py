@@ -16,9 +16,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmjax import data, models
-from mmjax.core.optim import Optim, averages_model
+from mmjax.core.optim import averages_model
 from mmjax.data.classes import of_tsv
-from mmjax.data.keys import KEYS as DATA
 from mmjax.data.lengths import Lengths, keep_lengths, read_lengths
 from mmjax.errors import UserError
 from mmjax.models import Graph, parts
@@ -29,7 +28,7 @@ from mmjax.runs.local_path import workdir_path
 from mmjax.runs.lock import locked
 from mmjax.runs.stages import phase_of
 from mmjax.runs.upgrades import dump, load
-from mmjax.schema import entry, keys_of
+from mmjax.schema import entry
 
 CLASSES = "classes.tsv"  # the classes of a run that learns some: of, label, folder, class
 TRAINED = "data.train."  # how `of` begins of what is trained on
@@ -95,8 +94,13 @@ def read_config(workdir: epath.Path) -> ConfigDict:
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}): restore it from a copy.") from error
     config.model = parts.complete(config.model)
-    for section, keys in (("data", DATA), ("optim", keys_of(Optim))):
-        config[section] = entry(keys, config[section])
+    from mmjax.config import SECTIONS  # which imports this package
+
+    for section, keys in SECTIONS.items():
+        if section.startswith(("data", "optim")):
+            *above, name = section.split(".")
+            node = functools.reduce(getattr, above, config)
+            node[name] = entry(keys, node.get(name, {}))
     return config
 
 
