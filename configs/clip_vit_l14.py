@@ -5,7 +5,8 @@
         --config.data.tokenizer=openai/clip-vit-large-patch14 --workdir=runs/l14 --distributed
 
 Cost: on 128 v5p chips no step is faster than 0.57 s by `mmjax plan` (bound by memory, MFU at most
-52 %), so the run takes at least 61 hours; 42 of 94.75 GiB a chip.
+52 %), so the run takes at least 61 hours; 42 of 94.75 GiB a chip. Microbatches and other kernels
+of attention do not make it faster there (benchmarks/README.md).
 
 Recipe: Gadre et al. (2023, DataComp): 12.8B examples seen, 79.2 % zero-shot ImageNet on DataComp-1B
 with batch 90,112; LAION-2B with 32B examples reaches 75.3 % (Cherti et al., 2023). Not run here: no

@@ -11,16 +11,13 @@ from typing import Annotated, Any
 from ml_collections import ConfigDict
 
 from mmjax import evaluation, models, objectives, schema
-from mmjax.core.curation import Curation
-from mmjax.core.optim import Optim
-from mmjax.data import Augment, modalities, sources
-from mmjax.data.keys import KEYS as DATA
+from mmjax.data import modalities, sources
 from mmjax.errors import UserError
 from mmjax.evaluation.spec import Evaluation
 from mmjax.interop.start import InitFrom
 from mmjax.models import parts
 from mmjax.parallel.mesh import make_mesh
-from mmjax.runs import stages, upgrades
+from mmjax.runs import stages, upgrades, workdir
 from mmjax.runs.checkpoint import Checkpoint
 from mmjax.runs.metrics import Log
 from mmjax.runs.profile import Profile
@@ -53,11 +50,7 @@ SECTIONS: dict[str, Keys] = {
     "model": parts.SECTION,
     "init_from": keys_of(InitFrom, RESUMABLE),
     "mesh": keys_of(make_mesh, RESUMABLE, skip=("devices",)),
-    "optim": keys_of(Optim),
-    "data": DATA,
-    "data.augment": keys_of(Augment),
-    "data.crops": keys_of(modalities.Crops),
-    "data.curation": keys_of(Curation),
+    **workdir.SECTIONS,
     "checkpoint": keys_of(Checkpoint, RESUMABLE),
     "profile": keys_of(Profile, RESUMABLE),
     "log": keys_of(Log, RESUMABLE),

@@ -16,8 +16,10 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from mmjax import data, models
-from mmjax.core.optim import averages_model
+from mmjax.core.curation import Curation
+from mmjax.core.optim import Optim, averages_model
 from mmjax.data.classes import of_tsv
+from mmjax.data.keys import KEYS as DATA
 from mmjax.data.lengths import Lengths, keep_lengths, read_lengths
 from mmjax.errors import UserError
 from mmjax.models import Graph, parts
@@ -28,8 +30,16 @@ from mmjax.runs.local_path import workdir_path
 from mmjax.runs.lock import locked
 from mmjax.runs.stages import phase_of
 from mmjax.runs.upgrades import dump, load
-from mmjax.schema import entry
+from mmjax.schema import Keys, entry, keys_of
 
+# Sections that have their defaults where a run is older than their keys, or than they.
+SECTIONS: dict[str, Keys] = {
+    "optim": keys_of(Optim),
+    "data": DATA,
+    "data.augment": keys_of(data.Augment),
+    "data.crops": keys_of(data.modalities.Crops),
+    "data.curation": keys_of(Curation),
+}
 CLASSES = "classes.tsv"  # the classes of a run that learns some: of, label, folder, class
 TRAINED = "data.train."  # how `of` begins of what is trained on
 COMMAND = "command.txt"  # that the run was last started or resumed with, for model cards
@@ -94,13 +104,10 @@ def read_config(workdir: epath.Path) -> ConfigDict:
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}): restore it from a copy.") from error
     config.model = parts.complete(config.model)
-    from mmjax.config import SECTIONS  # which imports this package
-
     for section, keys in SECTIONS.items():
-        if section.startswith(("data", "optim")):
-            *above, name = section.split(".")
-            node = functools.reduce(getattr, above, config)
-            node[name] = entry(keys, node.get(name, {}))
+        *above, name = section.split(".")
+        node = functools.reduce(getattr, above, config)
+        node[name] = entry(keys, node.get(name, {}))
     return config
 
 
