@@ -166,11 +166,12 @@ class _TrainBatch:
             "group": np.array([e.group for e in examples], np.int32),
             "substituted": np.array([e.problem for e in examples]),
         }
-        longest, counted = self._longest(start, size), Counter[str]()
+        longest, counted = self._longest(start, size), dict[str, int]()
         for number, modality in enumerate(modalities):
             items = [e.items[number] for e in examples]
             batch |= modality.batch(items, longest)
-            counted |= Counter(modality.counted(items))  # of two that read the same, once
+            for name, count in modality.counted(items).items():  # of two that read the same, once
+                counted[name] = max(count, counted.get(name, 0))
         batch |= {f"{COUNTED}{name}": np.array([count]) for name, count in counted.items()}
         # Teachers read the same texts once more.
         spelled = [modality.spelled(batch) for modality in modalities]
