@@ -1,7 +1,8 @@
 # make demo   train, evaluate, export and look at a CLIP model, in a quarter of an hour on two cores
 # make test   lint, types, tests, as CI runs them
 # make test-tfds   build a tiny imagenet2012 with TFDS and TensorFlow, and evaluate on it
-# make test-long   teachers, faults, five objectives in whole runs, weights at full size (ten minutes)
+# make test-long   teachers, faults, objectives in whole runs, weights at full size, benchmarks in a few
+#   steps (twenty minutes)
 # make test-recipes   the smoke run of every config (five minutes)
 # make test-faults   fifty more processes killed at random moments (a quarter of an hour)
 # make test-fuzz   2,000 damaged tables, JSON files and tars each, for the 200 of make test (minutes)
