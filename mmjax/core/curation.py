@@ -181,7 +181,8 @@ def choose(
         for pairs in models
     ]
     size = models[0].x.shape[0]
-    own = sum(pairs.weight * _softplus(-_own_logits(pairs)) for pairs in models)
+    # −log σ(−l) = softplus(l) is the loss of two that do not match, and of two that do at −l.
+    own = sum(pairs.weight * jax.nn.softplus(-_own_logits(pairs)) for pairs in models)
 
     def draw(carry: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[Any, None]:
         scores, left = carry
@@ -206,13 +207,8 @@ def _with(pairs: Pairs, drawn: jax.Array) -> jax.Array:
     images = similarity(pairs.x, y, pairs.scale) + pairs.bias  # [B, c]
     texts = similarity(pairs.y, x, pairs.scale) + pairs.bias
     itself = jnp.arange(pairs.x.shape[0])[:, None] == drawn[None, :]
-    losses = jnp.where(itself, 0.0, _softplus(images) + _softplus(texts))
+    losses = jnp.where(itself, 0.0, jax.nn.softplus(images) + jax.nn.softplus(texts))
     return pairs.weight * losses.sum(axis=1)
-
-
-def _softplus(logits: jax.Array) -> jax.Array:
-    """−log σ(−l): the loss of a pair that does not match, and of one that does at −l."""
-    return jax.nn.softplus(logits)
 
 
 def _outputs(objectives: Objectives) -> tuple[str, ...]:
